@@ -1,0 +1,71 @@
+// Threads for kernels: torch's own OpenMP pool, an even share of work for each, and a barrier for those that meet often.
+
+#pragma once
+
+#include <omp.h>
+#include <sched.h>
+
+#include <cstdint>
+
+namespace fused_rnn::cpu {
+namespace {
+
+inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// A half-open range of work.
+struct Range {
+  int64_t begin, end;
+  int64_t size() const { return end - begin; }
+};
+
+// Returns the share of part `index` of `parts` in `count` items, in steps of `grain` items.
+inline Range share(int64_t count, int64_t index, int64_t parts, int64_t grain = 1) {
+  const int64_t grains = divide_up(count, grain);
+  const int64_t begin = grains * index / parts * grain;
+  const int64_t end = grains * (index + 1) / parts * grain;
+  return {begin < count ? begin : count, end < count ? end : count};
+}
+
+// Runs body(thread, threads) on up to `threads` threads at once; inside another parallel region, on one.
+template <typename Body>
+inline void parallel(int64_t threads, const Body& body) {
+  if (threads <= 1 || omp_in_parallel()) {
+    body(int64_t{0}, int64_t{1});
+    return;
+  }
+#pragma omp parallel num_threads(static_cast<int>(threads))
+  body(int64_t{omp_get_thread_num()}, int64_t{omp_get_num_threads()});
+}
+
+// Where the threads of a team meet. They spin for a while and then yield: machines are shared.
+class Barrier {
+ public:
+  // Waits until `team` threads have called; every thread of the team must pass the same `team`.
+  void wait(int64_t team) {
+    if (team == 1) return;
+    const int64_t round = __atomic_load_n(&round_, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&arrived_, 1, __ATOMIC_ACQ_REL) == team) {
+      __atomic_store_n(&arrived_, 0, __ATOMIC_RELAXED);
+      __atomic_store_n(&round_, round + 1, __ATOMIC_RELEASE);
+      return;
+    }
+    for (int64_t spins = 0; __atomic_load_n(&round_, __ATOMIC_ACQUIRE) == round; ++spins) {
+      if (spins < kSpins) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      } else {
+        sched_yield();
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kSpins = 4000;
+  // Arrivals and rounds on cache lines of their own: a waiting thread must not slow an arriving one.
+  alignas(64) int64_t arrived_ = 0;
+  alignas(64) int64_t round_ = 0;
+};
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,21 @@
+// What the CUDA runtime says of this machine.
+
+#include <cuda_runtime.h>
+
+#include "cuda/device_info.h"
+
+#define FUSED_RNN_TEXT_OF(number) #number
+#define FUSED_RNN_TEXT(number) FUSED_RNN_TEXT_OF(number)
+
+namespace fused_rnn::cuda {
+
+const char* toolkit_version() {
+  return FUSED_RNN_TEXT(__CUDACC_VER_MAJOR__) "." FUSED_RNN_TEXT(__CUDACC_VER_MINOR__);
+}
+
+int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,34 @@
+// Chooses, at run time, the instruction set whose kernel is called.
+
+#pragma once
+
+#include <ATen/Version.h>
+
+#include "cpu/per_capability.h"
+
+namespace fused_rnn::ops {
+
+enum class Capability { kDefault, kAVX2, kAVX512 };
+
+// Returns the best instruction set of this machine; the environment variable ATEN_CPU_CAPABILITY lowers it, as in torch.
+inline Capability capability() {
+  static const Capability chosen = [] {
+    const std::string name = at::get_cpu_capability();
+    if (name == "AVX512") return Capability::kAVX512;
+    return name == "AVX2" ? Capability::kAVX2 : Capability::kDefault;
+  }();
+  return chosen;
+}
+
+// Calls cpu::<instruction set>::name(...).
+#define FUSED_RNN_CPU_CALL(name, ...)                                                               \
+  [&] {                                                                                             \
+    switch (::fused_rnn::ops::capability()) {                                                       \
+      FUSED_RNN_IF_AVX512(case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);) \
+      FUSED_RNN_IF_AVX2(case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);)       \
+      default:                                                                                      \
+        return ::fused_rnn::cpu::DEFAULT::name(__VA_ARGS__);                                        \
+    }                                                                                               \
+  }()
+
+}  // namespace fused_rnn::ops

@@ -1,0 +1,160 @@
+"""Builds the extension fused_rnn._C: torch glue by g++, CPU kernels once per instruction set, CUDA kernels by nvcc.
+
+Environment:
+    CXX                    the C++ compiler (g++)
+    FUSED_RNN_CUDA         auto: with CUDA where a toolkit is found; 0: never; 1: always, an error without a toolkit
+    FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default); the last one is also kept as PTX
+    MAX_JOBS               how many compilers may run at once
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+
+try:
+    import torch
+    from torch.utils import cpp_extension
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    sys.exit(
+        "fused_rnn is built against the PyTorch that it will run with, and none is installed.\n"
+        "Install it first, then build without isolation:\n"
+        "    pip install torch==2.13.0 setuptools pybind11 ninja\n"
+        "    pip install --no-build-isolation ."
+    )
+
+ROOT = Path(__file__).parent.resolve()
+CSRC = ROOT / "csrc"
+CXX = os.environ.get("CXX", "g++")
+
+# The macros and flags are those with which ATen builds its own per-instruction-set kernels; at::vec reads them.
+INSTRUCTION_SETS = {"DEFAULT": ""}
+if platform.machine() in ("x86_64", "AMD64"):
+    INSTRUCTION_SETS["AVX2"] = "-mavx2 -mfma -mf16c"
+    INSTRUCTION_SETS["AVX512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
+HAS_MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
+
+CXX_FLAGS = "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter"
+CUDA_FLAGS = "-std=c++20 -O3 -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
+
+
+def version() -> str:
+    """Reads the version from its only place, without importing the package."""
+    names: dict[str, str] = {}
+    exec((ROOT / "fused_rnn" / "_version.py").read_text(), names)
+    return names["__version__"]
+
+
+def find_cuda() -> Path | None:
+    """Returns the folder of the CUDA toolkit to build with, or None to build without."""
+    wanted = os.environ.get("FUSED_RNN_CUDA", "auto")
+    if wanted not in ("auto", "0", "1"):
+        sys.exit(f"FUSED_RNN_CUDA must be auto, 0 or 1, not {wanted!r}.")
+    if wanted == "0":
+        return None
+    on_path = shutil.which("nvcc")
+    places = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", on_path and Path(on_path).resolve().parent.parent]
+    for place in places:
+        if place and (Path(place) / "bin" / "nvcc").exists() and (Path(place) / "include" / "cuda_runtime.h").exists():
+            return Path(place)
+    if wanted == "1":
+        sys.exit("FUSED_RNN_CUDA=1, but no CUDA toolkit was found: set CUDA_HOME to its folder, or FUSED_RNN_CUDA=0.")
+    return None
+
+
+def cuda_architectures() -> list[str]:
+    """Returns the GPU architectures to compile for, such as ["80", "90a"]."""
+    return os.environ.get("FUSED_RNN_CUDA_ARCHS", "80;90a").replace(",", ";").split(";")
+
+
+def gencode(architectures: list[str]) -> str:
+    """Returns nvcc's -gencode flags: machine code for each architecture, PTX of the last for newer ones."""
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
+    newest = architectures[-1]
+    return " ".join([*flags, f"-gencode=arch=compute_{newest},code=compute_{newest}"])
+
+
+class BuildKernels(cpp_extension.BuildExtension):
+    """torch's BuildExtension, with the kernels' objects built beforehand by a build.ninja of our own.
+
+    BuildExtension knows one set of flags for all files and refuses .cu files under a CPU build of torch.
+    """
+
+    def build_extension(self, ext: Extension) -> None:
+        folder = Path(self.build_temp).resolve() / "kernels"
+        folder.mkdir(parents=True, exist_ok=True)
+        objects = self.write_ninja(folder)
+        jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
+        subprocess.run([sys.executable, "-m", "ninja", "-C", str(folder), *jobs], check=True)
+        ext.extra_objects = objects
+        ext.depends = objects
+        super().build_extension(ext)
+
+    @staticmethod
+    def write_ninja(folder: Path) -> list[str]:
+        """Writes folder/build.ninja and returns the objects that it makes."""
+        includes = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
+        lines = [
+            f"cxx = {CXX} {CXX_FLAGS} {' '.join(f'-D{name}=1' for name in HAS_MACROS)} -I{CSRC} {includes}",
+            "rule cpu\n  command = $cxx $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        ]
+        objects = []
+        for name, flags in INSTRUCTION_SETS.items():
+            for source in sorted((CSRC / "cpu").glob("*_kernel.cpp")):
+                objects.append(str(folder / f"{source.stem}.{name}.o"))
+                lines.append(f"build {objects[-1]}: cpu {source}")
+                lines.append(f"  flags = {flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
+        if CUDA_HOME is not None:
+            nvcc = f"{CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}"
+            command = "  command = $nvcc -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
+            lines.append(f"nvcc = {nvcc}\nrule cuda\n{command}")
+            for source in sorted((CSRC / "cuda").glob("*.cu")):
+                objects.append(str(folder / f"{source.stem}.cuda.o"))
+                lines.append(f"build {objects[-1]}: cuda {source}")
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        return objects
+
+
+CUDA_HOME = find_cuda()
+
+
+def extension() -> Extension:
+    """Returns the extension: the sources that know torch; BuildKernels adds the objects of the kernels."""
+    macros = [(name, "1") for name in HAS_MACROS]
+    libraries, library_dirs = [], []
+    if CUDA_HOME is not None:
+        macros += [("FUSED_RNN_CUDA", "1"), ("FUSED_RNN_CUDA_ARCHS", f'"{";".join(cuda_architectures())}"')]
+        libraries += ["cudart_static", "rt", "dl", "pthread"]
+        library_dirs += [str(CUDA_HOME / "lib64")]
+    sources = [CSRC / "bindings.cpp", *sorted((CSRC / "ops").glob("*.cpp"))]
+    return cpp_extension.CppExtension(
+        "fused_rnn._C",
+        [str(source.relative_to(ROOT)) for source in sources],
+        include_dirs=[str(CSRC)],
+        define_macros=macros,
+        extra_compile_args=CXX_FLAGS.split(),
+        extra_link_args=["-fopenmp"],
+        libraries=libraries,
+        library_dirs=library_dirs,
+    )
+
+
+setup(
+    name="fused_rnn",
+    version=version(),
+    description="Fused LSTM, GRU and masked-convolution kernels for PyTorch",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=find_packages(include=["fused_rnn", "fused_rnn.*"]),
+    ext_modules=[extension()],
+    cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
+    install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+)
