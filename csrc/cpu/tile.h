@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace fused_rnn::cpu {
 namespace {
@@ -38,36 +39,67 @@ inline void store(T* target, Vec<T> value, int64_t count = kLanes<T>) {
   count == kLanes<T> ? value.store(target) : value.store(target, count);
 }
 
+// Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1, unrolled: arrays of vectors indexed by such an i
+// stay in registers, which GCC does not promise for a loop with a pragma.
+template <int kCount, typename Body>
+inline __attribute__((always_inline)) void unroll(const Body& body) {
+  [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) __attribute__((always_inline)) {
+    (body(std::integral_constant<int, kIndex>()), ...);
+  }
+  (std::make_integer_sequence<int, kCount>());
+}
+
+#define FUSED_RNN_INLINE __attribute__((always_inline))
+
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the
 // result does not depend on how rows are cut into tiles or work into threads.
 template <typename T, int kRows, int kColumns = kVectors>
 struct Tile {
   Vec<T> sum[kRows][kColumns];
 
-  void zero() {
-    for (auto& row : sum)
-      for (auto& value : row) value = Vec<T>(T(0));
+  FUSED_RNN_INLINE void zero() {
+    unroll<kRows * kColumns>([&](auto i) FUSED_RNN_INLINE { sum[i / kColumns][i % kColumns] = Vec<T>(T(0)); });
+  }
+
+  // Reads or writes the tile as a row-major matrix of `columns` columns (at most kColumns * kLanes), row stride `stride`.
+  FUSED_RNN_INLINE void load_from(const T* source, int64_t stride, int64_t columns) {
+    for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
+      sum[row][column] = load(source + row * stride + column * kLanes<T>, count);
+    });
+  }
+  FUSED_RNN_INLINE void store_to(T* target, int64_t stride, int64_t columns) const {
+    for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
+      store(target + row * stride + column * kLanes<T>, sum[row][column], count);
+    });
+  }
+
+  // Calls body(row, column, lanes) for each vector that holds any of a row's `columns` values.
+  template <typename Body>
+  static FUSED_RNN_INLINE void for_each_vector(int64_t columns, const Body& body) {
+    unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
+      const int64_t left = columns - column * kLanes<T>;
+      const int64_t count = left < kLanes<T> ? left : kLanes<T>;
+      if (count > 0) unroll<kRows>([&](auto row) FUSED_RNN_INLINE { body(row, column, count); });
+    });
   }
 
   // sum[row][kColumn of position] += sum over k of a[row * a_row + k * a_depth] * b[k * b_depth + position * kLanes].
   template <int... kColumn>
-  inline __attribute__((always_inline)) void multiply(const T* __restrict a, int64_t a_row, int64_t a_depth,
-                                                      const T* __restrict b, int64_t b_depth, int64_t depth) {
+  FUSED_RNN_INLINE void multiply(const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict b,
+                                 int64_t b_depth, int64_t depth) {
     constexpr int kColumnOf[] = {kColumn...};
     constexpr int kCount = sizeof...(kColumn);
+#pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
       Vec<T> factor[kCount];
-#pragma GCC unroll 8
-      for (int position = 0; position < kCount; ++position) factor[position] = Vec<T>::loadu(b + position * kLanes<T>);
-#pragma GCC unroll 8
-      for (int row = 0; row < kRows; ++row) {
+      unroll<kCount>([&](auto position) FUSED_RNN_INLINE { factor[position] = Vec<T>::loadu(b + position * kLanes<T>); });
+      unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
         const Vec<T> value(a[row * a_row]);
-#pragma GCC unroll 8
-        for (int position = 0; position < kCount; ++position) {
+        unroll<kCount>([&](auto position) FUSED_RNN_INLINE {
           Vec<T>& target = sum[row][kColumnOf[position]];
           target = at::vec::fmadd(value, factor[position], target);
-        }
-      }
+        });
+      });
       a += a_depth;
       b += b_depth;
     }
