@@ -40,7 +40,7 @@ if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["AVX512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
 HAS_MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
 
-CXX_FLAGS = "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter"
+CXX_FLAGS = "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter -Wno-uninitialized -Wno-maybe-uninitialized"
 CUDA_FLAGS = "-std=c++20 -O3 -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
 
 

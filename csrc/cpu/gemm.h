@@ -33,7 +33,9 @@ inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
     for (int64_t k = 0; k < depth; ++k, packed += kPanel<T>)
       for (int64_t first = 0; first < kPanel<T>; first += kLanes<T>) {
         const int64_t count = columns - first;
-        const auto value = count >= kLanes<T> ? load(b.at(k, first)) : count > 0 ? load(b.at(k, first), count) : Vec<T>(T(0));
+        const auto value = count >= kLanes<T> ? load(b.at(k, first))
+                           : count > 0        ? load(b.at(k, first), count)
+                                              : Vec<T>(T(0));
         value.store(packed + first);
       }
   } else if (columns == kPanel<T> && b.row == 1) {

@@ -1,4 +1,5 @@
-// Threads for kernels: torch's own OpenMP pool, an even share of work for each, and a barrier for those that meet often.
+// Threads for kernels: torch's own OpenMP pool, an even share of work for each, and a barrier for those that meet
+// often.
 
 #pragma once
 

@@ -15,9 +15,9 @@
 #endif
 
 // Declares functions once for each instruction set that is built.
-#define FUSED_RNN_PER_CAPABILITY(...)                 \
-  namespace DEFAULT {                                 \
-  __VA_ARGS__                                         \
-  }                                                   \
-  FUSED_RNN_IF_AVX2(namespace AVX2 { __VA_ARGS__ })   \
-  FUSED_RNN_IF_AVX512(namespace AVX512 { __VA_ARGS__ })
+#define FUSED_RNN_PER_CAPABILITY(...)            \
+  namespace DEFAULT {                            \
+  __VA_ARGS__                                    \
+  }                                              \
+  FUSED_RNN_IF_AVX2(namespace AVX2{__VA_ARGS__}) \
+  FUSED_RNN_IF_AVX512(namespace AVX512{__VA_ARGS__})

@@ -39,14 +39,13 @@ inline void store(T* target, Vec<T> value, int64_t count = kLanes<T>) {
   count == kLanes<T> ? value.store(target) : value.store(target, count);
 }
 
-// Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1, unrolled: arrays of vectors indexed by such an i
-// stay in registers, which GCC does not promise for a loop with a pragma.
+// Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1, unrolled: arrays of vectors indexed by such an
+// i stay in registers, which GCC does not promise for a loop with a pragma.
 template <int kCount, typename Body>
 inline __attribute__((always_inline)) void unroll(const Body& body) {
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) __attribute__((always_inline)) {
     (body(std::integral_constant<int, kIndex>()), ...);
-  }
-  (std::make_integer_sequence<int, kCount>());
+  }(std::make_integer_sequence<int, kCount>());
 }
 
 #define FUSED_RNN_INLINE __attribute__((always_inline))
@@ -61,7 +60,8 @@ struct Tile {
     unroll<kRows * kColumns>([&](auto i) FUSED_RNN_INLINE { sum[i / kColumns][i % kColumns] = Vec<T>(T(0)); });
   }
 
-  // Reads or writes the tile as a row-major matrix of `columns` columns (at most kColumns * kLanes), row stride `stride`.
+  // Reads, writes or adds to the tile a row-major matrix of `columns` columns (at most kColumns * kLanes), row stride
+  // `stride`.
   FUSED_RNN_INLINE void load_from(const T* source, int64_t stride, int64_t columns) {
     for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
       sum[row][column] = load(source + row * stride + column * kLanes<T>, count);
@@ -71,6 +71,18 @@ struct Tile {
     for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
       store(target + row * stride + column * kLanes<T>, sum[row][column], count);
     });
+  }
+
+  FUSED_RNN_INLINE void add(const T* source, int64_t stride, int64_t columns) {
+    for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
+      sum[row][column] = sum[row][column] + load(source + row * stride + column * kLanes<T>, count);
+    });
+  }
+
+  // Writes one row of whole vectors.
+  template <typename Row>
+  FUSED_RNN_INLINE void store_row(Row row, T* target) const {
+    unroll<kColumns>([&](auto column) FUSED_RNN_INLINE { sum[row][column].store(target + column * kLanes<T>); });
   }
 
   // Calls body(row, column, lanes) for each vector that holds any of a row's `columns` values.
@@ -92,7 +104,8 @@ struct Tile {
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
       Vec<T> factor[kCount];
-      unroll<kCount>([&](auto position) FUSED_RNN_INLINE { factor[position] = Vec<T>::loadu(b + position * kLanes<T>); });
+      unroll<kCount>([&](auto position)
+                         FUSED_RNN_INLINE { factor[position] = Vec<T>::loadu(b + position * kLanes<T>); });
       unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
         const Vec<T> value(a[row * a_row]);
         unroll<kCount>([&](auto position) FUSED_RNN_INLINE {

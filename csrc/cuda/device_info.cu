@@ -9,9 +9,7 @@
 
 namespace fused_rnn::cuda {
 
-const char* toolkit_version() {
-  return FUSED_RNN_TEXT(__CUDACC_VER_MAJOR__) "." FUSED_RNN_TEXT(__CUDACC_VER_MINOR__);
-}
+const char* toolkit_version() { return FUSED_RNN_TEXT(__CUDACC_VER_MAJOR__) "." FUSED_RNN_TEXT(__CUDACC_VER_MINOR__); }
 
 int device_count() {
   int count = 0;

@@ -10,7 +10,8 @@ namespace fused_rnn::ops {
 
 enum class Capability { kDefault, kAVX2, kAVX512 };
 
-// Returns the best instruction set of this machine; the environment variable ATEN_CPU_CAPABILITY lowers it, as in torch.
+// Returns the best instruction set of this machine; the environment variable ATEN_CPU_CAPABILITY lowers it, as in
+// torch.
 inline Capability capability() {
   static const Capability chosen = [] {
     const std::string name = at::get_cpu_capability();
@@ -21,14 +22,15 @@ inline Capability capability() {
 }
 
 // Calls cpu::<instruction set>::name(...).
-#define FUSED_RNN_CPU_CALL(name, ...)                                                               \
-  [&] {                                                                                             \
-    switch (::fused_rnn::ops::capability()) {                                                       \
-      FUSED_RNN_IF_AVX512(case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);) \
-      FUSED_RNN_IF_AVX2(case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);)       \
-      default:                                                                                      \
-        return ::fused_rnn::cpu::DEFAULT::name(__VA_ARGS__);                                        \
-    }                                                                                               \
+#define FUSED_RNN_CPU_CALL(name, ...)                                                                                 \
+  [&] {                                                                                                               \
+    switch (::fused_rnn::ops::capability()) {                                                                         \
+      FUSED_RNN_IF_AVX512(                                                                                            \
+          case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);)           \
+      FUSED_RNN_IF_AVX2(case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);) \
+      default:                                                                                                        \
+        return ::fused_rnn::cpu::DEFAULT::name(__VA_ARGS__);                                                          \
+    }                                                                                                                 \
   }()
 
 }  // namespace fused_rnn::ops

@@ -1,0 +1,17 @@
+// The kernels of a GRU layer, once for each instruction set. Params say what is read and written.
+
+#pragma once
+
+#include "cpu/per_capability.h"
+#include "params/recurrent.h"
+
+namespace fused_rnn::cpu {
+
+FUSED_RNN_PER_CAPABILITY(
+    // All steps of a layer.
+    void gru(const RecurrentForward<float>& params); void gru(const RecurrentForward<double>& params);
+    // All steps backwards, then the gradients of input and weights.
+    void gru_backward(const RecurrentBackward<float>& params);
+    void gru_backward(const RecurrentBackward<double>& params);)
+
+}  // namespace fused_rnn::cpu

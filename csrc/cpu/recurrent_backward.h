@@ -1,0 +1,232 @@
+// The backward loop over the steps of a recurrent layer, from the last to the first: in one pass a step turns the
+// gradient of its hidden values into those of its gates' sums. The gradients of input and weights follow as products
+// over all steps; see recurrent_gradients.h. The cell is a parameter; see lstm_kernel.cpp and gru_kernel.cpp.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/gemm.h"
+#include "cpu/parallel.h"
+#include "cpu/recurrent.h"
+#include "cpu/recurrent_gradients.h"
+#include "cpu/scratch.h"
+#include "cpu/tile.h"
+#include "params/recurrent.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// Where a cell finds and leaves the values of some units of one row.
+template <typename T>
+struct GradientPlace {
+  const T* gates;     // gate stride hidden_size, as in grad_gates
+  const T* cell;      // cell values of this step (LSTM only)
+  const T* previous;  // of the step before: cell values (LSTM) or hidden values (GRU)
+  T* grad_carried;  // gradient that goes to the step before past the weights: of the cell (LSTM) or hidden value (GRU)
+  T* grad_gates;
+  int64_t hidden_size;
+  int64_t units;  // lanes in use
+};
+
+template <typename Cell, typename T>
+class BackwardLoop {
+ public:
+  explicit BackwardLoop(const RecurrentBackward<T>& params)
+      : p_(params),
+        s_(params.sizes),
+        direct_(s_.steps.time * divide_up(s_.steps.batch, kPanelRows) <= kDirectTiles),
+        sums_size_(Cell::kGates * s_.hidden_size),
+        back_(s_.directions * padded(s_.output_size) * sums_size_),
+        project_back_(projected() ? s_.directions * padded(s_.hidden_size) * s_.output_size : 0),
+        grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
+
+  void run() {
+    parallel(threads(), [&](int64_t thread, int64_t count) {
+      pack(thread, count);
+      everyone_.wait(count);
+      const int64_t bytes = s_.output_size * sums_size_ * static_cast<int64_t>(sizeof(T));
+      const Member member = assign(s_, bytes, thread, count);
+      for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
+    });
+    RecurrentGradients<Cell, T>(p_, grad_hidden_.data()).run();
+  }
+
+ private:
+  // Up to so many register tiles in all steps, full panels of the weights are read as they lie.
+  static constexpr int64_t kDirectTiles = 8;
+  static constexpr int64_t kWorthAThread = 1 << 14;
+
+  static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
+  static int64_t width(int64_t left) { return left < kPanel<T> ? left : kPanel<T>; }
+  bool projected() const { return p_.weights[0].hr != nullptr; }
+
+  int64_t threads() const {
+    const int64_t useful = 1 + s_.directions * s_.steps.batch * sums_size_ * s_.output_size / kWorthAThread;
+    return s_.threads < useful ? s_.threads : useful;
+  }
+
+  T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * sums_size_; }
+  T* packed_project_back(int64_t direction) {
+    return project_back_.data() + direction * padded(s_.hidden_size) * s_.output_size;
+  }
+
+  // Packs this thread's share of a weight [depth, columns] into panels.
+  void pack_weight(const T* weight, int64_t depth, int64_t columns, T* packed, int64_t thread, int64_t count) {
+    const Range mine = share(columns, thread, count, kPanel<T>);
+    for (int64_t column = mine.begin; column < mine.end; column += kPanel<T>)
+      if (!direct_ || columns - column < kPanel<T>)
+        pack_panel<T>({weight + column, columns, 1}, depth, width(columns - column), packed + column * depth);
+  }
+
+  void pack(int64_t thread, int64_t count) {
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      pack_weight(p_.weights[d].hh, sums_size_, s_.output_size, packed_back(d), thread, count);
+      if (projected())
+        pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_project_back(d), thread, count);
+    }
+  }
+
+  // Columns of a weight [depth, columns] from `column` on: where they are and how far apart its rows.
+  struct Panel {
+    const T* data;
+    int64_t stride;
+  };
+  Panel panel(const T* weight, int64_t depth, int64_t columns, const T* packed, int64_t column) const {
+    if (direct_ && columns - column >= kPanel<T>) return {weight + column, columns};
+    return {packed + column * depth, kPanel<T>};
+  }
+
+  // A team member's part in all steps of a direction. After the last one, the gradients of the initial states are done.
+  void walk(int64_t direction, const Member& member) {
+    const Range columns = share(s_.output_size, member.index, member.team, kPanel<T>);
+    const Range units = share(s_.hidden_size, member.index, member.team, kPanel<T>);
+    Barrier& team = teams_[direction];
+    for (int64_t index = s_.steps.time - 1; index >= -1; --index) {
+      // Of the rows of the following step, the first previous_rows come from this step; the others started there.
+      const Step following = index + 1 < s_.steps.time ? step_at(s_.steps, direction, index + 1) : Step{};
+      const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
+      const int64_t continued = following.previous_rows;
+      for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>) {
+        rows(direction, step, following, column, intersect(member.batch, {0, continued}), true);
+        rows(direction, step, following, column, intersect(member.batch, {continued, step.rows}), false);
+        started(direction, following, column, intersect(member.batch, {continued, following.rows}));
+      }
+      if (projected() && index >= 0) {
+        team.wait(member.team);
+        for (int64_t unit = units.begin; unit < units.end; unit += kPanel<T>)
+          project(direction, step, unit, intersect(member.batch, {0, step.rows}));
+      }
+      team.wait(member.team);
+    }
+  }
+
+  const T* grad_gates_row(int64_t direction, int64_t row) const {
+    return p_.grad_gates + (direction * s_.steps.rows() + row) * 4 * s_.hidden_size;
+  }
+
+  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh.
+  template <typename AnyTile>
+  FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
+                                      int64_t column) {
+    const Panel weights = panel(p_.weights[direction].hh, sums_size_, s_.output_size, packed_back(direction), column);
+    Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights.data,
+                        weights.stride, s_.hidden_size);
+  }
+
+  // One step of a panel of hidden values, for batch rows that all go on, or all do not, in the following step.
+  void rows(int64_t direction, const Step& step, const Step& following, int64_t column, Range batch, bool goes_on) {
+    const int64_t count = width(s_.output_size - column), total = s_.directions * s_.output_size;
+    for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
+      const int64_t b = batch.begin + offset, row = step.first_row + b;
+      Tile<T, tile_rows(), kPanelVectors> tile;
+      tile.zero();
+      if (goes_on) multiply_back(tile, direction, following, b, column);
+      if (!goes_on || Cell::kCarriesHidden)
+        tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
+      if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
+      if (projected()) {
+        tile.store_to(grad_hidden_.data() + (direction * s_.steps.rows() + row) * s_.output_size + column,
+                      s_.output_size, count);
+      } else {
+        finish(tile, direction, step, column, count, b);
+      }
+    });
+  }
+
+  // grad_h of batch rows that have no step before the following one.
+  void started(int64_t direction, const Step& following, int64_t column, Range batch) {
+    const int64_t count = width(s_.output_size - column);
+    for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
+      const int64_t b = batch.begin + offset;
+      T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
+      Tile<T, tile_rows(), kPanelVectors> tile;
+      tile.zero();
+      multiply_back(tile, direction, following, b, column);
+      if (Cell::kCarriesHidden) tile.add(grad_h, s_.output_size, count);
+      tile.store_to(grad_h, s_.output_size, count);
+    });
+  }
+
+  // The gradient of hidden values before the projection, and the step from there.
+  void project(int64_t direction, const Step& step, int64_t unit, Range batch) {
+    const int64_t count = width(s_.hidden_size - unit);
+    const Panel weights =
+        panel(p_.weights[direction].hr, s_.output_size, s_.hidden_size, packed_project_back(direction), unit);
+    for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
+      const int64_t b = batch.begin + offset;
+      Tile<T, tile_rows(), kPanelVectors> tile;
+      tile.zero();
+      const int64_t row = direction * s_.steps.rows() + step.first_row + b;
+      tile.template multiply<0, 1>(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1, weights.data,
+                                   weights.stride, s_.output_size);
+      finish(tile, direction, step, unit, count, b);
+    });
+  }
+
+  // Steps back the cells of a tile of gradients of hidden values.
+  template <int kRows>
+  void finish(const Tile<T, kRows, kPanelVectors>& tile, int64_t direction, const Step& step, int64_t unit,
+              int64_t count, int64_t b) {
+    alignas(64) T grad_hidden[kRows * kPanel<T>];
+    tile.store_to(grad_hidden, kPanel<T>, kPanel<T>);
+    const int64_t hidden = s_.hidden_size, all_rows = direction * s_.steps.rows();
+    for (int64_t r = 0; r < kRows; ++r) {
+      const int64_t row = all_rows + step.first_row + b + r, state = (direction * s_.steps.batch + b + r) * hidden;
+      const bool has_previous = b + r < step.previous_rows;
+      for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
+        const int64_t at = unit + lane;
+        GradientPlace<T> place;
+        place.gates = p_.gates + row * 4 * hidden + at;
+        place.grad_gates = p_.grad_gates + row * 4 * hidden + at;
+        if constexpr (Cell::kCarriesHidden) {
+          place.previous = has_previous ? p_.output + (step.previous_first + b + r) * s_.directions * hidden +
+                                              direction * hidden + at
+                                        : p_.h0 + state + at;
+          place.cell = nullptr;
+          place.grad_carried = p_.grad_h + state + at;
+        } else {
+          place.previous =
+              has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at : p_.c0 + state + at;
+          place.cell = p_.cells + row * hidden + at;
+          place.grad_carried = p_.grad_c + state + at;
+        }
+        place.hidden_size = hidden;
+        place.units = count - lane < kLanes<T> ? count - lane : kLanes<T>;
+        Cell::step_back(place, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
+      }
+    }
+  }
+
+  const RecurrentBackward<T>& p_;
+  const RecurrentSizes& s_;
+  const bool direct_;
+  const int64_t sums_size_;  // gates' sums of a row that come from the hidden values
+  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh
+  Scratch<T> project_back_;  // [directions, panels, output_size, kPanel]: weight_hr
+  Scratch<T> grad_hidden_;   // [directions, rows, output_size]: only with a projection
+  Barrier everyone_, teams_[2];
+};
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,124 @@
+// Checks of a recurrent layer's tensors, for LSTM and GRU alike.
+
+#include "ops/recurrent.h"
+
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/sub.h>
+
+namespace fused_rnn::ops {
+namespace {
+
+void check_tensor(const Tensor& tensor, const char* name, int64_t dimensions, const Tensor& input) {
+  TORCH_CHECK(tensor.dim() == dimensions, name, " must have ", dimensions, " dimensions, got shape ", tensor.sizes());
+  TORCH_CHECK(tensor.device() == input.device(), name, " is on ", tensor.device(), ", but input is on ",
+              input.device());
+  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), name, " has dtype ", tensor.scalar_type(),
+              ", but input has dtype ", input.scalar_type());
+}
+
+void check_shape(const Tensor& tensor, const char* name, at::IntArrayRef expected) {
+  TORCH_CHECK(tensor.sizes() == expected, name, " must have shape ", expected, ", got ", tensor.sizes());
+}
+
+// The steps of the layer, packed or padded; also sets layer.batch_sizes and layer.first_rows.
+Steps check_steps(RecurrentLayer& layer, const Tensor& input, const OptionalTensor& batch_sizes, int64_t batch) {
+  if (!batch_sizes) {
+    TORCH_CHECK(input.size(1) == batch, "h0 must have input's batch size ", input.size(1), ", got ", batch);
+    return {input.size(0), batch, nullptr, nullptr};
+  }
+  const Tensor& sizes = *batch_sizes;
+  TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.is_cpu(),
+              "batch_sizes must be a one-dimensional int64 tensor on the CPU");
+  layer.batch_sizes = sizes.contiguous();
+  const int64_t* begin = layer.batch_sizes.const_data_ptr<int64_t>();
+  int64_t rows = 0, previous = batch;
+  for (const int64_t* size = begin; size != begin + layer.batch_sizes.numel(); ++size) {
+    TORCH_CHECK(0 <= *size && *size <= previous, "batch_sizes must lie between 0 and the batch size ", batch,
+                " and never increase, got ", previous, " before ", *size);
+    rows += previous = *size;
+  }
+  TORCH_CHECK(input.size(0) == rows, "input must have as many rows as batch_sizes add up to, ", rows, ", got ",
+              input.size(0));
+  layer.first_rows = at::sub(at::cumsum(layer.batch_sizes, 0), layer.batch_sizes);
+  return {sizes.size(0), batch, begin, layer.first_rows.const_data_ptr<int64_t>()};
+}
+
+void check_weights(const RecurrentLayer& layer, int64_t gates, at::TensorList weights, const Tensor& input) {
+  const auto& s = layer.sizes;
+  for (int64_t d = 0; d < s.directions; ++d) {
+    const Tensor* w = weights.data() + d * layer.weights_per_direction;
+    const auto check = [&](int64_t i, const char* name, at::IntArrayRef shape) {
+      check_tensor(w[i], name, static_cast<int64_t>(shape.size()), input);
+      check_shape(w[i], name, shape);
+    };
+    check(0, "weight_ih", {gates * s.hidden_size, s.input_size});
+    check(1, "weight_hh", {gates * s.hidden_size, s.output_size});
+    if (layer.biased) check(2, "bias_ih", {gates * s.hidden_size});
+    if (layer.biased) check(3, "bias_hh", {gates * s.hidden_size});
+    if (layer.projected) check(layer.biased ? 4 : 2, "weight_hr", {s.output_size, s.hidden_size});
+  }
+}
+
+}  // namespace
+
+RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
+                           at::TensorList weights, const OptionalTensor& batch_sizes) {
+  RecurrentLayer layer;
+  layer.type = input.scalar_type();
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      layer.type == at::kFloat || layer.type == at::kDouble || layer.type == at::kBFloat16 || layer.type == at::kHalf,
+      "input must be float32, float64, bfloat16 or float16, got ", layer.type);
+  layer.compute = layer.type == at::kDouble ? at::kDouble : at::kFloat;
+  check_tensor(input, "input", batch_sizes ? 2 : 3, input);
+  check_tensor(h0, "h0", 3, input);
+  const int64_t directions = h0.size(0), batch = h0.size(1), output_size = h0.size(2);
+  TORCH_CHECK(directions == 1 || directions == 2, "h0 must have 1 or 2 directions, got shape ", h0.sizes());
+  int64_t hidden_size = output_size;
+  if (c0 != nullptr) {
+    check_tensor(*c0, "c0", 3, input);
+    hidden_size = c0->size(2);
+    check_shape(*c0, "c0", {directions, batch, hidden_size});
+  }
+  const auto count = static_cast<int64_t>(weights.size());
+  layer.weights_per_direction = count / directions;
+  layer.biased = layer.weights_per_direction >= 4;
+  layer.projected = layer.weights_per_direction % 2 == 1;
+  const bool expected = layer.weights_per_direction >= 2 && layer.weights_per_direction <= 5;
+  TORCH_CHECK(count % directions == 0 && expected && (c0 != nullptr || !layer.projected),
+              "weights must be weight_ih, weight_hh, with biases bias_ih, bias_hh, with a projection (LSTM only) "
+              "weight_hr, for each of ",
+              directions, " directions; got ", count, " tensors");
+  TORCH_CHECK(layer.projected || output_size == hidden_size,
+              "h0 and c0 must have the same size without a projection, got ", output_size, " and ", hidden_size);
+  const Steps steps = check_steps(layer, input, batch_sizes, batch);
+  layer.sizes = {steps, input.size(-1), hidden_size, output_size, directions, at::get_num_threads()};
+  check_weights(layer, gates, weights, input);
+
+  layer.output_shape = input.sizes().vec();
+  layer.output_shape.back() = directions * output_size;
+  layer.input = layer.for_kernel(input);
+  layer.h0 = layer.for_kernel(h0);
+  if (c0 != nullptr) layer.c0 = layer.for_kernel(*c0);
+  for (const Tensor& weight : weights) layer.weights.push_back(layer.for_kernel(weight));
+  return layer;
+}
+
+Tensor RecurrentLayer::writable(const OptionalTensor& tensor, at::IntArrayRef shape) const {
+  if (!tensor) return at::zeros(shape, options());
+  check_shape(*tensor, "the gradient of a state", shape);
+  return tensor->to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+}
+
+Tensor RecurrentLayer::saved(const Tensor& tensor, const char* name, at::IntArrayRef shape) const {
+  check_shape(tensor, name, shape);
+  return for_kernel(tensor);
+}
+
+std::vector<Tensor> empty_weight_gradients(const RecurrentLayer& layer, bool wanted) {
+  std::vector<Tensor> gradients;
+  if (wanted)
+    for (const Tensor& weight : layer.weights) gradients.push_back(layer.empty(weight.sizes()));
+  return gradients;
+}
+
+}  // namespace fused_rnn::ops
