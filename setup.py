@@ -38,9 +38,12 @@ INSTRUCTION_SETS = {"DEFAULT": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["AVX2"] = "-mavx2 -mfma -mf16c"
     INSTRUCTION_SETS["AVX512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
-HAS_MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
+MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
 
-CXX_FLAGS = "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter -Wno-uninitialized -Wno-maybe-uninitialized"
+CXX_FLAGS = (
+    "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter"
+    " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC's own AVX-512 headers trip over these
+)
 CUDA_FLAGS = "-std=c++20 -O3 -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
 
 
@@ -81,13 +84,14 @@ def gencode(architectures: list[str]) -> str:
 
 
 class BuildKernels(cpp_extension.BuildExtension):
-    """torch's BuildExtension, with the kernels' objects built beforehand by a build.ninja of our own.
+    """torch's BuildExtension, with the objects of all but bindings.cpp built beforehand by a build.ninja of our own.
 
     BuildExtension knows one set of flags for all files and refuses .cu files under a CPU build of torch.
     """
 
     def build_extension(self, ext: Extension) -> None:
-        folder = Path(self.build_temp).resolve() / "kernels"
+        # Not setuptools' own folder, which is another one each time for an editable install: nothing would be reused.
+        folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
         folder.mkdir(parents=True, exist_ok=True)
         objects = self.write_ninja(folder)
         jobs = ["-j", os.environ["MAX_JOBS"]] if "MAX_JOBS" in os.environ else []
@@ -100,23 +104,25 @@ class BuildKernels(cpp_extension.BuildExtension):
     def write_ninja(folder: Path) -> list[str]:
         """Writes folder/build.ninja and returns the objects that it makes."""
         includes = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
-        lines = [
-            f"cxx = {CXX} {CXX_FLAGS} {' '.join(f'-D{name}=1' for name in HAS_MACROS)} -I{CSRC} {includes}",
-            "rule cpu\n  command = $cxx $flags -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-        ]
+        depfile = " -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
+        defines = " ".join(f"-D{name}=1" for name in MACROS)
+        lines = [f"cxx = {CXX} {CXX_FLAGS} {defines} -I{CSRC} {includes}", "rule cxx\n  command = $cxx $flags" + depfile]
         objects = []
+
+        def build(rule: str, source: Path, variant: str, flags: str = "") -> None:
+            objects.append(str(folder / f"{source.stem}.{variant}.o"))
+            lines.append(f"build {objects[-1]}: {rule} {source}\n  flags = {flags}")
+
+        for source in sorted((CSRC / "ops").glob("*.cpp")):
+            build("cxx", source, "ops")
         for name, flags in INSTRUCTION_SETS.items():
             for source in sorted((CSRC / "cpu").glob("*_kernel.cpp")):
-                objects.append(str(folder / f"{source.stem}.{name}.o"))
-                lines.append(f"build {objects[-1]}: cpu {source}")
-                lines.append(f"  flags = {flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
+                build("cxx", source, name, f"{flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
         if CUDA_HOME is not None:
-            nvcc = f"{CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}"
-            command = "  command = $nvcc -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
-            lines.append(f"nvcc = {nvcc}\nrule cuda\n{command}")
+            lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}")
+            lines.append("rule cuda\n  command = $nvcc" + depfile)
             for source in sorted((CSRC / "cuda").glob("*.cu")):
-                objects.append(str(folder / f"{source.stem}.cuda.o"))
-                lines.append(f"build {objects[-1]}: cuda {source}")
+                build("cuda", source, "cuda")
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
         return objects
 
@@ -125,17 +131,16 @@ CUDA_HOME = find_cuda()
 
 
 def extension() -> Extension:
-    """Returns the extension: the sources that know torch; BuildKernels adds the objects of the kernels."""
-    macros = [(name, "1") for name in HAS_MACROS]
+    """Returns the extension: bindings.cpp; BuildKernels adds the objects of everything else."""
+    macros = [(name, "1") for name in MACROS]
     libraries, library_dirs = [], []
     if CUDA_HOME is not None:
         macros += [("FUSED_RNN_CUDA", "1"), ("FUSED_RNN_CUDA_ARCHS", f'"{";".join(cuda_architectures())}"')]
         libraries += ["cudart_static", "rt", "dl", "pthread"]
         library_dirs += [str(CUDA_HOME / "lib64")]
-    sources = [CSRC / "bindings.cpp", *sorted((CSRC / "ops").glob("*.cpp"))]
     return cpp_extension.CppExtension(
         "fused_rnn._C",
-        [str(source.relative_to(ROOT)) for source in sources],
+        ["csrc/bindings.cpp"],
         include_dirs=[str(CSRC)],
         define_macros=macros,
         extra_compile_args=CXX_FLAGS.split(),

@@ -53,11 +53,14 @@ inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
   }
 }
 
-// Copies `rows` rows of a into packed [depth, rows].
+// Copies `rows` rows of a, whose columns are contiguous, into packed [depth, rows].
 template <typename T>
 inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
-  for (int64_t k = 0; k < depth; ++k)
-    for (int64_t row = 0; row < rows; ++row) *packed++ = *a.at(row, k);
+  for (int64_t k = 0; k < depth; ++k, packed += rows)
+    for (int64_t row = 0; row < rows; row += kLanes<T>) {
+      const int64_t count = rows - row < kLanes<T> ? rows - row : kLanes<T>;
+      store(packed + row, load(a.at(row, k), count), count);
+    }
 }
 
 // c[kRows, columns] = (accumulate ? c : 0) + a times a panel; columns is kPanel or fewer.
@@ -71,9 +74,20 @@ inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* 
   tile.store_to(c, c_row, columns);
 }
 
+// Asks for part `index` of `parts` of a block of `rows` rows and `depth` columns, to have it near when it is needed.
+template <typename T>
+inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t index, int64_t parts) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const bool by_row = a.column == 1;
+  const Range mine = share(by_row ? rows : depth, index, parts);
+  for (int64_t i = mine.begin; i < mine.end; ++i)
+    for (int64_t j = 0; j < (by_row ? depth : rows); j += kLine)
+      __builtin_prefetch(by_row ? a.at(i, j) : a.at(j, i), 0, 2);
+}
+
 // How much of a product is in the caches at once: a panel in the first level, packed columns in the second.
 inline constexpr int64_t kBlockDepth = 256;
-inline constexpr int64_t kBlockColumns = 256;
+inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
 
 // One thread's part of gemm(): all of the given rows and columns.
@@ -98,7 +112,11 @@ inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Ma
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
             pack_rows(a.from(top + row, k), part, tile_rows(), packed_a.data() + row * part);
           });
-        for (int64_t column = 0; column < width; column += kPanel<T>)
+        const int64_t next = top + kBlockRows;
+        for (int64_t column = 0; column < width; column += kPanel<T>) {
+          if (next < rows.end)
+            prefetch_block(a.from(next, k), rows.end - next < kBlockRows ? rows.end - next : kBlockRows, part,
+                           column / kPanel<T>, divide_up(width, kPanel<T>));
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
             const T* source = pack_a ? packed_a.data() + row * part : a.at(top + row, k);
             multiply_panel<T, tile_rows()>(source, pack_a ? 1 : a.row, pack_a ? tile_rows() : 1,
@@ -106,6 +124,7 @@ inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Ma
                                            c + (top + row) * c_row + first + column, c_row,
                                            width - column < kPanel<T> ? width - column : kPanel<T>, add);
           });
+        }
       }
     }
   }
