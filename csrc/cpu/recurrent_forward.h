@@ -37,7 +37,7 @@ class ForwardLoop {
   explicit ForwardLoop(const RecurrentForward<T>& params)
       : p_(params),
         s_(params.sizes),
-        direct_(s_.steps.rows() <= kDirectRows),
+        direct_(reads_directly(s_)),
         hoisted_(!direct_ && s_.steps.batch < kFusedRows),
         depth_(s_.output_size + (hoisted_ || direct_ ? 0 : s_.input_size)),
         blocks_(divide_up(s_.hidden_size, kLanes<T>)),
@@ -60,14 +60,21 @@ class ForwardLoop {
   }
 
  private:
-  // Up to so many rows in all steps, the weights are read as they lie.
-  static constexpr int64_t kDirectRows = 4;
   // From so many batch rows on, the input's product is part of the step; below, it is one product over all steps.
   static constexpr int64_t kFusedRows = 4;
   // Below this many multiply-adds a second thread costs more than it brings.
   static constexpr int64_t kWorthAThread = 1 << 14;
   static constexpr int64_t kBlockWidth = Cell::kGates * kLanes<T>;
   static constexpr int64_t kSumWidth = kVectors * kLanes<T>;
+
+  // Whether the weights are read as they lie: packing repays only if many rows use it, the more the longer the sums are
+  // (a short sum costs little more than its last additions across a vector). Measured; see benchmarks/NOTES.md.
+  static bool reads_directly(const RecurrentSizes& sizes) {
+    const int64_t batch = sizes.steps.batch < 4 ? 4 : sizes.steps.batch;
+    const int64_t depth = sizes.input_size + sizes.output_size;
+    const int64_t most = depth < 128 ? 4 : depth > 1024 ? 32 : depth / 32;
+    return sizes.steps.time * batch <= most;
+  }
 
   bool projected() const { return p_.weights[0].hr != nullptr; }
 
