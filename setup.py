@@ -159,6 +159,7 @@ setup(
     license="BSD-3-Clause",
     python_requires=">=3.10",
     packages=find_packages(include=["fused_rnn", "fused_rnn.*"]),
+    package_data={"fused_rnn": ["py.typed", "*.pyi"]},
     ext_modules=[extension()],
     cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],

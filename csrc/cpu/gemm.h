@@ -69,8 +69,8 @@ inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* 
                            int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
   Tile<T, kRows, kPanelVectors> tile;
   tile.zero();
-  if (accumulate) tile.load_from(c, c_row, columns);
   tile.template multiply<0, 1>(a, a_row, a_depth, panel, panel_depth, depth);
+  if (accumulate) tile.add(c, c_row, columns);
   tile.store_to(c, c_row, columns);
 }
 
@@ -85,7 +85,8 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
       __builtin_prefetch(by_row ? a.at(i, j) : a.at(j, i), 0, 2);
 }
 
-// How much of a product is in the caches at once: a panel in the first level, packed columns in the second.
+// How much of a product is in the caches at once: a panel in the first level, packed columns in the second. Each block
+// of the depth is summed by itself and then added, which also keeps rounding errors of long sums small.
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
@@ -98,7 +99,8 @@ inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Ma
   const bool pack_a = a.column != 1;
   Scratch<T> packed_b(kBlockDepth * (kBlockColumns + kPanel<T>));
   Scratch<T> packed_a(pack_a ? kBlockDepth * kBlockRows : 0);
-  for (int64_t k = 0; k < depth; k += kBlockDepth) {
+  // At least once: a product without depth is zero.
+  for (int64_t k = 0; k == 0 || k < depth; k += kBlockDepth) {
     const int64_t part = depth - k < kBlockDepth ? depth - k : kBlockDepth;
     const bool add = accumulate || k > 0;
     for (int64_t first = columns.begin; first < columns.end; first += kBlockColumns) {
@@ -131,7 +133,7 @@ inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Ma
 }
 
 // c[rows, columns] = (accumulate ? c : 0) + a[rows, depth] b[depth, columns] on up to `threads` threads.
-// c is row-major with row stride c_row and overlaps neither a nor b. Sums run over the depth in order.
+// c is row-major with row stride c_row and overlaps neither a nor b. Sums do not depend on `threads`.
 template <typename T>
 inline void gemm(int64_t rows, int64_t columns, int64_t depth, Matrix<T> a, Matrix<T> b, T* c, int64_t c_row,
                  bool accumulate, int64_t threads) {

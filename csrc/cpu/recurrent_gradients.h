@@ -91,7 +91,7 @@ class RecurrentGradients {
     add_weight_hh(direction, 0, rows_, previous.data(), size, false);
   }
 
-  // Sums over all rows; what the two biases have in common is computed once.
+  // Sums over all rows, in blocks as gemm() does; what the two biases have in common is computed once.
   void biases(int64_t direction) {
     const auto& grad = p_.grad_weights[direction];
     const int64_t hidden = s_.hidden_size;
@@ -102,7 +102,14 @@ class RecurrentGradients {
         const int64_t columns = mine.end - first < 4 * kLanes<T> ? mine.end - first : 4 * kLanes<T>;
         Tile<T, 1, 4> sum;
         sum.zero();
-        for (int64_t row = 0; row < rows_; ++row) sum.add(grad_gates(direction) + row * width_ + first, 0, columns);
+        for (int64_t block = 0; block < rows_; block += kBlockDepth) {
+          Tile<T, 1, 4> part;
+          part.zero();
+          for (int64_t row = block; row < rows_ && row < block + kBlockDepth; ++row)
+            part.add(grad_gates(direction) + row * width_ + first, 0, columns);
+          unroll<4>([&](auto column)
+                        FUSED_RNN_INLINE { sum.sum[0][column] = sum.sum[0][column] + part.sum[0][column]; });
+        }
         sum.store_to(sums.data() + first, 0, columns);
       }
     });

@@ -92,6 +92,8 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
               "h0 and c0 must have the same size without a projection, got ", output_size, " and ", hidden_size);
   const Steps steps = check_steps(layer, input, batch_sizes, batch);
   layer.sizes = {steps, input.size(-1), hidden_size, output_size, directions, at::get_num_threads()};
+  TORCH_CHECK(steps.time > 0, "input must have at least one time step");
+  TORCH_CHECK(hidden_size > 0 && output_size > 0, "the states must not be empty, got shape ", h0.sizes());
   check_weights(layer, gates, weights, input);
 
   layer.output_shape = input.sizes().vec();

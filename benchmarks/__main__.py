@@ -1,0 +1,120 @@
+"""The command line: `python -m benchmarks [--quick] [--only ...]` and `python -m benchmarks table RESULTS.json`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.cases import SECTIONS, full_grid, quick_grid
+from benchmarks.chart import draw_chart
+from benchmarks.checking import CheckError
+from benchmarks.machine import machine_name
+from benchmarks.markdown import markdown_table
+from benchmarks.report import make_console, print_run
+from benchmarks.results import Run
+from benchmarks.runner import TRAIN, run_benchmarks
+
+RESULTS = Path(__file__).parent / "results"
+QUICK_SECONDS, FULL_SECONDS = 2.0, 4.0
+QUICK_TRAINING_SECONDS, FULL_TRAINING_SECONDS = 40.0, 120.0
+
+# Memory that was freed is kept for the next output: otherwise each large output is fresh pages, and clearing these
+# takes longer than many of the kernels.
+ALLOCATOR_SETTINGS = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**32),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        arguments: Those of the command line, or None for the process's own.
+
+    Returns:
+        The exit code: 0, 1 if a check failed, 130 after Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command == "table":
+        if not options.results.is_file():
+            parser.error(f"there is no file {options.results}")
+        print(markdown_table(Run.load(options.results)), end="")
+        return 0
+    if options.threads is not None:
+        if options.threads < 1:
+            parser.error("--threads must be 1 or more")
+        torch.set_num_threads(options.threads)
+    console = make_console()
+    try:
+        run = run_benchmarks(
+            quick_grid() if options.quick else full_grid(),
+            options.only or (*SECTIONS, TRAIN),
+            console,
+            compiled=not options.quick,
+            seconds=0.0 if options.check_only else QUICK_SECONDS if options.quick else FULL_SECONDS,
+            training_seconds=_training_seconds(options),
+        )
+    except CheckError as error:
+        console.print(f"[bold red]check failed:[/] {error}", soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; nothing was written")
+        return 130
+    if options.check_only:
+        console.print("all checks passed")
+        return 0
+    print_run(console, run)
+    parts = [machine_name(run.machine), *(["quick"] if options.quick else []), *(options.only or [])]
+    path = options.output / f"{'-'.join(parts)}.json"
+    run.save(path)
+    written = [path]
+    if run.results:
+        draw_chart(run, path.with_suffix(".png"))
+        written.append(path.with_suffix(".png"))
+    console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
+    return 0
+
+
+def _training_seconds(options: argparse.Namespace) -> float:
+    if options.check_only:
+        return 0.0
+    return QUICK_TRAINING_SECONDS if options.quick else FULL_TRAINING_SECONDS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Check every case against the reference, time fused_rnn against its peers, and train a language "
+        "model with either LSTM.",
+    )
+    parser.add_argument("--quick", action="store_true", help="a small grid and a short training, under five minutes")
+    parser.add_argument("--check-only", action="store_true", help="check every case and time none")
+    parser.add_argument(
+        "--only", nargs="+", choices=(*SECTIONS, TRAIN), metavar="SECTION", help=", ".join((*SECTIONS, TRAIN))
+    )
+    parser.add_argument("--threads", type=int, help="threads of every peer (default: torch's)")
+    parser.add_argument(
+        "--output", type=Path, default=RESULTS, help="folder of the JSON file and the chart (%(default)s)"
+    )
+    commands = parser.add_subparsers(dest="command", title="instead of a run")
+    table = commands.add_parser("table", help="print a Markdown table of a JSON file")
+    table.add_argument("results", type=Path, help="the JSON file")
+    return parser
+
+
+def _fix_allocator() -> None:
+    """Start anew with the allocator's settings, which it reads only at the start of a process."""
+    if sys.platform == "linux" and not ALLOCATOR_SETTINGS.keys() <= os.environ.keys():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ALLOCATOR_SETTINGS})
+
+
+if __name__ == "__main__":
+    _fix_allocator()
+    sys.exit(main())

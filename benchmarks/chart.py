@@ -1,0 +1,104 @@
+"""The chart: how many times as long as fused_rnn each peer takes, for every case."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from benchmarks.cases import MODE_TITLES, Mode
+from benchmarks.results import Result, Run
+
+# The bright scheme of Paul Tol, and two more: tell each other apart for colour-blind readers too.
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb", "#222255")
+SLOT = 0.16  # inches from one bar to the next
+COLUMN_WIDTH = 6.0
+MARGINS = 1.6
+
+Positions = dict[tuple[str, str], int]
+
+
+def draw_chart(run: Run, path: Path) -> None:
+    """Draw forward on the left and forward + backward on the right, one bar for each case and peer.
+
+    Args:
+        run: What was measured.
+        path: The PNG file to write.
+    """
+    headings, positions, slots = _lay_out(run)
+    peers = list(dict.fromkeys(peer for result in run.results for peer in result.ratios()))
+    colours = {peer: COLOURS[index % len(COLOURS)] for index, peer in enumerate(peers)}
+    figure = Figure(figsize=(2.5 + COLUMN_WIDTH * len(MODE_TITLES), MARGINS + SLOT * slots), layout="constrained")
+    FigureCanvasAgg(figure)
+    columns = figure.subplots(1, len(MODE_TITLES), sharex=True, sharey=True, squeeze=False)[0]
+    for column, mode in zip(columns, MODE_TITLES, strict=True):
+        _draw_column(column, mode, run, positions, colours)
+        for heading, position in headings.items():
+            column.axhline(position - 0.9, color="0.85", linewidth=0.8)
+            column.annotate(heading, (0, position), (4, 0), ("axes fraction", "data"), "offset points", weight="bold")
+    columns[0].set_yticks(list(positions.values()), [label for _, label in positions], fontsize=8)
+    columns[0].set_ylim(slots, -1)
+    _set_scale(columns[0], run)
+    machine = run.machine
+    figure.suptitle(
+        "Time of each peer over the time of fused_rnn: right of the line fused_rnn is faster\n"
+        f"{machine['processor']}, threads: {machine['threads']}, torch {machine['torch']}, {str(machine['date'])[:10]}"
+    )
+    handles = [Patch(color=colour, label=peer) for peer, colour in colours.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _lay_out(run: Run) -> tuple[dict[str, int], Positions, int]:
+    """Slots from the top: of each group's heading, of each case's first bar, and how many there are."""
+    bars: dict[str, dict[str, int]] = {}
+    for result in run.results:
+        labels = bars.setdefault(result.group, {})
+        labels[result.label] = max(labels.get(result.label, 0), len(result.ratios()))
+    headings, positions, slot = {}, {}, 0
+    for group, labels in bars.items():
+        headings[group] = slot
+        slot += 1
+        for label, count in labels.items():
+            positions[group, label] = slot
+            slot += count + 1
+    return headings, positions, slot
+
+
+def _draw_column(column: Axes, mode: Mode, run: Run, positions: Positions, colours: Mapping[str, str]) -> None:
+    for result in run.results:
+        if result.mode == mode:
+            _draw_case(column, result, positions[result.group, result.label], colours)
+    column.axvline(1, color="black", linewidth=0.8)
+    column.set_title(MODE_TITLES[mode])
+    column.grid(axis="x", color="0.92")
+    column.set_axisbelow(True)
+    column.spines[["top", "right", "left"]].set_visible(False)
+    column.tick_params(axis="y", length=0)
+
+
+def _draw_case(column: Axes, result: Result, position: int, colours: Mapping[str, str]) -> None:
+    for offset, (peer, ratio) in enumerate(result.ratios().items()):
+        y = position + offset
+        column.barh(y, ratio - 1, left=1, height=0.9, color=colours[peer])
+        side, alignment = (3, "left") if ratio >= 1 else (-3, "right")
+        text = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+        column.annotate(
+            text, (ratio, y), (side, 0), "data", "offset points", ha=alignment, va="center_baseline", fontsize=7
+        )
+
+
+def _set_scale(column: Axes, run: Run) -> None:
+    ratios = [ratio for result in run.results for ratio in result.ratios().values()]
+    column.set_xscale("log")
+    column.set_xlim(min(0.6, 0.7 * min(ratios)), max(2.0, 1.4 * max(ratios)))
+    ticks = [factor * 10**power for power in range(-3, 4) for factor in (1, 2, 5)]
+    lower, upper = column.get_xlim()
+    shown = [tick for tick in ticks if lower <= tick <= upper]
+    column.set_xticks(shown, [f"{tick:g}x" for tick in shown])
+    column.minorticks_off()

@@ -1,0 +1,65 @@
+"""Nothing is timed before it is right: every peer of a case is held against the reference in float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import MODE_TITLES, Case, Mode
+from benchmarks.problem import FUSED, Outputs, Peer, Problem
+
+# Peers have to compute the same thing; how well they round is their own matter.
+PEER_TOLERANCE = 1e-4
+# Ours may round as torch in float32 does, and a little more where torch happens to be exact.
+ROUNDING_FACTOR = 2.0
+ROUNDING_FLOOR = 32 * torch.finfo(torch.float32).eps
+
+
+class CheckError(Exception):
+    """A peer computes something else than the reference."""
+
+
+def check(case: Case, problem: Problem, mode: Mode) -> None:
+    """Hold every peer against the reference.
+
+    For the fused kernels the bound is max|ours - ref64| <= 2 * max|yardstick - ref64| + 32 eps * max|ref64|, for the
+    peers max|theirs - ref64| <= 1e-4 * max|ref64|; both for each tensor that a call returns.
+
+    Args:
+        case: Named in the message.
+        problem: The peers, and the reference.
+        mode: Whether to check the outputs of a forward call, or the output and all gradients of a training call.
+
+    Raises:
+        CheckError: Names the case, the peer, the tensor, the error and the bound.
+    """
+    expected = problem.oracle.run_once(mode)
+    scales = [_largest(tensor) for tensor in expected]
+    names = problem.names(mode)
+    yardstick = next(peer for peer in problem.peers if peer.name == problem.yardstick)
+    rounding = _errors(yardstick, mode, expected)
+    for peer in problem.peers:
+        if mode not in peer.modes:
+            continue
+        errors = _errors(peer, mode, expected)
+        for name, error, scale, round_off in zip(names, errors, scales, rounding, strict=True):
+            bound = PEER_TOLERANCE * scale
+            if peer.name.startswith(FUSED):
+                bound = min(bound, ROUNDING_FACTOR * round_off + ROUNDING_FLOOR * scale)
+            if not error <= bound:  # so written, NaN fails
+                raise CheckError(
+                    f"{case.group} {case.label}, {MODE_TITLES[mode]}: {name} of {peer.name} is {error:.2e} away from "
+                    f"the reference in float64 (largest value {scale:.2e}), allowed are {bound:.2e}"
+                )
+
+
+def _errors(peer: Peer, mode: Mode, expected: Outputs) -> list[float]:
+    """The largest difference of each tensor, infinite where the shapes differ."""
+    return [
+        _largest(actual.double() - tensor) if actual.shape == tensor.shape else float("inf")
+        for actual, tensor in zip(peer.run_once(mode), expected, strict=True)
+    ]
+
+
+def _largest(tensor: Tensor) -> float:
+    return tensor.detach().abs().max().item()

@@ -1,0 +1,101 @@
+"""What a run shows on the terminal: a progress bar while it lasts, then a table for every group."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from benchmarks.cases import MODE_TITLES
+from benchmarks.problem import FUSED
+from benchmarks.results import Result, Run, Summary, TrainingResult, summarise
+from benchmarks.timing import Measurement
+
+WIDTH_WITHOUT_TERMINAL = 170
+
+
+def make_console() -> Console:
+    """The terminal, or wide lines where the output goes to a file."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
+
+
+def make_progress(console: Console) -> Progress:
+    """The bar: what is running, how much is done, for how long already."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def print_run(console: Console, run: Run) -> None:
+    """Print machine, limits, all tables, and the training job."""
+    machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
+    console.print(f"[bold]machine[/]  {machine}", soft_wrap=True)
+    if run.peak_gflops:
+        peaks = ", ".join(f"{name} {rate:.0f}" for name, rate in run.peak_gflops.items())
+        console.print(f"[bold]limits[/]   GFLOP/s of a large {peaks}")
+    for name in run.not_installed:
+        console.print(f"[yellow]{name} is not installed: its columns are missing (pip install '.\\[bench]')[/]")
+    for (group, mode), results in run.groups().items():
+        console.print(_table(f"{group}, {MODE_TITLES[mode]}", results))
+    if run.results:
+        console.print(
+            "Each cell: median of interleaved rounds ±distance of the quartiles, and for a peer first its time over "
+            "that of fused.\nlimit: share of what the best large product, convolution or read on this machine allows."
+        )
+    if run.training is not None:
+        _print_training(console, run.training)
+
+
+def _table(title: str, results: list[Result]) -> Table:
+    """One row a case, one column a peer, and the group's geometric mean and worst ratio below."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("case")
+    summaries = summarise(results)
+    for column in (FUSED, "GFLOP/s", "limit", *summaries):
+        table.add_column(column, justify="right")
+    for result in results:
+        ratios = result.ratios()
+        cells = [f"{_ratio(ratios[peer])}  {_time(result.times[peer])}" if peer in ratios else "" for peer in summaries]
+        table.add_row(result.label, _time(result.fused), f"{result.gflops:.1f}", f"{result.share:.0%}", *cells)
+    if len(results) > 1:
+        table.add_section()
+        table.add_row("geometric mean", "", "", "", *(_ratio(summary.mean) for summary in summaries.values()))
+        table.add_row("worst", "", "", "", *(_worst(summary) for summary in summaries.values()))
+    return table
+
+
+def _worst(summary: Summary) -> str:
+    losses = f"  slower in {summary.lost} of {summary.cases}" if summary.lost else ""
+    return _ratio(summary.worst) + losses
+
+
+def _ratio(ratio: float) -> str:
+    return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]"
+
+
+def _time(time: Measurement) -> str:
+    """Such as `12.3 ms ±4%`."""
+    factor, unit = (1e3, "ms") if time.median >= 1e-3 else (1e6, "us")
+    return f"{time.median * factor:.3g} {unit} ±{time.spread / time.median:.0%}"
+
+
+def _print_training(console: Console, training: TrainingResult) -> None:
+    table = Table(title="character language model", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for column in ("", "time", "one step", "loss at the end", "held-out perplexity"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, seconds in training.seconds.items():
+        table.add_row(
+            name,
+            f"{seconds:.1f} s",
+            _time(training.step_times[name]),
+            f"{training.losses[name]:.4f}",
+            f"{training.perplexities[name]:.3f}",
+        )
+    console.print(table)
+    console.print(
+        f"{training.text}; {training.steps} steps each, by turns. Over the first {training.compared_steps} steps the "
+        f"losses differ by at most {training.difference:.1e} of their value (allowed: {training.tolerance:.0e})."
+    )
+    console.print("[bold]A sample of the model with fused_rnn.LSTM:[/]")
+    console.print(training.sample, markup=False)

@@ -1,0 +1,82 @@
+"""One run: check each case, time it, train the language models; what `__main__` calls and what `Run` holds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from rich.console import Console
+
+from benchmarks.cases import MODE_TITLES, Case, Mode, RecurrentCase
+from benchmarks.checking import check
+from benchmarks.convolution_peers import convolution_problem
+from benchmarks.machine import describe_machine
+from benchmarks.onnx_peer import ONNX_RUNTIME, onnx_is_installed
+from benchmarks.peak import Peak, measure_peak
+from benchmarks.problem import Problem
+from benchmarks.recurrent_peers import recurrent_problem
+from benchmarks.report import make_progress
+from benchmarks.results import Result, Run
+from benchmarks.timing import time_peers
+from benchmarks.training import train_language_models
+
+MODES: tuple[Mode, ...] = ("forward", "training")
+TRAIN = "train"
+
+
+def run_benchmarks(
+    cases: Sequence[Case],
+    sections: Collection[str],
+    console: Console,
+    *,
+    compiled: bool = False,
+    seconds: float = 0.0,
+    training_seconds: float = 0.0,
+) -> Run:
+    """Check and time everything that was asked for.
+
+    Args:
+        cases: The grid.
+        sections: Which sections of it; `TRAIN` among them adds the language models.
+        console: Where the progress bar goes.
+        compiled: Whether torch.compile of the reference cell takes part.
+        seconds: About how long to time each case and mode; 0 only checks.
+        training_seconds: How long the language models train together; 0 only compares their first losses.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        CheckError: Something computes something else than the reference; nothing is timed after that.
+    """
+    run = Run(describe_machine(), not_installed=[] if onnx_is_installed() else [ONNX_RUNTIME])
+    chosen = [case for case in cases if case.section in sections]
+    with make_progress(console) as progress:
+        task = progress.add_task("limits of this machine", total=len(MODES) * len(chosen))
+        peak = measure_peak() if seconds and chosen else Peak()
+        for case in chosen:
+            problem = _make_problem(case, compiled)
+            for mode in MODES:
+                progress.update(task, description=f"{case.group} {case.label} {MODE_TITLES[mode]}")
+                check(case, problem, mode)
+                if seconds:
+                    run.results.append(_time(case, problem, mode, peak, seconds))
+                progress.advance(task)
+        if TRAIN in sections:
+            task = progress.add_task("character language model", total=100)
+            run.training = train_language_models(
+                training_seconds, lambda done: progress.update(task, completed=int(100 * done))
+            )
+    run.peak_gflops = peak.gflops
+    run.read_gigabytes = {str(size): rate for size, rate in peak.gigabytes.items()}
+    return run
+
+
+def _make_problem(case: Case, compiled: bool) -> Problem:
+    if isinstance(case, RecurrentCase):
+        return recurrent_problem(case, compiled=compiled)
+    return convolution_problem(case)
+
+
+def _time(case: Case, problem: Problem, mode: Mode, peak: Peak, seconds: float) -> Result:
+    times = time_peers(problem.peers, mode, seconds)
+    return Result(case.group, case.label, mode, case.operations(mode), peak.limit_seconds(case, mode), times)

@@ -1,0 +1,125 @@
+"""How it is measured: medians of interleaved rounds.
+
+A machine's speed drifts (other tenants, clock rates), so every round gives every peer one turn, in an order that turns
+round from one round to the next, and all peers see the same drift. A turn of a short call is many calls, the first of
+which is not timed, so weights are as warm in the caches as in a program that calls nothing else, for every peer alike:
+a single step of batch 1 is that of a stream which goes on, its weights are not rotated out of the caches on purpose.
+A peer whose threads keep spinning (ONNX Runtime) would slow the others down; it is timed alone, between two
+halves of the rounds of all others, and is taken down afterwards.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
+
+import torch
+
+from benchmarks.cases import Mode
+from benchmarks.problem import Peer
+
+Function = Callable[[], object]
+
+TURN_SECONDS = 0.005
+COLD_MATTERS_SECONDS = 0.02
+MIN_ROUNDS = 5
+MAX_ROUNDS = 60
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of one call in seconds: the median, the distance between the quartiles, and how many rounds there were."""
+
+    median: float
+    spread: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: list[float]) -> Measurement:
+        """Summarise `samples` (seconds, at least two)."""
+        lower, _, upper = quantiles(samples, n=4, method="inclusive")
+        return cls(median(samples), upper - lower, len(samples))
+
+
+def time_peers(peers: Sequence[Peer], mode: Mode, seconds: float) -> dict[str, Measurement]:
+    """Time all peers of a case against each other.
+
+    Args:
+        peers: Those that cannot do this mode are left out.
+        mode: Forward calls run without gradients.
+        seconds: About how long it may take.
+
+    Returns:
+        The time of one call of each peer, by its name.
+    """
+    able = [peer for peer in peers if mode in peer.modes]
+    solitary = [peer for peer in able if peer.alone]
+    share = seconds / (2 + len(solitary) if solitary else 1)
+    with torch.set_grad_enabled(mode == "training"):
+        together = {peer.name: peer.prepare(mode) for peer in able if not peer.alone}
+        samples = time_together(together, share)
+        for peer in solitary:
+            samples |= time_together({peer.name: peer.prepare(mode)}, share)
+        if solitary:
+            for name, more in time_together(together, share).items():
+                samples[name] += more
+    return {name: Measurement.of(values) for name, values in samples.items()}
+
+
+def time_together(functions: Mapping[str, Function], seconds: float) -> dict[str, list[float]]:
+    """Time functions against each other in interleaved rounds.
+
+    Args:
+        functions: What to call, by name.
+        seconds: About how long all of it may take; at least `MIN_ROUNDS` rounds are made whatever they take.
+
+    Returns:
+        Seconds of one call, one sample a round, by name.
+    """
+    turns = {name: _Turn.fitted_to(function) for name, function in functions.items()}
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    order = list(functions)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        end = perf_counter() + seconds
+        for done in range(MAX_ROUNDS):
+            if done >= MIN_ROUNDS and perf_counter() > end:
+                break
+            for name in order:
+                samples[name].append(turns[name].time())
+            order.reverse()
+    finally:
+        if collecting:
+            gc.enable()
+    return samples
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What a function does when its turn comes: a call that is not timed if it is short, then so many that are."""
+
+    function: Function
+    untimed: int
+    timed: int
+
+    @classmethod
+    def fitted_to(cls, function: Function) -> _Turn:
+        """Warm `function` up and see how long a call takes."""
+        cls(function, 0, 1).time()
+        once = cls(function, 0, 1).time()
+        if once < TURN_SECONDS:
+            once = cls(function, 0, 5).time()
+        return cls(function, int(once < COLD_MATTERS_SECONDS), max(1, int(TURN_SECONDS / once)))
+
+    def time(self) -> float:
+        """Take the turn; returns the seconds of one call."""
+        for _ in range(self.untimed):
+            self.function()
+        start = perf_counter()
+        for _ in range(self.timed):
+            self.function()
+        return (perf_counter() - start) / self.timed

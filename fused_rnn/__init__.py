@@ -1,0 +1,8 @@
+"""Fused LSTM, GRU and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
+
+from fused_rnn import functional, reference
+from fused_rnn._version import __version__
+from fused_rnn.config import show_config
+from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+
+__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "__version__", "functional", "reference", "show_config"]

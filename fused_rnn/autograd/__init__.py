@@ -1,0 +1,6 @@
+"""The operators with gradients: torch.autograd.Function classes over :mod:`fused_rnn.ops`, differentiable twice."""
+
+from fused_rnn.autograd.gru import gru
+from fused_rnn.autograd.lstm import lstm
+
+__all__ = ["gru", "lstm"]

@@ -1,0 +1,8 @@
+"""The layers as functions of their weights, with the arguments, shapes and errors of torch.nn."""
+
+from fused_rnn.functional.gru import gru
+from fused_rnn.functional.gru_cell import gru_cell
+from fused_rnn.functional.lstm import lstm
+from fused_rnn.functional.lstm_cell import lstm_cell
+
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]

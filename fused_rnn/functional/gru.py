@@ -1,0 +1,64 @@
+"""The function ``gru``: what :class:`fused_rnn.GRU` computes."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fused_rnn.autograd.gru import gru as gru_layer
+from fused_rnn.functional.recurrent import Mode, Sequences, run
+
+MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=gru_layer)
+
+
+def gru(
+    input: Sequences,
+    hx: Tensor | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, Tensor]:
+    """Run sequences through one or more GRU layers, as torch.nn.GRU does.
+
+    Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation", 2014,
+    with the reset gate after the recurrent product; :func:`fused_rnn.reference.gru_cell` states the equations.
+
+    Args:
+        input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, unbatched
+            ``[time, input_size]``, or a PackedSequence, sorted or not.
+        hx: the initial state, ``[layers * directions, batch, hidden_size]``, without ``batch`` if the input is
+            unbatched; None for zero.
+        weights: for each layer and direction ``weight_ih [3 * hidden_size, input_size]``, ``weight_hh [3 * hidden_size,
+            hidden_size]``, then with biases ``bias_ih, bias_hh [3 * hidden_size]``. Above the first layer
+            ``input_size`` is ``directions * hidden_size``.
+        num_layers: how many layers are stacked.
+        bidirectional: whether each layer also runs backwards in time.
+        dropout: the probability with which values between two layers become zero when training.
+        training: whether dropout is on.
+        batch_first: whether the batch comes before the time in ``input`` and ``output``; the state does not change.
+
+    Returns:
+        The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
+        ``h_n``, shaped like ``hx``.
+
+    Raises:
+        ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+        RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
+        NotImplementedError: there is no kernel for the dtype or device of ``input``.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn import functional
+        >>> weights = [torch.randn(24, 4), torch.randn(24, 8)]
+        >>> output, h_n = functional.gru(torch.randn(5, 3, 4), None, weights)
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
+    """
+    states = None if hx is None else (hx,)
+    output, (h_n,) = run(
+        MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first
+    )
+    return output, h_n

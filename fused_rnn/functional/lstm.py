@@ -1,0 +1,67 @@
+"""The function ``lstm``: what :class:`fused_rnn.LSTM` computes."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fused_rnn.autograd.lstm import lstm as lstm_layer
+from fused_rnn.functional.recurrent import Mode, Sequences, run
+
+MODE = Mode("LSTM", gates=4, states=2, weight_counts=(2, 3, 4, 5), layer=lstm_layer)
+
+
+def lstm(
+    input: Sequences,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[Tensor],
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_first: bool = False,
+) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+    """Run sequences through one or more LSTM layers, as torch.nn.LSTM does.
+
+    Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers et al., 2000, and the
+    optional projection of Sak et al., 2014; :func:`fused_rnn.reference.lstm_cell` states the equations.
+
+    Args:
+        input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, unbatched
+            ``[time, input_size]``, or a PackedSequence, sorted or not.
+        hx: the initial states h, ``[layers * directions, batch, output_size]``, and c, ``[layers * directions, batch,
+            hidden_size]``, without ``batch`` if the input is unbatched; None for zero. ``output_size`` is ``proj_size``
+            or ``hidden_size``.
+        weights: for each layer and direction ``weight_ih [4 * hidden_size, input_size]``, ``weight_hh [4 * hidden_size,
+            output_size]``, then with biases ``bias_ih, bias_hh [4 * hidden_size]``, then with a projection
+            ``weight_hr [proj_size, hidden_size]``. Above the first layer ``input_size`` is ``directions *
+            output_size``.
+        num_layers: how many layers are stacked.
+        bidirectional: whether each layer also runs backwards in time.
+        dropout: the probability with which values between two layers become zero when training.
+        training: whether dropout is on.
+        batch_first: whether the batch comes before the time in ``input`` and ``output``; the states do not change.
+
+    Returns:
+        The output in the form of the input, its last dimension ``directions * output_size``, and the final states
+        ``(h_n, c_n)``, shaped like ``hx``.
+
+    Raises:
+        ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+        RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
+        NotImplementedError: there is no kernel for the dtype or device of ``input``.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn import functional
+        >>> weights = [torch.randn(32, 4), torch.randn(32, 8)]
+        >>> output, (h_n, c_n) = functional.lstm(torch.randn(5, 3, 4), None, weights)
+        >>> output.shape, h_n.shape, c_n.shape
+        (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]), torch.Size([1, 3, 8]))
+    """
+    if hx is not None and len(hx) != 2:
+        raise RuntimeError("lstm expects two hidden states")
+    output, (h_n, c_n) = run(
+        MODE, input, hx, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first
+    )
+    return output, (h_n, c_n)

@@ -1,0 +1,199 @@
+"""What LSTM and GRU share around their operators: packing, default states, autocast and the loop over the layers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fused_rnn.functional.checks import (
+    check_attributes,
+    check_cell_ranks,
+    check_cell_sizes,
+    check_layer_input,
+    check_layer_ranks,
+    check_layer_states,
+)
+
+States = tuple[Tensor, ...]
+Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+
+
+class Mode(NamedTuple):
+    """What tells one kind of recurrent network from another."""
+
+    name: str
+    gates: int
+    """The first dimension of ``weight_ih`` in units of ``hidden_size``."""
+    states: int
+    weight_counts: tuple[int, ...]
+    """How many weights one direction can have; an odd number means that the last one is a projection."""
+    layer: Callable[..., States]
+    """Runs one layer: ``(input, *states, weights, batch_sizes) -> (output, *states)``."""
+
+
+def run(
+    mode: Mode,
+    input: Tensor | PackedSequence,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+    dropout: float,
+    batch_first: bool,
+) -> tuple[Any, States]:
+    """Check the arguments, run all layers, and return output and final states in the form that the input has.
+
+    Args:
+        mode: the kind of network.
+        input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, unbatched
+            ``[time, input_size]``, or packed.
+        hx: the initial states, each ``[layers * directions, batch, size]``, unbatched without ``batch``; None for zero.
+        weights: the weights of all layers, in torch.nn's order.
+        num_layers: how many layers are stacked.
+        bidirectional: whether each layer also runs backwards in time.
+        dropout: the probability with which values between two layers become zero; 0 outside training.
+        batch_first: whether the batch comes before the time in a padded input and output.
+    """
+    if isinstance(input, PackedSequence):
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        check_layer_ranks(mode.name, data, hx, packed=True)
+        data, hx, weights = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
+        if sorted_indices is not None:
+            hx = [state.index_select(1, sorted_indices) for state in hx]
+        output, *states = _run_layers(mode, data, batch_sizes, hx, weights, num_layers, dropout)
+        if unsorted_indices is not None:
+            states = [state.index_select(1, unsorted_indices) for state in states]
+        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), tuple(states)
+
+    check_layer_ranks(mode.name, input, hx, packed=False)
+    unbatched = input.dim() == 2
+    if unbatched:
+        input = input.unsqueeze(1)
+        hx = None if hx is None else [state.unsqueeze(1) for state in hx]
+    elif batch_first:
+        input = input.transpose(0, 1)
+    input, hx, weights = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
+    output, *states = _run_layers(mode, input, None, hx, weights, num_layers, dropout)
+    if unbatched:
+        return output.squeeze(1), tuple(state.squeeze(1) for state in states)
+    return output.transpose(0, 1) if batch_first else output, tuple(states)
+
+
+def run_cell(
+    mode: Mode,
+    input: Tensor,
+    hx: Sequence[Tensor] | None,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+) -> States:
+    """Check the arguments, run one step, and return the new states: a layer over a sequence of one step.
+
+    Args:
+        mode: the kind of network.
+        input: ``[batch, input_size]`` or ``[input_size]``.
+        hx: the states, each ``[batch, hidden_size]`` or ``[hidden_size]``; None for zero.
+        weight_ih: ``[gates * hidden_size, input_size]``.
+        weight_hh: ``[gates * hidden_size, hidden_size]``.
+        bias_ih: ``[gates * hidden_size]``, or None if ``bias_hh`` is None too.
+        bias_hh: ``[gates * hidden_size]``, or None if ``bias_ih`` is None too.
+    """
+    check_cell_ranks(f"{mode.name}Cell", input, hx)
+    unbatched = input.dim() == 1
+    if unbatched:
+        input = input.unsqueeze(0)
+        hx = None if hx is None else [state.unsqueeze(0) for state in hx]
+    weights: Sequence[Tensor] = (weight_ih, weight_hh)
+    if bias_ih is not None and bias_hh is not None:
+        weights = (weight_ih, weight_hh, bias_ih, bias_hh)
+    elif bias_ih is not None or bias_hh is not None:
+        raise ValueError("bias_ih and bias_hh must be given together")
+
+    input, hx, weights = _autocast(input, hx, weights)
+    hidden_size = weight_hh.size(-1)
+    if hx is None:
+        hx = [input.new_zeros(input.size(0), hidden_size)] * mode.states
+    check_cell_sizes(input, hx, weight_ih, hidden_size)
+    check_attributes(input, hx, weights)
+    _, *states = mode.layer(input.unsqueeze(0), *(state.unsqueeze(0) for state in hx), weights, None)
+    states = [state.squeeze(0) for state in states]
+    return tuple(state.squeeze(0) for state in states) if unbatched else tuple(states)
+
+
+def _prepare(
+    mode: Mode,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    bidirectional: bool,
+) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
+    """Apply autocast, check the sizes, and return input, initial states and weights as the layers take them."""
+    input, hx, weights = _autocast(input, hx, weights)
+    shapes = _state_shapes(mode, weights, num_layers * (2 if bidirectional else 1))
+    check_layer_input(input, batch_sizes, weights[0])
+    batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+    expected = [(rows, batch, size) for rows, size in shapes]
+    if hx is None:
+        hx = [input.new_zeros(shape) for shape in expected]
+    else:
+        check_layer_states(hx, expected)
+    check_attributes(input, hx, weights)
+    return input, hx, weights
+
+
+def _run_layers(
+    mode: Mode,
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    num_layers: int,
+    dropout: float,
+) -> States:
+    """Run all layers, and return the output of the last one and the final states of all."""
+    if num_layers == 1:
+        return mode.layer(input, *hx, weights, batch_sizes)
+    per_layer = len(weights) // num_layers
+    finals = []
+    layers_of_states = zip(*(state.chunk(num_layers) for state in hx), strict=True)
+    for layer, states in enumerate(layers_of_states):
+        if layer > 0 and dropout > 0:
+            input = torch.nn.functional.dropout(input, dropout)
+        own = weights[layer * per_layer : (layer + 1) * per_layer]
+        input, *final = mode.layer(input, *states, own, batch_sizes)
+        finals.append(final)
+    return input, *map(torch.cat, zip(*finals, strict=True))
+
+
+def _state_shapes(mode: Mode, weights: Sequence[Tensor], rows: int) -> list[tuple[int, int]]:
+    """Return the first and the last dimension of each state, where ``rows`` is layers times directions."""
+    per_row = len(weights) // rows
+    if len(weights) != rows * per_row or per_row not in mode.weight_counts:
+        raise RuntimeError(
+            f"got an incorrect number of RNN parameters: {len(weights)} for {rows} layers and directions"
+        )
+    hidden_size = weights[0].size(0) // mode.gates
+    projected = per_row % 2 == 1
+    output_size = weights[per_row - 1].size(0) if projected else hidden_size
+    return [(rows, output_size), (rows, hidden_size)][: mode.states]
+
+
+def _autocast(
+    input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Tensor]]:
+    """Convert to the lower precision where autocast is on, as torch.nn's kernels for a GPU do."""
+    device = input.device.type
+    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+        return input, hx, weights
+    dtype = torch.get_autocast_dtype(device)
+
+    def convert(tensor: Tensor) -> Tensor:
+        eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
+        return tensor.to(dtype) if eligible else tensor
+
+    return convert(input), hx and [convert(state) for state in hx], [convert(weight) for weight in weights]

@@ -1,0 +1,8 @@
+"""The layers as torch.nn.Module classes, for use in place of those of torch.nn."""
+
+from fused_rnn.modules.gru import GRU
+from fused_rnn.modules.gru_cell import GRUCell
+from fused_rnn.modules.lstm import LSTM
+from fused_rnn.modules.lstm_cell import LSTMCell
+
+__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell"]

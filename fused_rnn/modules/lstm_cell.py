@@ -1,0 +1,45 @@
+"""The cell ``LSTMCell``."""
+
+import torch
+from torch import Tensor
+
+from fused_rnn import functional
+
+
+class LSTMCell(torch.nn.LSTMCell):
+    """One step of a long short-term memory: Hochreiter and Schmidhuber, 1997, and Gers et al., 2000.
+
+    Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.LSTMCell, whose state_dict loads
+    unchanged.
+
+    Args:
+        input_size: the size of each input vector.
+        hidden_size: the size of the hidden state.
+        bias: whether the cell has biases.
+        device: where the weights lie.
+        dtype: the dtype of the weights.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> cell = fused_rnn.LSTMCell(4, 8)
+        >>> h, c = cell(torch.randn(3, 4))
+        >>> h.shape, c.shape
+        (torch.Size([3, 8]), torch.Size([3, 8]))
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Run one step.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: the states h and c, each ``[batch, hidden_size]`` or ``[hidden_size]``; None for zero.
+
+        Returns:
+            The new h and c, shaped like ``hx``.
+
+        Raises:
+            ValueError: ``input`` or ``hx`` has a wrong rank.
+            RuntimeError: sizes do not fit, or tensors differ in dtype or device.
+            NotImplementedError: there is no kernel for the dtype or device of ``input``.
+        """
+        return functional.lstm_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)

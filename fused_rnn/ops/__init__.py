@@ -1,0 +1,11 @@
+"""Thin typed calls of the operators torch.ops.fused_rnn.*, and their fake kernels, which know shapes only.
+
+The operators have no gradients of their own; :mod:`fused_rnn.autograd` gives them some.
+"""
+
+# Loading it registers the operators, so it comes first.
+import fused_rnn._C  # noqa: F401
+from fused_rnn.ops.gru import gru, gru_backward
+from fused_rnn.ops.lstm import lstm, lstm_backward
+
+__all__ = ["gru", "gru_backward", "lstm", "lstm_backward"]

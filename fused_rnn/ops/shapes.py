@@ -1,0 +1,28 @@
+"""What the fake kernels of several operators share."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a kernel for ``dtype`` computes, and in which it saves states for its backward pass."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def saved(input: Tensor, directions: int, size: int, save_states: bool) -> Tensor:
+    """An empty tensor for the values of ``size`` that each row of each direction saves, or of shape [0] for none."""
+    shape = (directions, math.prod(input.shape[:-1]), size) if save_states else (0,)
+    return input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
+
+
+def gradient(tensor: Tensor, wanted: bool) -> Tensor:
+    """An empty tensor for the gradient of ``tensor``, or of shape [0] if it is not wanted."""
+    return tensor.new_empty(tensor.shape if wanted else (0,))
+
+
+def gradients(tensors: Sequence[Tensor], wanted: bool) -> list[Tensor]:
+    """Empty tensors for the gradients of ``tensors``, or none if they are not wanted."""
+    return [gradient(tensor, wanted) for tensor in tensors] if wanted else []

@@ -1,0 +1,8 @@
+"""The definition of every operator in plain PyTorch: written to be read, differentiable, in any dtype."""
+
+from fused_rnn.reference.gru import gru
+from fused_rnn.reference.gru_cell import gru_cell
+from fused_rnn.reference.lstm import lstm
+from fused_rnn.reference.lstm_cell import lstm_cell
+
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]

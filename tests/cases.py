@@ -1,0 +1,170 @@
+"""The layers and inputs that the tests of LSTM and GRU share, each made the same for ours and for torch.nn's."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from comparing import differentiate
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+KINDS = ("LSTM", "GRU")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# Around the widths of vectors and tiles, and one beyond a power of two.
+SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257)
+# Cells: the batch, None for unbatched, the input size and the hidden size.
+CELL_SHAPES: list[tuple[int | None, int, int]] = [(3, 4, 6), (None, 4, 6), (0, 4, 6), (1, 1, 1), (5, 300, 2)]
+CELL_SHAPES += [shape for size in SIZES for shape in ((size, 5, 9), (2, size, size), (None, 6, size))]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A layer, and the shape of an input for it."""
+
+    kind: str
+    time: int = 5
+    batch: int = 3
+    input_size: int = 4
+    hidden_size: int = 6
+    num_layers: int = 1
+    bidirectional: bool = False
+    bias: bool = True
+    proj_size: int = 0
+    batch_first: bool = False
+    dropout: float = 0.0
+    lengths: tuple[int, ...] | None = None
+    """The lengths of packed sequences, sorted or not; None for padded input."""
+    unbatched: bool = False
+
+    def __str__(self) -> str:
+        changed = {k: v for k, v in vars(self).items() if k != "kind" and v != getattr(Case, k)}
+        return "-".join([self.kind, *(f"{name}={value}" for name, value in changed.items())]).replace(" ", "")
+
+    def module(self, package: Any, dtype: torch.dtype) -> torch.nn.RNNBase:
+        """Return the layer of ``package``, fused_rnn or torch.nn, with weights that bfloat16 can hold."""
+        kwargs = {"proj_size": self.proj_size} if self.proj_size else {}
+        torch.manual_seed(0)
+        module = getattr(package, self.kind)(
+            self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout,
+            self.bidirectional, **kwargs,
+        )  # fmt: skip
+        return module.bfloat16().to(dtype)
+
+    def tensors(self, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return a padded input and initial states, with values that bfloat16 can hold."""
+        generator = torch.Generator().manual_seed(2)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).bfloat16().to(dtype)
+
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size) if self.kind == "LSTM" else (self.hidden_size,)
+        states = tuple(random(rows, self.batch, size) for size in sizes)
+        input = random(self.time, self.batch, self.input_size)
+        if self.unbatched:
+            return input[:, 0], tuple(state[:, 0] for state in states)
+        return input.transpose(0, 1).contiguous() if self.batch_first else input, states
+
+    def in_form(self, input: Tensor) -> Tensor | PackedSequence:
+        """Return the padded input as the layer shall get it."""
+        if self.lengths is None:
+            return input
+        return pack_padded_sequence(input, torch.tensor(self.lengths), self.batch_first, enforce_sorted=False)
+
+    def result(self, package: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return all outputs and all gradients of the layer of ``package``."""
+        return result(self.module(package, dtype), *self.tensors(dtype), self.in_form)
+
+    @cache  # noqa: B019  (cases live as long as the tests do)
+    def torch_result(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return what torch.nn makes of the case: the oracle in float64, the peer in another dtype."""
+        return self.result(torch.nn, dtype)
+
+
+def result(
+    module: torch.nn.Module,
+    input: Tensor,
+    states: tuple[Tensor, ...],
+    in_form: Callable[[Tensor], Any] = lambda input: input,
+) -> dict[str, Tensor]:
+    """Return all outputs of a layer or cell, and the gradients of input, states and parameters."""
+    input = input.detach().requires_grad_()
+    states = tuple(state.detach().requires_grad_() for state in states)
+    outputs = flatten(module(in_form(input), states if len(states) > 1 else states[0]))
+    inputs = {"input": input, **{f"hx{i}": state for i, state in enumerate(states)}, **dict(module.named_parameters())}
+    return {**{f"out{i}": out.detach() for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
+
+
+def flatten(outputs: Any) -> list[Tensor]:
+    """Return the tensors in what a layer or cell returns; of a PackedSequence its data."""
+    if isinstance(outputs, PackedSequence):
+        return [outputs.data]
+    return [outputs] if isinstance(outputs, Tensor) else [tensor for out in outputs for tensor in flatten(out)]
+
+
+def shapes_of_layers(kind: str) -> list[Case]:
+    """Return layers and inputs of every form."""
+    cases = [
+        Case(kind),
+        Case(kind, time=1),
+        Case(kind, batch=0),
+        Case(kind, batch=1, hidden_size=1, input_size=1),
+        Case(kind, bias=False),
+        Case(kind, batch_first=True),
+        Case(kind, unbatched=True),
+        Case(kind, unbatched=True, batch_first=True),
+        Case(kind, num_layers=3),
+        Case(kind, bidirectional=True, bias=False),
+        Case(kind, num_layers=2, bidirectional=True, batch_first=True),
+        Case(kind, lengths=(5, 3, 1)),
+        Case(kind, lengths=(2, 5, 4)),
+        Case(kind, lengths=(1, 1, 1)),
+        Case(kind, lengths=(2, 5, 4), batch_first=True, bidirectional=True),
+        Case(kind, lengths=(2, 2, 5, 4, 5, 1, 3, 3), batch=8, num_layers=2, bidirectional=True, hidden_size=17),
+        Case(kind, time=300, batch=2, hidden_size=3),
+        Case(kind, time=2, batch=70, input_size=200, hidden_size=9),
+    ]
+    if kind == "LSTM":
+        cases += [
+            Case(kind, proj_size=3),
+            Case(kind, proj_size=1, bias=False, bidirectional=True),
+            Case(kind, proj_size=5, num_layers=2, bidirectional=True, lengths=(2, 5, 4)),
+            Case(kind, proj_size=17, hidden_size=33, batch=7, num_layers=2),
+        ]
+    return cases
+
+
+def tails(kind: str) -> list[Case]:
+    """Return layers whose sizes are not multiples of anything: each size as batch, as hidden size and as both."""
+    mixed = [Case(kind, 3, batch, 5, hidden) for batch, hidden in zip(SIZES, SIZES[5:] + SIZES[:5], strict=True)]
+    equal = [Case(kind, 2, size, size, size) for size in SIZES]
+    single = [Case(kind, 1, 1, size, size) for size in SIZES]
+    return mixed + equal + single
+
+
+def layer_inputs(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Any, list[Tensor]]:
+    """Return input, states and weights of a layer as the operators take them; see ``batch_sizes`` for packed ones."""
+    input, states = case.tensors(dtype)
+    if case.lengths is not None:
+        input = pack_padded_sequence(input, torch.tensor(case.lengths)).data
+    return input, states, [weight.detach() for weight in case.module(torch.nn, dtype).parameters()]
+
+
+def batch_sizes(case: Case) -> Tensor | None:
+    """Return how many sequences of ``case``, sorted by length, still run at each step; None for padded input."""
+    if case.lengths is None:
+        return None
+    return torch.tensor([sum(length > t for length in case.lengths) for t in range(max(case.lengths))])
+
+
+def cell_case(
+    package: Any, kind: str, batch: int | None, input_size: int, hidden_size: int, dtype: torch.dtype, bias: bool = True
+) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
+    """Return a cell of ``package``, an input and states, unbatched for batch None, with values as in Case."""
+    torch.manual_seed(0)
+    module = getattr(package, f"{kind}Cell")(input_size, hidden_size, bias).bfloat16().to(dtype)
+    shape = () if batch is None else (batch,)
+    input, h, c = (torch.randn(*shape, size).bfloat16().to(dtype) for size in (input_size, hidden_size, hidden_size))
+    return module, input, (h, c) if kind == "LSTM" else (h,)

@@ -1,0 +1,59 @@
+"""How two results are compared: the only place with tolerances."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# What a few roundings may add to twice the error of PyTorch, which on a small tensor can be zero by luck: relative to
+# the largest value. For float64, where the peer is the exact result itself, it is the whole tolerance.
+TINY = {torch.float64: 1e-12, torch.float32: 5e-7, torch.bfloat16: 2**-8, torch.float16: 2**-11}
+# What the fast sigmoid and tanh may add where the computation is in float32: they err by 1.3e-7 on values up to one.
+ACTIVATION = 1.5e-7
+
+
+def assert_accurate(ours: Tensor, exact: Tensor, peer: Tensor | None = None, name: str = "result") -> None:
+    """Assert that ``ours`` is at most twice as far from the truth as ``peer`` is, and a tiny bit.
+
+    Args:
+        ours: the tensor to test, of any dtype.
+        exact: the same in float64, from an independent oracle.
+        peer: PyTorch's result in the dtype of ``ours``; None for ``exact`` itself.
+        name: what to call the tensor in the message.
+    """
+    assert ours.shape == exact.shape, f"{name}: shape {ours.shape}, expected {exact.shape}"
+    finite = exact.isfinite()
+    # Non-finite values must be the same ones in the same places.
+    torch.testing.assert_close(ours.double()[~finite], exact[~finite], equal_nan=True, msg=f"{name}: NaN or Inf differ")
+    if not finite.any():
+        return
+    exact = exact[finite]
+    error = (ours.double()[finite] - exact).abs().max().item()
+    allowed = 0.0 if peer is None else 2 * (peer.double()[finite] - exact).abs().max().item()
+    allowed += TINY[ours.dtype] * exact.abs().max().item() + (0 if ours.dtype == torch.float64 else ACTIVATION)
+    assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_all_accurate(
+    ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor] | None = None
+) -> None:
+    """:func:`assert_accurate` for each tensor of three results of the same names."""
+    assert ours.keys() == exact.keys()
+    for name, tensor in ours.items():
+        assert_accurate(tensor, exact[name], None if peer is None else peer[name], str(name))
+
+
+def assert_identical(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Tensor]) -> None:
+    """Assert that two results of the same names agree bit for bit."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), f"{name} differs"
+
+
+def differentiate(outputs: Sequence[Tensor], inputs: Mapping[Any, Tensor]) -> dict[str, Tensor]:
+    """The gradients of ``inputs`` for fixed random gradients of ``outputs``, the same in every dtype."""
+    generator = torch.Generator().manual_seed(1)
+    grads = [torch.randn(out.shape, generator=generator).bfloat16().to(out.dtype) for out in outputs]
+    gradients = torch.autograd.grad(list(outputs), list(inputs.values()), grads, materialize_grads=True)
+    return {f"grad {name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}

@@ -1,0 +1,21 @@
+"""Settings of all tests."""
+
+import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "instruction_sets: also run by test_determinism.py in a process of its own for each instruction set"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _same_conditions() -> None:
+    """Seed each test, so that it sees the same numbers alone as with others, and let it compute on one thread.
+
+    On a busy machine the threads of PyTorch's small operations wait for one another a hundred times as long as they
+    work. That more threads give the same results bit for bit is for test_determinism.py to see.
+    """
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,211 @@
+"""The gradients of LSTM and GRU beyond the plain case: partial, repeated, double, and in odd layouts."""
+
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from cases import KINDS, Case, flatten, layer_inputs
+from comparing import assert_accurate, assert_all_accurate
+from torch import Tensor
+
+import fused_rnn
+from fused_rnn import functional
+
+FORMS = [{}, {"lengths": (2, 5, 4), "bidirectional": True}]
+FUNCTIONS: dict[str, Callable[..., Any]] = {"LSTM": functional.lstm, "GRU": functional.gru}
+
+
+def layer(kind: str, input: Any, states: tuple[Tensor, ...], weights: list[Tensor], **kwargs: Any) -> list[Tensor]:
+    """Call functional.lstm or functional.gru, and return all its outputs."""
+    return flatten(FUNCTIONS[kind](input, states if kind == "LSTM" else states[0], weights, **kwargs))
+
+
+def subsets(items: list[int]) -> list[tuple[int, ...]]:
+    return [subset for size in range(1, len(items) + 1) for subset in combinations(items, size)]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "used"), [*(("LSTM", s) for s in subsets([0, 1, 2])), *(("GRU", s) for s in subsets([0, 1]))]
+)
+def test_any_outputs_may_go_unused(kind: str, used: tuple[int, ...], form: dict[str, Any]) -> None:
+    case = Case(kind, **form)
+
+    def gradients(package: Any) -> dict[int, Tensor]:
+        module = case.module(package, torch.float64)
+        input, states = case.tensors(torch.float64)
+        leaves = [tensor.requires_grad_() for tensor in (input, *states)]
+        outputs = flatten(module(case.in_form(input), states if kind == "LSTM" else states[0]))
+        loss = torch.stack([outputs[i].square().sum() for i in used]).sum()
+        return dict(enumerate(torch.autograd.grad(loss, [*leaves, *module.parameters()])))
+
+    assert_all_accurate(gradients(fused_rnn), gradients(torch.nn))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_arguments_may_be_frozen(kind: str, form: dict[str, Any]) -> None:
+    case = Case(kind, **form)
+    everything = case.torch_result(torch.float64)
+    names = [name for name in everything if name.startswith("grad")]
+    for frozen in [{name} for name in names] + [set(names) - {name} for name in names]:
+        module = case.module(fused_rnn, torch.float64)
+        input, states = case.tensors(torch.float64)
+        leaves = {
+            "input": input,
+            **{f"hx{i}": state for i, state in enumerate(states)},
+            **dict(module.named_parameters()),
+        }
+        for name, leaf in leaves.items():
+            leaf.requires_grad_(f"grad {name}" not in frozen)
+        outputs = flatten(module(case.in_form(input), states if kind == "LSTM" else states[0]))
+        generator = torch.Generator().manual_seed(1)
+        grads = [torch.randn(out.shape, generator=generator).bfloat16().double() for out in outputs]
+        torch.autograd.backward(outputs, grads)
+        for name, leaf in leaves.items():
+            if f"grad {name}" in frozen:
+                assert leaf.grad is None
+            else:
+                assert leaf.grad is not None
+                assert_accurate(leaf.grad, everything[f"grad {name}"], name=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_backward_twice(kind: str) -> None:
+    module = Case(kind).module(fused_rnn, torch.float64)
+    loss = flatten(module(torch.randn(5, 3, 4, dtype=torch.float64)))[0].square().sum()
+    first = torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+    second = torch.autograd.grad(loss, list(module.parameters()))
+    assert all(map(torch.equal, first, second))
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("changed", ["input", "h0", "weight", "output"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_backward_raises_after_a_change_in_place(kind: str, changed: str) -> None:
+    module = Case(kind).module(fused_rnn, torch.float64)
+    input, states = Case(kind).tensors(torch.float64)
+    output, _ = module(input, states if kind == "LSTM" else states[0])
+    tensors = {"input": input, "h0": states[0], "weight": module.weight_hh_l0, "output": output}
+    loss = output.sum()
+    with torch.no_grad():
+        tensors[changed].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def transposed(tensor: Tensor) -> Tensor:
+    """The same values, with the last two dimensions swapped in memory."""
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.dim() > 1 else strided(tensor)
+
+
+def strided(tensor: Tensor) -> Tensor:
+    """The same values, with gaps in memory between them."""
+    return torch.stack((tensor, tensor.new_full(tensor.shape, 9.0)), dim=-1)[..., 0]
+
+
+def expanded(tensor: Tensor) -> Tensor:
+    """The first row of a tensor for all of them, one row in memory."""
+    return tensor[:1].expand_as(tensor)
+
+
+@pytest.mark.parametrize("layout", [transposed, strided, expanded])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_layout_in_memory(kind: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor]) -> None:
+    input, states, weights = layer_inputs(Case(kind, bidirectional=True), dtype)
+
+    def run(arrange: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        arranged = [arrange(layout(tensor)) for tensor in (input, *states, *weights)]
+        leaves = [tensor.detach().requires_grad_() for tensor in arranged]
+        split = 1 + len(states)
+        outputs = layer(kind, leaves[0], tuple(leaves[1:split]), leaves[split:], bidirectional=True)
+        grads = [arrange(layout(out.detach().cos())) for out in outputs]
+        return [*outputs, *torch.autograd.grad(outputs, leaves, grads)]
+
+    assert all(map(torch.equal, run(lambda tensor: tensor), run(lambda tensor: tensor.contiguous())))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_equals_training(kind: str) -> None:
+    case = Case(kind, num_layers=2, bidirectional=True)
+    module, (input, _) = case.module(fused_rnn, torch.float32), case.tensors(torch.float32)
+    training = flatten(module(input))
+    with torch.no_grad():
+        assert all(map(torch.equal, training, flatten(module(input))))
+    with torch.inference_mode():
+        assert all(map(torch.equal, training, flatten(module(input))))
+
+
+GRADCHECK_CASES = [
+    Case("LSTM", 3, 2, 2, 3),
+    Case("LSTM", 3, 2, 2, 3, bidirectional=True, proj_size=2, bias=False),
+    Case("LSTM", 3, 2, 2, 3, lengths=(3, 1), bidirectional=True),
+    Case("GRU", 3, 2, 2, 3),
+    Case("GRU", 3, 2, 2, 3, bidirectional=True, bias=False),
+    Case("GRU", 3, 2, 2, 3, lengths=(3, 1), bidirectional=True),
+]
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize("case", GRADCHECK_CASES, ids=str)
+def test_gradcheck(case: Case, check: Callable[..., bool]) -> None:
+    _, states, weights = layer_inputs(case)
+    split = 1 + len(states)
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        kwargs = {"bidirectional": case.bidirectional}
+        return tuple(layer(case.kind, case.in_form(tensors[0]), tensors[1:split], list(tensors[split:]), **kwargs))
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (case.tensors(torch.float64)[0], *states, *weights)]
+    assert check(function, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_penalty(kind: str, form: dict[str, Any]) -> None:
+    case = Case(kind, num_layers=2, **form)
+
+    def gradients(package: Any) -> dict[str, Tensor]:
+        module = case.module(package, torch.float64)
+        input = case.tensors(torch.float64)[0].requires_grad_()
+        loss = flatten(module(case.in_form(input)))[0].square().sum()
+        (first,) = torch.autograd.grad(loss, input, create_graph=True)
+        second = torch.autograd.grad(first.square().sum() + loss, list(module.parameters()))
+        return {"first": first.detach(), **dict(zip(module._flat_weights_names, second, strict=True))}
+
+    assert_all_accurate(gradients(fused_rnn), gradients(torch.nn))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_with_a_graph_are_accurate(kind: str, dtype: torch.dtype) -> None:
+    def gradients(package: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        module = Case(kind).module(package, dtype)
+        output = flatten(module(Case(kind).tensors(dtype)[0]))[0]
+        grad = torch.autograd.grad(output, list(module.parameters()), torch.ones_like(output), create_graph=True)
+        return {name: tensor.detach() for name, tensor in zip(module._flat_weights_names, grad, strict=True)}
+
+    assert_all_accurate(gradients(fused_rnn, dtype), gradients(torch.nn, torch.float64), gradients(torch.nn, dtype))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transforms(kind: str) -> None:
+    """torch.func.grad is right; where there is no rule, in forward mode and in vmap, it raises and drops nothing."""
+    module = Case(kind).module(fused_rnn, torch.float64)
+    input, _ = Case(kind).tensors(torch.float64)
+    weights = {name: weight.detach() for name, weight in module.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], input: Tensor) -> Tensor:
+        return flatten(torch.func.functional_call(module, weights, (input,)))[0].square().sum()
+
+    loss(dict(module.named_parameters()), input).backward()
+    expected: Any = {name: weight.grad for name, weight in module.named_parameters()}
+    assert_all_accurate(torch.func.grad(loss)(weights, input), expected)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda input: loss(weights, input), (input,), (input,))
+    with pytest.raises(RuntimeError, match=r"vmap|Batching rule"):
+        torch.vmap(lambda input: loss(weights, input))(input[None])

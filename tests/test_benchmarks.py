@@ -1,0 +1,233 @@
+"""The benchmark's own parts: cases, checks, results and chart. No test here depends on how fast anything is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import conv2d
+
+from benchmarks.__main__ import main
+from benchmarks.cases import SECTIONS, Case, ConvolutionCase, Form, Kind, Mode, RecurrentCase, full_grid, quick_grid
+from benchmarks.chart import draw_chart
+from benchmarks.checking import CheckError, check
+from benchmarks.convolution_peers import convolution_problem
+from benchmarks.markdown import markdown_table
+from benchmarks.problem import Outputs, Peer, Problem
+from benchmarks.recurrent_peers import recurrent_problem
+from benchmarks.results import Result, Run, TrainingResult, summarise
+from benchmarks.timing import MIN_ROUNDS, Measurement, time_peers
+from examples.character_language_model import CharacterModel, Streams, Trainer, Vocabulary, generate, perplexity
+
+MODES: tuple[Mode, ...] = ("forward", "training")
+
+
+def make_problem(case: Case) -> Problem:
+    return recurrent_problem(case) if isinstance(case, RecurrentCase) else convolution_problem(case)
+
+
+SMALL_CASES: list[Case] = [
+    RecurrentCase("LSTM", 3, 2, 4, 5),
+    RecurrentCase("GRU", 3, 2, 4, 5, num_layers=2, bidirectional=True),
+    RecurrentCase("LSTM", 4, 3, 5, 6, num_layers=2, bidirectional=True, form="packed"),
+    RecurrentCase("GRU", 2, 3, 4, 5, form="cell"),
+    ConvolutionCase(2, 3, 6, 8, 3, "A", data_channels=3),
+]
+
+
+@pytest.mark.parametrize("grid", [quick_grid(), full_grid()], ids=["quick", "full"])
+def test_grid_is_well_formed(grid: list[Case]) -> None:
+    assert {case.section for case in grid} == set(SECTIONS)
+    assert len({(case.group, case.label) for case in grid}) == len(grid)
+    for case in grid:
+        assert case.operations("forward") > 0
+        assert case.operations("training") == 3 * case.operations("forward")
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("form", ["sequence", "packed"])
+def test_recurrent_operations_are_those_of_every_product(kind: Kind, form: Form) -> None:
+    case = RecurrentCase(kind, 5, 3, 7, 11, num_layers=2, bidirectional=True, form=form)
+    gates = {"LSTM": 4, "GRU": 3}[kind]
+    per_row = sum(2 * 2 * gates * 11 * (size + 11) for size in (7, 22))
+    assert case.operations("forward") == sum(case.lengths) * per_row
+    assert case.lengths == ((5, 5, 5) if form == "sequence" else (5, 3, 1))
+
+
+@pytest.mark.parametrize("mask_type", ["A", "B"])
+@pytest.mark.parametrize(("in_channels", "out_channels", "colours"), [(2, 3, 1), (3, 6, 3), (7, 5, 3)])
+def test_convolution_operations_are_those_of_active_taps_inside_the_image(
+    mask_type: str, in_channels: int, out_channels: int, colours: int
+) -> None:
+    case = ConvolutionCase(2, in_channels, out_channels, 6, 5, "A" if mask_type == "A" else "B", colours)
+    problem = convolution_problem(case)
+    # The weight gradient of ones everywhere counts, for each weight, the pixels where its tap lies inside the image.
+    image, weight = torch.ones(2, in_channels, 6, 6), torch.zeros(out_channels, in_channels, 5, 5, requires_grad=True)
+    (counts,) = torch.autograd.grad(conv2d(image, weight, padding=2).sum(), weight)
+    names = problem.names("training")
+    gradient = problem.oracle.run_once("training")[names.index("gradient of weight")]
+    assert case.operations("forward") == 2 * counts[gradient != 0].sum().item()
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: f"{case.group} {case.label}")
+@pytest.mark.parametrize("mode", MODES)
+def test_every_peer_agrees_with_the_reference(case: Case, mode: Mode) -> None:
+    check(case, make_problem(case), mode)
+
+
+@pytest.mark.parametrize("case", SMALL_CASES, ids=lambda case: f"{case.group} {case.label}")
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("error", [1e-3, float("nan")])
+def test_check_finds_one_wrong_value_in_any_tensor_of_any_peer(case: Case, mode: Mode, error: float) -> None:
+    problem = make_problem(case)
+    for index, peer in enumerate(problem.peers):
+        if mode not in peer.modes:
+            continue
+        for tensor, name in enumerate(problem.names(mode)):
+            peers = [*problem.peers[:index], _spoil(peer, tensor, error), *problem.peers[index + 1 :]]
+            with pytest.raises(CheckError, match=f"{name} of {peer.name}"):
+                check(case, replace(problem, peers=peers), mode)
+
+
+def _spoil(peer: Peer, index: int, error: float) -> Peer:
+    """`peer` with one element of its tensor number `index` changed by `error`, relative to the largest."""
+
+    def spoiled(mode: Mode) -> Outputs:
+        outputs = [tensor.detach().clone() for tensor in peer.prepare(mode)()]
+        outputs[index][(-1,) * outputs[index].dim()] += error * outputs[index].abs().max()
+        return tuple(outputs)
+
+    return replace(peer, prepare=lambda mode: lambda: spoiled(mode))
+
+
+def test_check_finds_a_wrong_shape() -> None:
+    case = SMALL_CASES[0]
+    problem = make_problem(case)
+    wrong = Peer("wrong", lambda _: lambda: tuple(tensor[..., :1] for tensor in problem.oracle.prepare("forward")()))
+    with pytest.raises(CheckError, match="output of wrong is inf away"):
+        check(case, replace(problem, peers=[*problem.peers, wrong]), "forward")
+
+
+def test_peers_take_turns_and_the_disturbing_one_runs_alone() -> None:
+    calls: list[str] = []
+
+    def peer(name: str, *, alone: bool = False, modes: tuple[Mode, ...] = MODES) -> Peer:
+        def compute() -> Outputs:
+            calls.append(name)
+            return ()
+
+        return Peer(name, lambda _: compute, modes, alone)
+
+    times = time_peers([peer("a"), peer("b"), peer("c", alone=True), peer("d", modes=())], "forward", 0)
+    assert set(times) == {"a", "b", "c"}
+    assert times["a"].rounds == times["b"].rounds == 2 * MIN_ROUNDS
+    first, last = calls.index("c"), len(calls) - calls[::-1].index("c")
+    assert set(calls[first:last]) == {"c"}
+    assert set(calls[:first]) == set(calls[last:]) == {"a", "b"}
+
+
+def test_measurement_is_median_and_distance_of_quartiles() -> None:
+    assert Measurement.of([4.0, 1.0, 2.0, 3.0, 100.0]) == Measurement(3.0, 2.0, 5)
+
+
+@pytest.fixture
+def run() -> Run:
+    """A run in which ONNX Runtime wins one of two cases."""
+
+    def times(**medians: float) -> dict[str, Measurement]:
+        return {name.replace("_", " "): Measurement(median, 0.01, 5) for name, median in medians.items()}
+
+    machine: dict[str, str | int] = dict.fromkeys(("processor", "instruction_set", "torch", "onnxruntime"), "text")
+    machine |= {"cores": 2, "threads": 2, "fused_rnn": "0.1", "commit": "abc", "date": "2026-01-01"}
+    return Run(
+        machine=machine,
+        peak_gflops={"product": 100.0},
+        read_gigabytes={"1048576": 10.0},
+        results=[
+            Result("LSTM", "(1, 2, 3, 4)", "forward", 10, 0.5, times(fused=1.0, torch=4.0, ONNX_Runtime=0.5)),
+            Result("LSTM", "(1, 2, 3, 4)", "training", 30, 0.5, times(fused=1.0, torch=2.0)),
+            Result("LSTM", "(5, 6, 7, 8)", "forward", 10, 0.5, times(fused=2.0, torch=2.0, ONNX_Runtime=4.0)),
+        ],
+        training=TrainingResult(
+            "text",
+            5,
+            2,
+            1e-4,
+            1e-6,
+            times(fused=1.0, torch=2.0),
+            {"fused_rnn.LSTM": 5.0, "torch.nn.LSTM": 10.0},
+            {"fused_rnn.LSTM": 1.5, "torch.nn.LSTM": 1.5},
+            {"fused_rnn.LSTM": 4.5, "torch.nn.LSTM": 4.5},
+            "a sample",
+        ),
+    )
+
+
+def test_summary_has_geometric_mean_and_worst_case(run: Run) -> None:
+    summaries = summarise(run.groups()["LSTM", "forward"])
+    assert summaries["torch"].mean == pytest.approx(2)
+    assert (summaries["torch"].worst, summaries["torch"].worst_label) == (1, "(5, 6, 7, 8)")
+    assert (summaries["torch"].lost, summaries["ONNX Runtime"].lost) == (0, 1)
+
+
+def test_results_survive_the_file_and_fill_a_table(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "machine.json"
+    run.save(path)
+    loaded = Run.load(path)
+    assert loaded == run
+    table = markdown_table(loaded)
+    assert "|  | torch | ONNX Runtime |" in table
+    assert "| LSTM forward | 2.00x (1.00x) | 1.00x (**0.50x**) |" in table
+    assert "| LSTM forward + backward | 2.00x |  |" in table
+
+
+def test_table_command_prints_the_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run.save(tmp_path / "machine.json")
+    assert main(["table", str(tmp_path / "machine.json")]) == 0
+    assert capsys.readouterr().out == markdown_table(run)
+
+
+def test_failed_check_ends_the_run_with_code_1(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("benchmarks.checking.PEER_TOLERANCE", 0.0)
+    monkeypatch.setattr("benchmarks.__main__.quick_grid", lambda: SMALL_CASES)
+    assert main(["--quick", "--only", "lstm", "--output", str(tmp_path)]) == 1
+    assert "check failed: LSTM (3, 2, 4, 5), forward" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_checks_alone_write_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("benchmarks.__main__.quick_grid", lambda: SMALL_CASES)
+    assert main(["--quick", "--check-only", "--only", "lstm", "gru", "--output", str(tmp_path)]) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_chart_is_written(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "results" / "chart.png"
+    draw_chart(run, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_language_model_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    text = "the quick brown fox jumps over the lazy dog. " * 20
+    vocabulary = Vocabulary.of(text)
+
+    def make_trainer() -> Trainer:
+        torch.manual_seed(0)
+        model = CharacterModel(len(vocabulary.characters), embedding_size=4, hidden_size=8)
+        return Trainer(model, Streams(vocabulary.encode(text), batch=4, time=20), learning_rate=0.01, clip=1.0)
+
+    straight, stopped, resumed = make_trainer(), make_trainer(), make_trainer()
+    losses = [straight.step() for _ in range(15)]
+    for _ in range(7):
+        stopped.step()
+    stopped.save(tmp_path / "checkpoint.pt")
+    resumed.resume(tmp_path / "checkpoint.pt")
+    assert [resumed.step() for _ in range(8)] == losses[7:]
+    assert losses[-1] < losses[0]
+    streams = Streams(vocabulary.encode(text), batch=2, time=30)
+    assert perplexity(resumed.model, streams) == perplexity(straight.model, streams)
+    assert generate(resumed.model, vocabulary, "the", 9, seed=3) == generate(
+        straight.model, vocabulary, "the", 9, seed=3
+    )

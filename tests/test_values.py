@@ -1,0 +1,102 @@
+"""LSTM and GRU on extreme values and lengths, against torch.nn."""
+
+import pytest
+import torch
+from cases import DTYPES, KINDS, Case, flatten
+from comparing import assert_accurate
+from torch import Tensor
+
+import fused_rnn
+
+FORMS = [
+    {"hidden_size": 17, "batch": 7, "input_size": 9},
+    {"hidden_size": 17, "batch": 7, "input_size": 9, "bidirectional": True, "lengths": (5, 3, 5, 2, 1, 4, 5)},
+]
+
+
+def outputs(case: Case, module: torch.nn.Module, input: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return flatten(module(case.in_form(input)))
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=["padded", "packed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_and_inf_flow_as_in_torch(kind: str, form: dict, dtype: torch.dtype, value: float) -> None:
+    case = Case(kind, **form)
+    input = case.tensors(dtype)[0]
+    input[1, 0, 3] = value
+    results = [
+        outputs(case, case.module(package, type), input.to(type))
+        for package, type in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype))
+    ]
+    for ours, exact, peer in zip(*results, strict=True):
+        assert_accurate(ours, exact, peer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_flows_into_gradients_as_in_torch(kind: str) -> None:
+    case = Case(kind, hidden_size=17, batch=7)
+    grads = []
+    for package in (fused_rnn, torch.nn):
+        module = case.module(package, torch.float64)
+        input = case.tensors(torch.float64)[0]
+        input[1, 2, 3] = float("nan")
+        input.requires_grad_()
+        flatten(module(input))[0].sum().backward()
+        grads.append([input.grad, *(weight.grad for weight in module.parameters())])
+    for ours, exact in zip(*grads, strict=True):
+        assert_accurate(ours, exact)
+
+
+@pytest.mark.instruction_sets
+# Between these scales some sums of large terms would come out near zero, and rounding would decide their gates.
+@pytest.mark.parametrize("scale", [30.0, 1e8, 1e30])
+@pytest.mark.parametrize("kind", KINDS)
+def test_saturated_gates(kind: str, scale: float) -> None:
+    case = Case(kind, hidden_size=17, batch=7)
+    input = case.tensors(torch.float32)[0] * scale
+    results = [
+        outputs(case, case.module(package, dtype), input.to(dtype))
+        for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64), (torch.nn, torch.float32))
+    ]
+    for ours, exact, peer in zip(*results, strict=True):
+        assert_accurate(ours, exact, peer)
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_values_keep_their_relative_accuracy(kind: str) -> None:
+    case = Case(kind, hidden_size=17, batch=7, bias=False)
+    input = case.tensors(torch.float32)[0] * 1e-20
+    ours, exact = (
+        outputs(case, case.module(package, dtype), input.to(dtype))[0].double()
+        for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64))
+    )
+    torch.testing.assert_close(ours / exact.abs().max(), exact / exact.abs().max(), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_steps_than_65535(kind: str) -> None:
+    case = Case(kind, time=70_000, batch=1, input_size=1, hidden_size=2)
+    input = case.tensors(torch.float64)[0]
+    ours, exact = (outputs(case, case.module(package, torch.float64), input) for package in (fused_rnn, torch.nn))
+    for actual, expected in zip(ours, exact, strict=True):
+        assert_accurate(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_cell_state_is_not_rounded_at_each_step(dtype: torch.dtype) -> None:
+    """The state c grows by 1/256 a step: rounded to half precision at each step, it would stay 1."""
+    steps = 2048 if dtype == torch.float16 else 512
+    step = 2.0**-12 if dtype == torch.float16 else 2.0**-8
+    weights = [torch.zeros(4, 1, dtype=dtype), torch.zeros(4, 1, dtype=dtype)]
+    # i and f and o are 1; g is tanh of its bias, which is the step itself for so small a number.
+    biases = [torch.tensor([50.0, 50.0, step, 50.0], dtype=dtype), torch.zeros(4, dtype=dtype)]
+    c0 = torch.ones(1, 1, 1, dtype=dtype)
+    _, (_, c_n) = fused_rnn.functional.lstm(
+        torch.zeros(steps, 1, 1, dtype=dtype), (torch.zeros_like(c0), c0), weights + biases
+    )
+    assert c_n.item() == pytest.approx(1 + steps * step, rel=1e-2)
