@@ -48,9 +48,13 @@ inline void dot_gates(const T* a, int64_t a_row, const T* weight, int64_t hidden
       });
       Tile<T, kRows, kUnits> tile;
       tile.zero();
+      // Each group of rows ahead is asked for while this one is read: hardware stops at the end of a page.
       const auto add = [&](int64_t k, int64_t lanes) FUSED_RNN_INLINE {
         Vec<T> factor[kUnits];
-        unroll<kUnits>([&](auto u) FUSED_RNN_INLINE { factor[u] = load(source[u] + k, lanes); });
+        unroll<kUnits>([&](auto u) FUSED_RNN_INLINE {
+          __builtin_prefetch(source[u] + kUnits * depth + k);
+          factor[u] = load(source[u] + k, lanes);
+        });
         unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
           const Vec<T> value = load(a + row * a_row + k, lanes);
           unroll<kUnits>(
