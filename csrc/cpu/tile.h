@@ -117,6 +117,14 @@ struct Tile {
       b += b_depth;
     }
   }
+
+  // multiply() with all columns.
+  FUSED_RNN_INLINE void multiply_all(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
+                                     int64_t depth) {
+    [&]<int... kColumn>(std::integer_sequence<int, kColumn...>) FUSED_RNN_INLINE {
+      multiply<kColumn...>(a, a_row, a_depth, b, b_depth, depth);
+    }(std::make_integer_sequence<int, kColumns>());
+  }
 };
 
 // Cuts `count` rows into the fewest tiles of at most kMax rows, as even as can be, and calls

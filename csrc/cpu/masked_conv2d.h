@@ -1,0 +1,26 @@
+// The kernels of masked convolution, once for each instruction set. Params say what is read and written.
+// A masked tap is never multiplied, nor is one outside the image, so that NaN at a pixel stays out of all earlier ones.
+// Every sum has one fixed order, whatever the number of threads.
+
+#pragma once
+
+#include "cpu/per_capability.h"
+#include "params/masked_conv2d.h"
+
+namespace fused_rnn::cpu {
+
+FUSED_RNN_PER_CAPABILITY(
+    // output[p] = bias + sum over active taps of weight[tap] input[p + tap].
+    void masked_conv2d(const MaskedConv2dForward<float>& params);
+    void masked_conv2d(const MaskedConv2dForward<double>& params);
+    // grad_input[q] = sum over active taps of weight[tap]^T grad_output[q - tap].
+    void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<float>& params);
+    void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<double>& params);
+    // grad_weight[tap] = sum over pixels of grad_output[p] input[p + tap]^T.
+    void masked_conv2d_weight_gradient(const MaskedConv2dWeightGradient<float>& params);
+    void masked_conv2d_weight_gradient(const MaskedConv2dWeightGradient<double>& params);
+    // grad_bias = sum over pixels of grad_output[p].
+    void masked_conv2d_bias_gradient(const MaskedConv2dBiasGradient<float>& params);
+    void masked_conv2d_bias_gradient(const MaskedConv2dBiasGradient<double>& params);)
+
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,180 @@
+// Masked convolution forward, and its input gradient: the same sum with the taps mirrored and the weights transposed.
+
+#include "cpu/masked_conv2d.h"
+
+#include "cpu/masked_conv2d_taps.h"
+#include "cpu/scratch.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// target[p] = bias + sum over taps of weight[tap] source[p + tap], for all pixels p.
+template <typename T>
+struct Correlation {
+  const MaskedConv2dSizes& sizes;
+  bool mirrored;  // input gradient: tap t is the kernel's last but t, and groups see later ones
+  int64_t channels, columns;
+  const T* source;
+  T* target;
+  const T* bias;
+  const T* weight;
+  int64_t channel_stride, column_stride;  // of the weight
+
+  // The taps that all channels see; with several groups the centre tap is not among them.
+  Range dense_taps() const {
+    const bool dense_centre = sizes.data_channels == 1 && sizes.own_group;
+    if (mirrored) return {sizes.centre() + !dense_centre, sizes.taps()};
+    return {0, sizes.centre() + dense_centre};
+  }
+  // The source channels that the target's group sees through the centre tap.
+  Range centre_channels(int64_t group) const {
+    if (mirrored) return {group_begin(sizes, group + !sizes.own_group, channels), channels};
+    return {0, group_begin(sizes, group + sizes.own_group, channels)};
+  }
+};
+
+// A block of target columns with the taps and source channels that add to them.
+struct Panel {
+  Range columns, taps, channels;
+  bool first;      // whether the sum starts here, with the bias
+  int64_t packed;  // where its weights lie, packed as [tap, channel, column]
+};
+
+// Calls body(panel) for each panel, in the order of summation; returns how many values all packed weights take.
+template <typename T, typename Body>
+int64_t for_each_panel(const Correlation<T>& c, const Body& body) {
+  int64_t packed = 0;
+  const auto cut = [&](Range columns, Range taps, Range channels, bool first) {
+    for (int64_t begin = columns.begin; begin < columns.end; begin += kBlock<T>) {
+      const Panel panel = {{begin, smaller(begin + kBlock<T>, columns.end)}, taps, channels, first, packed};
+      body(panel);
+      packed += taps.size() * channels.size() * packed_width<T>(panel.columns.size());
+    }
+  };
+  cut({0, c.columns}, c.dense_taps(), {0, c.channels}, true);
+  const int64_t groups = c.sizes.data_channels;
+  const int64_t centre = c.sizes.centre();
+  for (int64_t group = 0; groups > 1 && group < groups; ++group) {
+    const Range columns = {group_begin(c.sizes, group, c.columns), group_begin(c.sizes, group + 1, c.columns)};
+    const Range channels = c.centre_channels(group);
+    if (channels.size() > 0) cut(columns, {centre, centre + 1}, channels, false);
+  }
+  return packed;
+}
+
+// Packs one thread's share of a panel's weights. A vector's columns are read tap by tap, as they lie.
+template <typename T>
+void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread, int64_t team) {
+  const int64_t width = packed_width<T>(panel.columns.size());
+  const Range channels = share(panel.channels.size(), thread, team);
+  for (int64_t channel = channels.begin; channel < channels.end; ++channel)
+    for (int64_t first = 0; first < width; first += kLanes<T>)
+      for (int64_t column = first; column < first + kLanes<T>; ++column) {
+        const bool there = column < panel.columns.size();
+        const T* weight = c.weight + (panel.channels.begin + channel) * c.channel_stride +
+                          (there ? panel.columns.begin + column : 0) * c.column_stride;
+        T* target = packed + channel * width + column;
+        for (int64_t tap = panel.taps.begin; tap < panel.taps.end; ++tap) {
+          *target = there ? weight[c.mirrored ? c.sizes.taps() - 1 - tap : tap] : T(0);
+          target += panel.channels.size() * width;
+        }
+      }
+}
+
+// Adds the panel's sums to the target's row `row` of image `image`.
+template <typename T, int kColumns>
+void add_row(const Correlation<T>& c, const Source<T>& source, const Panel& panel, const T* weights, int64_t image,
+             int64_t row) {
+  const MaskedConv2dSizes& s = c.sizes;
+  const int64_t columns = panel.columns.size();
+  const int64_t depth = panel.channels.size();
+  T* target = c.target + (image * s.height + row) * s.width * c.columns + panel.columns.begin;
+  const T* bias = c.bias + panel.columns.begin;
+  const auto multiply = [&](auto& tile, const Run& run, int64_t pixel) FUSED_RNN_INLINE {
+    tile.template multiply_all(source.at(s, image, row + run.row, pixel + run.column) + panel.channels.begin,
+                               source.channels, 1,
+                               weights + (run.tap - panel.taps.begin) * depth * kColumns * kLanes<T>,
+                               kColumns * kLanes<T>, run.taps * depth);
+  };
+  if (source.merged) {
+    // Sums are short: keep them in registers from the bias to the end.
+    for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
+      Tile<T, rows(), kColumns> tile;
+      panel.first ? tile.load_from(bias, 0, columns) : tile.load_from(target + pixel * c.columns, c.columns, columns);
+      for_each_run(s, panel.taps, true, [&](const Run& run) FUSED_RNN_INLINE {
+        if (inside(s, run, row)) multiply(tile, run, pixel);
+      });
+      tile.store_to(target + pixel * c.columns, c.columns, columns);
+    });
+    return;
+  }
+  // One tap after the other, for the pixels that it has, so that its weights stay in the first-level cache.
+  if (panel.first)
+    for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
+      Tile<T, rows(), kColumns> tile;
+      tile.load_from(bias, 0, columns);
+      tile.store_to(target + pixel * c.columns, c.columns, columns);
+    });
+  for_each_run(s, panel.taps, false, [&](const Run& run) {
+    if (!inside(s, run, row)) return;
+    const Range pixels = clip(s, run, false);
+    for_each_tile<kMaxRows>(pixels.size(), [&](auto rows, int64_t first) {
+      const int64_t pixel = pixels.begin + first;
+      Tile<T, rows(), kColumns> tile;
+      tile.load_from(target + pixel * c.columns, c.columns, columns);
+      multiply(tile, run, pixel);
+      tile.store_to(target + pixel * c.columns, c.columns, columns);
+    });
+  });
+}
+
+template <typename T>
+void correlate(const Correlation<T>& c) {
+  const MaskedConv2dSizes& s = c.sizes;
+  Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
+  Scratch<T> copy(margins_size(s, c.channels));
+  const Source<T> source = make_source(s, c.channels, c.source, copy.data());
+  Barrier barrier;
+  parallel(s.threads, [&](int64_t thread, int64_t team) {
+    const Range rows = share(s.batch * s.height, thread, team);
+    for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
+    if (source.merged) copy_with_margins(s, c.channels, c.source, copy.data(), rows);
+    barrier.wait(team);
+    for_each_panel(c, [&](const Panel& panel) {
+      for_vectors_of<T>(panel.columns.size(), [&](auto vectors) {
+        for (int64_t row = rows.begin; row < rows.end; ++row)
+          add_row<T, vectors()>(c, source, panel, packed.data() + panel.packed, row / s.height, row % s.height);
+      });
+    });
+  });
+}
+
+template <typename T>
+void forward(const MaskedConv2dForward<T>& p) {
+  const MaskedConv2dSizes& s = p.sizes;
+  Scratch<T> zeros(p.bias ? 0 : s.out_channels);
+  for (int64_t column = 0; !p.bias && column < s.out_channels; ++column) zeros.data()[column] = T(0);
+  correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias ? p.bias : zeros.data(), p.weight,
+                s.taps(), s.taps() * s.in_channels});
+}
+
+template <typename T>
+void input_gradient(const MaskedConv2dInputGradient<T>& p) {
+  const MaskedConv2dSizes& s = p.sizes;
+  Scratch<T> zeros(s.in_channels);
+  for (int64_t column = 0; column < s.in_channels; ++column) zeros.data()[column] = T(0);
+  correlate<T>({s, true, s.out_channels, s.in_channels, p.grad_output, p.grad_input, zeros.data(), p.weight,
+                s.taps() * s.in_channels, s.taps()});
+}
+
+}  // namespace
+
+namespace CPU_CAPABILITY {
+
+void masked_conv2d(const MaskedConv2dForward<float>& params) { forward(params); }
+void masked_conv2d(const MaskedConv2dForward<double>& params) { forward(params); }
+void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<float>& params) { input_gradient(params); }
+void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<double>& params) { input_gradient(params); }
+
+}  // namespace CPU_CAPABILITY
+}  // namespace fused_rnn::cpu

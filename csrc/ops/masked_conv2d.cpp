@@ -1,0 +1,178 @@
+// The operators masked_conv2d and masked_conv2d_backward: check, allocate, call the kernels.
+
+#include "cpu/masked_conv2d.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "ops/dispatch.h"
+
+namespace fused_rnn::ops {
+namespace {
+
+using at::Tensor;
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+// What is not a tensor.
+struct Options {
+  std::string_view mask_type;
+  int64_t data_channels;
+  at::IntArrayRef dilation;
+};
+
+void check_options(const Options& options, const Tensor& weight) {
+  const int64_t out_channels = weight.size(0), in_channels = weight.size(1), groups = options.data_channels;
+  TORCH_CHECK_VALUE(options.mask_type == "A" || options.mask_type == "B", "mask_type must be 'A' or 'B', got '",
+                    options.mask_type, "'");
+  TORCH_CHECK_VALUE(weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1, "kernel_size must be odd, got (",
+                    weight.size(2), ", ", weight.size(3), ")");
+  TORCH_CHECK_VALUE(groups >= 1, "data_channels must be positive, got ", groups);
+  TORCH_CHECK_VALUE(groups == 1 || (groups <= in_channels && groups <= out_channels),
+                    "data_channels must not exceed in_channels and out_channels, got data_channels=", groups,
+                    ", in_channels=", in_channels, ", out_channels=", out_channels);
+  TORCH_CHECK(options.dilation.size() == 2 && options.dilation[0] > 0 && options.dilation[1] > 0,
+              "non-positive dilation is not supported");
+}
+
+// Checks that `tensor` has the dtype and device of the input.
+void check_like_input(const Tensor& tensor, const char* name, const Tensor& input) {
+  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "Input type (", input.scalar_type(), ") and ", name,
+              " type (", tensor.scalar_type(), ") should be the same");
+  TORCH_CHECK(tensor.device() == input.device(), "input is on ", input.device(), ", but ", name, " is on ",
+              tensor.device());
+}
+
+// Checks input, weight and options, in the words of torch.nn, and returns the sizes.
+MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const Options& options) {
+  const auto type = input.scalar_type();
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
+      "input must be float32, float64, bfloat16 or float16, got ", type);
+  TORCH_CHECK(input.dim() == 4,
+              "Expected 3D (unbatched) or 4D (batched) input to masked_conv2d, but got input of size: ", input.sizes());
+  TORCH_CHECK(weight.dim() == 4, "Expected 4D weight for masked_conv2d, but got weight of size: ", weight.sizes());
+  check_like_input(weight, "weight", input);
+  check_options(options, weight);
+  TORCH_CHECK(weight.size(0) > 0, "expected weight to be at least 1 at dimension 0, but got weight of size ",
+              weight.sizes(), " instead");
+  TORCH_CHECK(input.size(1) == weight.size(1), "Given weight of size ", weight.sizes(), ", expected input",
+              input.sizes(), " to have ", weight.size(1), " channels, but got ", input.size(1), " channels instead");
+  TORCH_CHECK(input.size(2) > 0 && input.size(3) > 0, "Expected input to have height and width, but got input of size ",
+              input.sizes());
+  return {input.size(0),       input.size(2),
+          input.size(3),       weight.size(1),
+          weight.size(0),      weight.size(2),
+          weight.size(3),      options.dilation[0],
+          options.dilation[1], options.data_channels,
+          options.mask_type == "B", at::get_num_threads()};
+}
+
+// Tensors as the kernels read them: in the computed type (float32 for the half precisions), images channels-last.
+at::ScalarType compute_type(const Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+Tensor image_for_kernel(const Tensor& image) { return image.to(compute_type(image)).contiguous(kChannelsLast); }
+Tensor array_for_kernel(const Tensor& array) { return array.to(compute_type(array)).contiguous(); }
+
+// Returns an empty image for a kernel to write.
+Tensor empty_image(const Tensor& like, int64_t channels) {
+  return at::empty({like.size(0), channels, like.size(2), like.size(3)},
+                   like.options().dtype(compute_type(like)).memory_format(kChannelsLast));
+}
+
+// Returns an image that a kernel wrote, in the type and memory format that the caller expects.
+Tensor for_caller(const Tensor& image, at::ScalarType type, at::MemoryFormat format) {
+  return image.to(type).contiguous(format);
+}
+
+// As torch.nn: channels-last as soon as one of both tensors is.
+at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
+  const bool last = a.suggest_memory_format() == kChannelsLast || b.suggest_memory_format() == kChannelsLast;
+  return last ? kChannelsLast : at::MemoryFormat::Contiguous;
+}
+
+// Calls body(T()) with the type that is computed in.
+template <typename Body>
+void for_type(at::ScalarType compute, const Body& body) {
+  compute == at::kDouble ? body(double()) : body(float());
+}
+
+Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     std::string_view mask_type, int64_t data_channels, at::IntArrayRef dilation) {
+  const MaskedConv2dSizes sizes = check_sizes(input, weight, {mask_type, data_channels, dilation});
+  if (bias) {
+    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "Given weight of size ", weight.sizes(),
+                ", expected bias to be 1-dimensional with ", weight.size(0), " elements, but got bias of size ",
+                bias->sizes(), " instead");
+    check_like_input(*bias, "bias", input);
+  }
+  const Tensor kernel_input = image_for_kernel(input);
+  const Tensor kernel_weight = array_for_kernel(weight);
+  const Tensor kernel_bias = bias ? array_for_kernel(*bias) : Tensor();
+  Tensor output = empty_image(input, sizes.out_channels);
+  for_type(output.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const MaskedConv2dForward<T> params = {sizes, kernel_input.const_data_ptr<T>(), kernel_weight.const_data_ptr<T>(),
+                                           bias ? kernel_bias.const_data_ptr<T>() : nullptr,
+                                           output.mutable_data_ptr<T>()};
+    FUSED_RNN_CPU_CALL(masked_conv2d, params);
+  });
+  return for_caller(output, input.scalar_type(), result_format(input, weight));
+}
+
+std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                                          const Tensor& weight, std::string_view mask_type,
+                                                          int64_t data_channels, at::IntArrayRef dilation,
+                                                          bool input_grad, bool weight_grad, bool bias_grad) {
+  const MaskedConv2dSizes sizes = check_sizes(input, weight, {mask_type, data_channels, dilation});
+  const int64_t grad_shape[] = {sizes.batch, sizes.out_channels, sizes.height, sizes.width};
+  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef(grad_shape), "Expected grad_output of size ",
+              at::IntArrayRef(grad_shape), ", but got grad_output of size ", grad_output.sizes());
+  check_like_input(grad_output, "grad_output", input);
+  const auto options = input.options().dtype(compute_type(input));
+  const Tensor kernel_grad = image_for_kernel(grad_output);
+  Tensor grad_input = input_grad ? empty_image(input, sizes.in_channels) : at::empty({0}, options);
+  Tensor grad_weight = at::empty(weight_grad ? weight.sizes() : at::IntArrayRef(0), options);
+  Tensor grad_bias = at::empty({bias_grad ? sizes.out_channels : 0}, options);
+  for_type(options.dtype().toScalarType(), [&](auto zero) {
+    using T = decltype(zero);
+    const T* grad = kernel_grad.const_data_ptr<T>();
+    if (input_grad) {
+      const Tensor kernel_weight = array_for_kernel(weight);
+      const MaskedConv2dInputGradient<T> params = {sizes, grad, kernel_weight.const_data_ptr<T>(),
+                                                   grad_input.mutable_data_ptr<T>()};
+      FUSED_RNN_CPU_CALL(masked_conv2d_input_gradient, params);
+    }
+    if (weight_grad) {
+      const Tensor kernel_input = image_for_kernel(input);
+      const MaskedConv2dWeightGradient<T> params = {sizes, grad, kernel_input.const_data_ptr<T>(),
+                                                    grad_weight.mutable_data_ptr<T>()};
+      FUSED_RNN_CPU_CALL(masked_conv2d_weight_gradient, params);
+    }
+    if (bias_grad) {
+      const MaskedConv2dBiasGradient<T> params = {sizes, grad, grad_bias.mutable_data_ptr<T>()};
+      FUSED_RNN_CPU_CALL(masked_conv2d_bias_gradient, params);
+    }
+  });
+  const auto type = input.scalar_type();
+  if (input_grad) grad_input = for_caller(grad_input, type, result_format(input, weight));
+  return {grad_input.to(type), grad_weight.to(type), grad_bias.to(type)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
+  library.impl("masked_conv2d", masked_conv2d);
+  library.impl("masked_conv2d_backward", masked_conv2d_backward);
+}
+
+TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
+  library.impl("masked_conv2d", torch::autograd::autogradNotImplementedFallback());
+  library.impl("masked_conv2d_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace fused_rnn::ops
