@@ -16,11 +16,8 @@ FUSED_RNN_PER_CAPABILITY(
     // grad_input[q] = sum over active taps of weight[tap]^T grad_output[q - tap].
     void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<float>& params);
     void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<double>& params);
-    // grad_weight[tap] = sum over pixels of grad_output[p] input[p + tap]^T.
-    void masked_conv2d_weight_gradient(const MaskedConv2dWeightGradient<float>& params);
-    void masked_conv2d_weight_gradient(const MaskedConv2dWeightGradient<double>& params);
-    // grad_bias = sum over pixels of grad_output[p].
-    void masked_conv2d_bias_gradient(const MaskedConv2dBiasGradient<float>& params);
-    void masked_conv2d_bias_gradient(const MaskedConv2dBiasGradient<double>& params);)
+    // grad_weight[tap] = sum over pixels of grad_output[p] input[p + tap]^T; grad_bias = sum of grad_output[p].
+    void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradients<float>& params);
+    void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradients<double>& params);)
 
 }  // namespace fused_rnn::cpu

@@ -1,7 +1,7 @@
 // Masked convolution forward, and its input gradient: the same sum with the taps mirrored and the weights transposed.
 
 #include "cpu/masked_conv2d.h"
-
+#include "cpu/masked_conv2d_images.h"
 #include "cpu/masked_conv2d_taps.h"
 #include "cpu/scratch.h"
 
@@ -14,8 +14,8 @@ struct Correlation {
   const MaskedConv2dSizes& sizes;
   bool mirrored;  // input gradient: tap t is the kernel's last but t, and groups see later ones
   int64_t channels, columns;
-  const T* source;
-  T* target;
+  Images<const T> source;
+  Images<T> target;
   const T* bias;
   const T* weight;
   int64_t channel_stride, column_stride;  // of the weight
@@ -81,30 +81,28 @@ void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread
       }
 }
 
-// Adds the panel's sums to the target's row `row` of image `image`.
+// Adds the panel's sums to the target's row `row`.
 template <typename T, int kColumns>
-void add_row(const Correlation<T>& c, const Source<T>& source, const Panel& panel, const T* weights, int64_t image,
+void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows<const T> source, Rows<T> target,
              int64_t row) {
   const MaskedConv2dSizes& s = c.sizes;
-  const int64_t columns = panel.columns.size();
-  const int64_t depth = panel.channels.size();
-  T* target = c.target + (image * s.height + row) * s.width * c.columns + panel.columns.begin;
+  constexpr int64_t kWidth = kColumns * kLanes<T>;
+  const int64_t columns = panel.columns.size(), depth = panel.channels.size();
   const T* bias = c.bias + panel.columns.begin;
+  T* sums = target.at(row, 0) + panel.columns.begin;
   const auto multiply = [&](auto& tile, const Run& run, int64_t pixel) FUSED_RNN_INLINE {
-    tile.template multiply_all(source.at(s, image, row + run.row, pixel + run.column) + panel.channels.begin,
-                               source.channels, 1,
-                               weights + (run.tap - panel.taps.begin) * depth * kColumns * kLanes<T>,
-                               kColumns * kLanes<T>, run.taps * depth);
+    tile.multiply_all(source.at(row + run.row, pixel + run.column) + panel.channels.begin, source.channels, 1,
+                      weights + (run.tap - panel.taps.begin) * depth * kWidth, kWidth, run.taps * depth);
   };
-  if (source.merged) {
+  if (merges_taps(s, c.channels)) {
     // Sums are short: keep them in registers from the bias to the end.
     for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
-      panel.first ? tile.load_from(bias, 0, columns) : tile.load_from(target + pixel * c.columns, c.columns, columns);
+      panel.first ? tile.load_from(bias, 0, columns) : tile.load_from(sums + pixel * c.columns, c.columns, columns);
       for_each_run(s, panel.taps, true, [&](const Run& run) FUSED_RNN_INLINE {
         if (inside(s, run, row)) multiply(tile, run, pixel);
       });
-      tile.store_to(target + pixel * c.columns, c.columns, columns);
+      tile.store_to(sums + pixel * c.columns, c.columns, columns);
     });
     return;
   }
@@ -113,38 +111,83 @@ void add_row(const Correlation<T>& c, const Source<T>& source, const Panel& pane
     for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
       tile.load_from(bias, 0, columns);
-      tile.store_to(target + pixel * c.columns, c.columns, columns);
+      tile.store_to(sums + pixel * c.columns, c.columns, columns);
     });
   for_each_run(s, panel.taps, false, [&](const Run& run) {
     if (!inside(s, run, row)) return;
     const Range pixels = clip(s, run, false);
     for_each_tile<kMaxRows>(pixels.size(), [&](auto rows, int64_t first) {
-      const int64_t pixel = pixels.begin + first;
+      T* part = sums + (pixels.begin + first) * c.columns;
       Tile<T, rows(), kColumns> tile;
-      tile.load_from(target + pixel * c.columns, c.columns, columns);
-      multiply(tile, run, pixel);
-      tile.store_to(target + pixel * c.columns, c.columns, columns);
+      tile.load_from(part, c.columns, columns);
+      multiply(tile, run, pixels.begin + first);
+      tile.store_to(part, c.columns, columns);
     });
   });
 }
 
+// Computes a stretch of rows at a time: few enough to stay in a cache while they are brought into the channels-last
+// layout and the sums out of it.
 template <typename T>
-void correlate(const Correlation<T>& c) {
-  const MaskedConv2dSizes& s = c.sizes;
-  Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
-  Scratch<T> copy(margins_size(s, c.channels));
-  const Source<T> source = make_source(s, c.channels, c.source, copy.data());
-  Barrier barrier;
-  parallel(s.threads, [&](int64_t thread, int64_t team) {
-    const Range rows = share(s.batch * s.height, thread, team);
-    for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
-    if (source.merged) copy_with_margins(s, c.channels, c.source, copy.data(), rows);
-    barrier.wait(team);
+struct Stretches {
+  const Correlation<T>& c;
+  int64_t most;          // rows of a stretch, of one image
+  int64_t above, below;  // rows around it that taps read
+  RowLayout source, target;
+
+  explicit Stretches(const Correlation<T>& c) : c(c) {
+    const MaskedConv2dSizes& s = c.sizes;
+    constexpr int64_t kPixels = 256;
+    const int64_t reach = s.kernel_height / 2 * s.dilation_height;
+    most = smaller(divide_up(kPixels, s.width), s.height);
+    above = c.mirrored ? 0 : reach;
+    below = c.mirrored ? reach : 0;
+    source = {s.height, s.width, c.channels, merges_taps(s, c.channels) ? s.kernel_width / 2 : 0};
+    target = {s.height, s.width, c.columns, 0};
+  }
+
+  // How many values the copies of a stretch take.
+  int64_t source_size() const {
+    return source.fits(c.source) ? 0 : smaller(most + above + below, source.height) * source.stride();
+  }
+  int64_t target_size() const { return target.fits(c.target) ? 0 : most * target.stride(); }
+
+  void compute(Range rows, const T* packed, T* memory) const {
+    const int64_t top = rows.begin / source.height * source.height;
+    const Range read = {larger(top, rows.begin - above), smaller(top + source.height, rows.end + below)};
+    Rows<const T> from = source.rows_at(c.source.data, 0);
+    Rows<T> to = target.rows_at(c.target.data, 0);
+    if (!source.fits(c.source)) {
+      const Rows<T> copy = source.rows_at(memory, read.begin);
+      copy_rows(source, c.source, read, copy);
+      from = copy;
+    }
+    if (!target.fits(c.target)) to = target.rows_at(memory + source_size(), rows.begin);
     for_each_panel(c, [&](const Panel& panel) {
       for_vectors_of<T>(panel.columns.size(), [&](auto vectors) {
         for (int64_t row = rows.begin; row < rows.end; ++row)
-          add_row<T, vectors()>(c, source, panel, packed.data() + panel.packed, row / s.height, row % s.height);
+          add_row<T, vectors()>(c, panel, packed + panel.packed, from, to, row);
       });
+    });
+    if (!target.fits(c.target))
+      transpose(rows.size() * target.width, c.columns, to.data, c.columns,
+                c.target.data + (top * c.columns + rows.begin - top) * target.width, target.height * target.width);
+  }
+};
+
+template <typename T>
+void correlate(const Correlation<T>& c) {
+  const MaskedConv2dSizes& s = c.sizes;
+  const Stretches<T> stretches(c);
+  const int64_t memory_size = stretches.source_size() + stretches.target_size();
+  Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
+  Scratch<T> memory(s.threads * memory_size);
+  Barrier barrier;
+  parallel(s.threads, [&](int64_t thread, int64_t team) {
+    for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
+    barrier.wait(team);
+    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most, [&](Range rows) {
+      stretches.compute(rows, packed.data(), memory.data() + thread * memory_size);
     });
   });
 }

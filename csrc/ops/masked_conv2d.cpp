@@ -73,26 +73,36 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
           options.mask_type == "B", at::get_num_threads()};
 }
 
-// Tensors as the kernels read them: in the computed type (float32 for the half precisions), images channels-last.
-at::ScalarType compute_type(const Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
-Tensor image_for_kernel(const Tensor& image) { return image.to(compute_type(image)).contiguous(kChannelsLast); }
-Tensor array_for_kernel(const Tensor& array) { return array.to(compute_type(array)).contiguous(); }
-
-// Returns an empty image for a kernel to write.
-Tensor empty_image(const Tensor& like, int64_t channels) {
-  return at::empty({like.size(0), channels, like.size(2), like.size(3)},
-                   like.options().dtype(compute_type(like)).memory_format(kChannelsLast));
+// The half precisions are computed in float32.
+at::ScalarType compute_type(const Tensor& tensor) {
+  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Returns an image that a kernel wrote, in the type and memory format that the caller expects.
-Tensor for_caller(const Tensor& image, at::ScalarType type, at::MemoryFormat format) {
-  return image.to(type).contiguous(format);
+// Returns images as the kernels read them: in the computed type, and dense in one of both memory formats.
+Tensor images_for_kernel(const Tensor& images) {
+  const Tensor computed = images.to(compute_type(images));
+  return computed.is_contiguous() || computed.is_contiguous(kChannelsLast) ? computed : computed.contiguous();
+}
+Tensor array_for_kernel(const Tensor& array) { return array.to(compute_type(array)).contiguous(); }
+
+template <typename T>
+Images<const T> images(const Tensor& tensor) {
+  return {tensor.const_data_ptr<T>(), tensor.is_contiguous(kChannelsLast)};
+}
+template <typename T>
+Images<T> mutable_images(const Tensor& tensor) {
+  return {tensor.mutable_data_ptr<T>(), tensor.is_contiguous(kChannelsLast)};
 }
 
 // As torch.nn: channels-last as soon as one of both tensors is.
 at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
   const bool last = a.suggest_memory_format() == kChannelsLast || b.suggest_memory_format() == kChannelsLast;
   return last ? kChannelsLast : at::MemoryFormat::Contiguous;
+}
+
+// Returns an empty tensor in the computed type.
+Tensor empty(at::IntArrayRef shape, const Tensor& like, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
+  return at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format));
 }
 
 // Calls body(T()) with the type that is computed in.
@@ -110,18 +120,19 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optio
                 bias->sizes(), " instead");
     check_like_input(*bias, "bias", input);
   }
-  const Tensor kernel_input = image_for_kernel(input);
+  const Tensor kernel_input = images_for_kernel(input);
   const Tensor kernel_weight = array_for_kernel(weight);
   const Tensor kernel_bias = bias ? array_for_kernel(*bias) : Tensor();
-  Tensor output = empty_image(input, sizes.out_channels);
-  for_type(output.scalar_type(), [&](auto zero) {
+  const Tensor output =
+      empty({sizes.batch, sizes.out_channels, sizes.height, sizes.width}, input, result_format(input, weight));
+  for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
-    const MaskedConv2dForward<T> params = {sizes, kernel_input.const_data_ptr<T>(), kernel_weight.const_data_ptr<T>(),
+    const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), kernel_weight.const_data_ptr<T>(),
                                            bias ? kernel_bias.const_data_ptr<T>() : nullptr,
-                                           output.mutable_data_ptr<T>()};
+                                           mutable_images<T>(output)};
     FUSED_RNN_CPU_CALL(masked_conv2d, params);
   });
-  return for_caller(output, input.scalar_type(), result_format(input, weight));
+  return output.to(input.scalar_type());
 }
 
 std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_output, const Tensor& input,
@@ -133,33 +144,28 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
   TORCH_CHECK(grad_output.sizes() == at::IntArrayRef(grad_shape), "Expected grad_output of size ",
               at::IntArrayRef(grad_shape), ", but got grad_output of size ", grad_output.sizes());
   check_like_input(grad_output, "grad_output", input);
-  const auto options = input.options().dtype(compute_type(input));
-  const Tensor kernel_grad = image_for_kernel(grad_output);
-  Tensor grad_input = input_grad ? empty_image(input, sizes.in_channels) : at::empty({0}, options);
-  Tensor grad_weight = at::empty(weight_grad ? weight.sizes() : at::IntArrayRef(0), options);
-  Tensor grad_bias = at::empty({bias_grad ? sizes.out_channels : 0}, options);
-  for_type(options.dtype().toScalarType(), [&](auto zero) {
+  const Tensor kernel_grad = images_for_kernel(grad_output);
+  const Tensor none = empty({0}, input);
+  const Tensor grad_input = input_grad ? empty(input.sizes(), input, result_format(input, weight)) : none;
+  const Tensor grad_weight = weight_grad ? empty(weight.sizes(), input) : none.clone();
+  const Tensor grad_bias = bias_grad ? empty({sizes.out_channels}, input) : none.clone();
+  for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
-    const T* grad = kernel_grad.const_data_ptr<T>();
     if (input_grad) {
       const Tensor kernel_weight = array_for_kernel(weight);
-      const MaskedConv2dInputGradient<T> params = {sizes, grad, kernel_weight.const_data_ptr<T>(),
-                                                   grad_input.mutable_data_ptr<T>()};
+      const MaskedConv2dInputGradient<T> params = {sizes, images<T>(kernel_grad), kernel_weight.const_data_ptr<T>(),
+                                                   mutable_images<T>(grad_input)};
       FUSED_RNN_CPU_CALL(masked_conv2d_input_gradient, params);
     }
-    if (weight_grad) {
-      const Tensor kernel_input = image_for_kernel(input);
-      const MaskedConv2dWeightGradient<T> params = {sizes, grad, kernel_input.const_data_ptr<T>(),
-                                                    grad_weight.mutable_data_ptr<T>()};
-      FUSED_RNN_CPU_CALL(masked_conv2d_weight_gradient, params);
-    }
-    if (bias_grad) {
-      const MaskedConv2dBiasGradient<T> params = {sizes, grad, grad_bias.mutable_data_ptr<T>()};
-      FUSED_RNN_CPU_CALL(masked_conv2d_bias_gradient, params);
+    if (weight_grad || bias_grad) {
+      const Tensor kernel_input = images_for_kernel(input);
+      const MaskedConv2dParameterGradients<T> params = {sizes, images<T>(kernel_grad), images<T>(kernel_input),
+                                                        weight_grad ? grad_weight.mutable_data_ptr<T>() : nullptr,
+                                                        bias_grad ? grad_bias.mutable_data_ptr<T>() : nullptr};
+      FUSED_RNN_CPU_CALL(masked_conv2d_parameter_gradients, params);
     }
   });
   const auto type = input.scalar_type();
-  if (input_grad) grad_input = for_caller(grad_input, type, result_format(input, weight));
   return {grad_input.to(type), grad_weight.to(type), grad_bias.to(type)};
 }
 

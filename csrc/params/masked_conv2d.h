@@ -1,5 +1,5 @@
 // What the kernels of masked convolution are given.
-// All arrays are dense and live for the length of the call. Images are channels-last: [batch, height, width, channels].
+// All arrays are dense and live for the length of the call.
 // Taps are counted in raster order of the kernel; those before the centre are active, those after it never are.
 
 #pragma once
@@ -19,39 +19,40 @@ struct MaskedConv2dSizes {
 
   int64_t taps() const { return kernel_height * kernel_width; }
   int64_t centre() const { return taps() / 2; }
-  int64_t pixels() const { return batch * height * width; }
+  int64_t rows() const { return batch * height; }
+};
+
+// Images in memory.
+template <typename T>
+struct Images {
+  T* data;
+  bool channels_last;  // [batch, height, width, channels] rather than [batch, channels, height, width]
 };
 
 template <typename T>
 struct MaskedConv2dForward {
   MaskedConv2dSizes sizes;
-  const T* input;   // [batch, height, width, in_channels]
-  const T* weight;  // [out_channels, in_channels, kernel_height, kernel_width]; masked entries are not used
-  const T* bias;    // [out_channels], or null
-  T* output;        // [batch, height, width, out_channels], written
+  Images<const T> input;  // of in_channels
+  const T* weight;        // [out_channels, in_channels, kernel_height, kernel_width]; masked entries are not used
+  const T* bias;          // [out_channels], or null
+  Images<T> output;       // of out_channels, written
 };
 
 template <typename T>
 struct MaskedConv2dInputGradient {
   MaskedConv2dSizes sizes;
-  const T* grad_output;  // [batch, height, width, out_channels]
-  const T* weight;       // as forward's
-  T* grad_input;         // [batch, height, width, in_channels], written
+  Images<const T> grad_output;  // of out_channels
+  const T* weight;              // as forward's
+  Images<T> grad_input;         // of in_channels, written
 };
 
 template <typename T>
-struct MaskedConv2dWeightGradient {
+struct MaskedConv2dParameterGradients {
   MaskedConv2dSizes sizes;
-  const T* grad_output;  // [batch, height, width, out_channels]
-  const T* input;        // [batch, height, width, in_channels]
-  T* grad_weight;        // [out_channels, in_channels, kernel_height, kernel_width], written; masked entries are zero
-};
-
-template <typename T>
-struct MaskedConv2dBiasGradient {
-  MaskedConv2dSizes sizes;
-  const T* grad_output;  // [batch, height, width, out_channels]
-  T* grad_bias;          // [out_channels], written
+  Images<const T> grad_output;  // of out_channels
+  Images<const T> input;        // of in_channels
+  T* grad_weight;               // shaped like weight, written, masked entries with zero; null if not wanted
+  T* grad_bias;                 // [out_channels], written; null if not wanted
 };
 
 }  // namespace fused_rnn
