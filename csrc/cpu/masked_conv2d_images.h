@@ -27,13 +27,19 @@ struct Rows {
 struct RowLayout {
   int64_t height, width, channels, margin;
 
+  // The rows of the image that has row `row`.
+  Range image_with(int64_t row) const { return {row / height * height, row / height * height + height}; }
   int64_t stride() const { return (width + 2 * margin) * channels; }
   // Whether images have that layout, so that the kernel can use them in place.
   template <typename T>
-  bool fits(const Images<T>& images) const { return images.channels_last && margin == 0; }
+  bool fits(const Images<T>& images) const {
+    return images.channels_last && margin == 0;
+  }
   // Returns the rows in memory that begins with row `first`.
   template <typename T>
-  Rows<T> rows_at(T* memory, int64_t first) const { return {memory + margin * channels, first, channels, stride()}; }
+  Rows<T> rows_at(T* memory, int64_t first) const {
+    return {memory + margin * channels, first, channels, stride()};
+  }
 };
 
 // to[column * to_stride + row] = from[row * from_stride + column].

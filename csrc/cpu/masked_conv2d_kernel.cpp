@@ -81,28 +81,51 @@ void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread
       }
 }
 
-// Adds the panel's sums to the target's row `row`.
+// Reads or writes a tile as a row-major matrix whose rows have `last` values (kLanes or fewer) in the last vector.
+template <typename T, int kRows, int kColumns>
+FUSED_RNN_INLINE inline void load_tile(Tile<T, kRows, kColumns>& tile, const T* source, int64_t stride, int64_t last) {
+  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
+    unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
+      const T* values = source + row * stride + column * kLanes<T>;
+      tile.sum[row][column] = column + 1 < kColumns ? Vec<T>::loadu(values) : load(values, last);
+    });
+  });
+}
+template <typename T, int kRows, int kColumns>
+FUSED_RNN_INLINE inline void store_tile(const Tile<T, kRows, kColumns>& tile, T* target, int64_t stride, int64_t last) {
+  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
+    unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
+      T* values = target + row * stride + column * kLanes<T>;
+      column + 1 < kColumns ? tile.sum[row][column].store(values) : store(values, tile.sum[row][column], last);
+    });
+  });
+}
+
+// Adds the panel's sums to the target's row `row`, which is one of `image`.
 template <typename T, int kColumns>
 void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows<const T> source, Rows<T> target,
-             int64_t row) {
+             Range image, int64_t row) {
   const MaskedConv2dSizes& s = c.sizes;
   constexpr int64_t kWidth = kColumns * kLanes<T>;
-  const int64_t columns = panel.columns.size(), depth = panel.channels.size();
-  const T* bias = c.bias + panel.columns.begin;
+  const int64_t depth = panel.channels.size();
+  const int64_t last = panel.columns.size() - (kColumns - 1) * kLanes<T>;
   T* sums = target.at(row, 0) + panel.columns.begin;
   const auto multiply = [&](auto& tile, const Run& run, int64_t pixel) FUSED_RNN_INLINE {
     tile.multiply_all(source.at(row + run.row, pixel + run.column) + panel.channels.begin, source.channels, 1,
                       weights + (run.tap - panel.taps.begin) * depth * kWidth, kWidth, run.taps * depth);
   };
+  // What the first tile of a pixel starts from.
+  const T* start = panel.first ? c.bias + panel.columns.begin : sums;
+  const int64_t start_stride = panel.first ? 0 : c.columns;
   if (merges_taps(s, c.channels)) {
     // Sums are short: keep them in registers from the bias to the end.
     for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
-      panel.first ? tile.load_from(bias, 0, columns) : tile.load_from(sums + pixel * c.columns, c.columns, columns);
+      load_tile(tile, start + pixel * start_stride, start_stride, last);
       for_each_run(s, panel.taps, true, [&](const Run& run) FUSED_RNN_INLINE {
-        if (inside(s, run, row)) multiply(tile, run, pixel);
+        if (image.contains(row + run.row)) multiply(tile, run, pixel);
       });
-      tile.store_to(sums + pixel * c.columns, c.columns, columns);
+      store_tile(tile, sums + pixel * c.columns, c.columns, last);
     });
     return;
   }
@@ -110,24 +133,25 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   if (panel.first)
     for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
-      tile.load_from(bias, 0, columns);
-      tile.store_to(sums + pixel * c.columns, c.columns, columns);
+      load_tile(tile, start, 0, last);
+      store_tile(tile, sums + pixel * c.columns, c.columns, last);
     });
   for_each_run(s, panel.taps, false, [&](const Run& run) {
-    if (!inside(s, run, row)) return;
+    if (!image.contains(row + run.row)) return;
     const Range pixels = clip(s, run, false);
     for_each_tile<kMaxRows>(pixels.size(), [&](auto rows, int64_t first) {
       T* part = sums + (pixels.begin + first) * c.columns;
       Tile<T, rows(), kColumns> tile;
-      tile.load_from(part, c.columns, columns);
+      load_tile(tile, part, c.columns, last);
       multiply(tile, run, pixels.begin + first);
-      tile.store_to(part, c.columns, columns);
+      store_tile(tile, part, c.columns, last);
     });
   });
 }
 
-// Computes a stretch of rows at a time: few enough to stay in a cache while they are brought into the channels-last
-// layout and the sums out of it.
+// Computes a stretch of rows at a time: few enough to stay in a cache while they are copied into, and the sums out of,
+// the channels-last layout. Sources that have it are copied too: tiles read several pixels at once, which processors
+// foresee less well than a copy.
 template <typename T>
 struct Stretches {
   const Correlation<T>& c;
@@ -147,31 +171,26 @@ struct Stretches {
   }
 
   // How many values the copies of a stretch take.
-  int64_t source_size() const {
-    return source.fits(c.source) ? 0 : smaller(most + above + below, source.height) * source.stride();
-  }
+  int64_t source_size() const { return smaller(most + above + below, source.height) * source.stride(); }
   int64_t target_size() const { return target.fits(c.target) ? 0 : most * target.stride(); }
 
   void compute(Range rows, const T* packed, T* memory) const {
-    const int64_t top = rows.begin / source.height * source.height;
-    const Range read = {larger(top, rows.begin - above), smaller(top + source.height, rows.end + below)};
-    Rows<const T> from = source.rows_at(c.source.data, 0);
-    Rows<T> to = target.rows_at(c.target.data, 0);
-    if (!source.fits(c.source)) {
-      const Rows<T> copy = source.rows_at(memory, read.begin);
-      copy_rows(source, c.source, read, copy);
-      from = copy;
-    }
-    if (!target.fits(c.target)) to = target.rows_at(memory + source_size(), rows.begin);
+    const Range image = source.image_with(rows.begin);
+    const Range read = {larger(image.begin, rows.begin - above), smaller(image.end, rows.end + below)};
+    const Rows<T> from = source.rows_at(memory, read.begin);
+    copy_rows(source, c.source, read, from);
+    const bool in_place = target.fits(c.target);
+    const Rows<T> to = in_place ? target.rows_at(c.target.data, 0) : target.rows_at(memory + source_size(), rows.begin);
     for_each_panel(c, [&](const Panel& panel) {
       for_vectors_of<T>(panel.columns.size(), [&](auto vectors) {
         for (int64_t row = rows.begin; row < rows.end; ++row)
-          add_row<T, vectors()>(c, panel, packed + panel.packed, from, to, row);
+          add_row<T, vectors()>(c, panel, packed + panel.packed, from, to, image, row);
       });
     });
-    if (!target.fits(c.target))
+    if (!in_place)
       transpose(rows.size() * target.width, c.columns, to.data, c.columns,
-                c.target.data + (top * c.columns + rows.begin - top) * target.width, target.height * target.width);
+                c.target.data + (image.begin * c.columns + rows.begin - image.begin) * target.width,
+                target.height * target.width);
   }
 };
 
@@ -186,9 +205,8 @@ void correlate(const Correlation<T>& c) {
   parallel(s.threads, [&](int64_t thread, int64_t team) {
     for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
     barrier.wait(team);
-    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most, [&](Range rows) {
-      stretches.compute(rows, packed.data(), memory.data() + thread * memory_size);
-    });
+    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most,
+                     [&](Range rows) { stretches.compute(rows, packed.data(), memory.data() + thread * memory_size); });
   });
 }
 

@@ -25,9 +25,9 @@ struct WeightSums {
   }
 };
 
-// Adds the rows `lines` of one image to the rows `part` of a block's sums that belong to `run`.
+// Adds the rows `lines` of `image` to the rows `part` of a block's sums that belong to `run`.
 template <typename T, int kColumns>
-void add_lines(const WeightSums<T>& w, Range lines, int64_t first_column, const Run& run, Range part) {
+void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_column, const Run& run, Range part) {
   const MaskedConv2dSizes& s = w.sizes;
   constexpr int64_t kWidth = kColumns * kLanes<T>;
   const Range pixels = clip(s, run, w.merged());
@@ -37,10 +37,10 @@ void add_lines(const WeightSums<T>& w, Range lines, int64_t first_column, const 
     Tile<T, rows(), kColumns> tile;
     tile.zero();
     for (int64_t line = lines.begin; line < lines.end; ++line) {
-      if (!inside(s, run, line)) continue;
+      if (!image.contains(line + run.row)) continue;
       const T* input = w.input.at(line + run.row, pixels.begin + run.column) + sum_row - run.tap * s.in_channels;
-      tile.multiply_all(input, 1, s.in_channels, w.grad_output.at(line, pixels.begin) + first_column,
-                        s.out_channels, pixels.size());
+      tile.multiply_all(input, 1, s.in_channels, w.grad_output.at(line, pixels.begin) + first_column, s.out_channels,
+                        pixels.size());
     }
     T* sums = w.block(first_column) + sum_row * kWidth;
     tile.add(sums, kWidth, kWidth);
@@ -56,6 +56,7 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
   constexpr int64_t kValues = 24 * 1024 / sizeof(T);
   const int64_t step = larger(1, kValues / (larger(s.width, 1) * smaller(kBlock<T>, s.out_channels)));
   for_each_stretch({0, s.rows()}, s.height, step, [&](Range lines) {
+    const int64_t top = lines.begin / s.height * s.height;
     for (int64_t column = 0; column < s.out_channels; column += kBlock<T>) {
       const int64_t before = column / kBlock<T> * w.rows();
       for_vectors_of<T>(w.block_width(column), [&](auto vectors) {
@@ -63,7 +64,7 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
           const int64_t first = run.tap * s.in_channels;
           const Range part = {larger(rows.begin - before, first),
                               smaller(rows.end - before, first + run.taps * s.in_channels)};
-          if (part.size() > 0) add_lines<T, vectors()>(w, lines, column, run, part);
+          if (part.size() > 0) add_lines<T, vectors()>(w, {top, top + s.height}, lines, column, run, part);
         });
       });
     }
@@ -103,8 +104,7 @@ void sum_columns(const T* values, int64_t count, int64_t stride, T* sums, Range 
 template <typename T>
 void parameter_gradients(const MaskedConv2dParameterGradients<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  const RowLayout input = {s.height, s.width, s.in_channels,
-                           merges_taps(s, s.in_channels) ? s.kernel_width / 2 : 0};
+  const RowLayout input = {s.height, s.width, s.in_channels, merges_taps(s, s.in_channels) ? s.kernel_width / 2 : 0};
   const RowLayout grad = {s.height, s.width, s.out_channels, 0};
   const bool copies_input = p.grad_weight && !input.fits(p.input);
   // Tiles read whole vectors, at the very end beyond the last pixel's channels.

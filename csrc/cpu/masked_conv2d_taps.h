@@ -64,12 +64,6 @@ FUSED_RNN_INLINE inline void for_each_run(const MaskedConv2dSizes& sizes, Range 
     }
 }
 
-// Returns whether a run at row `row`, counted over all images, reads a row of the same image.
-inline bool inside(const MaskedConv2dSizes& sizes, const Run& run, int64_t row) {
-  const int64_t read = row % sizes.height + run.row;
-  return read >= 0 && read < sizes.height;
-}
-
 // Returns the pixels of a row for which a run reads pixels of the image (or, merged, of the margins).
 inline Range clip(const MaskedConv2dSizes& sizes, const Run& run, bool merged) {
   if (merged) return {0, sizes.width};

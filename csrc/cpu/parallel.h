@@ -17,6 +17,7 @@ inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / 
 struct Range {
   int64_t begin, end;
   int64_t size() const { return end - begin; }
+  bool contains(int64_t i) const { return begin <= i && i < end; }
 };
 
 // Returns the share of part `index` of `parts` in `count` items, in steps of `grain` items.

@@ -51,9 +51,8 @@ void check_like_input(const Tensor& tensor, const char* name, const Tensor& inpu
 // Checks input, weight and options, in the words of torch.nn, and returns the sizes.
 MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const Options& options) {
   const auto type = input.scalar_type();
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
-      "input must be float32, float64, bfloat16 or float16, got ", type);
+  TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
+                              "input must be float32, float64, bfloat16 or float16, got ", type);
   TORCH_CHECK(input.dim() == 4,
               "Expected 3D (unbatched) or 4D (batched) input to masked_conv2d, but got input of size: ", input.sizes());
   TORCH_CHECK(weight.dim() == 4, "Expected 4D weight for masked_conv2d, but got weight of size: ", weight.sizes());
@@ -65,12 +64,18 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
               input.sizes(), " to have ", weight.size(1), " channels, but got ", input.size(1), " channels instead");
   TORCH_CHECK(input.size(2) > 0 && input.size(3) > 0, "Expected input to have height and width, but got input of size ",
               input.sizes());
-  return {input.size(0),       input.size(2),
-          input.size(3),       weight.size(1),
-          weight.size(0),      weight.size(2),
-          weight.size(3),      options.dilation[0],
-          options.dilation[1], options.data_channels,
-          options.mask_type == "B", at::get_num_threads()};
+  return {input.size(0),
+          input.size(2),
+          input.size(3),
+          weight.size(1),
+          weight.size(0),
+          weight.size(2),
+          weight.size(3),
+          options.dilation[0],
+          options.dilation[1],
+          options.data_channels,
+          options.mask_type == "B",
+          at::get_num_threads()};
 }
 
 // The half precisions are computed in float32.
@@ -128,8 +133,7 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optio
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
     const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), kernel_weight.const_data_ptr<T>(),
-                                           bias ? kernel_bias.const_data_ptr<T>() : nullptr,
-                                           mutable_images<T>(output)};
+                                           bias ? kernel_bias.const_data_ptr<T>() : nullptr, mutable_images<T>(output)};
     FUSED_RNN_CPU_CALL(masked_conv2d, params);
   });
   return output.to(input.scalar_type());
