@@ -1,0 +1,54 @@
+"""The function ``masked_conv2d``: what :class:`fused_rnn.MaskedConv2d` computes."""
+
+from torch import Tensor
+
+from fused_rnn.autograd.masked_conv2d import masked_conv2d as differentiable_masked_conv2d
+from fused_rnn.functional.autocast import autocast
+from fused_rnn.functional.checks import check_attributes
+
+
+def masked_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask_type: str = "A",
+    data_channels: int = 1,
+    dilation: int | tuple[int, int] = 1,
+) -> Tensor:
+    """Convolve images so that no output sees a pixel that comes after its own in raster order.
+
+    Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4;
+    :func:`fused_rnn.reference.masked_conv2d` states the definition. The output has the size of the input. Masked
+    entries of ``weight`` are never multiplied, not even with NaN, and get a gradient of exactly zero.
+
+    Args:
+        input: ``[batch, in_channels, height, width]`` or ``[in_channels, height, width]``.
+        weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
+        bias: ``[out_channels]``, or None for zero.
+        mask_type: ``"A"``, where an output does not see its own pixel, for a first layer; or ``"B"``, where it does.
+        data_channels: into how many groups the channels are split, such as 3 for red, green and blue: at its own pixel
+            an output also sees earlier groups, and with type B its own. Channel ``c`` of ``C`` is in group
+            ``floor(c * data_channels / C)``.
+        dilation: the distance between two taps; one number, or one down and one across.
+
+    Returns:
+        ``[batch, out_channels, height, width]``, without ``batch`` if the input is, in the memory format in which
+        torch.nn.Conv2d would return it.
+
+    Raises:
+        ValueError: ``mask_type`` is unknown, a kernel size is even, or there are fewer channels than groups.
+        RuntimeError: ranks or sizes do not fit, or tensors differ in dtype or device.
+        NotImplementedError: there is no kernel for the dtype or device of ``input``.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn import functional
+        >>> functional.masked_conv2d(torch.randn(2, 1, 28, 28), torch.randn(16, 1, 7, 7), mask_type="A").shape
+        torch.Size([2, 16, 28, 28])
+    """
+    input, weight, bias = autocast(input), autocast(weight), None if bias is None else autocast(bias)
+    check_attributes(input, (), [weight] if bias is None else [weight, bias])
+    spacing = (dilation, dilation) if isinstance(dilation, int) else dilation
+    if input.dim() == 3:
+        return masked_conv2d(input.unsqueeze(0), weight, bias, mask_type, data_channels, spacing).squeeze(0)
+    return differentiable_masked_conv2d(input, weight, bias, mask_type, data_channels, spacing)

@@ -1,0 +1,112 @@
+"""The layer ``MaskedConv2d``."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_rnn import functional
+
+
+class MaskedConv2d(torch.nn.Conv2d):
+    """A convolution in which no output sees a pixel that comes after its own in raster order.
+
+    Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. The output
+    has the size of the input. The weight is whole, as that of torch.nn.Conv2d, whose state_dict loads unchanged; its
+    masked entries are never used, and their gradient is exactly zero. The weights are initialised as those of
+    torch.nn.Conv2d are, but for a fan-in of the active taps alone.
+
+    Args:
+        in_channels: the number of input channels.
+        out_channels: the number of output channels.
+        kernel_size: height and width of the kernel, both odd; one number, or two.
+        mask_type: ``"A"``, where an output does not see its own pixel, for the first layer of a model; or ``"B"``,
+            where it does, for all others.
+        data_channels: into how many groups the channels are split, such as 3 for red, green and blue: at its own pixel
+            an output also sees earlier groups, and with type B its own. Channel ``c`` of ``C`` is in group
+            ``floor(c * data_channels / C)``.
+        bias: whether the layer has a bias.
+        dilation: the distance between two taps; one number, or one down and one across.
+        dtype: the dtype of the weights.
+        device: where the weights lie.
+
+    Raises:
+        ValueError: ``mask_type`` is unknown, a kernel size is even, a size is not positive, or there are fewer channels
+            than groups.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> layer = fused_rnn.MaskedConv2d(3, 12, 5, mask_type="A", data_channels=3)
+        >>> layer(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 12, 16, 16])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        mask_type: str = "A",
+        data_channels: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, int] = 1,
+        dtype: torch.dtype | None = None,
+        device: Any = None,
+    ) -> None:
+        sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
+        spacing = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
+        if mask_type not in ("A", "B"):
+            raise ValueError(f"mask_type must be 'A' or 'B', got {mask_type!r}")
+        if len(sizes) != 2 or any(size < 1 or size % 2 == 0 for size in sizes):
+            raise ValueError(f"kernel_size must be two positive odd numbers, got {sizes}")
+        if len(spacing) != 2 or any(distance < 1 for distance in spacing):
+            raise ValueError(f"dilation must be two positive numbers, got {spacing}")
+        if data_channels < 1 or min(in_channels, out_channels) < data_channels:
+            raise ValueError(
+                f"data_channels must be positive and must not exceed in_channels and out_channels, got "
+                f"data_channels={data_channels}, in_channels={in_channels}, out_channels={out_channels}"
+            )
+        # Before the constructor of torch.nn.Conv2d, which initialises the weights and so needs them.
+        self.mask_type = mask_type
+        self.data_channels = data_channels
+        super().__init__(
+            in_channels, out_channels, sizes, padding="same", dilation=spacing, bias=bias, dtype=dtype, device=device
+        )
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        height, width = self.kernel_size
+        sees_centre = self.mask_type == "B" or self.data_channels > 1
+        taps = height * width // 2 + sees_centre
+        bound = 1 / math.sqrt(max(taps, 1) * self.in_channels)
+        torch.nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            torch.nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve images.
+
+        Args:
+            input: ``[batch, in_channels, height, width]`` or ``[in_channels, height, width]``.
+
+        Returns:
+            ``[batch, out_channels, height, width]``, without ``batch`` if the input is.
+
+        Raises:
+            RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
+            NotImplementedError: there is no kernel for the dtype or device of ``input``.
+        """
+        down, across = self.dilation
+        return functional.masked_conv2d(
+            input, self.weight, self.bias, self.mask_type, self.data_channels, (down, across)
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments, as torch.nn.Conv2d prints its own."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, mask_type={self.mask_type!r}"
+        if self.data_channels != 1:
+            text += f", data_channels={self.data_channels}"
+        if self.dilation != (1, 1):
+            text += f", dilation={self.dilation}"
+        return text if self.bias is not None else f"{text}, bias=False"

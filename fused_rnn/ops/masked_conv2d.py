@@ -1,0 +1,103 @@
+"""The operators ``masked_conv2d`` and ``masked_conv2d_backward``."""
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+_masked_conv2d = torch.ops.fused_rnn.masked_conv2d.default
+_masked_conv2d_backward = torch.ops.fused_rnn.masked_conv2d_backward.default
+
+
+def masked_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask_type: str,
+    data_channels: int,
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Convolve images with a masked weight; :func:`fused_rnn.reference.masked_conv2d` defines the result.
+
+    Args:
+        input: ``[batch, in_channels, height, width]``.
+        weight: ``[out_channels, in_channels, kernel_height, kernel_width]``; masked entries are not used.
+        bias: ``[out_channels]``, or None for zero.
+        mask_type: ``"A"`` or ``"B"``.
+        data_channels: into how many groups the channels are split.
+        dilation: the distance between two taps, down and across.
+
+    Returns:
+        ``[batch, out_channels, height, width]``, in channels-last memory format if ``input`` or ``weight`` is.
+    """
+    return _masked_conv2d(input, weight, bias, mask_type, data_channels, dilation)
+
+
+def masked_conv2d_backward(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mask_type: str,
+    data_channels: int,
+    dilation: tuple[int, int],
+    input_grad: bool,
+    weight_grad: bool,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Differentiate :func:`masked_conv2d`.
+
+    Args:
+        grad_output: the gradient of the output, ``[batch, out_channels, height, width]``.
+        input: as given to :func:`masked_conv2d`.
+        weight: as given to :func:`masked_conv2d`.
+        mask_type: as given to :func:`masked_conv2d`.
+        data_channels: as given to :func:`masked_conv2d`.
+        dilation: as given to :func:`masked_conv2d`.
+        input_grad: whether the gradient of ``input`` is wanted.
+        weight_grad: whether the gradient of ``weight`` is wanted.
+        bias_grad: whether the gradient of the bias is wanted.
+
+    Returns:
+        The gradients of ``input``, of ``weight`` (zero where it is masked), and of the bias; of shape ``[0]`` where
+        they are not wanted.
+    """
+    return _masked_conv2d_backward(
+        grad_output, input, weight, mask_type, data_channels, dilation, input_grad, weight_grad, bias_grad
+    )
+
+
+def _images(input: Tensor, weight: Tensor, channels: int) -> Tensor:
+    """Empty images like ``input``, of other channels, in the memory format that torch.nn.Conv2d gives its output."""
+    formats = [suggest_memory_format(input), suggest_memory_format(weight)]
+    return torch.empty(
+        (input.size(0), channels, *input.shape[2:]),
+        dtype=input.dtype,
+        device=input.device,
+        memory_format=torch.channels_last if torch.channels_last in formats else torch.contiguous_format,
+    )
+
+
+@torch.library.register_fake("fused_rnn::masked_conv2d")
+def _(
+    input: Tensor, weight: Tensor, bias: Tensor | None, mask_type: str, data_channels: int, dilation: tuple[int, int]
+) -> Tensor:
+    return _images(input, weight, weight.size(0))
+
+
+@torch.library.register_fake("fused_rnn::masked_conv2d_backward")
+def _(
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    mask_type: str,
+    data_channels: int,
+    dilation: tuple[int, int],
+    input_grad: bool,
+    weight_grad: bool,
+    bias_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    none = (0,)
+    return (
+        _images(input, weight, input.size(1)) if input_grad else input.new_empty(none),
+        input.new_empty(weight.shape if weight_grad else none),
+        input.new_empty(weight.shape[:1] if bias_grad else none),
+    )

@@ -1,0 +1,76 @@
+"""Masked convolution in plain PyTorch: the definition that the kernels are held against."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+
+def mask(
+    out_channels: int, in_channels: int, kernel_size: tuple[int, int], mask_type: str, data_channels: int = 1
+) -> Tensor:
+    """Return which entries of a masked convolution's weight count.
+
+    Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. In raster
+    order the taps before the centre are active and those after it are not. At the centre, the pixel itself, it is the
+    groups that decide: channel ``c`` of ``C`` is in group ``g(c) = floor(c * data_channels / C)``, and output ``o``
+    sees input ``c`` if ``g(c) < g(o)`` (type A) or ``g(c) <= g(o)`` (type B).
+
+    Args:
+        out_channels: the number of output channels.
+        in_channels: the number of input channels.
+        kernel_size: height and width of the kernel, both odd.
+        mask_type: ``"A"``, which does not see the pixel's own group, for a first layer; or ``"B"``, which does.
+        data_channels: into how many groups the channels are split, such as 3 for red, green and blue.
+
+    Returns:
+        ``[out_channels, in_channels, height, width]``, boolean.
+
+    Example:
+        >>> from fused_rnn.reference.masked_conv2d import mask
+        >>> mask(1, 1, (3, 3), "B").int()[0, 0]
+        tensor([[1, 1, 1],
+                [1, 1, 0],
+                [0, 0, 0]], dtype=torch.int32)
+    """
+    height, width = kernel_size
+    tap = torch.arange(height * width).view(height, width)
+    centre = height * width // 2
+    out_group = torch.arange(out_channels).view(-1, 1, 1, 1) * data_channels // out_channels
+    in_group = torch.arange(in_channels).view(1, -1, 1, 1) * data_channels // in_channels
+    sees = in_group <= out_group if mask_type == "B" else in_group < out_group
+    return (tap < centre) | ((tap == centre) & sees)
+
+
+def masked_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    mask_type: str = "A",
+    data_channels: int = 1,
+    dilation: tuple[int, int] = (1, 1),
+) -> Tensor:
+    """Convolve images so that no output sees a pixel that comes after its own in raster order.
+
+    Van den Oord, Kalchbrenner and Kavukcuoglu, 2016; see :func:`mask`.
+
+    Args:
+        input: ``[batch, in_channels, height, width]``.
+        weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
+        bias: ``[out_channels]``, or None for zero.
+        mask_type: ``"A"`` or ``"B"``.
+        data_channels: into how many groups the channels are split.
+        dilation: the distance between two taps, down and across.
+
+    Returns:
+        ``[batch, out_channels, height, width]``.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn import reference
+        >>> reference.masked_conv2d(torch.randn(2, 3, 8, 8), torch.randn(6, 3, 5, 5), data_channels=3).shape
+        torch.Size([2, 6, 8, 8])
+    """
+    out_channels, in_channels, height, width = weight.shape
+    active = mask(out_channels, in_channels, (height, width), mask_type, data_channels).to(weight.device)
+    padding = (height // 2 * dilation[0], width // 2 * dilation[1])
+    return conv2d(input, weight * active, bias, padding=padding, dilation=dilation)

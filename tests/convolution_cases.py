@@ -1,0 +1,129 @@
+"""Masked convolutions that several tests share, and an oracle for them that is independent of the package."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from comparing import differentiate
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from fused_rnn import functional
+
+Layout = Callable[[Tensor], Tensor]
+Convolution = Callable[..., Tensor]
+
+
+def channels_last(images: Tensor) -> Tensor:
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def as_made(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@dataclass(frozen=True)
+class ConvolutionCase:
+    """A masked convolution and the images for it."""
+
+    in_channels: int = 4
+    out_channels: int = 6
+    kernel_size: tuple[int, int] = (3, 3)
+    mask_type: str = "B"
+    data_channels: int = 1
+    size: tuple[int, int] = (5, 6)
+    dilation: tuple[int, int] = (1, 1)
+    batch: int = 2
+    bias: bool = True
+
+    def __str__(self) -> str:
+        changed = {name: value for name, value in vars(self).items() if value != getattr(ConvolutionCase, name)}
+        return "-".join(f"{name}={value}" for name, value in changed.items()).replace(" ", "") or "default"
+
+    @property
+    def options(self) -> tuple[str, int, tuple[int, int]]:
+        return self.mask_type, self.data_channels, self.dilation
+
+    def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Return input, weight and bias, with values that bfloat16 can hold."""
+        generator = torch.Generator().manual_seed(0)
+
+        def random(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).bfloat16().to(dtype)
+
+        tensors = {
+            "input": random(self.batch, self.in_channels, *self.size),
+            "weight": random(self.out_channels, self.in_channels, *self.kernel_size),
+        }
+        return {**tensors, "bias": random(self.out_channels)} if self.bias else tensors
+
+    def mask(self) -> Tensor:
+        """Return the mask of the weight by its definition, entry by entry."""
+        height, width = self.kernel_size
+        mask = torch.zeros(self.out_channels, self.in_channels, height, width, dtype=torch.bool)
+        for o, c, y, x in product(range(self.out_channels), range(self.in_channels), range(height), range(width)):
+            out_group = o * self.data_channels // self.out_channels
+            in_group = c * self.data_channels // self.in_channels
+            if (y, x) == (height // 2, width // 2):
+                mask[o, c, y, x] = in_group < out_group or (self.mask_type == "B" and in_group == out_group)
+            else:
+                mask[o, c, y, x] = (y, x) < (height // 2, width // 2)
+        return mask
+
+    def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        return functional.masked_conv2d(input, weight, bias, *self.options)
+
+    def oracle(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        padding = [k // 2 * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+        return conv2d(input, weight * self.mask(), bias, padding=padding, dilation=self.dilation)
+
+    def result(
+        self, convolution: Convolution, dtype: torch.dtype, layout: Layout = as_made, grad_layout: Layout = as_made
+    ) -> dict[str, Tensor]:
+        """Return the output and all gradients; the layouts make images and the output's gradient lie in memory."""
+        leaves = {name: tensor.requires_grad_() for name, tensor in self.tensors(dtype).items()}
+        output = convolution(layout(leaves["input"]), *list(leaves.values())[1:])
+        # A view of the output passes its gradient on in any layout.
+        passed = WithGradientLayout.apply(output, grad_layout)
+        return {"output": output.detach(), **differentiate([passed], leaves)}
+
+
+class WithGradientLayout(torch.autograd.Function):
+    """The identity, whose gradient is laid out anew."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, layout: Layout) -> Tensor:
+        ctx.layout = layout  # type: ignore[attr-defined]
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
+        return ctx.layout(grad), None  # type: ignore[attr-defined]
+
+
+# Kernels of every form, with images smaller than the kernel, of one row, of one column and of odd sizes.
+FORMS = [
+    ConvolutionCase(mask_type=mask_type, data_channels=groups, kernel_size=kernel, size=size, dilation=dilation)
+    for mask_type, groups, (kernel, size, dilation) in product(
+        "AB",
+        (1, 3),
+        [
+            ((3, 3), (5, 6), (1, 1)), ((1, 1), (3, 4), (1, 1)), ((1, 5), (3, 7), (1, 1)), ((5, 1), (7, 3), (1, 1)),
+            ((3, 7), (4, 9), (1, 1)), ((7, 7), (3, 2), (1, 1)), ((5, 3), (1, 5), (1, 1)), ((3, 5), (6, 1), (1, 1)),
+            ((3, 3), (7, 9), (2, 3)), ((5, 5), (4, 3), (3, 1)), ((3, 3), (5, 6), (1, 2)), ((7, 7), (13, 11), (1, 1)),
+        ],
+    )
+]  # fmt: skip
+CHANNELS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100)
+# Each number of channels in and out, with and without groups; images of more rows than a kernel treats at once.
+TAILS = [
+    ConvolutionCase(channels, other, mask_type=mask_type, data_channels=groups, size=(5, 19))
+    for channels, other in zip(CHANNELS, CHANNELS[7:] + CHANNELS[:7], strict=True)
+    for mask_type, groups in (("A", 1), ("B", 3))
+    if groups <= min(channels, other)
+] + [
+    ConvolutionCase(3, 64, (7, 7), "A", 3, (30, 28)),
+    ConvolutionCase(64, 3, (1, 1), "B", 3, (30, 28)),
+    ConvolutionCase(65, 130, (3, 3), "B", 1, (17, 33), bias=False),
+]

@@ -1,0 +1,193 @@
+"""Masked convolution against conv2d(x, w * mask) in float64, in every form, size, layout and dtype."""
+
+import os
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_all_accurate, assert_identical
+from convolution_cases import FORMS, TAILS, ConvolutionCase, Layout, as_made, channels_last
+from torch import Tensor
+
+from fused_rnn import functional, reference
+from fused_rnn.reference.masked_conv2d import mask
+
+F64 = torch.float64
+
+
+def strided(images: Tensor) -> Tensor:
+    """Return the same images, which are not dense."""
+    return torch.stack([images, images], -1)[..., 1]
+
+
+def transposed(images: Tensor) -> Tensor:
+    """Return the same images, dense but in neither memory format."""
+    return images.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+LAYOUTS: list[Layout] = [as_made, channels_last, strided, transposed]
+
+
+@pytest.mark.parametrize("case", FORMS + TAILS, ids=str)
+def test_reference(case: ConvolutionCase) -> None:
+    kernel_mask = mask(case.out_channels, case.in_channels, case.kernel_size, case.mask_type, case.data_channels)
+    assert torch.equal(kernel_mask, case.mask())
+    tensors = case.tensors(F64)
+    output = reference.masked_conv2d(tensors["input"], tensors["weight"], tensors.get("bias"), *case.options)
+    assert torch.equal(output, case.oracle(*tensors.values()))
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize("case", FORMS + TAILS, ids=str)
+def test_float64(case: ConvolutionCase, layout: Layout) -> None:
+    assert_all_accurate(case.result(case.ours, F64, layout, layout), case.result(case.oracle, F64))
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("case", FORMS[::5] + TAILS, ids=str)
+def test_other_dtypes(case: ConvolutionCase, dtype: torch.dtype) -> None:
+    exact, peer = case.result(case.oracle, F64), case.result(case.oracle, dtype)
+    assert_all_accurate(case.result(case.ours, dtype), exact, peer)
+
+
+@pytest.mark.parametrize("grad_layout", LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", [1, 3, 16, 20])
+def test_layouts(channels: int, layout: Layout, grad_layout: Layout) -> None:
+    case = ConvolutionCase(channels, 17, size=(6, 7))
+    assert_identical(case.result(case.ours, F64, layout, grad_layout), case.result(case.ours, F64))
+
+
+def test_expanded_input_and_gradient() -> None:
+    case = ConvolutionCase()
+    _, weight, bias = case.tensors(F64).values()
+    images = torch.randn(1, 4, 1, 6, dtype=F64).expand(3, 4, 5, 6)
+    results: list[dict[str, Any]] = []
+    for convolution in (case.ours, case.oracle):
+        leaves = [tensor.detach().clone().requires_grad_() for tensor in (weight, bias)]
+        output = convolution(images, *leaves)
+        output.sum().backward()
+        results.append({"output": output.detach(), "weight": leaves[0].grad, "bias": leaves[1].grad})
+    assert_all_accurate(*results)
+
+
+@pytest.mark.parametrize("weight_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("input_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("in_channels", "size"), [(4, (5, 6)), (1, (5, 6)), (4, (1, 1))])
+def test_memory_format_is_that_of_conv2d(
+    in_channels: int, size: tuple[int, int], input_format: torch.memory_format, weight_format: torch.memory_format
+) -> None:
+    case = ConvolutionCase(in_channels, size=size)
+    input, weight, bias = case.tensors(torch.float32).values()
+    input, weight = input.contiguous(memory_format=input_format), weight.contiguous(memory_format=weight_format)
+    masked = (weight * case.mask()).contiguous(memory_format=weight_format)
+    expected = torch.nn.functional.conv2d(input, masked, bias, padding=1)
+    assert case.ours(input, weight, bias).stride() == expected.stride()
+
+
+@pytest.mark.parametrize("case", [ConvolutionCase(batch=0), ConvolutionCase(batch=0, bias=False)], ids=str)
+def test_empty_batch(case: ConvolutionCase) -> None:
+    result = case.result(case.ours, torch.float32)
+    assert_identical(result, case.result(case.oracle, torch.float32))
+    assert not result["grad weight"].any()
+
+
+def test_no_tap_at_all() -> None:
+    case = ConvolutionCase(kernel_size=(1, 1), mask_type="A")
+    result = case.result(case.ours, F64)
+    assert torch.equal(result["output"], case.tensors(F64)["bias"].view(1, -1, 1, 1).expand_as(result["output"]))
+    assert not result["grad weight"].any()
+    assert not result["grad input"].any()
+
+
+def test_unbatched() -> None:
+    case = ConvolutionCase()
+    input, weight, bias = case.tensors(F64).values()
+    assert torch.equal(case.ours(input[0], weight, bias), case.ours(input, weight, bias)[0])
+
+
+def test_dilation_of_one_number() -> None:
+    input, weight, bias = ConvolutionCase().tensors(F64).values()
+    one = functional.masked_conv2d(input, weight, bias, dilation=2)
+    assert torch.equal(one, functional.masked_conv2d(input, weight, bias, dilation=(2, 2)))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("mask_type", ["A", "B"])
+def test_masked_weights_get_no_gradient(mask_type: str, groups: int) -> None:
+    case = ConvolutionCase(7, 9, mask_type=mask_type, data_channels=groups)
+    gradient = case.result(case.ours, F64)["grad weight"]
+    assert torch.equal(gradient != 0, case.mask())
+
+
+@pytest.mark.parametrize("needed", [subset for size in (1, 2, 3) for subset in combinations(range(3), size)], ids=str)
+@pytest.mark.parametrize("channels", [3, 20])
+def test_any_subset_of_gradients(channels: int, needed: tuple[int, ...]) -> None:
+    case = ConvolutionCase(channels, 20)
+    everything = list(case.result(case.ours, F64).values())[1:]
+    leaves = [tensor.requires_grad_(i in needed) for i, tensor in enumerate(case.tensors(F64).values())]
+    output = case.ours(*leaves)
+    generator = torch.Generator().manual_seed(1)
+    output.backward(torch.randn(output.shape, generator=generator).bfloat16().to(F64))
+    for i, leaf in enumerate(leaves):
+        assert (leaf.grad is not None) == (i in needed)
+        assert leaf.grad is None or torch.equal(leaf.grad, everything[i])
+
+
+GRADCHECK = [
+    ConvolutionCase(2, 3, size=(3, 4), batch=1),
+    ConvolutionCase(3, 4, (3, 5), "A", 3, (4, 3), (2, 1), batch=1, bias=False),
+    ConvolutionCase(17, 2, (1, 3), "B", 2, (2, 4), batch=1),
+]
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize("case", GRADCHECK, ids=str)
+def test_gradcheck(case: ConvolutionCase, check: Callable[..., bool]) -> None:
+    leaves = [tensor.requires_grad_() for tensor in case.tensors(F64).values()]
+    assert check(case.ours, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
+
+
+def test_second_derivatives_where_a_first_one_is_not_needed() -> None:
+    case = ConvolutionCase()
+    results = []
+    for convolution in (case.ours, case.oracle):
+        input, weight, bias = case.tensors(F64).values()
+        weight.requires_grad_()
+        (first,) = torch.autograd.grad(convolution(input, weight, bias).square().sum(), weight, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), weight)
+        results.append({"first": first.detach(), "second": second})
+    assert_all_accurate(*results)
+
+
+@pytest.mark.parametrize("dtype", [F64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ConvolutionCase(3, 64, (7, 7), "A", size=(13, 28), batch=3),
+        ConvolutionCase(33, 100, (3, 3), "B", 3, size=(30, 9), batch=3),
+        ConvolutionCase(64, 31, (1, 1), "B", size=(5, 5), batch=1),
+    ],
+    ids=str,
+)
+def test_same_bits_twice_and_on_any_number_of_threads(
+    case: ConvolutionCase, layout: Layout, dtype: torch.dtype
+) -> None:
+    once = case.result(case.ours, dtype, layout)
+    assert_identical(case.result(case.ours, dtype, layout), once)
+    for threads in (2, 3, min(8, 2 * (os.cpu_count() or 1))):
+        torch.set_num_threads(threads)
+        assert_identical(case.result(case.ours, dtype, layout), once)
+
+
+def test_same_bits_in_any_batch() -> None:
+    case = ConvolutionCase(20, 40, size=(9, 31), batch=5)
+    input, weight, bias = case.tensors(torch.float32).values()
+    together = case.ours(input, weight, bias)
+    alone = torch.cat([case.ours(image, weight, bias) for image in input.split(1)])
+    assert torch.equal(together, alone)

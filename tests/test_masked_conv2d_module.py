@@ -1,0 +1,228 @@
+"""MaskedConv2d as a module, the errors of function, module and operator, and what compilers see of the operators."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_all_accurate
+from convolution_cases import ConvolutionCase, channels_last
+from torch import Tensor, randn
+
+from fused_rnn import MaskedConv2d, functional, ops
+
+F64 = torch.float64
+
+
+def test_state_dict_of_conv2d() -> None:
+    dense = torch.nn.Conv2d(3, 9, 5, padding="same")
+    layer = MaskedConv2d(3, 9, 5, "A", 3)
+    layer.load_state_dict(dense.state_dict())
+    assert list(layer.state_dict()) == list(dense.state_dict())
+    with torch.no_grad():
+        dense.weight *= ConvolutionCase(3, 9, (5, 5), "A", 3).mask()
+    input = randn(2, 3, 8, 8)
+    torch.testing.assert_close(layer(input), dense(input))
+
+
+@pytest.mark.parametrize(
+    ("args", "taps"),
+    [((8, 16, 3, "A"), 4), ((8, 16, 3, "B"), 5), ((8, 16, (3, 5), "A", 3), 8), ((8, 16, 1, "A"), 1)],
+)
+def test_initialisation(args: tuple[Any, ...], taps: int) -> None:
+    layer = MaskedConv2d(*args)
+    bound = 1 / math.sqrt(8 * taps)
+    for parameter in layer.parameters():
+        assert parameter.abs().max() <= bound
+        assert parameter.abs().max() > 0.8 * bound
+    before = layer.weight.detach().clone()
+    layer.reset_parameters()
+    assert not torch.equal(layer.weight, before)
+
+
+def test_repr() -> None:
+    assert repr(MaskedConv2d(1, 2, 3)) == "MaskedConv2d(1, 2, kernel_size=(3, 3), mask_type='A')"
+    layer = MaskedConv2d(3, 6, (3, 5), "B", 3, bias=False, dilation=(1, 2))
+    options = "mask_type='B', data_channels=3, dilation=(1, 2), bias=False"
+    assert repr(layer) == f"MaskedConv2d(3, 6, kernel_size=(3, 5), {options})"
+
+
+def test_dtype_device_and_memory_format() -> None:
+    assert MaskedConv2d(2, 4, 3, dtype=F64)(randn(1, 2, 3, 3, dtype=F64)).dtype == F64
+    layer = MaskedConv2d(2, 4, 3, device="meta")
+    assert layer(randn(5, 2, 3, 3, device="meta")).shape == (5, 4, 3, 3)
+    layer = MaskedConv2d(2, 4, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    assert layer(randn(5, 2, 3, 3)).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_changed_weights_are_seen() -> None:
+    layer, input = MaskedConv2d(2, 4, 3), randn(1, 2, 5, 5)
+    before = layer(input)
+    layer.weight.data.mul_(2)
+    layer.bias.data.mul_(2)  # type: ignore[union-attr]
+    assert torch.equal(layer(input), 2 * before)
+
+
+def test_changed_input_is_noticed_in_backward() -> None:
+    layer, input = MaskedConv2d(2, 4, 3), randn(1, 2, 5, 5)
+    output = layer(input)
+    input.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_autocast() -> None:
+    layer, input = MaskedConv2d(2, 4, 3), randn(1, 2, 5, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = layer(input)
+        assert layer.double()(input.double()).dtype == F64
+    assert output.dtype == torch.bfloat16
+    output.float().sum().backward()
+
+
+BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
+    ({"mask_type": "C"}, "mask_type must be 'A' or 'B', got 'C'"),
+    ({"mask_type": "a"}, "mask_type"),
+    ({"kernel_size": 2}, "kernel_size .* odd"),
+    ({"kernel_size": (3, 4)}, "kernel_size .* odd"),
+    ({"kernel_size": 0}, "kernel_size .* positive"),
+    ({"kernel_size": -3}, "kernel_size .* positive"),
+    ({"kernel_size": (3, 3, 3)}, "kernel_size must be two"),
+    ({"dilation": 0}, "dilation .* positive"),
+    ({"dilation": (1, -1)}, "dilation .* positive"),
+    ({"data_channels": 0}, "data_channels must be positive"),
+    ({"data_channels": 5}, "data_channels .* must not exceed .* in_channels=4"),
+    ({"in_channels": 6, "data_channels": 5}, "data_channels .* must not exceed .* out_channels=4"),
+    ({"in_channels": 0}, "in_channels"),
+    ({"out_channels": -1}, "out_channels"),
+]
+
+
+@pytest.mark.parametrize(("changed", "words"), BAD_ARGUMENTS, ids=str)
+def test_constructor_errors(changed: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MaskedConv2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 3, **changed})
+
+
+run = functional.masked_conv2d
+Call = Callable[[Tensor, Tensor, Tensor], Any]
+ERRORS: dict[str, tuple[type[Exception], str, Call]] = {
+    "mask_type": (ValueError, "mask_type must be 'A' or 'B', got 'X'", lambda x, w, b: run(x, w, b, "X")),
+    "even kernel": (ValueError, "kernel_size must be odd", lambda x, w, b: run(x, w[..., :2], b)),
+    "no kernel": (ValueError, "kernel_size must be odd", lambda x, w, b: run(x, w[..., :0], b)),
+    "no group": (ValueError, "data_channels must be positive", lambda x, w, b: run(x, w, b, "A", 0)),
+    "negative groups": (ValueError, "data_channels must be positive", lambda x, w, b: run(x, w, b, "A", -1)),
+    "many groups": (ValueError, "must not exceed in_channels", lambda x, w, b: run(x, w, b, "A", 4)),
+    "dilation": (RuntimeError, "non-positive dilation is not supported", lambda x, w, b: run(x, w, b, "A", 1, 0)),
+    "2-D input": (RuntimeError, r"Expected 3D \(unbatched\) or 4D", lambda x, w, b: run(x[0, 0], w, b)),
+    "5-D input": (RuntimeError, r"Expected 3D \(unbatched\) or 4D", lambda x, w, b: run(x[None], w, b)),
+    "3-D weight": (RuntimeError, "Expected 4D weight", lambda x, w, b: run(x, w[0], b)),
+    "no outputs": (RuntimeError, "weight to be at least 1 at dimension 0", lambda x, w, b: run(x, w[:0], b[:0])),
+    "channels": (RuntimeError, "to have 3 channels, but got 2 channels", lambda x, w, b: run(x[:, :2], w, b)),
+    "no rows": (RuntimeError, "height and width", lambda x, w, b: run(x[:, :, :0], w, b)),
+    "no columns": (RuntimeError, "height and width", lambda x, w, b: run(x[..., :0], w, b)),
+    "bias size": (RuntimeError, "bias to be 1-dimensional with 4 elements", lambda x, w, b: run(x, w, b[:3])),
+    "bias rank": (RuntimeError, "bias to be 1-dimensional with 4 elements", lambda x, w, b: run(x, w, b[None])),
+    "input dtype": (RuntimeError, "not the same dtype", lambda x, w, b: run(x.double(), w, b)),
+    "weight dtype": (RuntimeError, "not the same dtype", lambda x, w, b: run(x, w.half(), b)),
+    "bias dtype": (RuntimeError, "not the same dtype", lambda x, w, b: run(x, w, b.double())),
+    "device": (RuntimeError, "not at the same device", lambda x, w, b: run(x, w.to("meta"), b)),
+    "integers": (NotImplementedError, "input.*int64", lambda x, w, b: run(x.long(), w.long(), b.long())),
+    "complex": (
+        NotImplementedError,
+        "input.*complex64",
+        lambda x, w, b: run(x + 0j, w + 0j, b + 0j),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors(name: str) -> None:
+    exception, words, call = ERRORS[name]
+    with pytest.raises(exception, match=words):
+        call(randn(2, 3, 5, 5), randn(4, 3, 3, 3), randn(4))
+
+
+OPERATOR_CHANGES: list[tuple[str, Any]] = [
+    ("input", randn(3, 5, 5)), ("input", randn(2, 3, 5, 5).double()), ("input", randn(2, 4, 5, 5)),
+    ("input", randn(1, 3, 5, 5)), ("input", randn(2, 3, 5, 5).long()), ("weight", randn(4, 3, 3)),
+    ("weight", randn(4, 3, 2, 3)), ("weight", randn(4, 3, 3, 3).half()), ("grad_output", randn(2, 4, 5, 6)),
+    ("grad_output", randn(2, 4, 5)), ("grad_output", randn(2, 4, 5, 5).double()), ("mask_type", ""),
+    ("data_channels", 9), ("dilation", (0, 1)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), OPERATOR_CHANGES, ids=lambda value: str(getattr(value, "shape", value)))
+def test_operators_check_for_themselves(name: str, value: Any) -> None:
+    good: dict[str, Any] = {
+        "grad_output": randn(2, 4, 5, 5), "input": randn(2, 3, 5, 5), "weight": randn(4, 3, 3, 3),
+        "mask_type": "A", "data_channels": 1, "dilation": (1, 1),
+        "input_grad": True, "weight_grad": True, "bias_grad": True,
+    }  # fmt: skip
+    ops.masked_conv2d_backward(**good)
+    with pytest.raises((RuntimeError, ValueError)):
+        ops.masked_conv2d_backward(**{**good, name: value})
+
+
+CASES = [ConvolutionCase(bias=False), ConvolutionCase(3, 5, data_channels=3, dilation=(1, 2)), ConvolutionCase(batch=0)]
+DTYPES = [F64, torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory_format) -> None:
+    tensors = case.tensors(dtype)
+    input, weight, bias = tensors["input"], tensors["weight"], tensors.get("bias")
+    input = input.contiguous(memory_format=layout)
+    operators = torch.ops.fused_rnn
+    torch.library.opcheck(operators.masked_conv2d.default, (input, weight, bias, *case.options))
+    grad = torch.randn_like(case.ours(input, weight))
+    for wanted in ((True, True, True), (False, True, False), (True, False, False)):
+        arguments = (grad, input, weight, *case.options, *wanted)
+        torch.library.opcheck(operators.masked_conv2d_backward.default, arguments)
+
+
+def test_raw_operator_does_not_drop_gradients() -> None:
+    input, weight = randn(1, 2, 5, 5, requires_grad=True), randn(3, 2, 3, 3)
+    with pytest.raises(RuntimeError, match="not implemented"):
+        ops.masked_conv2d(input, weight, None, "A", 1, (1, 1)).sum().backward()
+
+
+def test_compile_without_graph_breaks() -> None:
+    layer = MaskedConv2d(3, 8, 3, "B", 3)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
+    for images in (randn(2, 3, 5, 6), channels_last(randn(3, 3, 7, 8))):
+        expected, actual = layer(images), compiled(images)
+        assert torch.equal(actual, expected)
+        assert actual.stride() == expected.stride()
+        weights = list(layer.parameters())
+        grads = [torch.autograd.grad(output.square().sum(), weights) for output in (expected, actual)]
+        assert all(map(torch.equal, *grads))
+        with torch.no_grad():
+            assert torch.equal(compiled(images), expected)
+
+
+def test_export_with_dynamic_batch() -> None:
+    layer = MaskedConv2d(3, 8, 3, "B")
+    exported = torch.export.export(layer, (randn(4, 3, 5, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    input = randn(7, 3, 5, 5)
+    assert torch.equal(exported.module()(input), layer(input))
+
+
+def test_transforms() -> None:
+    """torch.func.grad is right; where there is no rule, in forward mode and in vmap, it raises and drops nothing."""
+    layer, input = MaskedConv2d(2, 4, 3, dtype=F64), randn(1, 2, 5, 5, dtype=F64)
+    weights = {name: weight.detach() for name, weight in layer.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], input: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, weights, (input,)).square().sum()
+
+    loss(dict(layer.named_parameters()), input).backward()
+    expected: Any = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    assert_all_accurate(torch.func.grad(loss)(weights, input), expected)
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda input: loss(weights, input), (input,), (input,))
+    with pytest.raises(RuntimeError, match="vmap"):
+        torch.vmap(lambda input: torch.func.grad(loss)(weights, input)["weight"])(input[None])

@@ -1,0 +1,149 @@
+"""A masked convolution is right if nothing leaks from the future, nothing of the past is lost, and NaN stays ahead."""
+
+from itertools import product
+
+import pytest
+import torch
+from convolution_cases import ConvolutionCase, Layout, as_made, channels_last
+from torch import Tensor
+
+from fused_rnn import MaskedConv2d
+
+F64 = torch.float64
+KERNELS = [((3, 3), (1, 1)), ((5, 3), (1, 1)), ((1, 5), (1, 1)), ((3, 3), (2, 1))]
+
+
+def stack(groups: int, kernel: tuple[int, int], dilation: tuple[int, int], width: int = 12) -> torch.nn.Sequential:
+    """Return an autoregressive model: a first layer of type A, others of type B, and one output a channel."""
+
+    def layer(inputs: int, outputs: int, size: tuple[int, int], mask_type: str) -> MaskedConv2d:
+        return MaskedConv2d(inputs, outputs, size, mask_type, groups, dilation=dilation, dtype=F64)
+
+    return torch.nn.Sequential(
+        layer(groups, width, kernel, "A"), torch.nn.Tanh(),
+        layer(width, width, kernel, "B"), torch.nn.Tanh(),
+        layer(width, width, (1, 1), "B"), torch.nn.Tanh(),
+        layer(width, groups, kernel, "B"),
+    )  # fmt: skip
+
+
+def dependencies(model: torch.nn.Module, channels: int, size: tuple[int, int]) -> Tensor:
+    """Return which inputs each output depends on, ``[outputs, inputs]``, both as (row, column, channel)."""
+    found = torch.zeros(1, dtype=torch.bool)
+    for _ in range(3):
+        input = torch.randn(1, channels, *size, dtype=F64)
+        jacobian = torch.autograd.functional.jacobian(model, input)[0, :, :, :, 0]
+        values = jacobian.permute(1, 2, 0, 4, 5, 3).reshape(channels * size[0] * size[1], -1)
+        found = found | (values != 0)
+    return found
+
+
+def allowed(channels: int, size: tuple[int, int]) -> Tensor:
+    """Return the inputs that come before each output in raster order, the channels of a pixel in their order too."""
+    count = channels * size[0] * size[1]
+    return torch.ones(count, count, dtype=torch.bool).tril(-1)
+
+
+@pytest.mark.parametrize("width", [12, 64])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("kernel", "dilation"), KERNELS, ids=str)
+def test_no_leak(kernel: tuple[int, int], dilation: tuple[int, int], groups: int, width: int) -> None:
+    size = (4, 5)
+    assert not (dependencies(stack(groups, kernel, dilation, width), groups, size) & ~allowed(groups, size)).any()
+
+
+@pytest.mark.parametrize("mask_type", ["A", "B"])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("kernel", "dilation"), KERNELS, ids=str)
+def test_one_layer_is_complete(kernel: tuple[int, int], dilation: tuple[int, int], groups: int, mask_type: str) -> None:
+    height, width = size = (5, 6)
+    layer = MaskedConv2d(groups, groups, kernel, mask_type, groups, dilation=dilation, dtype=F64)
+    expected = torch.zeros(height, width, groups, height, width, groups, dtype=torch.bool)
+    for i, j, y, x in product(range(height), range(width), range(kernel[0]), range(kernel[1])):
+        row, column = i + (y - kernel[0] // 2) * dilation[0], j + (x - kernel[1] // 2) * dilation[1]
+        if not (0 <= row < height and 0 <= column < width) or (row, column) > (i, j):
+            continue
+        inside = torch.ones(groups, groups, dtype=torch.bool)
+        is_centre = (row, column) == (i, j)
+        expected[i, j, :, row, column] |= inside.tril(0 if mask_type == "B" else -1) if is_centre else inside
+    assert torch.equal(dependencies(layer, groups, size), expected.view(height * width * groups, -1))
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_model_is_complete(groups: int) -> None:
+    """Deep enough, every output sees all of the past but for the blind spot that masks of this form have."""
+    size = (3, 3)
+    found = dependencies(stack(groups, (3, 3), (1, 1)), groups, size)
+    last = found[-groups:].view(groups, 9, groups)
+    assert last[:, :8].all()
+    assert torch.equal(last[:, 8], torch.ones(groups, groups, dtype=torch.bool).tril(-1))
+
+
+def future(case: ConvolutionCase, pixel: int, group: int) -> Tensor:
+    """Return the values of an image, ``[in_channels, height * width]``, in groups after ``group`` or pixels after."""
+    groups = torch.arange(case.in_channels) * case.data_channels // case.in_channels
+    pixels = torch.arange(case.size[0] * case.size[1])
+    own = groups > group if case.mask_type == "B" else groups >= group
+    return (pixels > pixel) | ((pixels == pixel) & own.view(-1, 1))
+
+
+NAN_CASES = [
+    ConvolutionCase(channels, out_channels, kernel, mask_type, groups, (4, 9), dilation)
+    for mask_type, groups, (kernel, dilation), (channels, out_channels) in product(
+        "AB", (1, 3), [((3, 3), (1, 1)), ((5, 5), (1, 1)), ((1, 1), (1, 1)), ((3, 3), (1, 2))], [(3, 7), (40, 67)]
+    )
+]
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", NAN_CASES, ids=str)
+def test_nan_in_the_future(case: ConvolutionCase, dtype: torch.dtype, layout: Layout) -> None:
+    input, weight, bias = case.tensors(dtype).values()
+    clean = case.ours(layout(input), weight, bias).flatten(2)
+    out_groups = torch.arange(case.out_channels) * case.data_channels // case.out_channels
+    for pixel, group in product((0, 8, 9, 22, 35), range(case.data_channels)):
+        spoilt = input.flatten(2).masked_fill(future(case, pixel, group), float("nan")).view_as(input)
+        output = case.ours(layout(spoilt), weight, bias).flatten(2)
+        assert torch.equal(output[..., :pixel], clean[..., :pixel])
+        assert torch.equal(output[:, out_groups <= group, pixel], clean[:, out_groups <= group, pixel])
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize("case", NAN_CASES, ids=str)
+def test_nan_in_the_gradient_of_the_past(case: ConvolutionCase, layout: Layout) -> None:
+    """NaN in the gradient of an output stays out of the gradients of inputs that the output does not see."""
+    input, weight, bias = case.tensors(F64).values()
+    input.requires_grad_()
+    grad = torch.randn(case.batch, case.out_channels, *case.size, dtype=F64)
+
+    def grad_input(grad: Tensor) -> Tensor:
+        return torch.autograd.grad(case.ours(layout(input), weight, bias), input, layout(grad))[0].flatten(2)
+
+    clean = grad_input(grad)
+    for pixel in (0, 8, 9, 22, 35):
+        spoilt = grad.flatten(2).clone()
+        spoilt[..., :pixel] = float("nan")
+        spoilt[:, 0, pixel] = float("nan")
+        unseen = future(case, pixel, 0)
+        assert torch.equal(grad_input(spoilt.view_as(grad))[:, unseen], clean[:, unseen])
+
+
+def test_nan_in_masked_weights_is_not_used() -> None:
+    case = ConvolutionCase(6, 9, (5, 5), "A", 3)
+    leaves = case.tensors(F64)
+    clean = case.result(case.ours, F64)
+    weight = leaves["weight"].masked_fill(~case.mask(), float("nan"))
+    assert torch.equal(case.ours(leaves["input"], weight, leaves["bias"]), clean["output"])
+
+
+def test_nan_and_inf_in_weights_flow() -> None:
+    case = ConvolutionCase()
+    input, weight, bias = case.tensors(F64).values()
+    weight[2, 1, 0, 0], weight[3, 0, 1, 1] = float("nan"), float("inf")
+    output = case.ours(input, weight, bias)
+    assert output[:, 2, 1:, 1:].isnan().all()
+    assert not output[:, 3].isfinite().any()
+    assert output[:, [0, 1, 4, 5]].isfinite().all()
