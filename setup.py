@@ -37,7 +37,9 @@ CXX = os.environ.get("CXX", "g++")
 INSTRUCTION_SETS = {"DEFAULT": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["AVX2"] = "-mavx2 -mfma -mf16c"
-    INSTRUCTION_SETS["AVX512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c -mprefer-vector-width=512"
+    INSTRUCTION_SETS["AVX512"] = (
+        "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512"
+    )
 MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
 
 CXX_FLAGS = (
@@ -90,6 +92,7 @@ class BuildKernels(cpp_extension.BuildExtension):
     """
 
     def build_extension(self, ext: Extension) -> None:
+        """Builds the objects, and has the extension linked with them."""
         # Not setuptools' own folder, which is another one each time for an editable install: nothing would be reused.
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +109,10 @@ class BuildKernels(cpp_extension.BuildExtension):
         includes = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
         depfile = " -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
         defines = " ".join(f"-D{name}=1" for name in MACROS)
-        lines = [f"cxx = {CXX} {CXX_FLAGS} {defines} -I{CSRC} {includes}", "rule cxx\n  command = $cxx $flags" + depfile]
+        lines = [
+            f"cxx = {CXX} {CXX_FLAGS} {defines} -I{CSRC} {includes}",
+            "rule cxx\n  command = $cxx $flags" + depfile,
+        ]
         objects = []
 
         def build(rule: str, source: Path, variant: str, flags: str = "") -> None:

@@ -3,6 +3,16 @@
 from fused_rnn import functional, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
-from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "__version__", "functional", "reference", "show_config"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "GRUCell",
+    "LSTMCell",
+    "MaskedConv2d",
+    "__version__",
+    "functional",
+    "reference",
+    "show_config",
+]

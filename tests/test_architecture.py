@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
-OPERATORS = ["lstm", "gru"]
+OPERATORS = ["lstm", "gru", "masked_conv2d"]
 
 # For each folder of csrc what its files may include, beside the C++ library; a folder includes its own files freely.
 MAY_INCLUDE = {

@@ -2,5 +2,6 @@
 
 from fused_rnn.autograd.gru import gru
 from fused_rnn.autograd.lstm import lstm
+from fused_rnn.autograd.masked_conv2d import masked_conv2d
 
-__all__ = ["gru", "lstm"]
+__all__ = ["gru", "lstm", "masked_conv2d"]

@@ -4,5 +4,6 @@ from fused_rnn.functional.gru import gru
 from fused_rnn.functional.gru_cell import gru_cell
 from fused_rnn.functional.lstm import lstm
 from fused_rnn.functional.lstm_cell import lstm_cell
+from fused_rnn.functional.masked_conv2d import masked_conv2d
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "masked_conv2d"]

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 
+def autocast_enabled(device: torch.device) -> bool:
+    """Return whether tensors on ``device`` are to be converted."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
 def autocast(tensor: Tensor) -> Tensor:
     """Convert ``tensor`` to the lower precision where autocast is on, as torch does for its own layers.
 
@@ -13,8 +18,7 @@ def autocast(tensor: Tensor) -> Tensor:
     Returns:
         The tensor in the dtype of autocast, or as it is if autocast is off, or if it is of float64 or of integers.
     """
-    device = tensor.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    if not autocast_enabled(tensor.device):
         return tensor
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-    return tensor.to(torch.get_autocast_dtype(device)) if eligible else tensor
+    return tensor.to(torch.get_autocast_dtype(tensor.device.type)) if eligible else tensor

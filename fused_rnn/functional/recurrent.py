@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fused_rnn.functional.autocast import autocast, autocast_enabled
 from fused_rnn.functional.checks import (
     check_attributes,
     check_cell_ranks,
@@ -186,14 +187,7 @@ def _state_shapes(mode: Mode, weights: Sequence[Tensor], rows: int) -> list[tupl
 def _autocast(
     input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Tensor]]:
-    """Convert to the lower precision where autocast is on, as torch.nn's kernels for a GPU do."""
-    device = input.device.type
-    if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):
+    """Apply autocast to all tensors; one look at whether it is on, since a call can be shorter than many."""
+    if not autocast_enabled(input.device):
         return input, hx, weights
-    dtype = torch.get_autocast_dtype(device)
-
-    def convert(tensor: Tensor) -> Tensor:
-        eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
-        return tensor.to(dtype) if eligible else tensor
-
-    return convert(input), hx and [convert(state) for state in hx], [convert(weight) for weight in weights]
+    return autocast(input), hx and [autocast(state) for state in hx], [autocast(weight) for weight in weights]

@@ -7,5 +7,6 @@ The operators have no gradients of their own; :mod:`fused_rnn.autograd` gives th
 import fused_rnn._C  # noqa: F401
 from fused_rnn.ops.gru import gru, gru_backward
 from fused_rnn.ops.lstm import lstm, lstm_backward
+from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward
 
-__all__ = ["gru", "gru_backward", "lstm", "lstm_backward"]
+__all__ = ["gru", "gru_backward", "lstm", "lstm_backward", "masked_conv2d", "masked_conv2d_backward"]

@@ -4,5 +4,6 @@ from fused_rnn.reference.gru import gru
 from fused_rnn.reference.gru_cell import gru_cell
 from fused_rnn.reference.lstm import lstm
 from fused_rnn.reference.lstm_cell import lstm_cell
+from fused_rnn.reference.masked_conv2d import mask, masked_conv2d
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "mask", "masked_conv2d"]
