@@ -37,9 +37,7 @@ CXX = os.environ.get("CXX", "g++")
 INSTRUCTION_SETS = {"DEFAULT": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["AVX2"] = "-mavx2 -mfma -mf16c"
-    INSTRUCTION_SETS["AVX512"] = (
-        "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512"
-    )
+    INSTRUCTION_SETS["AVX512"] = "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma -mf16c -mprefer-vector-width=512"
 MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
 
 CXX_FLAGS = (
