@@ -96,12 +96,26 @@ def test_empty_batch(case: ConvolutionCase) -> None:
     assert not result["grad weight"].any()
 
 
-def test_no_tap_at_all() -> None:
-    case = ConvolutionCase(kernel_size=(1, 1), mask_type="A")
+@pytest.mark.parametrize("case", [ConvolutionCase(kernel_size=(1, 1), mask_type="A"), ConvolutionCase(0)], ids=str)
+def test_nothing_to_sum(case: ConvolutionCase) -> None:
     result = case.result(case.ours, F64)
     assert torch.equal(result["output"], case.tensors(F64)["bias"].view(1, -1, 1, 1).expand_as(result["output"]))
     assert not result["grad weight"].any()
     assert not result["grad input"].any()
+
+
+@pytest.mark.parametrize("dilation", [(5, 6), (1, 2**62), (2**62, 1), (2**63 - 1, 2**63 - 1)], ids=str)
+def test_dilation_beyond_the_image(dilation: tuple[int, int]) -> None:
+    far, near = ConvolutionCase(kernel_size=(5, 5), dilation=dilation), ConvolutionCase(kernel_size=(5, 5))
+    tensors = far.tensors(F64)
+    output = far.ours(*tensors.values())
+    # Only the taps of the centre's row or column still meet the image.
+    rows = slice(2, 3) if dilation[0] > 1 else slice(5)
+    columns = slice(2, 3) if dilation[1] > 1 else slice(5)
+    meets = torch.zeros(5, 5, dtype=F64)
+    meets[rows, columns] = 1
+    tensors["weight"] *= meets
+    assert torch.equal(output, near.ours(*tensors.values()))
 
 
 def test_unbatched() -> None:

@@ -27,8 +27,6 @@ struct Rows {
 struct RowLayout {
   int64_t height, width, channels, margin;
 
-  // The rows of the image that has row `row`.
-  Range image_with(int64_t row) const { return {row / height * height, row / height * height + height}; }
   int64_t stride() const { return (width + 2 * margin) * channels; }
   // Whether images have that layout, so that the kernel can use them in place.
   template <typename T>
@@ -60,13 +58,13 @@ inline void transpose(int64_t rows, int64_t columns, const T* from, int64_t from
   one_by_one({0, rows}, {whole_columns, columns});
 }
 
-// Calls body(rows) for the parts of `rows` that lie in one image each, of `most` rows at most.
+// Cuts `rows` into stretches of at most `most` rows of one image, and calls body(stretch, rows of that image) for each.
 template <typename Body>
 inline void for_each_stretch(Range rows, int64_t height, int64_t most, const Body& body) {
   for (int64_t begin = rows.begin; begin < rows.end;) {
-    const int64_t left = height - begin % height;
-    const int64_t end = begin + (left < most ? left : most);
-    body(Range{begin, end < rows.end ? end : rows.end});
+    const int64_t top = begin / height * height;
+    const int64_t end = smaller(smaller(begin + most, top + height), rows.end);
+    body(Range{begin, end}, Range{top, top + height});
     begin = end;
   }
 }
@@ -80,13 +78,12 @@ inline void copy_rows(const RowLayout& layout, Images<const T> images, Range row
     std::memset(target.at(row, layout.width), 0, layout.margin * layout.channels * sizeof(T));
   }
   // Without margins all rows of an image are one long row.
-  for_each_stretch(rows, layout.height, layout.margin > 0 ? 1 : layout.height, [&](Range part) {
-    const int64_t image = part.begin / layout.height;
+  for_each_stretch(rows, layout.height, layout.margin > 0 ? 1 : layout.height, [&](Range part, Range image) {
     if (images.channels_last)
       std::memcpy(target.at(part.begin, 0), images.data + part.begin * size, part.size() * size * sizeof(T));
     else
       transpose(layout.channels, part.size() * layout.width,
-                images.data + image * layout.height * size + part.begin % layout.height * layout.width,
+                images.data + image.begin * size + (part.begin - image.begin) * layout.width,
                 layout.height * layout.width, target.at(part.begin, 0), layout.channels);
   });
 }

@@ -16,7 +16,7 @@ struct Correlation {
   int64_t channels, columns;
   Images<const T> source;
   Images<T> target;
-  const T* bias;
+  const T* bias;  // or null
   const T* weight;
   int64_t channel_stride, column_stride;  // of the weight
 
@@ -119,7 +119,7 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   const int64_t start_stride = panel.first ? 0 : c.columns;
   if (merges_taps(s, c.channels)) {
     // Sums are short: keep them in registers from the bias to the end.
-    for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
+    for_each_tile<kRows<kColumns>>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
       load_tile(tile, start + pixel * start_stride, start_stride, last);
       for_each_run(s, panel.taps, true, [&](const Run& run) FUSED_RNN_INLINE {
@@ -131,7 +131,7 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   }
   // One tap after the other, for the pixels that it has, so that its weights stay in the first-level cache.
   if (panel.first)
-    for_each_tile<kMaxRows>(s.width, [&](auto rows, int64_t pixel) {
+    for_each_tile<kRows<kColumns>>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
       load_tile(tile, start, 0, last);
       store_tile(tile, sums + pixel * c.columns, c.columns, last);
@@ -139,7 +139,7 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   for_each_run(s, panel.taps, false, [&](const Run& run) {
     if (!image.contains(row + run.row)) return;
     const Range pixels = clip(s, run, false);
-    for_each_tile<kMaxRows>(pixels.size(), [&](auto rows, int64_t first) {
+    for_each_tile<kRows<kColumns>>(pixels.size(), [&](auto rows, int64_t first) {
       T* part = sums + (pixels.begin + first) * c.columns;
       Tile<T, rows(), kColumns> tile;
       load_tile(tile, part, c.columns, last);
@@ -174,8 +174,8 @@ struct Stretches {
   int64_t source_size() const { return smaller(most + above + below, source.height) * source.stride(); }
   int64_t target_size() const { return target.fits(c.target) ? 0 : most * target.stride(); }
 
-  void compute(Range rows, const T* packed, T* memory) const {
-    const Range image = source.image_with(rows.begin);
+  // Computes `rows`, which are some of `image`.
+  void compute(Range rows, Range image, const T* packed, T* memory) const {
     const Range read = {larger(image.begin, rows.begin - above), smaller(image.end, rows.end + below)};
     const Rows<T> from = source.rows_at(memory, read.begin);
     copy_rows(source, c.source, read, from);
@@ -195,8 +195,11 @@ struct Stretches {
 };
 
 template <typename T>
-void correlate(const Correlation<T>& c) {
+void correlate(Correlation<T> c) {
   const MaskedConv2dSizes& s = c.sizes;
+  Scratch<T> zeros(c.columns);
+  std::memset(zeros.data(), 0, c.columns * sizeof(T));
+  if (c.bias == nullptr) c.bias = zeros.data();
   const Stretches<T> stretches(c);
   const int64_t memory_size = stretches.source_size() + stretches.target_size();
   Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
@@ -205,26 +208,23 @@ void correlate(const Correlation<T>& c) {
   parallel(s.threads, [&](int64_t thread, int64_t team) {
     for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
     barrier.wait(team);
-    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most,
-                     [&](Range rows) { stretches.compute(rows, packed.data(), memory.data() + thread * memory_size); });
+    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most, [&](Range rows, Range image) {
+      stretches.compute(rows, image, packed.data(), memory.data() + thread * memory_size);
+    });
   });
 }
 
 template <typename T>
 void forward(const MaskedConv2dForward<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  Scratch<T> zeros(p.bias ? 0 : s.out_channels);
-  for (int64_t column = 0; !p.bias && column < s.out_channels; ++column) zeros.data()[column] = T(0);
-  correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias ? p.bias : zeros.data(), p.weight,
-                s.taps(), s.taps() * s.in_channels});
+  correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias, p.weight, s.taps(),
+                s.taps() * s.in_channels});
 }
 
 template <typename T>
 void input_gradient(const MaskedConv2dInputGradient<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  Scratch<T> zeros(s.in_channels);
-  for (int64_t column = 0; column < s.in_channels; ++column) zeros.data()[column] = T(0);
-  correlate<T>({s, true, s.out_channels, s.in_channels, p.grad_output, p.grad_input, zeros.data(), p.weight,
+  correlate<T>({s, true, s.out_channels, s.in_channels, p.grad_output, p.grad_input, nullptr, p.weight,
                 s.taps() * s.in_channels, s.taps()});
 }
 

@@ -32,7 +32,7 @@ void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_c
   constexpr int64_t kWidth = kColumns * kLanes<T>;
   const Range pixels = clip(s, run, w.merged());
   if (pixels.size() <= 0) return;
-  for_each_tile<kMaxRows>(part.size(), [&](auto rows, int64_t first) {
+  for_each_tile<kRows<kColumns>>(part.size(), [&](auto rows, int64_t first) {
     const int64_t sum_row = part.begin + first;
     Tile<T, rows(), kColumns> tile;
     tile.zero();
@@ -55,8 +55,7 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
   // As many image rows at a time as leave their gradients in the first-level cache.
   constexpr int64_t kValues = 24 * 1024 / sizeof(T);
   const int64_t step = larger(1, kValues / (larger(s.width, 1) * smaller(kBlock<T>, s.out_channels)));
-  for_each_stretch({0, s.rows()}, s.height, step, [&](Range lines) {
-    const int64_t top = lines.begin / s.height * s.height;
+  for_each_stretch({0, s.rows()}, s.height, step, [&](Range lines, Range image) {
     for (int64_t column = 0; column < s.out_channels; column += kBlock<T>) {
       const int64_t before = column / kBlock<T> * w.rows();
       for_vectors_of<T>(w.block_width(column), [&](auto vectors) {
@@ -64,7 +63,7 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
           const int64_t first = run.tap * s.in_channels;
           const Range part = {larger(rows.begin - before, first),
                               smaller(rows.end - before, first + run.taps * s.in_channels)};
-          if (part.size() > 0) add_lines<T, vectors()>(w, {top, top + s.height}, lines, column, run, part);
+          if (part.size() > 0) add_lines<T, vectors()>(w, image, lines, column, run, part);
         });
       });
     }

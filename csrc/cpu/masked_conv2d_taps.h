@@ -11,9 +11,6 @@
 namespace fused_rnn::cpu {
 namespace {
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // Returns the first of `channels` channels that is in group `group` or a later one.
 inline int64_t group_begin(const MaskedConv2dSizes& sizes, int64_t group, int64_t channels) {
   return divide_up(group * channels, sizes.data_channels);
@@ -22,6 +19,10 @@ inline int64_t group_begin(const MaskedConv2dSizes& sizes, int64_t group, int64_
 // Target channels are computed in blocks of at most this many, the columns of a register tile.
 template <typename T>
 inline constexpr int64_t kBlock = kVectors * kLanes<T>;
+
+// The most rows of a tile of kColumns vectors. Fewer than eight accumulators would wait for one another.
+template <int kColumns>
+inline constexpr int kRows = kColumns == 1 ? 2 * kMaxRows : kMaxRows;
 
 // Returns how many values a packed row of `columns` columns takes: whole vectors.
 template <typename T>

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <optional>
 #include <tuple>
 
@@ -64,18 +65,21 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
               input.sizes(), " to have ", weight.size(1), " channels, but got ", input.size(1), " channels instead");
   TORCH_CHECK(input.size(2) > 0 && input.size(3) > 0, "Expected input to have height and width, but got input of size ",
               input.sizes());
-  return {input.size(0),
-          input.size(2),
-          input.size(3),
-          weight.size(1),
-          weight.size(0),
-          weight.size(2),
-          weight.size(3),
-          options.dilation[0],
-          options.dilation[1],
-          options.data_channels,
-          options.mask_type == "B",
-          at::get_num_threads()};
+  MaskedConv2dSizes sizes;
+  sizes.batch = input.size(0);
+  sizes.height = input.size(2);
+  sizes.width = input.size(3);
+  sizes.in_channels = weight.size(1);
+  sizes.out_channels = weight.size(0);
+  sizes.kernel_height = weight.size(2);
+  sizes.kernel_width = weight.size(3);
+  // Beyond the image's size a larger distance changes nothing, and must not overflow.
+  sizes.dilation_height = std::min(options.dilation[0], sizes.height);
+  sizes.dilation_width = std::min(options.dilation[1], sizes.width);
+  sizes.data_channels = options.data_channels;
+  sizes.own_group = options.mask_type == "B";
+  sizes.threads = at::get_num_threads();
+  return sizes;
 }
 
 // The half precisions are computed in float32.
@@ -105,9 +109,11 @@ at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
   return last ? kChannelsLast : at::MemoryFormat::Contiguous;
 }
 
-// Returns an empty tensor in the computed type.
-Tensor empty(at::IntArrayRef shape, const Tensor& like, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
-  return at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format));
+// Returns a tensor for a kernel to write, in the computed type; of shape [0] if it is not wanted.
+Tensor empty(const Tensor& like, at::IntArrayRef shape, at::MemoryFormat format = at::MemoryFormat::Contiguous,
+             bool wanted = true) {
+  const auto options = like.options().dtype(compute_type(like));
+  return wanted ? at::empty(shape, options.memory_format(format)) : at::empty({0}, options);
 }
 
 // Calls body(T()) with the type that is computed in.
@@ -129,7 +135,7 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optio
   const Tensor kernel_weight = array_for_kernel(weight);
   const Tensor kernel_bias = bias ? array_for_kernel(*bias) : Tensor();
   const Tensor output =
-      empty({sizes.batch, sizes.out_channels, sizes.height, sizes.width}, input, result_format(input, weight));
+      empty(input, {sizes.batch, sizes.out_channels, sizes.height, sizes.width}, result_format(input, weight));
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
     const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), kernel_weight.const_data_ptr<T>(),
@@ -149,10 +155,9 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
               at::IntArrayRef(grad_shape), ", but got grad_output of size ", grad_output.sizes());
   check_like_input(grad_output, "grad_output", input);
   const Tensor kernel_grad = images_for_kernel(grad_output);
-  const Tensor none = empty({0}, input);
-  const Tensor grad_input = input_grad ? empty(input.sizes(), input, result_format(input, weight)) : none;
-  const Tensor grad_weight = weight_grad ? empty(weight.sizes(), input) : none.clone();
-  const Tensor grad_bias = bias_grad ? empty({sizes.out_channels}, input) : none.clone();
+  const Tensor grad_input = empty(input, input.sizes(), result_format(input, weight), input_grad);
+  const Tensor grad_weight = empty(weight, weight.sizes(), at::MemoryFormat::Contiguous, weight_grad);
+  const Tensor grad_bias = empty(weight, {sizes.out_channels}, at::MemoryFormat::Contiguous, bias_grad);
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
     if (input_grad) {
