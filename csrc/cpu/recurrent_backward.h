@@ -134,11 +134,26 @@ class BackwardLoop {
                         weights.stride, s_.hidden_size);
   }
 
+  // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.
+  void prefetch(int64_t direction, const Step& step, int64_t unit, int64_t count, int64_t b, int64_t rows) const {
+    const int64_t hidden = s_.hidden_size, from = direction * s_.steps.rows() + step.first_row + b;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
+        const int64_t at = (from + r) * 4 * hidden + unit + lane;
+        for (int64_t gate = 0; gate < 4; ++gate) {
+          __builtin_prefetch(p_.gates + at + gate * hidden);
+          __builtin_prefetch(p_.grad_gates + at + gate * hidden, 1);
+        }
+        if (p_.cells) __builtin_prefetch(p_.cells + (from + r) * hidden + unit + lane);
+      }
+  }
+
   // One step of a panel of hidden values, for batch rows that all go on, or all do not, in the following step.
   void rows(int64_t direction, const Step& step, const Step& following, int64_t column, Range batch, bool goes_on) {
     const int64_t count = width(s_.output_size - column), total = s_.directions * s_.output_size;
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset, row = step.first_row + b;
+      if (!projected()) prefetch(direction, step, column, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       if (goes_on) multiply_back(tile, direction, following, b, column);
@@ -175,6 +190,7 @@ class BackwardLoop {
         panel(p_.weights[direction].hr, s_.output_size, s_.hidden_size, packed_project_back(direction), unit);
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset;
+      prefetch(direction, step, unit, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       const int64_t row = direction * s_.steps.rows() + step.first_row + b;

@@ -169,6 +169,13 @@ class ForwardLoop {
       place.cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr;
       place.hidden_size = hidden;
       place.units = units(block);
+      if (place.gates) {
+        // What is kept goes to lines that are far away when the sums are done, unless they are asked for now.
+        for (int64_t r = 0; r < tile_rows(); ++r) {
+          for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(place.gates + (r * 4 + gate) * hidden, 1);
+          if (place.cells) __builtin_prefetch(place.cells + r * hidden, 1);
+        }
+      }
       Tile<T, tile_rows()> tile;
       sum(tile, direction, block, row, place);
       Cell::finish(tile, unit, place);
