@@ -79,11 +79,17 @@ class ConvolutionCase:
         return conv2d(input, weight * self.mask(), bias, padding=padding, dilation=self.dilation)
 
     def result(
-        self, convolution: Convolution, dtype: torch.dtype, layout: Layout = as_made, grad_layout: Layout = as_made
+        self,
+        convolution: Convolution,
+        dtype: torch.dtype,
+        layout: Layout = as_made,
+        grad_layout: Layout = as_made,
+        weight_layout: Layout = as_made,
     ) -> dict[str, Tensor]:
-        """Return the output and all gradients; the layouts make images and the output's gradient lie in memory."""
+        """Return the output and all gradients; layouts say how the images and the weight lie in memory."""
         leaves = {name: tensor.requires_grad_() for name, tensor in self.tensors(dtype).items()}
-        output = convolution(layout(leaves["input"]), *list(leaves.values())[1:])
+        input, weight, *bias = leaves.values()
+        output = convolution(layout(input), weight_layout(weight), *bias)
         # A view of the output passes its gradient on in any layout.
         passed = WithGradientLayout.apply(output, grad_layout)
         return {"output": output.detach(), **differentiate([passed], leaves)}

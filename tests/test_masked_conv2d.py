@@ -62,6 +62,13 @@ def test_layouts(channels: int, layout: Layout, grad_layout: Layout) -> None:
     assert_identical(case.result(case.ours, F64, layout, grad_layout), case.result(case.ours, F64))
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("kernel_size", [(1, 1), (1, 3), (5, 1), (3, 5)], ids=str)
+def test_layouts_of_the_weight(kernel_size: tuple[int, int], layout: Layout) -> None:
+    case = ConvolutionCase(5, 18, kernel_size, data_channels=2)
+    assert_identical(case.result(case.ours, F64, weight_layout=layout), case.result(case.ours, F64))
+
+
 def test_expanded_input_and_gradient() -> None:
     case = ConvolutionCase()
     _, weight, bias = case.tensors(F64).values()

@@ -175,7 +175,7 @@ DTYPES = [F64, torch.float32, torch.bfloat16, torch.float16]
 def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory_format) -> None:
     tensors = case.tensors(dtype)
     input, weight, bias = tensors["input"], tensors["weight"], tensors.get("bias")
-    input = input.contiguous(memory_format=layout)
+    input, weight = input.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
     operators = torch.ops.fused_rnn
     torch.library.opcheck(operators.masked_conv2d.default, (input, weight, bias, *case.options))
     grad = torch.randn_like(case.ours(input, weight))

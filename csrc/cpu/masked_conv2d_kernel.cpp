@@ -12,13 +12,12 @@ namespace {
 template <typename T>
 struct Correlation {
   const MaskedConv2dSizes& sizes;
-  bool mirrored;  // input gradient: tap t is the kernel's last but t, and groups see later ones
+  bool mirrored;  // input gradient: the kernel lies the other way round, and groups see later ones
   int64_t channels, columns;
   Images<const T> source;
   Images<T> target;
-  const T* bias;  // or null
-  const T* weight;
-  int64_t channel_stride, column_stride;  // of the weight
+  const T* bias;            // or null
+  Weights<const T> weight;  // out: columns, in: channels
 
   // The taps that all channels see; with several groups the centre tap is not among them.
   Range dense_taps() const {
@@ -62,20 +61,20 @@ int64_t for_each_panel(const Correlation<T>& c, const Body& body) {
   return packed;
 }
 
-// Packs one thread's share of a panel's weights. A vector's columns are read tap by tap, as they lie.
+// Packs one thread's share of a panel's weights. The lines of memory that a vector's columns lie in, and those that
+// they go to, are used up while they are in the first-level cache.
 template <typename T>
 void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread, int64_t team) {
   const int64_t width = packed_width<T>(panel.columns.size());
-  const Range channels = share(panel.channels.size(), thread, team);
-  for (int64_t channel = channels.begin; channel < channels.end; ++channel)
-    for (int64_t first = 0; first < width; first += kLanes<T>)
+  const Range channels = share(panel.channels.size(), thread, team, kLanes<T>);
+  for (int64_t first = 0; first < width; first += kLanes<T>)
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel)
       for (int64_t column = first; column < first + kLanes<T>; ++column) {
         const bool there = column < panel.columns.size();
-        const T* weight = c.weight + (panel.channels.begin + channel) * c.channel_stride +
-                          (there ? panel.columns.begin + column : 0) * c.column_stride;
+        const T* weight = c.weight.at(panel.columns.begin + (there ? column : 0), panel.channels.begin + channel);
         T* target = packed + channel * width + column;
         for (int64_t tap = panel.taps.begin; tap < panel.taps.end; ++tap) {
-          *target = there ? weight[c.mirrored ? c.sizes.taps() - 1 - tap : tap] : T(0);
+          *target = there ? weight[tap * c.weight.tap_stride] : T(0);
           target += panel.channels.size() * width;
         }
       }
@@ -217,15 +216,15 @@ void correlate(Correlation<T> c) {
 template <typename T>
 void forward(const MaskedConv2dForward<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias, p.weight, s.taps(),
-                s.taps() * s.in_channels});
+  correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias, p.weight});
 }
 
 template <typename T>
 void input_gradient(const MaskedConv2dInputGradient<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  correlate<T>({s, true, s.out_channels, s.in_channels, p.grad_output, p.grad_input, nullptr, p.weight,
-                s.taps() * s.in_channels, s.taps()});
+  const auto& w = p.weight;
+  const Weights<const T> mirrored = {w.data + (s.taps() - 1) * w.tap_stride, w.in_stride, w.out_stride, -w.tap_stride};
+  correlate<T>({s, true, s.out_channels, s.in_channels, p.grad_output, p.grad_input, nullptr, mirrored});
 }
 
 }  // namespace

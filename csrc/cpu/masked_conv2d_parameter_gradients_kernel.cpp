@@ -70,23 +70,24 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
   });
 }
 
-// Writes one thread's share of the weight's gradient: the sums where the mask is one, zero elsewhere.
+// Writes the weight's gradient for one thread's share of the input channels: the sums, and zero where it is masked.
 template <typename T>
-void unpack(const WeightSums<T>& w, T* grad_weight, Range channels) {
+void unpack(const WeightSums<T>& w, Weights<T> grad_weight, Range channels) {
   const MaskedConv2dSizes& s = w.sizes;
-  for (int64_t channel = channels.begin; channel < channels.end; ++channel)
-    for (int64_t column = 0; column < s.out_channels; ++column) {
-      const int64_t first_column = column / kBlock<T> * kBlock<T>;
-      const int64_t width = w.block_width(first_column);
-      const T* sums = w.block(first_column) + channel * width + column - first_column;
-      T* target = grad_weight + (column * s.in_channels + channel) * s.taps();
-      const int64_t group = column * s.data_channels / s.out_channels;
-      const bool centre = channel < group_begin(s, group + s.own_group, s.in_channels);
-      for (int64_t tap = 0; tap < s.taps(); ++tap) {
-        const bool active = tap < s.centre() || (tap == s.centre() && centre);
-        target[tap] = active ? sums[tap * s.in_channels * width] : T(0);
+  for (int64_t first = 0; first < s.out_channels; first += kLanes<T>)
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel)
+      for (int64_t column = first; column < smaller(first + kLanes<T>, s.out_channels); ++column) {
+        const int64_t first_column = column / kBlock<T> * kBlock<T>;
+        const int64_t width = w.block_width(first_column);
+        const T* sums = w.block(first_column) + channel * width + column - first_column;
+        T* target = grad_weight.at(column, channel);
+        const int64_t group = column * s.data_channels / s.out_channels;
+        const bool centre = channel < group_begin(s, group + s.own_group, s.in_channels);
+        for (int64_t tap = 0; tap < s.taps(); ++tap) {
+          const bool active = tap < s.centre() + centre;
+          target[tap * grad_weight.tap_stride] = active ? sums[tap * s.in_channels * width] : T(0);
+        }
       }
-    }
 }
 
 // Sums over the pixels of each row first, then over the rows: precise, and the same for any number of threads.
@@ -105,14 +106,14 @@ void parameter_gradients(const MaskedConv2dParameterGradients<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
   const RowLayout input = {s.height, s.width, s.in_channels, merges_taps(s, s.in_channels) ? s.kernel_width / 2 : 0};
   const RowLayout grad = {s.height, s.width, s.out_channels, 0};
-  const bool copies_input = p.grad_weight && !input.fits(p.input);
+  const bool copies_input = p.grad_weight.data && !input.fits(p.input);
   // Tiles read whole vectors, at the very end beyond the last pixel's channels.
   const bool copies_grad = !grad.fits(p.grad_output) || s.out_channels % kLanes<T> != 0;
   Scratch<T> input_copy(copies_input ? s.rows() * input.stride() : 0);
   Scratch<T> grad_copy(copies_grad ? s.rows() * grad.stride() + kLanes<T> : 0);
   WeightSums<T> w = {s, copies_input ? input.rows_at(input_copy.data(), 0) : input.rows_at(p.input.data, 0),
                      copies_grad ? grad.rows_at(grad_copy.data(), 0) : grad.rows_at(p.grad_output.data, 0), nullptr};
-  const int64_t sums_size = p.grad_weight ? w.rows() * packed_width<T>(s.out_channels) : 0;
+  const int64_t sums_size = p.grad_weight.data ? w.rows() * packed_width<T>(s.out_channels) : 0;
   Scratch<T> sums(sums_size);
   Scratch<T> row_sums(p.grad_bias ? s.rows() * s.out_channels : 0);
   w.sums = sums.data();
@@ -130,10 +131,10 @@ void parameter_gradients(const MaskedConv2dParameterGradients<T>& p) {
     if (p.grad_bias)
       sum_columns(row_sums.data(), s.rows(), s.out_channels, p.grad_bias,
                   share(s.out_channels, thread, team, kLanes<T>));
-    if (!p.grad_weight) return;
+    if (!p.grad_weight.data) return;
     sum_over_pixels(w, share(divide_up(s.out_channels, kBlock<T>) * w.rows(), thread, team, kMaxRows));
     barrier.wait(team);
-    unpack(w, p.grad_weight, share(s.in_channels, thread, team));
+    unpack(w, p.grad_weight, share(s.in_channels, thread, team, kLanes<T>));
   });
 }
 

@@ -92,7 +92,12 @@ Tensor images_for_kernel(const Tensor& images) {
   const Tensor computed = images.to(compute_type(images));
   return computed.is_contiguous() || computed.is_contiguous(kChannelsLast) ? computed : computed.contiguous();
 }
-Tensor array_for_kernel(const Tensor& array) { return array.to(compute_type(array)).contiguous(); }
+// Returns weights as the kernels read them: in the computed type, and with taps at one distance.
+Tensor weight_for_kernel(const Tensor& weight) {
+  const Tensor computed = weight.to(compute_type(weight));
+  const bool one_line = weight.size(2) == 1 || weight.size(3) == 1;
+  return one_line || computed.stride(2) == computed.size(3) * computed.stride(3) ? computed : computed.contiguous();
+}
 
 template <typename T>
 Images<const T> images(const Tensor& tensor) {
@@ -103,17 +108,26 @@ Images<T> mutable_images(const Tensor& tensor) {
   return {tensor.mutable_data_ptr<T>(), tensor.is_contiguous(kChannelsLast)};
 }
 
+int64_t tap_stride(const Tensor& weight) { return weight.stride(weight.size(3) == 1 ? 2 : 3); }
+
+template <typename T>
+Weights<const T> weights(const Tensor& tensor) {
+  return {tensor.const_data_ptr<T>(), tensor.stride(0), tensor.stride(1), tap_stride(tensor)};
+}
+template <typename T>
+Weights<T> mutable_weights(const Tensor& tensor) {
+  return {tensor.mutable_data_ptr<T>(), tensor.stride(0), tensor.stride(1), tap_stride(tensor)};
+}
+
 // As torch.nn: channels-last as soon as one of both tensors is.
 at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
   const bool last = a.suggest_memory_format() == kChannelsLast || b.suggest_memory_format() == kChannelsLast;
   return last ? kChannelsLast : at::MemoryFormat::Contiguous;
 }
 
-// Returns a tensor for a kernel to write, in the computed type; of shape [0] if it is not wanted.
-Tensor empty(const Tensor& like, at::IntArrayRef shape, at::MemoryFormat format = at::MemoryFormat::Contiguous,
-             bool wanted = true) {
-  const auto options = like.options().dtype(compute_type(like));
-  return wanted ? at::empty(shape, options.memory_format(format)) : at::empty({0}, options);
+// Returns a tensor for a kernel to write, in the computed type.
+Tensor empty(const Tensor& like, at::IntArrayRef shape, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
+  return at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format));
 }
 
 // Calls body(T()) with the type that is computed in.
@@ -132,13 +146,13 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optio
     check_like_input(*bias, "bias", input);
   }
   const Tensor kernel_input = images_for_kernel(input);
-  const Tensor kernel_weight = array_for_kernel(weight);
-  const Tensor kernel_bias = bias ? array_for_kernel(*bias) : Tensor();
+  const Tensor kernel_weight = weight_for_kernel(weight);
+  const Tensor kernel_bias = bias ? bias->to(compute_type(input)).contiguous() : Tensor();
   const Tensor output =
       empty(input, {sizes.batch, sizes.out_channels, sizes.height, sizes.width}, result_format(input, weight));
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
-    const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), kernel_weight.const_data_ptr<T>(),
+    const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), weights<T>(kernel_weight),
                                            bias ? kernel_bias.const_data_ptr<T>() : nullptr, mutable_images<T>(output)};
     FUSED_RNN_CPU_CALL(masked_conv2d, params);
   });
@@ -155,21 +169,22 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
               at::IntArrayRef(grad_shape), ", but got grad_output of size ", grad_output.sizes());
   check_like_input(grad_output, "grad_output", input);
   const Tensor kernel_grad = images_for_kernel(grad_output);
-  const Tensor grad_input = empty(input, input.sizes(), result_format(input, weight), input_grad);
-  const Tensor grad_weight = empty(weight, weight.sizes(), at::MemoryFormat::Contiguous, weight_grad);
-  const Tensor grad_bias = empty(weight, {sizes.out_channels}, at::MemoryFormat::Contiguous, bias_grad);
+  const Tensor grad_input = input_grad ? empty(input, input.sizes(), result_format(input, weight)) : empty(input, {0});
+  const Tensor grad_weight =
+      weight_grad ? empty(weight, weight.sizes(), weight.suggest_memory_format()) : empty(weight, {0});
+  const Tensor grad_bias = empty(weight, {bias_grad ? sizes.out_channels : 0});
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
     if (input_grad) {
-      const Tensor kernel_weight = array_for_kernel(weight);
-      const MaskedConv2dInputGradient<T> params = {sizes, images<T>(kernel_grad), kernel_weight.const_data_ptr<T>(),
+      const Tensor kernel_weight = weight_for_kernel(weight);
+      const MaskedConv2dInputGradient<T> params = {sizes, images<T>(kernel_grad), weights<T>(kernel_weight),
                                                    mutable_images<T>(grad_input)};
       FUSED_RNN_CPU_CALL(masked_conv2d_input_gradient, params);
     }
     if (weight_grad || bias_grad) {
       const Tensor kernel_input = images_for_kernel(input);
       const MaskedConv2dParameterGradients<T> params = {sizes, images<T>(kernel_grad), images<T>(kernel_input),
-                                                        weight_grad ? grad_weight.mutable_data_ptr<T>() : nullptr,
+                                                        weight_grad ? mutable_weights<T>(grad_weight) : Weights<T>(),
                                                         bias_grad ? grad_bias.mutable_data_ptr<T>() : nullptr};
       FUSED_RNN_CPU_CALL(masked_conv2d_parameter_gradients, params);
     }

@@ -29,20 +29,29 @@ struct Images {
   bool channels_last;  // [batch, height, width, channels] rather than [batch, channels, height, width]
 };
 
+// Weights, or their gradient: [out_channels, in_channels, taps], with any distances in memory.
+template <typename T>
+struct Weights {
+  T* data;
+  int64_t out_stride, in_stride, tap_stride;
+
+  T* at(int64_t out, int64_t in) const { return data + out * out_stride + in * in_stride; }
+};
+
 template <typename T>
 struct MaskedConv2dForward {
   MaskedConv2dSizes sizes;
-  Images<const T> input;  // of in_channels
-  const T* weight;        // [out_channels, in_channels, kernel_height, kernel_width]; masked entries are not used
-  const T* bias;          // [out_channels], or null
-  Images<T> output;       // of out_channels, written
+  Images<const T> input;    // of in_channels
+  Weights<const T> weight;  // masked entries are not used
+  const T* bias;            // [out_channels], or null
+  Images<T> output;         // of out_channels, written
 };
 
 template <typename T>
 struct MaskedConv2dInputGradient {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
-  const T* weight;              // as forward's
+  Weights<const T> weight;      // as forward's
   Images<T> grad_input;         // of in_channels, written
 };
 
@@ -51,7 +60,7 @@ struct MaskedConv2dParameterGradients {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
   Images<const T> input;        // of in_channels
-  T* grad_weight;               // shaped like weight, written, masked entries with zero; null if not wanted
+  Weights<T> grad_weight;       // written, masked entries with zero; no data if not wanted
   T* grad_bias;                 // [out_channels], written; null if not wanted
 };
 

@@ -66,7 +66,7 @@ def masked_conv2d_backward(
 
 
 def _images(input: Tensor, weight: Tensor, channels: int) -> Tensor:
-    """Empty images like ``input``, of other channels, in the memory format that torch.nn.Conv2d gives its output."""
+    """Empty images like ``input``, of ``channels`` channels, in channels-last memory format if either argument is."""
     formats = [suggest_memory_format(input), suggest_memory_format(weight)]
     return torch.empty(
         (input.size(0), channels, *input.shape[2:]),
@@ -98,6 +98,6 @@ def _(
     none = (0,)
     return (
         _images(input, weight, input.size(1)) if input_grad else input.new_empty(none),
-        input.new_empty(weight.shape if weight_grad else none),
+        _images(weight, weight, weight.size(1)) if weight_grad else input.new_empty(none),
         input.new_empty(weight.shape[:1] if bias_grad else none),
     )
