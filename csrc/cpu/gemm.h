@@ -91,40 +91,68 @@ inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
 
+// c = a b, or c += a b.
+template <typename T>
+struct Product {
+  int64_t rows, columns, depth;
+  Matrix<T> a;  // [rows, depth]
+  Matrix<T> b;  // [depth, columns]
+  T* c;         // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
+  int64_t c_row;
+  bool accumulate = false;  // whether c and row_sums are added to
+  T* row_sums = nullptr;    // [rows], the sums of a's rows, or null; only where a's rows are contiguous (a.row is 1)
+};
+
+// target (+)= sums over the depth of a packed tile.
+template <typename T>
+inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target, bool accumulate) {
+  for (int64_t row = 0; row < rows; row += kLanes<T>) {
+    const int64_t count = smaller(rows - row, kLanes<T>);
+    // Four sums at once: each addition would wait for the one before.
+    Vec<T> sums[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
+    int64_t k = 0;
+    for (; k + 4 <= depth; k += 4)
+      for (int64_t i = 0; i < 4; ++i) sums[i] = sums[i] + load(packed + (k + i) * rows + row, count);
+    for (; k < depth; ++k) sums[0] = sums[0] + load(packed + k * rows + row, count);
+    const Vec<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    store(target + row, accumulate ? sum + load(target + row, count) : sum, count);
+  }
+}
+
 // One thread's part of gemm(): all of the given rows and columns.
 template <typename T>
-inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Matrix<T> b, T* c, int64_t c_row,
-                       bool accumulate) {
+inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
-  const bool pack_a = a.column != 1;
+  const bool pack_a = p.a.column != 1;
   Scratch<T> packed_b(kBlockDepth * (kBlockColumns + kPanel<T>));
   Scratch<T> packed_a(pack_a ? kBlockDepth * kBlockRows : 0);
   // At least once: a product without depth is zero.
-  for (int64_t k = 0; k == 0 || k < depth; k += kBlockDepth) {
-    const int64_t part = depth - k < kBlockDepth ? depth - k : kBlockDepth;
-    const bool add = accumulate || k > 0;
+  for (int64_t k = 0; k == 0 || k < p.depth; k += kBlockDepth) {
+    const int64_t part = smaller(p.depth - k, kBlockDepth);
+    const bool add = p.accumulate || k > 0;
     for (int64_t first = columns.begin; first < columns.end; first += kBlockColumns) {
-      const int64_t width = columns.end - first < kBlockColumns ? columns.end - first : kBlockColumns;
+      const int64_t width = smaller(columns.end - first, kBlockColumns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
-        pack_panel(b.from(k, first + column), part, width - column < kPanel<T> ? width - column : kPanel<T>,
+        pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
                    packed_b.data() + column * part);
       for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
-        const int64_t height = rows.end - top < kBlockRows ? rows.end - top : kBlockRows;
+        const int64_t height = smaller(rows.end - top, kBlockRows);
         if (pack_a)
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            pack_rows(a.from(top + row, k), part, tile_rows(), packed_a.data() + row * part);
+            T* tile = packed_a.data() + row * part;
+            pack_rows(p.a.from(top + row, k), part, tile_rows(), tile);
+            if (p.row_sums && first == 0) add_row_sums<T>(tile, tile_rows(), part, p.row_sums + top + row, add);
           });
         const int64_t next = top + kBlockRows;
         for (int64_t column = 0; column < width; column += kPanel<T>) {
           if (next < rows.end)
-            prefetch_block(a.from(next, k), rows.end - next < kBlockRows ? rows.end - next : kBlockRows, part,
-                           column / kPanel<T>, divide_up(width, kPanel<T>));
+            prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), part, column / kPanel<T>,
+                           divide_up(width, kPanel<T>));
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            const T* source = pack_a ? packed_a.data() + row * part : a.at(top + row, k);
-            multiply_panel<T, tile_rows()>(source, pack_a ? 1 : a.row, pack_a ? tile_rows() : 1,
-                                           packed_b.data() + column * part, kPanel<T>, part,
-                                           c + (top + row) * c_row + first + column, c_row,
-                                           width - column < kPanel<T> ? width - column : kPanel<T>, add);
+            const T* source = pack_a ? packed_a.data() + row * part : p.a.at(top + row, k);
+            multiply_panel<T, tile_rows()>(
+                source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, packed_b.data() + column * part, kPanel<T>,
+                part, p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
           });
         }
       }
@@ -132,19 +160,17 @@ inline void gemm_block(Range rows, Range columns, int64_t depth, Matrix<T> a, Ma
   }
 }
 
-// c[rows, columns] = (accumulate ? c : 0) + a[rows, depth] b[depth, columns] on up to `threads` threads.
-// c is row-major with row stride c_row and overlaps neither a nor b. Sums do not depend on `threads`.
+// Computes a product on up to `threads` threads; the sums do not depend on how many.
 template <typename T>
-inline void gemm(int64_t rows, int64_t columns, int64_t depth, Matrix<T> a, Matrix<T> b, T* c, int64_t c_row,
-                 bool accumulate, int64_t threads) {
+inline void gemm(const Product<T>& p, int64_t threads) {
   // Below this many multiply-adds a second thread costs more than it brings.
   constexpr int64_t kWorthAThread = 1 << 17;
-  const int64_t useful = 1 + rows * columns * depth / kWorthAThread;
-  parallel(threads < useful ? threads : useful, [&](int64_t thread, int64_t count) {
-    if (rows > columns)
-      gemm_block(share(rows, thread, count, kPanelRows), {0, columns}, depth, a, b, c, c_row, accumulate);
+  const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
+  parallel(smaller(threads, useful), [&](int64_t thread, int64_t count) {
+    if (p.rows > p.columns)
+      gemm_block(p, share(p.rows, thread, count, kPanelRows), {0, p.columns});
     else
-      gemm_block({0, rows}, share(columns, thread, count, kPanel<T>), depth, a, b, c, c_row, accumulate);
+      gemm_block(p, {0, p.rows}, share(p.columns, thread, count, kPanel<T>));
   });
 }
 

@@ -89,8 +89,14 @@ class ForwardLoop {
   void multiply_input() {
     const int64_t rows = s_.steps.rows();
     for (int64_t d = 0; d < s_.directions; ++d)
-      gemm<T>(rows, Cell::kGates * s_.hidden_size, s_.input_size, {p_.input, s_.input_size, 1},
-              {p_.weights[d].ih, 1, s_.input_size}, input_sums(d), 4 * s_.hidden_size, false, s_.threads);
+      gemm<T>({.rows = rows,
+               .columns = Cell::kGates * s_.hidden_size,
+               .depth = s_.input_size,
+               .a = {p_.input, s_.input_size, 1},
+               .b = {p_.weights[d].ih, 1, s_.input_size},
+               .c = input_sums(d),
+               .c_row = 4 * s_.hidden_size},
+              s_.threads);
   }
 
   T* input_sums(int64_t direction) {

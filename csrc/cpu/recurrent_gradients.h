@@ -33,10 +33,16 @@ class RecurrentGradients {
       if (p_.grad_input) input(d);
       if (!p_.weight_grad) continue;
       const auto& grad = p_.grad_weights[d];
-      gemm<T>(Cell::kGates * s_.hidden_size, s_.input_size, rows_, transposed(grad_gates(d), width_),
-              {p_.input, s_.input_size, 1}, grad.ih, s_.input_size, false, s_.threads);
+      gemm<T>({.rows = Cell::kGates * s_.hidden_size,
+               .columns = s_.input_size,
+               .depth = rows_,
+               .a = transposed(grad_gates(d), width_),
+               .b = {p_.input, s_.input_size, 1},
+               .c = grad.ih,
+               .c_row = s_.input_size,
+               .row_sums = grad.bias_ih},
+              s_.threads);
       weight_hh(d);
-      if (grad.bias_ih) biases(d);
       if constexpr (!Cell::kCarriesHidden)
         if (grad.hr) weight_hr(d);
     }
@@ -49,18 +55,34 @@ class RecurrentGradients {
   static Matrix<T> transposed(const T* data, int64_t row) { return {data, 1, row}; }
 
   void input(int64_t direction) {
-    gemm<T>(rows_, s_.input_size, Cell::kGates * s_.hidden_size, {grad_gates(direction), width_, 1},
-            {p_.weights[direction].ih, s_.input_size, 1}, p_.grad_input, s_.input_size, direction > 0, s_.threads);
+    gemm<T>({.rows = rows_,
+             .columns = s_.input_size,
+             .depth = Cell::kGates * s_.hidden_size,
+             .a = {grad_gates(direction), width_, 1},
+             .b = {p_.weights[direction].ih, s_.input_size, 1},
+             .c = p_.grad_input,
+             .c_row = s_.input_size,
+             .accumulate = direction > 0},
+            s_.threads);
   }
 
-  // grad_hh (+)= gradients of the sums of `rows` rows from `first` on, times the hidden values before them.
+  // grad_hh and grad_bias_hh (+)= gradients of the sums of `rows` rows from `first` on, times the hidden values before.
   void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const T* previous, int64_t row, bool accumulate) {
-    T* target = p_.grad_weights[direction].hh;
+    const auto& grad = p_.grad_weights[direction];
+    int64_t done = 0;
     for (const auto part : Cell::kHiddenParts) {
-      gemm<T>(part.count * s_.hidden_size, s_.output_size, rows,
-              transposed(grad_gates(direction) + first * width_ + part.first * s_.hidden_size, width_),
-              {previous, row, 1}, target, s_.output_size, accumulate, s_.threads);
-      target += part.count * s_.hidden_size * s_.output_size;
+      const int64_t count = part.count * s_.hidden_size;
+      gemm<T>({.rows = count,
+               .columns = s_.output_size,
+               .depth = rows,
+               .a = transposed(grad_gates(direction) + first * width_ + part.first * s_.hidden_size, width_),
+               .b = {previous, row, 1},
+               .c = grad.hh + done * s_.output_size,
+               .c_row = s_.output_size,
+               .accumulate = accumulate,
+               .row_sums = grad.bias_hh ? grad.bias_hh + done : nullptr},
+              s_.threads);
+      done += count;
     }
   }
 
@@ -91,37 +113,6 @@ class RecurrentGradients {
     add_weight_hh(direction, 0, rows_, previous.data(), size, false);
   }
 
-  // Sums over all rows, in blocks as gemm() does; what the two biases have in common is computed once.
-  void biases(int64_t direction) {
-    const auto& grad = p_.grad_weights[direction];
-    const int64_t hidden = s_.hidden_size;
-    Scratch<T> sums(width_);
-    parallel(s_.threads, [&](int64_t thread, int64_t count) {
-      const Range mine = share(width_, thread, count, 4 * kLanes<T>);
-      for (int64_t first = mine.begin; first < mine.end; first += 4 * kLanes<T>) {
-        const int64_t columns = mine.end - first < 4 * kLanes<T> ? mine.end - first : 4 * kLanes<T>;
-        Tile<T, 1, 4> sum;
-        sum.zero();
-        for (int64_t block = 0; block < rows_; block += kBlockDepth) {
-          Tile<T, 1, 4> part;
-          part.zero();
-          for (int64_t row = block; row < rows_ && row < block + kBlockDepth; ++row)
-            part.add(grad_gates(direction) + row * width_ + first, 0, columns);
-          unroll<4>([&](auto column)
-                        FUSED_RNN_INLINE { sum.sum[0][column] = sum.sum[0][column] + part.sum[0][column]; });
-        }
-        sum.store_to(sums.data() + first, 0, columns);
-      }
-    });
-    const auto bytes = static_cast<size_t>(hidden) * sizeof(T);
-    std::memcpy(grad.bias_ih, sums.data(), Cell::kGates * bytes);
-    T* target = grad.bias_hh;
-    for (const auto part : Cell::kHiddenParts) {
-      std::memcpy(target, sums.data() + part.first * hidden, static_cast<size_t>(part.count) * bytes);
-      target += part.count * hidden;
-    }
-  }
-
   // grad_hr = gradients of the projected hidden values, transposed, times the hidden values before the projection.
   void weight_hr(int64_t direction) {
     const int64_t hidden = s_.hidden_size;
@@ -137,9 +128,14 @@ class RecurrentGradients {
                 units);
         }
     });
-    gemm<T>(s_.output_size, hidden, rows_,
-            transposed(grad_projected_ + direction * rows_ * s_.output_size, s_.output_size),
-            {unprojected.data(), hidden, 1}, p_.grad_weights[direction].hr, hidden, false, s_.threads);
+    gemm<T>({.rows = s_.output_size,
+             .columns = hidden,
+             .depth = rows_,
+             .a = transposed(grad_projected_ + direction * rows_ * s_.output_size, s_.output_size),
+             .b = {unprojected.data(), hidden, 1},
+             .c = p_.grad_weights[direction].hr,
+             .c_row = hidden},
+            s_.threads);
   }
 
   const RecurrentBackward<T>& p_;
