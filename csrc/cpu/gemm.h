@@ -90,6 +90,7 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
+inline constexpr int64_t kFewRows = 4 * kPanelRows;
 
 // c = a b, or c += a b.
 template <typename T>
@@ -124,8 +125,11 @@ template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
   const bool pack_a = p.a.column != 1;
-  Scratch<T> packed_b(kBlockDepth * (kBlockColumns + kPanel<T>));
-  Scratch<T> packed_a(pack_a ? kBlockDepth * kBlockRows : 0);
+  // Panels of b that few rows read are read as they lie, but for the last one if it is not full.
+  const bool pack_b = p.b.column != 1 || rows.size() > kFewRows;
+  const int64_t most_depth = smaller(p.depth, kBlockDepth), most_columns = smaller(columns.size(), kBlockColumns);
+  Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
+  Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) : 0);
   // At least once: a product without depth is zero.
   for (int64_t k = 0; k == 0 || k < p.depth; k += kBlockDepth) {
     const int64_t part = smaller(p.depth - k, kBlockDepth);
@@ -133,8 +137,9 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
     for (int64_t first = columns.begin; first < columns.end; first += kBlockColumns) {
       const int64_t width = smaller(columns.end - first, kBlockColumns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
-        pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
-                   packed_b.data() + column * part);
+        if (pack_b || width - column < kPanel<T>)
+          pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
+                     packed_b.data() + (pack_b ? column * part : 0));
       for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
         const int64_t height = smaller(rows.end - top, kBlockRows);
         if (pack_a)
@@ -148,11 +153,13 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
           if (next < rows.end)
             prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), part, column / kPanel<T>,
                            divide_up(width, kPanel<T>));
+          const bool packed = pack_b || width - column < kPanel<T>;
+          const T* panel = packed ? packed_b.data() + (pack_b ? column * part : 0) : p.b.at(k, first + column);
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
             const T* source = pack_a ? packed_a.data() + row * part : p.a.at(top + row, k);
             multiply_panel<T, tile_rows()>(
-                source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, packed_b.data() + column * part, kPanel<T>,
-                part, p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
+                source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, panel, packed ? kPanel<T> : p.b.row, part,
+                p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
           });
         }
       }

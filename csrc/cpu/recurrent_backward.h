@@ -37,8 +37,8 @@ class BackwardLoop {
         s_(params.sizes),
         direct_(s_.steps.time * divide_up(s_.steps.batch, kPanelRows) <= kDirectTiles),
         sums_size_(Cell::kGates * s_.hidden_size),
-        back_(s_.directions * padded(s_.output_size) * sums_size_),
-        project_back_(projected() ? s_.directions * padded(s_.hidden_size) * s_.output_size : 0),
+        back_(packed_size(s_.output_size, sums_size_)),
+        project_back_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
         grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
   void run() {
@@ -58,6 +58,10 @@ class BackwardLoop {
   static constexpr int64_t kWorthAThread = 1 << 14;
 
   static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
+  // How much the panels of a weight [depth, columns] take for all directions; nothing if all are read as they lie.
+  int64_t packed_size(int64_t columns, int64_t depth) const {
+    return direct_ && columns % kPanel<T> == 0 ? 0 : s_.directions * padded(columns) * depth;
+  }
   static int64_t width(int64_t left) { return left < kPanel<T> ? left : kPanel<T>; }
   bool projected() const { return p_.weights[0].hr != nullptr; }
 

@@ -33,9 +33,12 @@ struct RecurrentLayer {
 
   at::TensorOptions options() const { return input.options(); }
   // Returns a tensor of the computed type as the caller gets it.
-  Tensor for_caller(const Tensor& tensor) const { return tensor.to(type); }
+  Tensor for_caller(const Tensor& tensor) const { return type == compute ? tensor : tensor.to(type); }
   // Returns `tensor` contiguous and in the computed type.
-  Tensor for_kernel(const Tensor& tensor) const { return tensor.to(compute).contiguous(); }
+  Tensor for_kernel(const Tensor& tensor) const {
+    // A short call has many tensors: no dispatch for those that are ready.
+    return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
+  }
   // Returns a new tensor with the values of `tensor`, or zeros: a kernel will write into it.
   Tensor writable(const OptionalTensor& tensor, at::IntArrayRef shape) const;
   // Returns a tensor that forward left for backward, or a gradient, after checking its shape.
