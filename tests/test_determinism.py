@@ -25,6 +25,9 @@ def cases(kind: str) -> list[Case]:
         Case(kind, 40, 1, 9, 130, bidirectional=True),
         Case(kind, 9, 6, 31, 65, num_layers=2, bidirectional=True, lengths=(9, 2, 7, 1, 1, 5)),
         Case(kind, 9, 16, 48, 48, bias=False, proj_size=33 if kind == "LSTM" else 0),
+        # Threads that share the hidden units of a batch, and so have to meet after each step.
+        Case(kind, 30, 5, 40, 300),
+        Case(kind, 12, 6, 31, 70, lengths=(12, 2, 7, 1, 1, 5), proj_size=33 if kind == "LSTM" else 0),
     ]
 
 
