@@ -167,4 +167,8 @@ setup(
     ext_modules=[extension()],
     cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
+    extras_require={
+        "bench": ["rich", "matplotlib", "onnx", "onnxruntime"],
+        "test": ["pytest", "rich", "matplotlib"],
+    },
 )
