@@ -58,7 +58,7 @@ template <typename T>
 inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
   for (int64_t k = 0; k < depth; ++k, packed += rows)
     for (int64_t row = 0; row < rows; row += kLanes<T>) {
-      const int64_t count = rows - row < kLanes<T> ? rows - row : kLanes<T>;
+      const int64_t count = smaller(rows - row, kLanes<T>);
       store(packed + row, load(a.at(row, k), count), count);
     }
 }

@@ -37,6 +37,13 @@ inline Member assign(const RecurrentSizes& sizes, int64_t weight_bytes, int64_t 
           team};
 }
 
+// How many threads are of use if a step of one direction takes `work` multiply-adds: they meet after each step, and
+// below so many a second thread costs more than it brings.
+inline int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
+  constexpr int64_t kWorthAThread = 1 << 14;
+  return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
+}
+
 // One step of a direction in the order of the recurrence.
 struct Step {
   int64_t t;
@@ -53,8 +60,7 @@ inline Step step_at(const Steps& steps, int64_t direction, int64_t index) {
   const bool has_before = before >= 0 && before < steps.time;
   const int64_t rows = steps.batch_size(t);
   const int64_t rows_before = has_before ? steps.batch_size(before) : 0;
-  return {t, rows, steps.first_row(t), rows_before < rows ? rows_before : rows,
-          has_before ? steps.first_row(before) : 0};
+  return {t, rows, steps.first_row(t), smaller(rows_before, rows), has_before ? steps.first_row(before) : 0};
 }
 
 // Some of the gates' sums of a row, in units of hidden_size.
@@ -63,9 +69,8 @@ struct Part {
 };
 
 inline Range intersect(Range a, Range b) {
-  const int64_t begin = a.begin > b.begin ? a.begin : b.begin;
-  const int64_t end = a.end < b.end ? a.end : b.end;
-  return {begin, end > begin ? end : begin};
+  const int64_t begin = larger(a.begin, b.begin);
+  return {begin, larger(begin, smaller(a.end, b.end))};
 }
 
 }  // namespace

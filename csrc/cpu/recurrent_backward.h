@@ -42,7 +42,7 @@ class BackwardLoop {
         grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
   void run() {
-    parallel(threads(), [&](int64_t thread, int64_t count) {
+    parallel(useful_threads(s_, s_.steps.batch * sums_size_ * s_.output_size), [&](int64_t thread, int64_t count) {
       pack(thread, count);
       everyone_.wait(count);
       const int64_t bytes = s_.output_size * sums_size_ * static_cast<int64_t>(sizeof(T));
@@ -55,20 +55,14 @@ class BackwardLoop {
  private:
   // Up to so many register tiles in all steps, full panels of the weights are read as they lie.
   static constexpr int64_t kDirectTiles = 8;
-  static constexpr int64_t kWorthAThread = 1 << 14;
 
   static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
   // How much the panels of a weight [depth, columns] take for all directions; nothing if all are read as they lie.
   int64_t packed_size(int64_t columns, int64_t depth) const {
     return direct_ && columns % kPanel<T> == 0 ? 0 : s_.directions * padded(columns) * depth;
   }
-  static int64_t width(int64_t left) { return left < kPanel<T> ? left : kPanel<T>; }
+  static int64_t width(int64_t left) { return smaller(left, kPanel<T>); }
   bool projected() const { return p_.weights[0].hr != nullptr; }
-
-  int64_t threads() const {
-    const int64_t useful = 1 + s_.directions * s_.steps.batch * sums_size_ * s_.output_size / kWorthAThread;
-    return s_.threads < useful ? s_.threads : useful;
-  }
 
   T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * sums_size_; }
   T* packed_project_back(int64_t direction) {
@@ -232,7 +226,7 @@ class BackwardLoop {
           place.grad_carried = p_.grad_c + state + at;
         }
         place.hidden_size = hidden;
-        place.units = count - lane < kLanes<T> ? count - lane : kLanes<T>;
+        place.units = smaller(count - lane, kLanes<T>);
         Cell::step_back(place, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
       }
     }

@@ -50,7 +50,8 @@ class ForwardLoop {
 
   void run() {
     if (hoisted_) multiply_input();
-    parallel(threads(), [&](int64_t thread, int64_t count) {
+    const int64_t work = s_.steps.batch * s_.hidden_size * Cell::kGates * (s_.output_size + s_.input_size);
+    parallel(useful_threads(s_, work), [&](int64_t thread, int64_t count) {
       pack(thread, count);
       everyone_.wait(count);
       const int64_t bytes = blocks_ * depth_ * kBlockWidth * static_cast<int64_t>(sizeof(T));
@@ -62,8 +63,6 @@ class ForwardLoop {
  private:
   // From so many batch rows on, the input's product is part of the step; below, it is one product over all steps.
   static constexpr int64_t kFusedRows = 4;
-  // Below this many multiply-adds a second thread costs more than it brings.
-  static constexpr int64_t kWorthAThread = 1 << 14;
   static constexpr int64_t kBlockWidth = Cell::kGates * kLanes<T>;
   static constexpr int64_t kSumWidth = kVectors * kLanes<T>;
 
@@ -77,13 +76,6 @@ class ForwardLoop {
   }
 
   bool projected() const { return p_.weights[0].hr != nullptr; }
-
-  // Threads that are of use: a step must be worth the meeting after it.
-  int64_t threads() const {
-    const int64_t work = s_.steps.batch * s_.hidden_size * Cell::kGates * (s_.output_size + s_.input_size);
-    const int64_t useful = 1 + s_.directions * work / kWorthAThread;
-    return s_.threads < useful ? s_.threads : useful;
-  }
 
   // sums[direction] = input times weight_ih, over all steps; in the array of gates if that is kept anyway.
   void multiply_input() {
@@ -108,10 +100,7 @@ class ForwardLoop {
   T* packed_projection(int64_t direction) {
     return projection_.data() + direction * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size;
   }
-  int64_t units(int64_t block) const {
-    const int64_t left = s_.hidden_size - block * kLanes<T>;
-    return left < kLanes<T> ? left : kLanes<T>;
-  }
+  int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * kLanes<T>, kLanes<T>); }
 
   // Packs this thread's share of the weights and biases.
   void pack(int64_t thread, int64_t count) {
@@ -134,7 +123,7 @@ class ForwardLoop {
     for (int64_t i = ours.begin; i < ours.end; ++i) {
       const int64_t d = i / panels, column = i % panels * kPanel<T>, left = s_.output_size - column;
       pack_panel<T>({p_.weights[d].hr + column * s_.hidden_size, 1, s_.hidden_size}, s_.hidden_size,
-                    left < kPanel<T> ? left : kPanel<T>, packed_projection(d) + column * s_.hidden_size);
+                    smaller(left, kPanel<T>), packed_projection(d) + column * s_.hidden_size);
     }
   }
 
@@ -240,7 +229,7 @@ class ForwardLoop {
                                        s_.hidden_size, 1, packed_projection(direction) + column * s_.hidden_size,
                                        kPanel<T>, s_.hidden_size,
                                        p_.output + (step.first_row + b) * width + direction * s_.output_size + column,
-                                       width, left < kPanel<T> ? left : kPanel<T>, false);
+                                       width, smaller(left, kPanel<T>), false);
       });
   }
 

@@ -121,7 +121,7 @@ class RecurrentGradients {
       const Range mine = share(rows_, thread, count);
       for (int64_t row = mine.begin; row < mine.end; ++row)
         for (int64_t unit = 0; unit < hidden; unit += kLanes<T>) {
-          const int64_t units = hidden - unit < kLanes<T> ? hidden - unit : kLanes<T>, from = direction * rows_ + row;
+          const int64_t units = smaller(hidden - unit, kLanes<T>), from = direction * rows_ + row;
           store(unprojected.data() + row * hidden + unit,
                 Cell::hidden(load(p_.gates + from * width_ + 3 * hidden + unit, units),
                              load(p_.cells + from * hidden + unit, units)),
