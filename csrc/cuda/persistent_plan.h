@@ -1,0 +1,81 @@
+// How the persistent kernels share out a layer over the GPU, for host and device alike.
+//
+// A group of thread blocks walks through all steps of one direction for some of the sequences. Its blocks share out the
+// hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
+// call. Groups know nothing of each other.
+
+#pragma once
+
+#include <cstdint>
+
+#include "params/recurrent_cuda.h"
+
+#ifdef __CUDACC__
+#define FUSED_RNN_HOST_DEVICE __host__ __device__
+#else
+#define FUSED_RNN_HOST_DEVICE
+#endif
+
+namespace fused_rnn::cuda {
+
+constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
+constexpr int kTileBatch = 8;       // sequences in one matrix instruction
+constexpr int kChunkBytes = 64;     // of a sum, between one round of loads and the next: two matrix instructions
+constexpr int kCellsPerThread = 2;  // units times sequences that one thread turns from sums into states at a time
+
+FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+// Where things lie in a block's shared memory, in bytes. `rows` of the weights for each unit (kGates forward, 1 backward),
+// and `segments` of hidden_size values in each row (1 forward, kGates backward).
+struct SharedLayout {
+  int64_t chunks;                                       // in a row of the weights
+  int64_t partial_stride;                               // between sequences, in floats
+  int64_t exchange_stride;                              // between sequences, in bytes
+  int64_t exchange_size;                                // of one of the two buffers, in bytes
+  int64_t partial, states, biases, exchange, total;     // the weights come first, at 0
+
+  FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
+                                               int64_t segments)
+      : chunks(segments * divide_up(hidden_size * element_bytes, kChunkBytes)),
+        // An odd multiple of 4 floats and of 64 bytes: no two lanes of a warp meet in a bank.
+        partial_stride(plan.row_warps * plan.row_tiles * kTileRows + 4),
+        exchange_stride(chunks * kChunkBytes + (chunks % 2 == 0 ? kChunkBytes : 0)),
+        exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch) * exchange_stride : 0),
+        partial(int64_t(plan.row_warps) * plan.row_tiles * kTileRows * chunks * kChunkBytes),
+        states(partial + 2 * int64_t(plan.depth_warps) * plan.batch_tiles * kTileBatch * partial_stride * 4),
+        biases(states + 2 * int64_t(plan.sequences) * plan.units * 4),
+        exchange(round_up(biases + 4 * int64_t(plan.units) * 4, 16)),
+        total(exchange + 2 * exchange_size) {}
+};
+
+// What a plan is made for.
+struct PersistentProblem {
+  int64_t batch, hidden_size, directions;
+  int gates;           // kGates of the cell
+  int element_bytes;   // of the weights: 2 or 4
+  bool exact;          // float32 without tf32
+  bool backward;
+};
+
+// What the GPU has.
+struct Device {
+  int multiprocessors;
+  int64_t shared_bytes;  // that a block may have
+  int cluster;           // the most blocks of a cluster; 1 for none
+};
+
+// Which plans may be made; for tests and for tuning.
+enum class Path { kAny, kPlain, kCluster, kGrid };
+struct Wish {
+  Path path = Path::kAny;
+  int blocks = 0, groups = 0, depth_warps = 0, batch_tiles = 0;  // 0: any
+};
+
+// Returns the plan that should take the least time, or one with blocks == 0 if the weights do not fit.
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);
+
+// Estimated microseconds of one step.
+double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
+
+}  // namespace fused_rnn::cuda

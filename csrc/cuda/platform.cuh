@@ -1,0 +1,150 @@
+// All that the kernels need of the GPU, behind small functions: barriers, memory that several thread blocks share,
+// matrix instructions. tests/cuda_on_host/ has a twin of each for the CPU, so that the same bodies run there.
+
+#pragma once
+
+#include <cstdint>
+
+#ifdef FUSED_RNN_CUDA_ON_HOST
+#include "cuda_on_host.h"
+#else
+
+#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+
+#define FUSED_RNN_DEVICE __device__ __forceinline__
+#define FUSED_RNN_KERNEL __global__
+#define FUSED_RNN_PARAM __grid_constant__
+#define FUSED_RNN_THREADS(count) __launch_bounds__(count, 1)
+
+namespace fused_rnn::cuda {
+
+// Dynamic shared memory of the block, aligned to 16 bytes.
+FUSED_RNN_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+
+FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
+FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
+
+// Reads 16 bytes that another block may just be writing: past the L1 cache, each value whole.
+FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
+  uint4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(from)
+               : "memory");
+  return value;
+}
+
+// Writes a value where other blocks wait for it.
+FUSED_RNN_DEVICE void store_fresh(uint16_t* to, uint16_t bits) {
+  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(bits) : "memory");
+}
+FUSED_RNN_DEVICE void store_fresh(uint32_t* to, uint32_t bits) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
+}
+
+// Called in a loop that waits for other blocks.
+FUSED_RNN_DEVICE void pause() {}
+
+// The blocks of a cluster: a barrier that also makes what was stored before it visible after it, and the address of
+// shared memory of the block `rank`.
+FUSED_RNN_DEVICE void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  cooperative_groups::this_cluster().sync();
+#endif
+}
+template <typename T>
+FUSED_RNN_DEVICE T* shared_of(T* mine, int rank) {
+#if __CUDA_ARCH__ >= 900
+  return cooperative_groups::this_cluster().map_shared_rank(mine, rank);
+#else
+  return mine;
+#endif
+}
+
+// sum[16 x 8] += a[16 x 16] b[16 x 8] for half precision, a[16 x 8] b[8 x 8] for tf32, spread over a warp as PTX says.
+FUSED_RNN_DEVICE void mma_bfloat16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+FUSED_RNN_DEVICE void mma_float16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+FUSED_RNN_DEVICE void mma_tf32(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
+}
+
+// Rounds to the nearest tf32: 10 bits of mantissa.
+FUSED_RNN_DEVICE uint32_t round_to_tf32(float value) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  return bits;
+}
+
+// How a kernel is started.
+struct Launch {
+  int64_t blocks;
+  int threads;
+  int64_t shared_bytes;
+  int cluster;       // blocks of a cluster; 1 for none
+  bool cooperative;  // whether all blocks must run at once
+  void* stream;      // cudaStream_t
+};
+
+// Starts a kernel; returns null, or what CUDA says is wrong.
+template <typename Params>
+const char* launch(void (*kernel)(Params), const Launch& how, const Params& params) {
+  cudaError_t error = cudaSuccess;
+  const auto function = reinterpret_cast<const void*>(kernel);
+  if (how.shared_bytes > 48 * 1024)
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(how.shared_bytes));
+  if (error == cudaSuccess && how.cluster > 8)
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  cudaLaunchAttribute attributes[2];
+  unsigned int count = 0;
+  if (how.cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = static_cast<unsigned>(how.cluster);
+    attributes[count].val.clusterDim.y = attributes[count].val.clusterDim.z = 1;
+    ++count;
+  }
+  if (how.cooperative) {
+    attributes[count].id = cudaLaunchAttributeCooperative;
+    attributes[count].val.cooperative = 1;
+    ++count;
+  }
+  cudaLaunchConfig_t config = {};
+  config.gridDim = dim3(static_cast<unsigned>(how.blocks));
+  config.blockDim = dim3(static_cast<unsigned>(how.threads));
+  config.dynamicSmemBytes = static_cast<size_t>(how.shared_bytes);
+  config.stream = static_cast<cudaStream_t>(how.stream);
+  config.attrs = attributes;
+  config.numAttrs = count;
+  if (error == cudaSuccess) error = cudaLaunchKernelEx(&config, kernel, params);
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // this launch's error alone; the next call starts without it
+  return cudaGetErrorString(error);
+}
+
+// Fills memory with ones in every bit: a NaN that no kernel stores.
+inline const char* fill_with_ones(void* memory, int64_t bytes, void* stream) {
+  const cudaError_t error =
+      cudaMemsetAsync(memory, 0xff, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream));
+  return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
+}
+
+}  // namespace fused_rnn::cuda
+
+#endif

@@ -1,0 +1,84 @@
+// What the CUDA kernels of one recurrent layer, LSTM or GRU, in one or both directions, are given. Pointers are to device
+// memory, dense and row-major, and live until the kernel has run. T is the type of the caller's tensors, State the type
+// of what is never rounded to it: float, or double for T double. Rows and kGates are as in params/recurrent.h.
+
+#pragma once
+
+#include <cstdint>
+
+namespace fused_rnn {
+
+// The steps of a padded batch, with or without a length for each sequence, or of a packed one, whose rows lie sorted by
+// decreasing length. At most one of lengths and batch_sizes is given.
+struct CudaSteps {
+  int64_t time, batch, rows;
+  const int64_t* lengths;      // [batch], 0 to time; null if every sequence has all steps
+  const int64_t* batch_sizes;  // [time], not increasing; null unless packed
+  const int64_t* first_rows;   // [time]; null unless packed
+
+  // Whether `sequence` has a step t.
+  constexpr bool runs(int64_t t, int64_t sequence) const {
+    return lengths ? t < lengths[sequence] : !batch_sizes || sequence < batch_sizes[t];
+  }
+  constexpr int64_t row(int64_t t, int64_t sequence) const {
+    return (first_rows ? first_rows[t] : t * batch) + sequence;
+  }
+  // Whether there is a row for a step that a sequence does not have.
+  constexpr bool padded() const { return lengths != nullptr; }
+};
+
+// How a persistent kernel shares out a layer; see cuda/persistent_plan.h.
+struct PersistentPlan {
+  bool cluster;         // states travel through distributed shared memory, not through the L2 cache
+  int32_t blocks;       // thread blocks of a group, which share out the hidden units
+  int32_t groups;       // of a direction, which share out the batch
+  int32_t units;        // hidden units of a block; fewer in the last one
+  int32_t sequences;    // of a group; fewer in the last one
+  int32_t row_warps;    // warps that share out a block's rows of the weights
+  int32_t depth_warps;  // warps that share out the sum over the hidden units
+  int32_t row_tiles;    // tiles of 16 rows for each warp
+  int32_t batch_tiles;  // tiles of 8 sequences in registers at a time
+};
+
+template <typename T, typename State>
+struct CudaForward {
+  CudaSteps steps;
+  PersistentPlan plan;    // for the persistent kernels only
+  int64_t hidden_size, directions;
+  bool exact;             // float32 without tf32
+  const T* weight_hh[2];  // [kGates * hidden_size, hidden_size]
+  const T* bias_ih[2];    // [kGates * hidden_size], or null
+  const T* bias_hh[2];    // [kGates * hidden_size], or null
+  const T* h0;            // [directions, batch, hidden_size]
+  const T* c0;            // [directions, batch, hidden_size] (LSTM only)
+  T* output;              // [rows, directions * hidden_size], written
+  T* h_n;                 // [directions, batch, hidden_size], written
+  T* c_n;                 // [directions, batch, hidden_size], written (LSTM only)
+  T* gates;               // [directions, rows, 4 * hidden_size]: on entry the input's part of the gates' sums, without
+                          // biases, in the first kGates; on return, if they are kept, the gates as in RecurrentForward
+  State* cells;           // [directions, rows, hidden_size], written; null if nothing is kept, and for the GRU
+  bool keep;              // whether gates and cells are kept for backward
+};
+
+template <typename T, typename State>
+struct CudaBackward {
+  CudaSteps steps;
+  PersistentPlan plan;    // for the persistent kernels only
+  int64_t hidden_size, directions;
+  bool exact;             // float32 without tf32
+  const T* weight_hh[2];  // [kGates * hidden_size, hidden_size]
+  const T* h0;            // [directions, batch, hidden_size] (GRU only)
+  const T* c0;            // [directions, batch, hidden_size] (LSTM only)
+  const T* output;        // [rows, directions * hidden_size] (GRU only)
+  const T* gates;         // [directions, rows, 4 * hidden_size], as forward left them
+  const State* cells;     // [directions, rows, hidden_size], likewise (LSTM only)
+  const T* grad_output;   // [rows, directions * hidden_size], or null for zero
+  const State* grad_cells;  // [directions, rows, hidden_size], or null for zero (LSTM only)
+  const T* grad_h_n;      // [directions, batch, hidden_size], or null for zero
+  const T* grad_c_n;      // [directions, batch, hidden_size], or null for zero (LSTM only)
+  T* grad_h0;             // [directions, batch, hidden_size], written
+  T* grad_c0;             // [directions, batch, hidden_size], written (LSTM only)
+  T* grad_gates;          // [directions, rows, 4 * hidden_size], written: gradients of the gates' sums
+};
+
+}  // namespace fused_rnn
