@@ -6,6 +6,7 @@
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/device_info.h"
+#include "ops/recurrent_cuda.h"
 #endif
 
 namespace py = pybind11;
@@ -38,9 +39,56 @@ py::dict build_info() {
   return info;
 }
 
+#ifdef FUSED_RNN_CUDA
+using fused_rnn::PersistentPlan;
+using fused_rnn::cuda::Path;
+
+Path path_of(const std::string& name) {
+  if (name == "any") return Path::kAny;
+  if (name == "plain") return Path::kPlain;
+  if (name == "cluster") return Path::kCluster;
+  if (name == "grid") return Path::kGrid;
+  throw py::value_error("path must be any, plain, cluster or grid, not " + name);
+}
+
+// Sets which plans of the persistent kernels may be chosen from now on; 0 means any.
+void set_cuda_wish(const std::string& path, int blocks, int groups, int depth_warps, int batch_tiles) {
+  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, depth_warps, batch_tiles};
+}
+
+// Returns how a layer would be shared out on a GPU of the machine; no blocks for the plain path.
+py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool exact,
+                   bool backward, int device) {
+  const fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates, element_bytes, exact,
+                                                      backward};
+  const PersistentPlan plan =
+      choose_plan(problem, fused_rnn::cuda::device_at(device), fused_rnn::ops::cuda_wish());
+  py::dict result;
+  result["cluster"] = plan.cluster;
+  result["blocks"] = plan.blocks;
+  result["groups"] = plan.groups;
+  result["units"] = plan.units;
+  result["sequences"] = plan.sequences;
+  result["row_warps"] = plan.row_warps;
+  result["depth_warps"] = plan.depth_warps;
+  result["row_tiles"] = plan.row_tiles;
+  result["batch_tiles"] = plan.batch_tiles;
+  result["shared_bytes"] = plan.blocks == 0 ? 0 : fused_rnn::cuda::shared_layout(plan, problem).total;
+  result["microseconds"] = plan.blocks == 0 ? 0.0 : fused_rnn::cuda::estimate_step(plan, problem);
+  return result;
+}
+#endif
+
 }  // namespace
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
+#ifdef FUSED_RNN_CUDA
+  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
+             py::arg("depth_warps") = 0, py::arg("batch_tiles") = 0);
+  module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
+             py::arg("hidden_size"), py::arg("directions"), py::arg("exact"), py::arg("backward"),
+             py::arg("device") = 0);
+#endif
 }

@@ -16,4 +16,12 @@ int device_count() {
   return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
+Device device_at(int index) {
+  int multiprocessors = 0, shared_bytes = 0, major = 0;
+  cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, index);
+  cudaDeviceGetAttribute(&shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+  return {multiprocessors, shared_bytes, major >= 9 ? 16 : 1};
+}
+
 }  // namespace fused_rnn::cuda

@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "cuda/persistent_plan.h"
+
 namespace fused_rnn::cuda {
 
 // Returns the CUDA version that the kernels were built with, such as "13.0"; a static string.
@@ -9,5 +11,8 @@ const char* toolkit_version();
 
 // Returns how many GPUs the driver offers; 0 without a driver.
 int device_count();
+
+// Returns what device `index` of the machine has for kernels.
+Device device_at(int index);
 
 }  // namespace fused_rnn::cuda

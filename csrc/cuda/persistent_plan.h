@@ -18,6 +18,7 @@
 
 namespace fused_rnn::cuda {
 
+constexpr int kPersistentThreads = 256;  // of a block, at most
 constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
 constexpr int kTileBatch = 8;       // sequences in one matrix instruction
 constexpr int kChunkBytes = 64;     // of a sum, between one round of loads and the next: two matrix instructions
@@ -25,6 +26,12 @@ constexpr int kCellsPerThread = 2;  // units times sequences that one thread tur
 
 FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+// The numbers of tiles in registers for which kernels are built.
+FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int64_t row_tiles, int64_t batch_tiles, bool backward) {
+  return row_tiles >= 1 && row_tiles <= (backward ? 2 : 4) && row_tiles * batch_tiles <= 8 &&
+         (batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4);
+}
 
 // Where things lie in a block's shared memory, in bytes. `rows` of the weights for each unit (kGates forward, 1 backward),
 // and `segments` of hidden_size values in each row (1 forward, kGates backward).
@@ -56,6 +63,8 @@ struct PersistentProblem {
   int element_bytes;   // of the weights: 2 or 4
   bool exact;          // float32 without tf32
   bool backward;
+
+  constexpr bool operator==(const PersistentProblem& other) const = default;
 };
 
 // What the GPU has.
@@ -70,7 +79,14 @@ enum class Path { kAny, kPlain, kCluster, kGrid };
 struct Wish {
   Path path = Path::kAny;
   int blocks = 0, groups = 0, depth_warps = 0, batch_tiles = 0;  // 0: any
+
+  constexpr bool operator==(const Wish& other) const = default;
 };
+
+// Where things lie in the shared memory of a plan's blocks.
+constexpr SharedLayout shared_layout(const PersistentPlan& plan, const PersistentProblem& problem) {
+  return {plan, problem.hidden_size, problem.element_bytes, problem.backward ? problem.gates : 1};
+}
 
 // Returns the plan that should take the least time, or one with blocks == 0 if the weights do not fit.
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);

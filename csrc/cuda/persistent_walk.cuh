@@ -11,8 +11,6 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kPersistentThreads = 256;
-
 // kSegments: how many times hidden_size values the blocks hand on for each sequence, and sum over.
 template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster>
 class PersistentWalk {

@@ -81,4 +81,41 @@ struct CudaBackward {
   T* grad_gates;          // [directions, rows, 4 * hidden_size], written: gradients of the gates' sums
 };
 
+// One step of one direction, after the product of the hidden values and the recurrent weights.
+template <typename T, typename State>
+struct PointwiseForward {
+  CudaSteps steps;
+  int64_t t, sequences;  // the step, and how many sequences it has; with lengths all
+  int64_t hidden_size, directions, direction;
+  const State* sums;     // [sequences, kGates * hidden_size]: the recurrent part of the gates' sums
+  const T* bias_ih;      // [kGates * hidden_size], or null
+  const T* bias_hh;      // [kGates * hidden_size], or null
+  T* hidden;             // [batch, hidden_size]: hidden values before the step on entry, after it on return
+  State* cell;           // [batch, hidden_size]: likewise cell values (LSTM only)
+  T* output;             // as in CudaForward, or null with a projection
+  T* gates;              // as in CudaForward
+  State* cells;          // as in CudaForward
+  bool keep;             // as in CudaForward
+};
+
+// One step of one direction backwards, before the product of the gates' gradients and the recurrent weights.
+template <typename T, typename State>
+struct PointwiseBackward {
+  CudaSteps steps;
+  int64_t t, before, sequences;  // the step, the one before it in the direction (-1 for none), how many sequences
+  int64_t hidden_size, directions, direction;
+  const T* h0;            // as in CudaBackward (GRU only)
+  const T* c0;            // as in CudaBackward (LSTM only)
+  const T* output;        // as in CudaBackward (GRU only)
+  const T* gates;         // as in CudaBackward
+  const State* cells;     // as in CudaBackward (LSTM only)
+  const T* grad_output;   // as in CudaBackward, or null for zero
+  const State* grad_cells;  // as in CudaBackward, or null for zero (LSTM only)
+  const State* grad_projected;  // [sequences, hidden_size]: with a projection, all of the hidden values' gradient; or null
+  State* grad_hidden;     // [batch, hidden_size]: gradient of the hidden values after the step on entry; on return the
+                          // part of it before the step that does not pass the weights; unused with a projection
+  State* grad_cell;       // [batch, hidden_size]: likewise of the cell values (LSTM only)
+  T* grad_gates;          // as in CudaBackward
+};
+
 }  // namespace fused_rnn

@@ -1,0 +1,23 @@
+// The CUDA kernels of LSTM and GRU layers. Every function only launches, on `stream` of the current device: it waits for
+// nothing, allocates nothing, and can be captured in a CUDA graph. It returns null, or an error as a static string.
+// Pointers in params are to values of `element`; states that are not rounded to it are float32, float64 for kFloat64.
+
+#pragma once
+
+#include "cuda/persistent_plan.h"
+#include "params/recurrent_cuda.h"
+
+namespace fused_rnn::cuda {
+
+enum class Cell { kLSTM, kGRU };
+enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// All steps of a layer in one kernel, as params.plan shares it out; not for kFloat64.
+const char* persistent(Cell cell, Element element, const CudaForward<void, void>& params, void* stream);
+const char* persistent(Cell cell, Element element, const CudaBackward<void, void>& params, void* stream);
+
+// One step of the plain path, beside the products.
+const char* pointwise(Cell cell, Element element, const PointwiseForward<void, void>& params, void* stream);
+const char* pointwise(Cell cell, Element element, const PointwiseBackward<void, void>& params, void* stream);
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,297 @@
+// The operators lstm, gru and their backward on a GPU: check, allocate, call the kernels.
+
+#include "ops/recurrent_cuda.h"
+
+#include <ATen/Context.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/mm.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <torch/library.h>
+
+#include "cuda/device_info.h"
+
+namespace fused_rnn::ops {
+namespace {
+
+cuda::Element element_of(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return cuda::Element::kFloat32;
+    case at::kDouble:
+      return cuda::Element::kFloat64;
+    case at::kBFloat16:
+      return cuda::Element::kBFloat16;
+    default:
+      return cuda::Element::kFloat16;
+  }
+}
+
+// The kernels read 16 bytes at a time.
+Tensor aligned(const Tensor& tensor) {
+  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0 ? tensor : tensor.clone();
+}
+
+// Fills in what the params of forward and backward share; returns tensors to keep until the launch.
+template <typename Params>
+std::vector<Tensor> fill(Params& params, const CudaLayer& cuda, const PersistentPlan& plan) {
+  std::vector<Tensor> keep;
+  const auto at = [&](const Tensor& tensor) {
+    keep.push_back(aligned(tensor));
+    return keep.back().const_data_ptr();
+  };
+  params.steps = cuda.steps;
+  params.plan = plan;
+  params.hidden_size = cuda.layer.sizes.hidden_size;
+  params.directions = cuda.layer.sizes.directions;
+  params.exact = cuda.exact;
+  for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = at(cuda.weight(d, 1));
+  params.h0 = at(cuda.layer.h0);
+  if (cuda.is_lstm()) params.c0 = at(cuda.layer.c0);
+  return keep;
+}
+
+// The input's part of the gates' sums, without biases, for all steps.
+void multiply_input(const CudaLayer& cuda, const Tensor& gates) {
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const Tensor input = cuda.layer.input.reshape({-1, s.input_size});
+  for (int64_t d = 0; d < s.directions; ++d) {
+    Tensor part = gates.select(0, d).narrow(1, 0, cuda.gates * s.hidden_size);
+    at::mm_out(part, input, cuda.weight(d, 0).t());
+  }
+}
+
+CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalTensor& lengths, bool save) {
+  const c10::DeviceGuard guard(layer.input.device());
+  const CudaLayer cuda(cell, layer, lengths);
+  const RecurrentSizes& s = layer.sizes;
+  const int64_t rows = s.steps.rows();
+  CudaStates states;
+  states.output = layer.empty(layer.output_shape);
+  states.h_n = layer.empty(layer.h0.sizes());
+  if (cuda.is_lstm()) states.c_n = layer.empty(layer.c0.sizes());
+  if (save && cuda.is_lstm()) states.cells = cuda.empty_state({s.directions, rows, s.hidden_size});
+  states.gates = layer.empty({s.directions, rows, 4 * s.hidden_size});
+  if (s.steps.batch > 0) {
+    std::optional<at::NoTF32Guard> no_tf32;
+    if (cuda.exact) no_tf32.emplace();
+    multiply_input(cuda, states.gates);
+    const PersistentPlan plan = cuda.plan(/*backward=*/false);
+    if (plan.blocks == 0) {
+      plain_forward(cuda, states, save);
+    } else {
+      CudaForward<void, void> params = {};
+      const auto kept = fill(params, cuda, plan);
+      for (int64_t d = 0; layer.biased && d < s.directions; ++d) {
+        params.bias_ih[d] = cuda.weight(d, 2).const_data_ptr();
+        params.bias_hh[d] = cuda.weight(d, 3).const_data_ptr();
+      }
+      params.output = data_of(states.output);
+      params.h_n = data_of(states.h_n);
+      params.c_n = data_of(states.c_n);
+      params.gates = data_of(states.gates);
+      params.cells = data_of(states.cells);
+      params.keep = save;
+      check_launch(persistent(cell, cuda.element, params, cuda.stream));
+    }
+  }
+  if (!save) states.gates = layer.empty({0});
+  if (!states.cells.defined()) states.cells = cuda.empty_state({0});
+  return states;
+}
+
+// Runs the steps backwards: sets gradients.h0, c0 and gates.
+void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
+  const PersistentPlan plan = cuda.plan(/*backward=*/true);
+  if (plan.blocks == 0) return plain_backward(cuda, states, gradients);
+  CudaBackward<void, void> params = {};
+  const auto kept = fill(params, cuda, plan);
+  params.output = data_of(states.output);
+  params.gates = data_of(states.gates);
+  params.cells = data_of(states.cells);
+  params.grad_output = data_of(gradients.output);
+  params.grad_cells = data_of(gradients.cells);
+  params.grad_h_n = data_of(gradients.h_n);
+  params.grad_c_n = data_of(gradients.c_n);
+  params.grad_h0 = data_of(gradients.h0);
+  params.grad_c0 = data_of(gradients.c0);
+  params.grad_gates = data_of(gradients.gates);
+  check_launch(persistent(cuda.cell, cuda.element, params, cuda.stream));
+}
+
+struct Wanted {
+  bool input, state, weight;
+};
+
+// Returns the gradients of input and weights; sets those of the states in `gradients`.
+std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const RecurrentLayer& layer,
+                                                const OptionalTensor& lengths, const CudaStates& states,
+                                                CudaGradients& gradients, Wanted wanted) {
+  const c10::DeviceGuard guard(layer.input.device());
+  const CudaLayer cuda(cell, layer, lengths);
+  const RecurrentSizes& s = layer.sizes;
+  gradients.gates = layer.empty({s.directions, s.steps.rows(), 4 * s.hidden_size});
+  gradients.h0 = layer.empty(layer.h0.sizes());
+  if (cuda.is_lstm()) gradients.c0 = layer.empty(layer.c0.sizes());
+  std::optional<at::NoTF32Guard> no_tf32;
+  if (cuda.exact) no_tf32.emplace();
+  if (s.steps.batch > 0) steps_backward(cuda, states, gradients);
+  Tensor grad_input = layer.empty({0});
+  if (wanted.input) {
+    grad_input = layer.empty(layer.input.sizes());
+    Tensor flat = grad_input.view({-1, s.input_size});
+    for (int64_t d = 0; d < s.directions; ++d) {
+      const Tensor grads = gradients.gates.select(0, d).narrow(1, 0, cuda.gates * s.hidden_size);
+      if (d == 0)
+        at::mm_out(flat, grads, cuda.weight(d, 0));
+      else
+        at::addmm_out(flat, flat, grads, cuda.weight(d, 0));
+    }
+  }
+  std::vector<Tensor> grad_weights;
+  if (wanted.weight) grad_weights = weight_gradients(cuda, states, gradients);
+  if (!wanted.state) {
+    gradients.h0 = layer.empty({0});
+    if (cuda.is_lstm()) gradients.c0 = layer.empty({0});
+  }
+  return {grad_input, grad_weights};
+}
+
+// A tensor that a backward is given, dense; undefined if it is not there.
+Tensor given(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
+  if (!tensor) return Tensor();
+  TORCH_CHECK(tensor->sizes() == shape, name, " must have shape ", shape, ", got ", tensor->sizes());
+  return tensor->contiguous();
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, const Tensor& h0, const Tensor& c0,
+                                                        at::TensorList weights, const OptionalTensor& batch_sizes,
+                                                        const OptionalTensor& lengths, bool save_states) {
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  CudaStates states = forward(cuda::Cell::kLSTM, layer, lengths, save_states);
+  return {states.output, states.h_n, states.c_n, states.gates, states.cells};
+}
+
+std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at::TensorList weights,
+                                       const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                                       bool save_states) {
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  CudaStates states = forward(cuda::Cell::kGRU, layer, lengths, save_states);
+  return {states.output, states.h_n, states.gates};
+}
+
+std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
+    const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
+    const OptionalTensor& grad_cells, const Tensor& input, const Tensor& h0, const Tensor& c0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output, const Tensor& gates,
+    const Tensor& cells, bool input_grad, bool state_grad, bool weight_grad) {
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentSizes& s = layer.sizes;
+  const std::vector<int64_t> of_cells = {s.directions, s.steps.rows(), s.hidden_size};
+  CudaStates states;
+  states.output = given(output, "output", layer.output_shape);
+  states.gates = given(gates, "gates", {s.directions, s.steps.rows(), 4 * s.hidden_size});
+  states.cells = given(cells, "cells", of_cells);
+  CudaGradients gradients;
+  gradients.output = given(grad_output, "grad_output", layer.output_shape);
+  gradients.cells = given(grad_cells, "grad_cells", of_cells);
+  gradients.h_n = given(grad_h_n, "grad_h_n", h0.sizes());
+  gradients.c_n = given(grad_c_n, "grad_c_n", c0.sizes());
+  auto [grad_input, grad_weights] =
+      backward(cuda::Cell::kLSTM, layer, lengths, states, gradients, {input_grad, state_grad, weight_grad});
+  return {grad_input, gradients.h0, gradients.c0, std::move(grad_weights)};
+}
+
+std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
+    const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& input, const Tensor& h0,
+    at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output,
+    const Tensor& gates, bool input_grad, bool state_grad, bool weight_grad) {
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentSizes& s = layer.sizes;
+  CudaStates states;
+  states.output = given(output, "output", layer.output_shape);
+  states.gates = given(gates, "gates", {s.directions, s.steps.rows(), 4 * s.hidden_size});
+  CudaGradients gradients;
+  gradients.output = given(grad_output, "grad_output", layer.output_shape);
+  gradients.h_n = given(grad_h_n, "grad_h_n", h0.sizes());
+  auto [grad_input, grad_weights] =
+      backward(cuda::Cell::kGRU, layer, lengths, states, gradients, {input_grad, state_grad, weight_grad});
+  return {grad_input, gradients.h0, std::move(grad_weights)};
+}
+
+}  // namespace
+
+CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const OptionalTensor& lengths)
+    : layer(layer),
+      cell(cell),
+      element(element_of(layer.type)),
+      state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
+      gates(cell == cuda::Cell::kLSTM ? 4 : 3),
+      exact(layer.type == at::kFloat && !at::globalContext().allowTF32CuDNN(at::Float32Op::RNN)),
+      steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr} {
+  const at::Device device = layer.input.device();
+  if (lengths) {
+    this->lengths = lengths->contiguous();
+    steps.lengths = this->lengths.const_data_ptr<int64_t>();
+  }
+  if (layer.batch_sizes.defined()) {
+    batch_sizes = layer.batch_sizes.to(device);
+    first_rows = layer.first_rows.to(device);
+    steps.batch_sizes = batch_sizes.const_data_ptr<int64_t>();
+    steps.first_rows = first_rows.const_data_ptr<int64_t>();
+  }
+  const c10::impl::VirtualGuardImpl guard(device.type());
+  stream = reinterpret_cast<void*>(guard.getStream(device).native_handle());
+}
+
+Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {
+  return a.scalar_type() == state_type ? at::mm(a, b) : at::mm(a, b, state_type);
+}
+
+Tensor CudaLayer::running() const {
+  return at::arange(steps.time, lengths.options()).unsqueeze(1).lt(lengths).unsqueeze(2);
+}
+
+PersistentPlan CudaLayer::plan(bool backward) const {
+  const RecurrentSizes& s = layer.sizes;
+  if (layer.projected || element == cuda::Element::kFloat64) return {};
+  const int bytes = static_cast<int>(layer.input.element_size());
+  const cuda::PersistentProblem problem = {s.steps.batch,           s.hidden_size, s.directions,
+                                           static_cast<int>(gates), bytes,         exact,
+                                           backward};
+  // Two of the same kind follow one another most of the time: the last choices are kept.
+  struct Choice {
+    cuda::PersistentProblem problem;
+    cuda::Wish wish;
+    int64_t device;
+    PersistentPlan plan;
+  };
+  thread_local Choice choices[16] = {};
+  thread_local int64_t next = 0;
+  const cuda::Wish wish = cuda_wish();
+  const int64_t device = layer.input.device().index();
+  for (const Choice& c : choices)
+    if (c.problem == problem && c.wish == wish && c.device == device) return c.plan;
+  const PersistentPlan plan = choose_plan(problem, cuda::device_at(static_cast<int>(device)), wish);
+  choices[next++ % 16] = {problem, wish, device, plan};
+  return plan;
+}
+
+void check_launch(const char* error) {
+  TORCH_CHECK(error == nullptr, "a CUDA kernel of fused_rnn could not be started: ", error);
+}
+
+cuda::Wish& cuda_wish() {
+  static cuda::Wish wish;
+  return wish;
+}
+
+TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {
+  library.impl("lstm", lstm);
+  library.impl("lstm_backward", lstm_backward);
+  library.impl("gru", gru);
+  library.impl("gru_backward", gru_backward);
+}
+
+}  // namespace fused_rnn::ops

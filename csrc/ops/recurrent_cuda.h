@@ -1,0 +1,67 @@
+// What the glue of LSTM and GRU does on a GPU: products through ATen, everything between them through cuda/recurrent.h.
+
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "cuda/recurrent.h"
+#include "ops/recurrent.h"
+
+namespace fused_rnn::ops {
+
+// A layer that was checked, with what the kernels need to know of it on the GPU.
+struct CudaLayer {
+  CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const OptionalTensor& lengths);
+
+  const RecurrentLayer& layer;
+  cuda::Cell cell;
+  cuda::Element element;
+  at::ScalarType state_type;  // of what is never rounded to the layer's type
+  int64_t gates;              // kGates of the cell
+  bool exact;                 // float32 without tf32, as torch.backends.cudnn.rnn says
+  Tensor lengths, batch_sizes, first_rows;  // on the GPU
+  CudaSteps steps;
+  void* stream;
+
+  bool is_lstm() const { return cell == cuda::Cell::kLSTM; }
+  Tensor empty_state(at::IntArrayRef shape) const { return at::empty(shape, layer.options().dtype(state_type)); }
+  const Tensor& weight(int64_t direction, int64_t i) const {
+    return layer.weights[direction * layer.weights_per_direction + i];
+  }
+  // Returns the product of two matrices of the layer's type, not rounded to it.
+  Tensor product(const Tensor& a, const Tensor& b) const;
+  // [time, batch, 1]: which sequences have which steps; with lengths only.
+  Tensor running() const;
+
+  // How the persistent kernels would share out the layer; blocks == 0 if they cannot.
+  PersistentPlan plan(bool backward) const;
+};
+
+// What forward writes, and backward reads.
+struct CudaStates {
+  Tensor output, h_n, c_n, gates, cells;
+};
+// What backward is given, undefined for zero, and what it writes.
+struct CudaGradients {
+  Tensor output, cells, h_n, c_n;
+  Tensor h0, c0, gates;
+  Tensor projected;  // [directions, rows, output_size]: of the output values; with a projection only
+};
+
+// Returns a pointer to the data; null for an undefined tensor.
+inline void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
+
+// Raises what a kernel's launch returned, if that is not null.
+void check_launch(const char* error);
+
+// All steps, one product and one kernel each: any size and type. states.gates hold the input's part on entry.
+void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep);
+void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients);
+
+// The gradients of the layer's weights from those of the gates' sums.
+std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients);
+
+// Which plans the persistent kernels may use; for tests and tuning. For all threads, not to be changed during a call.
+cuda::Wish& cuda_wish();
+
+}  // namespace fused_rnn::ops

@@ -1,0 +1,229 @@
+// The plain path on a GPU, for any size and type: one product and one pointwise kernel a step; and the gradients of the
+// weights, which all paths share.
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/repeat_interleave.h>
+#include <ATen/ops/sum.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
+
+#include "ops/recurrent_cuda.h"
+
+namespace fused_rnn::ops {
+namespace {
+
+// One step of one direction, as the host sees it.
+struct HostStep {
+  int64_t t, before;  // -1 for none
+  int64_t first_row, sequences;
+};
+
+HostStep step_at(const CudaLayer& cuda, int64_t direction, int64_t index) {
+  const Steps& steps = cuda.layer.sizes.steps;
+  const int64_t t = direction == 0 ? index : steps.time - 1 - index;
+  const int64_t before = index == 0 ? -1 : direction == 0 ? t - 1 : t + 1;
+  return {t, before, steps.first_row(t), steps.batch_size(t)};
+}
+
+// The rows of a step in the part of [rows, directions * size] that belongs to a direction.
+Tensor output_rows(const CudaLayer& cuda, const Tensor& output, int64_t direction, const HostStep& step) {
+  const int64_t size = cuda.layer.sizes.output_size;
+  return output.view({-1, cuda.layer.sizes.directions * size})
+      .narrow(0, step.first_row, step.sequences)
+      .narrow(1, direction * size, size);
+}
+
+// Which of a step's sequences run, [batch, 1]; undefined if all do.
+Tensor running_in(const CudaLayer& cuda, const HostStep& step) {
+  return cuda.lengths.defined() ? cuda.lengths.gt(step.t).unsqueeze(1) : Tensor();
+}
+
+// Keeps `old` for the sequences that do not run.
+Tensor where_running(const Tensor& running, const Tensor& values, const Tensor& old) {
+  return running.defined() ? at::where(running, values, old) : values;
+}
+
+template <typename Params>
+void fill(Params& params, const CudaLayer& cuda, int64_t direction, const HostStep& step) {
+  params.steps = cuda.steps;
+  params.t = step.t;
+  params.sequences = step.sequences;
+  params.hidden_size = cuda.layer.sizes.hidden_size;
+  params.directions = cuda.layer.sizes.directions;
+  params.direction = direction;
+}
+
+// The gates' gradients of a step times the recurrent weights.
+Tensor through_weights(const CudaLayer& cuda, const Tensor& grads, int64_t direction) {
+  const int64_t size = cuda.layer.sizes.hidden_size;
+  const Tensor& weight = cuda.weight(direction, 1);
+  if (cuda.is_lstm()) return cuda.product(grads, weight);
+  return cuda.product(grads.narrow(1, 0, 2 * size), weight.narrow(0, 0, 2 * size))
+      .add_(cuda.product(grads.narrow(1, 3 * size, size), weight.narrow(0, 2 * size, size)));
+}
+
+// For packed rows, where the hidden value before each lies: among the output's rows, or behind them in h0.
+Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
+  const Tensor& sizes = cuda.layer.batch_sizes;
+  const Tensor& first = cuda.layer.first_rows;
+  const Tensor steps = at::arange(sizes.size(0), sizes.options());
+  const Tensor t = at::repeat_interleave(sizes), row = at::arange(cuda.steps.rows, sizes.options());
+  const Tensor sequence = row.sub(first.index_select(0, t));
+  const Tensor before = direction == 0 ? t.sub(1) : t.add(1);
+  const Tensor there = before.ge(0).logical_and(before.lt(sizes.size(0)));
+  const Tensor valid = before.clamp(0, sizes.size(0) - 1);
+  const Tensor runs = there.logical_and(sequence.lt(sizes.index_select(0, valid)));
+  return at::where(runs, first.index_select(0, valid).add(sequence), sequence.add(cuda.steps.rows));
+}
+
+// The hidden values before each row, [rows, output_size]; zero in the padding.
+Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const Tensor h0 = cuda.layer.h0.select(0, direction);
+  const Tensor own =
+      output.view({-1, s.directions * s.output_size}).narrow(1, direction * s.output_size, s.output_size);
+  if (cuda.batch_sizes.defined())
+    return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction).to(own.device()));
+  const int64_t others = cuda.steps.rows - cuda.steps.batch;
+  const Tensor before = direction == 0 ? at::cat({h0, own.narrow(0, 0, others)})
+                                       : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
+  if (!cuda.lengths.defined()) return before;
+  Tensor by_step = before.view({cuda.steps.time, cuda.steps.batch, s.output_size});
+  if (direction == 1) {
+    const Tensor last = cuda.lengths.sub(1).eq(at::arange(cuda.steps.time, cuda.lengths.options()).unsqueeze(1));
+    by_step = at::where(last.unsqueeze(2), h0, by_step);
+  }
+  return at::where(cuda.running(), by_step, at::zeros({}, by_step.options())).view(before.sizes());
+}
+
+}  // namespace
+
+void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep) {
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const bool projected = cuda.layer.projected;
+  for (int64_t d = 0; d < s.directions; ++d) {
+    Tensor state = cuda.layer.h0.select(0, d).clone();
+    Tensor hidden = projected ? cuda.layer.empty({s.steps.batch, s.hidden_size}) : state;
+    Tensor cell = cuda.is_lstm() ? cuda.layer.c0.select(0, d).to(cuda.state_type, false, /*copy=*/true) : Tensor();
+    const Tensor weight = cuda.weight(d, 1).t();
+    for (int64_t index = 0; index < s.steps.time; ++index) {
+      const HostStep step = step_at(cuda, d, index);
+      const Tensor sums = cuda.product(state.narrow(0, 0, step.sequences), weight);
+      PointwiseForward<void, void> params = {};
+      fill(params, cuda, d, step);
+      params.sums = data_of(sums);
+      if (cuda.layer.biased) {
+        params.bias_ih = data_of(cuda.weight(d, 2));
+        params.bias_hh = data_of(cuda.weight(d, 3));
+      }
+      params.hidden = data_of(hidden);
+      params.cell = data_of(cell);
+      params.output = projected ? nullptr : data_of(states.output);
+      params.gates = data_of(states.gates);
+      params.cells = data_of(states.cells);
+      params.keep = keep;
+      check_launch(pointwise(cuda.cell, cuda.element, params, cuda.stream));
+      if (!projected) continue;
+      const Tensor running = running_in(cuda, step), own = state.narrow(0, 0, step.sequences);
+      const Tensor values =
+          at::mm(hidden.narrow(0, 0, step.sequences), cuda.weight(d, cuda.layer.biased ? 4 : 2).t());
+      output_rows(cuda, states.output, d, step).copy_(where_running(running, values, at::zeros({}, values.options())));
+      own.copy_(where_running(running, values, own));
+    }
+    states.h_n.select(0, d).copy_(state);
+    if (cuda.is_lstm()) states.c_n.select(0, d).copy_(cell);
+  }
+}
+
+void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const bool projected = cuda.layer.projected;
+  if (projected) gradients.projected = cuda.layer.empty({s.directions, cuda.steps.rows, s.output_size});
+  const auto initial = [&](const Tensor& gradient, int64_t d, int64_t size) {
+    return gradient.defined() ? gradient.select(0, d).to(cuda.state_type, false, /*copy=*/true)
+                              : cuda.empty_state({s.steps.batch, size}).zero_();
+  };
+  for (int64_t d = 0; d < s.directions; ++d) {
+    Tensor grad_state = initial(gradients.h_n, d, s.output_size);
+    Tensor grad_cell = cuda.is_lstm() ? initial(gradients.c_n, d, s.hidden_size) : Tensor();
+    for (int64_t index = s.steps.time - 1; index >= 0; --index) {
+      const HostStep step = step_at(cuda, d, index);
+      Tensor carried = grad_state.narrow(0, 0, step.sequences), grad_hidden;
+      PointwiseBackward<void, void> params = {};
+      fill(params, cuda, d, step);
+      params.before = step.before;
+      params.h0 = cuda.layer.h0.const_data_ptr();
+      if (cuda.is_lstm()) params.c0 = cuda.layer.c0.const_data_ptr();
+      params.output = data_of(states.output);
+      params.gates = data_of(states.gates);
+      params.cells = data_of(states.cells);
+      params.grad_cells = data_of(gradients.cells);
+      params.grad_hidden = data_of(grad_state);
+      params.grad_cell = data_of(grad_cell);
+      params.grad_gates = data_of(gradients.gates);
+      const Tensor running = running_in(cuda, step);
+      if (projected) {
+        Tensor total = carried;
+        if (gradients.output.defined()) total = total.add(output_rows(cuda, gradients.output, d, step));
+        Tensor kept = gradients.projected.select(0, d).narrow(0, step.first_row, step.sequences);
+        kept.copy_(where_running(running, total, at::zeros({}, total.options())));
+        grad_hidden = cuda.product(kept, cuda.weight(d, cuda.layer.biased ? 4 : 2));
+        params.grad_projected = data_of(grad_hidden);
+        carried.copy_(where_running(running, at::zeros({}, carried.options()).expand_as(carried), carried));
+      } else {
+        params.grad_output = data_of(gradients.output);
+      }
+      check_launch(pointwise(cuda.cell, cuda.element, params, cuda.stream));
+      const Tensor grads = gradients.gates.select(0, d).narrow(0, step.first_row, step.sequences);
+      carried.add_(through_weights(cuda, grads, d));
+    }
+    gradients.h0.select(0, d).copy_(grad_state);
+    if (cuda.is_lstm()) gradients.c0.select(0, d).copy_(grad_cell);
+  }
+}
+
+std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients) {
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const int64_t size = s.hidden_size;
+  std::vector<Tensor> result = empty_weight_gradients(cuda.layer, true);
+  Tensor input = cuda.layer.input;
+  // What lies in the padding may be NaN: times a gradient of zero it must be zero.
+  if (cuda.lengths.defined()) input = at::where(cuda.running(), input, at::zeros({}, input.options()));
+  input = input.reshape({-1, s.input_size});
+  for (int64_t d = 0; d < s.directions; ++d) {
+    Tensor* const weights = result.data() + d * cuda.layer.weights_per_direction;
+    const Tensor grads = gradients.gates.select(0, d), of_input = grads.narrow(1, 0, cuda.gates * size);
+    const Tensor before = hidden_before(cuda, states.output, d);
+    at::mm_out(weights[0], of_input.t(), input);
+    // Of the GRU's four sums the third is the input's part of n, the fourth its recurrent part.
+    const auto recurrent = [&](const auto& body) {
+      if (cuda.is_lstm()) return body(0, grads, 4 * size);
+      body(0, grads.narrow(1, 0, 2 * size), 2 * size);
+      body(2 * size, grads.narrow(1, 3 * size, size), size);
+    };
+    recurrent([&](int64_t row, const Tensor& part, int64_t count) {
+      Tensor rows = weights[1].narrow(0, row, count);
+      at::mm_out(rows, part.t(), before);
+    });
+    if (cuda.layer.biased) {
+      at::sum_out(weights[2], of_input, {0});
+      recurrent([&](int64_t row, const Tensor& part, int64_t count) {
+        Tensor rows = weights[3].narrow(0, row, count);
+        at::sum_out(rows, part, {0});
+      });
+    }
+    if (cuda.layer.projected) {
+      // The hidden values before the projection are not kept: o and c are.
+      Tensor hidden = states.gates.select(0, d).narrow(1, 3 * size, size).mul(states.cells.select(0, d).tanh());
+      if (cuda.lengths.defined())
+        hidden = at::where(cuda.running().view({-1, 1}), hidden, at::zeros({}, hidden.options()));
+      hidden = hidden.to(cuda.layer.type);
+      at::mm_out(weights[cuda.layer.biased ? 4 : 2], gradients.projected.select(0, d).t(), hidden);
+    }
+  }
+  return result;
+}
+
+}  // namespace fused_rnn::ops
