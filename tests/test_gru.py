@@ -37,15 +37,15 @@ def test_operator_equals_reference(case: Case) -> None:
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
 def test_outputs_do_not_depend_on_saving(case: Case) -> None:
     input, (h0,), weights = layer_inputs(case)
-    *outputs, gates = ops.gru(input, h0, weights, batch_sizes(case), False)
-    *saving, _ = ops.gru(input, h0, weights, batch_sizes(case), True)
+    *outputs, gates = ops.gru(input, h0, weights, batch_sizes(case), None, False)
+    *saving, _ = ops.gru(input, h0, weights, batch_sizes(case), None, True)
     assert gates.shape == (0,)
     assert all(map(torch.equal, outputs, saving))
 
 
 def test_saved_states_are_the_gates() -> None:
     input, (h0,), weights = layer_inputs(Case("GRU"))
-    output, _, gates = ops.gru(input, h0, weights, None, True)
+    output, _, gates = ops.gru(input, h0, weights, None, None, True)
     r, z, n, hn = gates.view(5, 3, 4, 6).unbind(2)
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     h = torch.cat((h0, output[:-1]))
@@ -59,12 +59,12 @@ def test_saved_states_are_the_gates() -> None:
 )
 def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> None:
     input, (h0,), weights = layer_inputs(Case("GRU"))
-    output, _, gates = ops.gru(input, h0, weights, None, True)
+    output, _, gates = ops.gru(input, h0, weights, None, None, True)
     grads = (torch.ones_like(output), None)
 
     def backward(input_grad: bool, state_grad: bool, weight_grad: bool) -> list[Tensor]:
         *gradients, of_weights = ops.gru_backward(
-            *grads, input, h0, weights, None, output, gates, input_grad, state_grad, weight_grad
+            *grads, input, h0, weights, None, None, output, gates, input_grad, state_grad, weight_grad
         )
         assert len(of_weights) == (len(weights) if weight_grad else 0)
         assert [gradient.shape == (0,) for gradient in gradients] == [not input_grad, not state_grad]

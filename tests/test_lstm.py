@@ -39,15 +39,15 @@ def test_operator_equals_reference(case: Case) -> None:
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
 def test_outputs_do_not_depend_on_saving(case: Case) -> None:
     input, (h0, c0), weights = layer_inputs(case)
-    *outputs, gates, cells = ops.lstm(input, h0, c0, weights, batch_sizes(case), False)
-    *saving, _, _ = ops.lstm(input, h0, c0, weights, batch_sizes(case), True)
+    *outputs, gates, cells = ops.lstm(input, h0, c0, weights, batch_sizes(case), None, False)
+    *saving, _, _ = ops.lstm(input, h0, c0, weights, batch_sizes(case), None, True)
     assert gates.shape == cells.shape == (0,)
     assert all(map(torch.equal, outputs, saving))
 
 
 def test_saved_states_are_the_gates_and_cells() -> None:
     input, (h0, c0), weights = layer_inputs(Case("LSTM"))
-    output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, True)
+    output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
     i, f, g, o = gates.view(5, 3, 4, 6).unbind(2)
     c = cells.view(5, 3, 6)
     assert_accurate(c, f * torch.cat((c0, c[:-1])) + i * g, name="cells")
@@ -60,12 +60,12 @@ def test_saved_states_are_the_gates_and_cells() -> None:
 )
 def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> None:
     input, (h0, c0), weights = layer_inputs(Case("LSTM"))
-    output, _, _, gates, cells = ops.lstm(input, h0, c0, weights, None, True)
-    grads = (torch.ones_like(output), None, None)
+    output, _, _, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
+    grads = (torch.ones_like(output), None, None, None)
 
     def backward(input_grad: bool, state_grad: bool, weight_grad: bool) -> list[Tensor]:
         *gradients, of_weights = ops.lstm_backward(
-            *grads, input, h0, c0, weights, None, output, gates, cells, input_grad, state_grad, weight_grad
+            *grads, input, h0, c0, weights, None, None, output, gates, cells, input_grad, state_grad, weight_grad
         )
         assert len(of_weights) == (len(weights) if weight_grad else 0)
         assert [gradient.shape == (0,) for gradient in gradients] == [not input_grad, *[not state_grad] * 2]

@@ -153,6 +153,17 @@ def test_dropout(kind: str, form: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_dropout_obeys_the_seed(kind: str) -> None:
+    module, input = getattr(fused_rnn, kind)(4, 8, 2, dropout=0.5), torch.randn(5, 3, 4)
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(flatten(module(input))[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lengths", [(5, 3, 1), (2, 5, 4)])
 def test_packed_output_is_packed_like_the_input(kind: str, lengths: tuple[int, ...]) -> None:
     case = Case(kind, lengths=lengths)

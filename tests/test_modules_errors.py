@@ -186,15 +186,16 @@ OPERATOR_CHANGES: list[tuple[str, Tensor]] = [
 
 @pytest.mark.parametrize(("name", "value"), OPERATOR_CHANGES, ids=lambda value: str(getattr(value, "shape", value)))
 def test_operators_check_for_themselves(name: str, value: Tensor) -> None:
-    good = {"input": X, "h0": randn(1, 2, 8), "c0": randn(1, 2, 8)}
+    good: dict[str, Any] = {"input": X, "h0": randn(1, 2, 8), "c0": randn(1, 2, 8)}
     weights = [randn(32, 4), randn(32, 8)]
-    ops.lstm(**good, weights=weights, batch_sizes=None, save_states=False)
+    rest: dict[str, Any] = {"batch_sizes": None, "lengths": None, "save_states": False}
+    ops.lstm(**good, weights=weights, **rest)
     with pytest.raises(RuntimeError, match=r"input|h0|c0|weight"):
-        ops.lstm(**{**good, name: value}, weights=weights, batch_sizes=None, save_states=False)
+        ops.lstm(**{**good, name: value}, weights=weights, **rest)
     if name != "c0":
         del good["c0"]
         with pytest.raises(RuntimeError, match=r"input|h0|weight"):
-            ops.gru(**{**good, name: value}, weights=[w[:24] for w in weights], batch_sizes=None, save_states=False)
+            ops.gru(**{**good, name: value}, weights=[w[:24] for w in weights], **rest)
 
 
 def operators(kind: str) -> tuple[Any, Any, list[Tensor], list[Tensor]]:
@@ -207,11 +208,12 @@ def operators(kind: str) -> tuple[Any, Any, list[Tensor], list[Tensor]]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_backward_operators_check_what_forward_saved(kind: str) -> None:
     forward, backward, initial, weights = operators(kind)
-    output, *rest = forward(X, *initial, weights, None, True)
+    output, *rest = forward(X, *initial, weights, None, None, True)
     saved = rest[len(initial) :]
-    good = [output, *initial, X, *initial, weights, None, output, *saved]
+    grads = [output, *initial, *saved[1:]]
+    good = [*grads, X, *initial, weights, None, None, output, *saved]
     backward(*good, True, True, True)
-    for index in [0, 1, *range(len(good) - 1 - len(saved), len(good))]:
+    for index in [*range(len(grads)), *range(len(good) - 1 - len(saved), len(good))]:
         bad = [*good]
         bad[index] = good[index][:1, :1]
         with pytest.raises(RuntimeError, match="shape"):
@@ -226,6 +228,6 @@ def test_gru_has_no_projection() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_operators_alone_have_no_silent_gradient(kind: str) -> None:
     forward, _, initial, weights = operators(kind)
-    output = forward(X.clone().requires_grad_(), *initial, weights, None, False)[0]
+    output = forward(X.clone().requires_grad_(), *initial, weights, None, None, False)[0]
     with pytest.raises(RuntimeError, match="not implemented"):
         output.sum().backward()

@@ -23,7 +23,7 @@ CASES = [
 def test_forward_operators(case: Case, dtype: torch.dtype, save_states: bool) -> None:
     input, states, weights = layer_inputs(case, dtype)
     operator = getattr(torch.ops.fused_rnn, case.kind.lower()).default
-    torch.library.opcheck(operator, (input, *states, weights, batch_sizes(case), save_states))
+    torch.library.opcheck(operator, (input, *states, weights, batch_sizes(case), None, save_states))
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False)], ids=str)
@@ -32,11 +32,11 @@ def test_forward_operators(case: Case, dtype: torch.dtype, save_states: bool) ->
 def test_backward_operators(case: Case, dtype: torch.dtype, wanted: tuple[bool, bool, bool]) -> None:
     input, states, weights = layer_inputs(case, dtype)
     forward: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[case.kind]
-    results = forward(input, *states, weights, batch_sizes(case), True)
+    results = forward(input, *states, weights, batch_sizes(case), None, True)
     output, saved = results[0], results[1 + len(states) :]
     operator = getattr(torch.ops.fused_rnn, f"{case.kind.lower()}_backward").default
-    grads = (torch.randn_like(output), None, torch.randn_like(states[-1]))[: 1 + len(states)]
-    torch.library.opcheck(operator, (*grads, input, *states, weights, batch_sizes(case), output, *saved, *wanted))
+    grads = [torch.randn_like(output), None, *(torch.randn_like(tensor) for tensor in (*states[1:], *saved[1:]))]
+    torch.library.opcheck(operator, (*grads, input, *states, weights, batch_sizes(case), None, output, *saved, *wanted))
 
 
 @pytest.mark.parametrize("name", [*KINDS, "LSTMCell", "GRUCell"])

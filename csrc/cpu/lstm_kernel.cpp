@@ -88,6 +88,7 @@ struct LSTMCell {
                         FUSED_RNN_INLINE { return load(place.gates + gate * place.hidden_size, place.units); };
     const cells::LSTMGates<Vec<T>> gates = {at(0), at(1), at(2), at(3)};
     Vec<T> grad_cell = load(place.grad_carried, place.units);
+    if (place.grad_cell) grad_cell += load(place.grad_cell, place.units);
     const auto grad = cells::lstm_backward<Activation>(gates, load(place.previous, place.units),
                                                        load(place.cell, place.units), grad_hidden, grad_cell);
     store(place.grad_carried, grad_cell, place.units);

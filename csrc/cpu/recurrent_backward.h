@@ -20,9 +20,10 @@ namespace {
 // Where a cell finds and leaves the values of some units of one row.
 template <typename T>
 struct GradientPlace {
-  const T* gates;     // gate stride hidden_size, as in grad_gates
-  const T* cell;      // cell values of this step (LSTM only)
-  const T* previous;  // of the step before: cell values (LSTM) or hidden values (GRU)
+  const T* gates;      // gate stride hidden_size, as in grad_gates
+  const T* cell;       // cell values of this step (LSTM only)
+  const T* previous;   // of the step before: cell values (LSTM) or hidden values (GRU)
+  const T* grad_cell;  // gradient of this step's cell values, or null for zero (LSTM only)
   T* grad_carried;  // gradient that goes to the step before past the weights: of the cell (LSTM) or hidden value (GRU)
   T* grad_gates;
   int64_t hidden_size;
@@ -217,12 +218,13 @@ class BackwardLoop {
           place.previous = has_previous ? p_.output + (step.previous_first + b + r) * s_.directions * hidden +
                                               direction * hidden + at
                                         : p_.h0 + state + at;
-          place.cell = nullptr;
+          place.cell = place.grad_cell = nullptr;
           place.grad_carried = p_.grad_h + state + at;
         } else {
           place.previous =
               has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at : p_.c0 + state + at;
           place.cell = p_.cells + row * hidden + at;
+          place.grad_cell = p_.grad_cells ? p_.grad_cells + row * hidden + at : nullptr;
           place.grad_carried = p_.grad_c + state + at;
         }
         place.hidden_size = hidden;

@@ -11,13 +11,13 @@ namespace fused_rnn::ops {
 namespace {
 
 std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at::TensorList weights,
-                                       const OptionalTensor& batch_sizes, bool save_states) {
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes);
+                                       const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                                       bool save_states) {
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
-  const int64_t rows = s.steps.rows();
-  Tensor output = layer.empty(layer.output_shape);
+  Tensor output = layer.empty(layer.kernel_output_shape);
   Tensor h_n = layer.empty(h0.sizes());
-  Tensor gates = save_states ? layer.empty({s.directions, rows, 4 * s.hidden_size}) : layer.empty({0});
+  Tensor gates = layer.empty_gates(save_states);
   if (s.steps.batch > 0)
     for_type(layer.compute, [&](auto zero) {
       using T = decltype(zero);
@@ -31,24 +31,22 @@ std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at
       params.gates = pointer<T>(gates);
       FUSED_RNN_CPU_CALL(gru, params);
     });
-  return {layer.for_caller(output), layer.for_caller(h_n), gates};
+  return {layer.with_padding(layer.for_caller(output)), layer.unsorted(layer.for_caller(h_n)), gates};
 }
 
-std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(const OptionalTensor& grad_output,
-                                                             const OptionalTensor& grad_h_n, const Tensor& input,
-                                                             const Tensor& h0, at::TensorList weights,
-                                                             const OptionalTensor& batch_sizes, const Tensor& output,
-                                                             const Tensor& gates, bool input_grad, bool state_grad,
-                                                             bool weight_grad) {
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes);
+std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
+    const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& input, const Tensor& h0,
+    at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output,
+    const Tensor& gates, bool input_grad, bool state_grad, bool weight_grad) {
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
-  const Tensor kernel_output = layer.saved(output, "output", layer.output_shape);
-  const Tensor kernel_gates = layer.saved(gates, "gates", {s.directions, rows, 4 * s.hidden_size});
-  const Tensor kernel_grad = grad_output ? layer.saved(*grad_output, "grad_output", layer.output_shape) : Tensor();
-  Tensor grad_input = input_grad ? layer.empty(input.sizes()) : layer.empty({0});
+  const Tensor kernel_output = layer.saved_rows(output, "output", layer.output_shape, 0);
+  const Tensor kernel_gates = layer.saved_gates(gates);
+  const Tensor kernel_grad = layer.saved_rows(grad_output, "grad_output", layer.output_shape, 0);
+  Tensor grad_input = input_grad ? layer.empty(layer.input.sizes()) : layer.empty({0});
   Tensor grad_h0 = layer.writable(grad_h_n, h0.sizes());
-  Tensor grad_gates = layer.empty(gates.sizes());
+  Tensor grad_gates = layer.empty({s.directions, rows, 4 * s.hidden_size});
   std::vector<Tensor> grad_weights = empty_weight_gradients(layer, weight_grad);
   for_type(layer.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -70,8 +68,8 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(const OptionalTenso
     FUSED_RNN_CPU_CALL(gru_backward, params);
   });
   for (Tensor& gradient : grad_weights) gradient = layer.for_caller(gradient);
-  const Tensor none = layer.empty({0});
-  return {layer.for_caller(grad_input), layer.for_caller(state_grad ? grad_h0 : none), std::move(grad_weights)};
+  return {layer.input_gradient(grad_input, input_grad), layer.state_gradient(grad_h0, state_grad),
+          std::move(grad_weights)};
 }
 
 }  // namespace

@@ -12,14 +12,14 @@ namespace {
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, const Tensor& h0, const Tensor& c0,
                                                         at::TensorList weights, const OptionalTensor& batch_sizes,
-                                                        bool save_states) {
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes);
+                                                        const OptionalTensor& lengths, bool save_states) {
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
-  Tensor output = layer.empty(layer.output_shape);
+  Tensor output = layer.empty(layer.kernel_output_shape);
   Tensor h_n = layer.empty(h0.sizes());
   Tensor c_n = layer.writable(c0, c0.sizes());
-  Tensor gates = save_states ? layer.empty({s.directions, rows, 4 * s.hidden_size}) : layer.empty({0});
+  Tensor gates = layer.empty_gates(save_states);
   Tensor cells = save_states ? layer.empty({s.directions, rows, s.hidden_size}) : layer.empty({0});
   if (s.steps.batch > 0)
     for_type(layer.compute, [&](auto zero) {
@@ -36,25 +36,28 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
       params.cells = pointer<T>(cells);
       FUSED_RNN_CPU_CALL(lstm, params);
     });
-  return {layer.for_caller(output), layer.for_caller(h_n), layer.for_caller(c_n), gates, cells};
+  return {layer.with_padding(layer.for_caller(output)), layer.unsorted(layer.for_caller(h_n)),
+          layer.unsorted(layer.for_caller(c_n)), gates, save_states ? layer.with_padding(cells, 1) : cells};
 }
 
 std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const OptionalTensor& grad_c_n,
-    const Tensor& input, const Tensor& h0, const Tensor& c0, at::TensorList weights, const OptionalTensor& batch_sizes,
-    const Tensor& output, const Tensor& gates, const Tensor& cells, bool input_grad, bool state_grad,
-    bool weight_grad) {
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes);
+    const OptionalTensor& grad_cells, const Tensor& input, const Tensor& h0, const Tensor& c0, at::TensorList weights,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output, const Tensor& gates,
+    const Tensor& cells, bool input_grad, bool state_grad, bool weight_grad) {
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
-  const Tensor kernel_output = layer.saved(output, "output", layer.output_shape);
-  const Tensor kernel_gates = layer.saved(gates, "gates", {s.directions, rows, 4 * s.hidden_size});
-  const Tensor kernel_cells = layer.saved(cells, "cells", {s.directions, rows, s.hidden_size});
-  const Tensor kernel_grad = grad_output ? layer.saved(*grad_output, "grad_output", layer.output_shape) : Tensor();
-  Tensor grad_input = input_grad ? layer.empty(input.sizes()) : layer.empty({0});
+  const Tensor kernel_output = layer.saved_rows(output, "output", layer.output_shape, 0);
+  const Tensor kernel_gates = layer.saved_gates(gates);
+  const std::vector<int64_t> cells_shape = {s.directions, layer.caller_rows(), s.hidden_size};
+  const Tensor kernel_cells = layer.saved_rows(cells, "cells", cells_shape, 1);
+  const Tensor kernel_grad_cells = layer.saved_rows(grad_cells, "grad_cells", cells_shape, 1);
+  const Tensor kernel_grad = layer.saved_rows(grad_output, "grad_output", layer.output_shape, 0);
+  Tensor grad_input = input_grad ? layer.empty(layer.input.sizes()) : layer.empty({0});
   Tensor grad_h0 = layer.writable(grad_h_n, h0.sizes());
   Tensor grad_c0 = layer.writable(grad_c_n, c0.sizes());
-  Tensor grad_gates = layer.empty(gates.sizes());
+  Tensor grad_gates = layer.empty({s.directions, rows, 4 * s.hidden_size});
   std::vector<Tensor> grad_weights = empty_weight_gradients(layer, weight_grad);
   for_type(layer.compute, [&](auto zero) {
     using T = decltype(zero);
@@ -71,6 +74,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     params.gates = kernel_gates.const_data_ptr<T>();
     params.cells = kernel_cells.const_data_ptr<T>();
     params.grad_output = pointer<T>(kernel_grad);
+    params.grad_cells = pointer<T>(kernel_grad_cells);
     params.grad_h = grad_h0.mutable_data_ptr<T>();
     params.grad_c = grad_c0.mutable_data_ptr<T>();
     params.grad_gates = grad_gates.mutable_data_ptr<T>();
@@ -79,9 +83,8 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     FUSED_RNN_CPU_CALL(lstm_backward, params);
   });
   for (Tensor& gradient : grad_weights) gradient = layer.for_caller(gradient);
-  const Tensor none = layer.empty({0});
-  return {layer.for_caller(grad_input), layer.for_caller(state_grad ? grad_h0 : none),
-          layer.for_caller(state_grad ? grad_c0 : none.clone()), std::move(grad_weights)};
+  return {layer.input_gradient(grad_input, input_grad), layer.state_gradient(grad_h0, state_grad),
+          layer.state_gradient(grad_c0, state_grad), std::move(grad_weights)};
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 
 #include "ops/recurrent.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/sub.h>
 
 namespace fused_rnn::ops {
@@ -43,6 +45,35 @@ Steps check_steps(RecurrentLayer& layer, const Tensor& input, const OptionalTens
   return {sizes.size(0), batch, begin, layer.first_rows.const_data_ptr<int64_t>()};
 }
 
+void check_lengths(const Tensor& lengths, const Tensor& input) {
+  const int64_t time = input.size(0), batch = input.size(1);
+  TORCH_CHECK(lengths.dim() == 1 && lengths.size(0) == batch && lengths.scalar_type() == at::kLong,
+              "lengths must be int64 of shape [batch] = [", batch, "], got ", lengths.scalar_type(), " of shape ",
+              lengths.sizes());
+  TORCH_CHECK(lengths.device() == input.device(), "lengths is on ", lengths.device(), ", but input is on ",
+              input.device());
+  if (!lengths.is_cpu()) return;
+  const Tensor dense = lengths.contiguous();
+  const int64_t* begin = dense.const_data_ptr<int64_t>();
+  for (const int64_t* length = begin; length != begin + batch; ++length)
+    TORCH_CHECK_VALUE(0 <= *length && *length <= time, "lengths must lie between 0 and the number of time steps, ",
+                      time, ", got ", *length);
+}
+
+// Lets the kernels see a padded batch as a packed one.
+void pack(RecurrentLayer& layer, const Tensor& lengths) {
+  Steps& steps = layer.sizes.steps;
+  const Tensor order = at::arange(steps.time * steps.batch, lengths.options()).view({steps.time, steps.batch});
+  const auto [by_length, sequences] = lengths.sort(/*stable=*/true, /*dim=*/0, /*descending=*/true);
+  const Tensor running = by_length.gt(at::arange(steps.time, lengths.options()).unsqueeze(1));  // [time, batch]
+  layer.sequences = sequences;
+  layer.rows = order.index_select(1, sequences).masked_select(running);
+  layer.batch_sizes = running.sum(1);
+  layer.first_rows = at::sub(at::cumsum(layer.batch_sizes, 0), layer.batch_sizes);
+  steps.batch_sizes = layer.batch_sizes.const_data_ptr<int64_t>();
+  steps.first_rows = layer.first_rows.const_data_ptr<int64_t>();
+}
+
 void check_weights(const RecurrentLayer& layer, int64_t gates, at::TensorList weights, const Tensor& input) {
   const auto& s = layer.sizes;
   for (int64_t d = 0; d < s.directions; ++d) {
@@ -62,13 +93,14 @@ void check_weights(const RecurrentLayer& layer, int64_t gates, at::TensorList we
 }  // namespace
 
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
-                           at::TensorList weights, const OptionalTensor& batch_sizes) {
+                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths) {
   RecurrentLayer layer;
   layer.type = input.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(
       layer.type == at::kFloat || layer.type == at::kDouble || layer.type == at::kBFloat16 || layer.type == at::kHalf,
       "input must be float32, float64, bfloat16 or float16, got ", layer.type);
   layer.compute = layer.type == at::kDouble ? at::kDouble : at::kFloat;
+  TORCH_CHECK(!batch_sizes || !lengths, "lengths are for padded input, batch_sizes for packed input: give one of both");
   check_tensor(input, "input", batch_sizes ? 2 : 3, input);
   check_tensor(h0, "h0", 3, input);
   const int64_t directions = h0.size(0), batch = h0.size(1), output_size = h0.size(2);
@@ -95,25 +127,70 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   TORCH_CHECK(steps.time > 0, "input must have at least one time step");
   TORCH_CHECK(hidden_size > 0 && output_size > 0, "the states must not be empty, got shape ", h0.sizes());
   check_weights(layer, gates, weights, input);
+  if (lengths) check_lengths(*lengths, input);
+  if (lengths && lengths->is_cpu()) pack(layer, *lengths);
 
+  layer.input = layer.for_kernel(layer.without_padding(input));
   layer.output_shape = input.sizes().vec();
-  layer.output_shape.back() = directions * output_size;
-  layer.input = layer.for_kernel(input);
-  layer.h0 = layer.for_kernel(h0);
-  if (c0 != nullptr) layer.c0 = layer.for_kernel(*c0);
+  layer.kernel_output_shape = layer.input.sizes().vec();
+  layer.output_shape.back() = layer.kernel_output_shape.back() = directions * output_size;
+  layer.h0 = layer.for_kernel(layer.sorted(h0));
+  if (c0 != nullptr) layer.c0 = layer.for_kernel(layer.sorted(*c0));
   for (const Tensor& weight : weights) layer.weights.push_back(layer.for_kernel(weight));
   return layer;
+}
+
+Tensor RecurrentLayer::without_padding(const Tensor& tensor, int64_t dim) const {
+  if (!rows.defined()) return tensor;
+  return (dim == 0 ? tensor.flatten(0, 1) : tensor).index_select(dim, rows);
+}
+
+Tensor RecurrentLayer::with_padding(const Tensor& tensor, int64_t dim) const {
+  if (!rows.defined()) return tensor;
+  const Steps& steps = sizes.steps;
+  const int64_t first = dim == 0 ? steps.time : sizes.directions, second = dim == 0 ? steps.batch : caller_rows();
+  const Tensor padded = at::zeros({first, second, tensor.size(-1)}, tensor.options());
+  (dim == 0 ? padded.flatten(0, 1) : padded).index_copy_(dim, rows, tensor);
+  return padded;
+}
+
+Tensor RecurrentLayer::unsorted(const Tensor& state) const {
+  return sequences.defined() ? at::empty_like(state).index_copy_(1, sequences, state) : state;
 }
 
 Tensor RecurrentLayer::writable(const OptionalTensor& tensor, at::IntArrayRef shape) const {
   if (!tensor) return at::zeros(shape, options());
   check_shape(*tensor, "the gradient of a state", shape);
-  return tensor->to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+  return sorted(*tensor).to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
 }
 
-Tensor RecurrentLayer::saved(const Tensor& tensor, const char* name, at::IntArrayRef shape) const {
-  check_shape(tensor, name, shape);
-  return for_kernel(tensor);
+Tensor RecurrentLayer::saved_rows(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,
+                                  int64_t dim) const {
+  if (!tensor) return Tensor();
+  check_shape(*tensor, name, shape);
+  return for_kernel(without_padding(*tensor, dim));
+}
+
+Tensor RecurrentLayer::input_gradient(const Tensor& gradient, bool wanted) const {
+  return for_caller(wanted ? with_padding(gradient) : empty({0}));
+}
+
+Tensor RecurrentLayer::state_gradient(const Tensor& gradient, bool wanted) const {
+  return for_caller(wanted ? unsorted(gradient) : empty({0}));
+}
+
+Tensor RecurrentLayer::empty_gates(bool wanted) const {
+  if (!wanted) return empty({0});
+  const int64_t width = 4 * sizes.hidden_size;
+  Tensor gates = empty({sizes.directions, caller_rows(), width});
+  const int64_t used = sizes.directions * sizes.steps.rows() * width;
+  if (rows.defined()) gates.flatten().narrow(0, used, gates.numel() - used).zero_();
+  return gates;
+}
+
+Tensor RecurrentLayer::saved_gates(const Tensor& gates) const {
+  check_shape(gates, "gates", {sizes.directions, caller_rows(), 4 * sizes.hidden_size});
+  return for_kernel(gates);
 }
 
 std::vector<Tensor> empty_weight_gradients(const RecurrentLayer& layer, bool wanted) {

@@ -19,17 +19,21 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 // The tensors of a layer, checked, and as the kernels read them: contiguous, and in the type that is computed in
-// (float32 for the half precisions).
+// (float32 for the half precisions). A padded batch with lengths becomes a packed one: the kernels get its sequences
+// sorted by decreasing length, and no rows of its padding.
 struct RecurrentLayer {
   at::ScalarType type;     // of the caller's tensors
   at::ScalarType compute;  // of everything below
   Tensor input, h0, c0;    // c0: only for the LSTM
   std::vector<Tensor> weights;
-  Tensor batch_sizes, first_rows;  // only for packed input
+  Tensor batch_sizes, first_rows;  // only for packed input, or with lengths
+  Tensor sequences;  // only with lengths: [batch], which of the caller's sequences the kernels' sequence is
+  Tensor rows;       // only with lengths: [rows], where in the caller's time * batch rows the kernels' row lies
   RecurrentSizes sizes;
   int64_t weights_per_direction;
   bool biased, projected;
-  std::vector<int64_t> output_shape;
+  std::vector<int64_t> output_shape;         // as the caller sees it
+  std::vector<int64_t> kernel_output_shape;  // the same, but for lengths: [rows, directions * output_size]
 
   at::TensorOptions options() const { return input.options(); }
   // Returns a tensor of the computed type as the caller gets it.
@@ -39,10 +43,27 @@ struct RecurrentLayer {
     // A short call has many tensors: no dispatch for those that are ready.
     return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
   }
-  // Returns a new tensor with the values of `tensor`, or zeros: a kernel will write into it.
+  // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, without
+  // those of the padding; and the kernels' rows with zero in the padding's place. Nothing to do without lengths.
+  Tensor without_padding(const Tensor& tensor, int64_t dim = 0) const;
+  Tensor with_padding(const Tensor& tensor, int64_t dim = 0) const;
+  // Returns states, [directions, batch, size], in the order of the kernels' sequences or back in that of the caller's.
+  Tensor sorted(const Tensor& state) const { return sequences.defined() ? state.index_select(1, sequences) : state; }
+  Tensor unsorted(const Tensor& state) const;
+  // How many rows the caller's arrays have.
+  int64_t caller_rows() const { return rows.defined() ? sizes.steps.time * sizes.steps.batch : sizes.steps.rows(); }
+  // Returns a new state, sorted, with the values of `tensor`, or zeros: a kernel will write into it.
   Tensor writable(const OptionalTensor& tensor, at::IntArrayRef shape) const;
-  // Returns a tensor that forward left for backward, or a gradient, after checking its shape.
-  Tensor saved(const Tensor& tensor, const char* name, at::IntArrayRef shape) const;
+  // Returns rows that forward left for backward, or gradients of rows, after checking their shape. An optional one
+  // may be undefined.
+  Tensor saved_rows(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape, int64_t dim) const;
+  // Returns the gradient of the input or of a state as the caller gets it: of shape [0] if it is not wanted.
+  Tensor input_gradient(const Tensor& gradient, bool wanted) const;
+  Tensor state_gradient(const Tensor& gradient, bool wanted) const;
+  // Returns an array for the gates of every row, and checks that it has its shape in backward. With lengths the kernels
+  // use the first part of it, as if it had just their rows, so that its shape does not depend on the lengths' values.
+  Tensor empty_gates(bool wanted) const;
+  Tensor saved_gates(const Tensor& gates) const;
   // Returns an uninitialised tensor of the computed type.
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, options()); }
 
@@ -55,9 +76,10 @@ struct RecurrentLayer {
 };
 
 // Checks every tensor of a layer and returns them ready for a kernel. `gates` is 4 for the LSTM, 3 for the GRU; c0 is
-// null for the GRU. Raises before any memory is touched; the message names the argument.
+// null for the GRU. Lengths on another device than the CPU are not read. Raises before any memory is touched; the
+// message names the argument.
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
-                           at::TensorList weights, const OptionalTensor& batch_sizes);
+                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
 
 // Returns uninitialised gradients shaped like the weights of the layer; none if they are not wanted.
 std::vector<Tensor> empty_weight_gradients(const RecurrentLayer& layer, bool wanted);

@@ -72,6 +72,7 @@ struct RecurrentBackward {
   const T* gates;        // [directions, rows, 4 * hidden_size], as forward left them
   const T* cells;        // [directions, rows, hidden_size], likewise (LSTM only)
   const T* grad_output;  // [rows, directions * output_size], or null for zero
+  const T* grad_cells;   // [directions, rows, hidden_size]: gradient of cells, or null for zero (LSTM only)
   T* grad_h;             // [directions, batch, output_size]: gradient of h_n on entry, of h0 on return
   T* grad_c;             // [directions, batch, hidden_size]: likewise of c_n and c0 (LSTM only)
   T* grad_gates;         // [directions, rows, 4 * hidden_size], scratch, written: gradients of the gates' sums

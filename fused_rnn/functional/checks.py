@@ -53,6 +53,23 @@ def check_layer_states(hx: Sequence[Tensor], expected: Sequence[tuple[int, int, 
             raise RuntimeError(f"Expected {name} size {shape}, got {list(state.shape)}")
 
 
+def check_lengths(lengths: Tensor, input: Tensor) -> None:
+    """Check the lengths of the sequences of ``input [time, batch, input_size]``.
+
+    Their values are checked by the operator if ``input`` is on the CPU, and here if ``lengths`` are on their way to
+    another device; values that lie there are not read, since all would have to wait for them.
+    """
+    time, batch = input.shape[:2]
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(f"lengths must have shape [batch] = [{batch}], got {list(lengths.shape)}")
+    if lengths.is_cpu and not input.is_cpu and not torch.compiler.is_compiling():
+        for length in lengths.tolist():
+            if not 0 <= length <= time:
+                raise ValueError(f"lengths must lie between 0 and the number of time steps, {time}, got {length}")
+
+
 def check_cell_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
     """Check how many dimensions ``input`` and the states have."""
     rank = input.dim()

@@ -20,6 +20,7 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_first: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> tuple[Sequences, Tensor]:
     """Run sequences through one or more GRU layers, as torch.nn.GRU does.
 
@@ -39,13 +40,18 @@ def gru(
         dropout: the probability with which values between two layers become zero when training.
         training: whether dropout is on.
         batch_first: whether the batch comes before the time in ``input`` and ``output``; the state does not change.
+        lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device, or
+            a list; None for all of them. Outputs past the end of a sequence are zero, its final state is the one at its
+            own end, where the reverse direction begins, and nothing of the padding is read.
 
     Returns:
         The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
         ``h_n``, shaped like ``hx``.
 
     Raises:
-        ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+        ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape, out
+            of range on the CPU, or given with a PackedSequence.
+        TypeError: ``lengths`` are not integers.
         RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -58,7 +64,7 @@ def gru(
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
     states = None if hx is None else (hx,)
-    output, (h_n,) = run(
-        MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first
+    (output,), (h_n,) = run(
+        MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first, lengths
     )
     return output, h_n

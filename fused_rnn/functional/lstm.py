@@ -1,6 +1,7 @@
 """The function ``lstm``: what :class:`fused_rnn.LSTM` computes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -20,7 +21,9 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     batch_first: bool = False,
-) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+    lengths: Tensor | Sequence[int] | None = None,
+    return_states: bool = False,
+) -> tuple[Any, ...]:
     """Run sequences through one or more LSTM layers, as torch.nn.LSTM does.
 
     Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers et al., 2000, and the
@@ -41,13 +44,20 @@ def lstm(
         dropout: the probability with which values between two layers become zero when training.
         training: whether dropout is on.
         batch_first: whether the batch comes before the time in ``input`` and ``output``; the states do not change.
+        lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device, or
+            a list; None for all of them. Outputs past the end of a sequence are zero, its final states are those at its
+            own end, where the reverse direction begins, and nothing of the padding is read.
+        return_states: whether to return c after every step of the last layer too.
 
     Returns:
         The output in the form of the input, its last dimension ``directions * output_size``, and the final states
-        ``(h_n, c_n)``, shaped like ``hx``.
+        ``(h_n, c_n)``, shaped like ``hx``. With ``return_states`` also c after every step of the last layer, in the
+        form of the output, of size ``directions * hidden_size``; h after every step is the output.
 
     Raises:
-        ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+        ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape, out
+            of range on the CPU, or given with a PackedSequence.
+        TypeError: ``lengths`` are not integers.
         RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -61,7 +71,8 @@ def lstm(
     """
     if hx is not None and len(hx) != 2:
         raise RuntimeError("lstm expects two hidden states")
-    output, (h_n, c_n) = run(
-        MODE, input, hx, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first
-    )
-    return output, (h_n, c_n)
+    (output, *cells), (h_n, c_n) = run(
+        MODE, input, hx, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first,
+        lengths, return_states,
+    )  # fmt: skip
+    return output, (h_n, c_n), *cells

@@ -15,6 +15,7 @@ from fused_rnn.functional.checks import (
     check_layer_input,
     check_layer_ranks,
     check_layer_states,
+    check_lengths,
 )
 
 States = tuple[Tensor, ...]
@@ -31,7 +32,10 @@ class Mode(NamedTuple):
     weight_counts: tuple[int, ...]
     """How many weights one direction can have; an odd number means that the last one is a projection."""
     layer: Callable[..., States]
-    """Runs one layer: ``(input, *states, weights, batch_sizes) -> (output, *states)``."""
+    """Runs one layer: ``(input, *states, weights, batch_sizes, lengths) -> (output, *states)``.
+
+    Where it has an argument ``return_states``, it can return one more tensor, laid out like the output.
+    """
 
 
 def run(
@@ -43,7 +47,9 @@ def run(
     bidirectional: bool,
     dropout: float,
     batch_first: bool,
-) -> tuple[Any, States]:
+    lengths: Tensor | Sequence[int] | None,
+    return_states: bool = False,
+) -> tuple[list[Any], States]:
     """Check the arguments, run all layers, and return output and final states in the form that the input has.
 
     Args:
@@ -56,17 +62,25 @@ def run(
         bidirectional: whether each layer also runs backwards in time.
         dropout: the probability with which values between two layers become zero; 0 outside training.
         batch_first: whether the batch comes before the time in a padded input and output.
+        lengths: ``[batch]``, the steps of each sequence of a padded input, or None for all.
+        return_states: whether to return the states after every step of the last layer.
+
+    Returns:
+        The output, and with ``return_states`` the states after every step of the last layer, in the form of the input;
+        and the final states of all layers.
     """
     if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
         check_layer_ranks(mode.name, data, hx, packed=True)
         data, hx, weights = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
         if sorted_indices is not None:
             hx = [state.index_select(1, sorted_indices) for state in hx]
-        output, *states = _run_layers(mode, data, batch_sizes, hx, weights, num_layers, dropout)
+        sequences, states = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
         if unsorted_indices is not None:
-            states = [state.index_select(1, unsorted_indices) for state in states]
-        return PackedSequence(output, batch_sizes, sorted_indices, unsorted_indices), tuple(states)
+            states = tuple(state.index_select(1, unsorted_indices) for state in states)
+        return [PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in sequences], states
 
     check_layer_ranks(mode.name, input, hx, packed=False)
     unbatched = input.dim() == 2
@@ -76,10 +90,12 @@ def run(
     elif batch_first:
         input = input.transpose(0, 1)
     input, hx, weights = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
-    output, *states = _run_layers(mode, input, None, hx, weights, num_layers, dropout)
+    if lengths is not None:
+        lengths = _lengths_of(input, lengths)
+    sequences, states = _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
     if unbatched:
-        return output.squeeze(1), tuple(state.squeeze(1) for state in states)
-    return output.transpose(0, 1) if batch_first else output, tuple(states)
+        return [values.squeeze(1) for values in sequences], tuple(state.squeeze(1) for state in states)
+    return [values.transpose(0, 1) for values in sequences] if batch_first else sequences, states
 
 
 def run_cell(
@@ -147,18 +163,30 @@ def _prepare(
     return input, hx, weights
 
 
+def _lengths_of(input: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
+    """Return the lengths of the sequences of ``input [time, batch, input_size]`` as the layers take them."""
+    if not isinstance(lengths, Tensor):
+        lengths = torch.tensor(lengths, dtype=None if len(lengths) else torch.int64)
+    check_lengths(lengths, input)
+    return lengths.to(input.device, torch.int64)
+
+
 def _run_layers(
     mode: Mode,
     input: Tensor,
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     hx: Sequence[Tensor],
     weights: Sequence[Tensor],
     num_layers: int,
     dropout: float,
-) -> States:
-    """Run all layers, and return the output of the last one and the final states of all."""
+    return_states: bool,
+) -> tuple[list[Tensor], States]:
+    """Run all layers; return output and, with ``return_states``, states of the last one, and all final states."""
+    last = {"return_states": True} if return_states else {}
     if num_layers == 1:
-        return mode.layer(input, *hx, weights, batch_sizes)
+        output, *rest = mode.layer(input, *hx, weights, batch_sizes, lengths, **last)
+        return [output, *rest[mode.states :]], tuple(rest[: mode.states])
     per_layer = len(weights) // num_layers
     finals = []
     layers_of_states = zip(*(state.chunk(num_layers) for state in hx), strict=True)
@@ -166,9 +194,10 @@ def _run_layers(
         if layer > 0 and dropout > 0:
             input = torch.nn.functional.dropout(input, dropout)
         own = weights[layer * per_layer : (layer + 1) * per_layer]
-        input, *final = mode.layer(input, *states, own, batch_sizes)
-        finals.append(final)
-    return input, *map(torch.cat, zip(*finals, strict=True))
+        options = last if layer == num_layers - 1 else {}
+        input, *rest = mode.layer(input, *states, own, batch_sizes, lengths, **options)
+        finals.append(rest[: mode.states])
+    return [input, *rest[mode.states :]], tuple(map(torch.cat, zip(*finals, strict=True)))
 
 
 def _state_shapes(mode: Mode, weights: Sequence[Tensor], rows: int) -> list[tuple[int, int]]:

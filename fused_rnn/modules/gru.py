@@ -1,5 +1,7 @@
 """The layer ``GRU``."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -76,7 +78,9 @@ class GRU(torch.nn.RNNBase):
             dtype=dtype,
         )
 
-    def forward(self, input: Sequences, hx: Tensor | None = None) -> tuple[Sequences, Tensor]:
+    def forward(
+        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers.
 
         Args:
@@ -84,13 +88,18 @@ class GRU(torch.nn.RNNBase):
                 ``[time, input_size]``, or a PackedSequence, sorted or not.
             hx: the initial state, ``[layers * directions, batch, hidden_size]``, without ``batch`` if the input is
                 unbatched; None for zero.
+            lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device,
+                or a list; None for all of them. Outputs past the end of a sequence are zero, its final state is the one
+                at its own end, where the reverse direction begins, and nothing of the padding is read.
 
         Returns:
             The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
             ``h_n``, shaped like ``hx``.
 
         Raises:
-            ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+            ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape,
+                out of range on the CPU, or given with a PackedSequence.
+            TypeError: ``lengths`` are not integers.
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
@@ -103,4 +112,5 @@ class GRU(torch.nn.RNNBase):
             dropout=self.dropout,
             training=self.training,
             batch_first=self.batch_first,
+            lengths=lengths,
         )

@@ -1,5 +1,8 @@
 """The layer ``LSTM``."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,6 +50,9 @@ class LSTM(torch.nn.RNNBase):
         >>> output, (h_n, c_n) = lstm(torch.randn(5, 3, 4))
         >>> output.shape, h_n.shape, c_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]), torch.Size([1, 3, 8]))
+        >>> output, _, cells = lstm(torch.randn(5, 3, 4), lengths=[5, 0, 2], return_states=True)
+        >>> cells.shape
+        torch.Size([5, 3, 8])
     """
 
     def __init__(
@@ -77,8 +83,13 @@ class LSTM(torch.nn.RNNBase):
         )
 
     def forward(
-        self, input: Sequences, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Sequences, tuple[Tensor, Tensor]]:
+        self,
+        input: Sequences,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
         """Run sequences through the layers.
 
         Args:
@@ -87,13 +98,20 @@ class LSTM(torch.nn.RNNBase):
             hx: the initial states h, ``[layers * directions, batch, output_size]``, and c, ``[layers * directions,
                 batch, hidden_size]``, without ``batch`` if the input is unbatched; None for zero. ``output_size`` is
                 ``proj_size`` or ``hidden_size``.
+            lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device,
+                or a list; None for all of them. Outputs past the end of a sequence are zero, its final states are those
+                at its own end, where the reverse direction begins, and nothing of the padding is read.
+            return_states: whether to return c after every step of the last layer too.
 
         Returns:
             The output in the form of the input, its last dimension ``directions * output_size``, and the final states
-            ``(h_n, c_n)``, shaped like ``hx``.
+            ``(h_n, c_n)``, shaped like ``hx``. With ``return_states`` also c after every step of the last layer, in the
+            form of the output, of size ``directions * hidden_size``; h after every step is the output.
 
         Raises:
-            ValueError: ``input`` has a wrong rank, or a dtype other than the weights.
+            ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape,
+                out of range on the CPU, or given with a PackedSequence.
+            TypeError: ``lengths`` are not integers.
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
@@ -106,4 +124,6 @@ class LSTM(torch.nn.RNNBase):
             dropout=self.dropout,
             training=self.training,
             batch_first=self.batch_first,
+            lengths=lengths,
+            return_states=return_states,
         )

@@ -12,7 +12,12 @@ _gru_backward = torch.ops.fused_rnn.gru_backward.default
 
 
 def gru(
-    input: Tensor, h0: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None, save_states: bool
+    input: Tensor,
+    h0: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run a sequence through one GRU layer; :func:`fused_rnn.reference.gru` defines the result.
 
@@ -22,15 +27,18 @@ def gru(
         weights: for each direction ``weight_ih [3 * hidden_size, input_size]``, ``weight_hh [3 * hidden_size,
             hidden_size]``, then with biases ``bias_ih, bias_hh [3 * hidden_size]``.
         batch_sizes: None, or for a packed input ``[time]``, int64, on the CPU, not increasing.
+        lengths: None, or for a padded input the steps of each sequence, ``[batch]``, int64, on the device of ``input``,
+            0 to time, in any order.
         save_states: whether to return what :func:`gru_backward` needs.
 
     Returns:
         ``output``: ``[time, batch, directions * hidden_size]`` or ``[rows, directions * hidden_size]``;
         ``h_n``: ``[directions, batch, hidden_size]``;
         ``gates``: r, z and n after their activations, and ``W_hn h + b_hn``, ``[directions, rows, 4 * hidden_size]``,
-        float64 for float64 input, else float32, and of shape ``[0]`` if not saved.
+        float64 for float64 input, else float32, and of shape ``[0]`` if not saved; with ``lengths`` in an order that
+        only the backward pass knows.
     """
-    return _gru(input, h0, weights, batch_sizes, save_states)
+    return _gru(input, h0, weights, batch_sizes, lengths, save_states)
 
 
 def gru_backward(
@@ -40,6 +48,7 @@ def gru_backward(
     h0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     output: Tensor,
     gates: Tensor,
     input_grad: bool,
@@ -55,6 +64,7 @@ def gru_backward(
         h0: as given to :func:`gru`.
         weights: as given to :func:`gru`.
         batch_sizes: as given to :func:`gru`.
+        lengths: as given to :func:`gru`.
         output: as returned by :func:`gru`.
         gates: as returned by :func:`gru`.
         input_grad: whether the gradient of ``input`` is wanted.
@@ -66,13 +76,19 @@ def gru_backward(
         weights, where they are not wanted.
     """
     return _gru_backward(
-        grad_output, grad_h_n, input, h0, weights, batch_sizes, output, gates, input_grad, state_grad, weight_grad
-    )
+        grad_output, grad_h_n, input, h0, weights, batch_sizes, lengths, output, gates,
+        input_grad, state_grad, weight_grad,
+    )  # fmt: skip
 
 
 @torch.library.register_fake("fused_rnn::gru")
 def _(
-    input: Tensor, h0: Tensor, weights: Sequence[Tensor], batch_sizes: Tensor | None, save_states: bool
+    input: Tensor,
+    h0: Tensor,
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     directions, _, hidden_size = h0.shape
     return (
@@ -90,6 +106,7 @@ def _(
     h0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     output: Tensor,
     gates: Tensor,
     input_grad: bool,

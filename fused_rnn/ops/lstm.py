@@ -17,6 +17,7 @@ def lstm(
     c0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Run a sequence through one LSTM layer; :func:`fused_rnn.reference.lstm` defines the result.
@@ -29,6 +30,8 @@ def lstm(
             output_size]``, then with biases ``bias_ih, bias_hh [4 * hidden_size]``, then with a projection
             ``weight_hr [proj_size, hidden_size]``.
         batch_sizes: None, or for a packed input ``[time]``, int64, on the CPU, not increasing.
+        lengths: None, or for a padded input the steps of each sequence, ``[batch]``, int64, on the device of ``input``,
+            0 to time, in any order.
         save_states: whether to return what :func:`lstm_backward` needs.
 
     Returns:
@@ -37,20 +40,23 @@ def lstm(
         ``c_n``: ``[directions, batch, hidden_size]``;
         ``gates``: i, f, g and o after their activations, ``[directions, rows, 4 * hidden_size]``;
         ``cells``: c of every step, ``[directions, rows, hidden_size]``.
-        ``gates`` and ``cells`` are float64 for float64 input, else float32, and of shape ``[0]`` if not saved.
+        ``gates`` and ``cells`` are float64 for float64 input, else float32, and of shape ``[0]`` if not saved. With
+        ``lengths`` ``gates`` is in an order that only the backward pass knows, and ``cells`` is zero in the padding.
     """
-    return _lstm(input, h0, c0, weights, batch_sizes, save_states)
+    return _lstm(input, h0, c0, weights, batch_sizes, lengths, save_states)
 
 
 def lstm_backward(
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
     grad_c_n: Tensor | None,
+    grad_cells: Tensor | None,
     input: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     output: Tensor,
     gates: Tensor,
     cells: Tensor,
@@ -64,11 +70,13 @@ def lstm_backward(
         grad_output: the gradient of ``output``, or None for zero.
         grad_h_n: the gradient of ``h_n``, or None for zero.
         grad_c_n: the gradient of ``c_n``, or None for zero.
+        grad_cells: the gradient of ``cells``, or None for zero.
         input: as given to :func:`lstm`.
         h0: as given to :func:`lstm`.
         c0: as given to :func:`lstm`.
         weights: as given to :func:`lstm`.
         batch_sizes: as given to :func:`lstm`.
+        lengths: as given to :func:`lstm`.
         output: as returned by :func:`lstm`.
         gates: as returned by :func:`lstm`.
         cells: as returned by :func:`lstm`.
@@ -81,7 +89,8 @@ def lstm_backward(
         for the weights, where they are not wanted.
     """
     return _lstm_backward(
-        grad_output, grad_h_n, grad_c_n, input, h0, c0, weights, batch_sizes, output, gates, cells,
+        grad_output, grad_h_n, grad_c_n, grad_cells, input, h0, c0, weights, batch_sizes, lengths,
+        output, gates, cells,
         input_grad, state_grad, weight_grad,
     )  # fmt: skip
 
@@ -93,6 +102,7 @@ def _(
     c0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     directions, _, hidden_size = c0.shape
@@ -110,11 +120,13 @@ def _(
     grad_output: Tensor | None,
     grad_h_n: Tensor | None,
     grad_c_n: Tensor | None,
+    grad_cells: Tensor | None,
     input: Tensor,
     h0: Tensor,
     c0: Tensor,
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
+    lengths: Tensor | None,
     output: Tensor,
     gates: Tensor,
     cells: Tensor,

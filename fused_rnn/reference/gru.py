@@ -47,5 +47,5 @@ def gru(
         bias_ih, bias_hh = biases or (None, None)
         return (gru_cell(input, h, weight_ih, weight_hh, bias_ih, bias_hh, reset_after),)
 
-    output, (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths)
+    (output,), (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths)
     return output, h_n

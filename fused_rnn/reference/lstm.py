@@ -15,7 +15,8 @@ def lstm(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    return_states: bool = False,
+) -> tuple[Tensor, ...]:
     """One LSTM layer with all its directions; see :func:`fused_rnn.reference.lstm_cell` for the equations.
 
     Args:
@@ -28,10 +29,12 @@ def lstm(
         batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final states are those at its own end.
+        return_states: whether to return c after every step as well.
 
     Returns:
         The outputs, ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``, the final h,
-        ``[directions, batch, output_size]``, and the final c, ``[directions, batch, hidden_size]``.
+        ``[directions, batch, output_size]``, and the final c, ``[directions, batch, hidden_size]``; with
+        ``return_states`` also c after every step, laid out like the outputs, of ``directions * hidden_size``.
 
     Example:
         >>> import torch
@@ -43,8 +46,8 @@ def lstm(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    output, (h_n, c_n) = run_directions(_cell, input, (h0, c0), weights, batch_sizes, lengths)
-    return output, h_n, c_n
+    (output, cells), (h_n, c_n) = run_directions(_cell, input, (h0, c0), weights, batch_sizes, lengths)
+    return (output, h_n, c_n, cells) if return_states else (output, h_n, c_n)
 
 
 def _cell(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:

@@ -35,7 +35,7 @@ def time_steps(input: Tensor, batch_sizes: Tensor | None, lengths: Tensor | Sequ
 
 def scan(
     cell: Callable[[Tensor, State], State], rows: Tensor, state: State, steps: Sequence[Step]
-) -> tuple[Tensor, State]:
+) -> tuple[State, State]:
     """Run ``cell`` over ``steps`` in their order.
 
     Sequences outside a step keep their state, and what lies in the rows of no step is never read: a NaN in the padding
@@ -48,15 +48,19 @@ def scan(
         steps: the rows and the sequences of each step.
 
     Returns:
-        The outputs, ``[rows, output_size]``, zero in the rows of no step, and the final states.
+        The states after every step, each ``[rows, size]``, zero in the rows of no step; and the final states.
     """
-    output = rows.new_zeros(len(rows), state[0].shape[-1])
-    outputs = []
+    history = []
     for indices, batch in steps:
         new = cell(rows.index_select(0, indices), tuple(values.index_select(0, batch) for values in state))
         state = tuple(old.index_copy(0, batch, values) for old, values in zip(state, new, strict=True))
-        outputs.append(new[0])
-    return output.index_copy(0, torch.cat([indices for indices, _ in steps]), torch.cat(outputs)), state
+        history.append(new)
+    where = torch.cat([indices for indices, _ in steps])
+    every_state = tuple(
+        rows.new_zeros(len(rows), values[0].shape[-1]).index_copy(0, where, torch.cat(values))
+        for values in zip(*history, strict=True)
+    )
+    return every_state, state
 
 
 def run_directions(
@@ -66,7 +70,7 @@ def run_directions(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     lengths: Tensor | Sequence[int] | None,
-) -> tuple[Tensor, State]:
+) -> tuple[State, State]:
     """Run one layer in all its directions; the second one runs backwards, from the end of each sequence.
 
     Args:
@@ -78,22 +82,23 @@ def run_directions(
         lengths: see :func:`time_steps`.
 
     Returns:
-        The outputs, ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``, and the final
-        states, each ``[directions, batch, size]``.
+        The states after every step, each ``[time, batch, directions * size]`` or ``[rows, directions * size]``, the
+        output first; and the final states, each ``[directions, batch, size]``.
     """
     directions = len(state[0])
     per_direction = len(weights) // directions
     steps = time_steps(input, batch_sizes, lengths)
     rows = input.reshape(-1, input.shape[-1])
-    outputs, states = [], []
+    histories, finals = [], []
     for direction in range(directions):
-        output, final = scan(
+        history, final = scan(
             partial(cell, weights=weights[direction * per_direction : (direction + 1) * per_direction]),
             rows,
             tuple(values[direction] for values in state),
             steps[::-1] if direction else steps,
         )
-        outputs.append(output)
-        states.append(final)
-    joined = torch.cat(outputs, dim=1)
-    return joined.reshape(*input.shape[:-1], joined.shape[1]), tuple(map(torch.stack, zip(*states, strict=True)))
+        histories.append(history)
+        finals.append(final)
+    joined = [torch.cat(values, dim=1) for values in zip(*histories, strict=True)]
+    every_state = tuple(values.reshape(*input.shape[:-1], values.shape[1]) for values in joined)
+    return every_state, tuple(map(torch.stack, zip(*finals, strict=True)))

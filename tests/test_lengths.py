@@ -1,0 +1,184 @@
+"""The argument ``lengths``: a padded batch in which every sequence has its own end."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import DTYPES, KINDS, Case, flatten, layer_inputs
+from comparing import assert_accurate, assert_all_accurate, differentiate
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+from fused_rnn import autograd, functional, ops, reference
+
+LAYERS: dict[str, Callable[..., Any]] = {"LSTM": autograd.lstm, "GRU": autograd.gru}
+REFERENCES: dict[str, Callable[..., Any]] = {"LSTM": reference.lstm, "GRU": reference.gru}
+FUNCTIONS: dict[str, Callable[..., Any]] = {"LSTM": functional.lstm, "GRU": functional.gru}
+
+# Unsorted, with equal ones, full and empty sequences; all full; all empty; only the first step of any.
+LENGTHS = [(2, 0, 5, 4, 5, 1), (5, 5, 5), (0, 0), (1, 0, 1), (3,), (0,), ()]
+CASES = [
+    *(Case(kind, batch=len(lengths), bidirectional=bidirectional)
+      for kind in KINDS for lengths in LENGTHS for bidirectional in (False, True)),
+    Case("LSTM", batch=6, proj_size=3, bidirectional=True),
+    *(Case(kind, batch=6, bias=False, hidden_size=33, input_size=17) for kind in KINDS),
+]  # fmt: skip
+
+
+def lengths_of(case: Case) -> Tensor:
+    return torch.tensor(next(lengths for lengths in LENGTHS if len(lengths) == case.batch), dtype=torch.int64)
+
+
+def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the outputs of an operator or its reference, and all gradients."""
+    input, states, weights = layer_inputs(case, dtype)
+    inputs = {"input": input, **{f"state{i}": state for i, state in enumerate(states)}}
+    inputs |= {f"weight{i}": weight for i, weight in enumerate(weights)}
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    outputs = layer(input, *states, weights, lengths=lengths_of(case))
+    return {**{f"out{i}": out for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_operator_equals_reference(case: Case) -> None:
+    ours, exact = (layer_result(layers[case.kind], case, torch.float64) for layers in (LAYERS, REFERENCES))
+    assert_all_accurate(ours, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy(kind: str, dtype: torch.dtype) -> None:
+    case = Case(kind, batch=6, bidirectional=True, hidden_size=17)
+    exact, peer = (layer_result(REFERENCES[kind], case, other) for other in (torch.float64, dtype))
+    assert_all_accurate(layer_result(LAYERS[kind], case, dtype), exact, peer)
+
+
+@pytest.mark.parametrize("form", [{}, {"batch_first": True}, {"num_layers": 3, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any]) -> None:
+    case = Case(kind, batch=4, **form)
+    lengths = [2, 5, 1, 4]
+    input, states = case.tensors(torch.float64)
+    hx = states if kind == "LSTM" else states[0]
+    packed = pack_padded_sequence(input, torch.tensor(lengths), case.batch_first, enforce_sorted=False)
+    output, finals = case.module(torch.nn, torch.float64)(packed, hx)
+    expected, _ = torch.nn.utils.rnn.pad_packed_sequence(output, case.batch_first, total_length=5)
+    for given in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
+        actual, actual_finals = case.module(fused_rnn, torch.float64)(input, hx, lengths=given)
+        assert_accurate(actual, expected, name="output")
+        assert_all_accurate(dict(enumerate(flatten(actual_finals))), dict(enumerate(flatten(finals))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_full_lengths_change_nothing(kind: str) -> None:
+    case = Case(kind, num_layers=2, bidirectional=True)
+    module, (input, _) = case.module(fused_rnn, torch.float32), case.tensors(torch.float32)
+    assert all(map(torch.equal, flatten(module(input, lengths=[5, 5, 5])), flatten(module(input))))
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_is_never_read(kind: str, graph: bool) -> None:
+    """NaN in the padding of input and output gradient reaches nothing, also where a graph of the gradients is made."""
+    case = Case(kind, batch=4, num_layers=2, bidirectional=True)
+    lengths = [2, 0, 5, 3]
+    padding = torch.arange(5)[:, None] >= torch.tensor(lengths)
+    module = case.module(fused_rnn, torch.float64)
+
+    def result(filling: float) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        input = case.tensors(torch.float64)[0].masked_fill(padding[..., None], filling).requires_grad_()
+        outputs = flatten(module(input, lengths=lengths))
+        grads = [torch.ones_like(out) for out in outputs]
+        grads[0] = grads[0].masked_fill(padding[..., None], filling)
+        return outputs, torch.autograd.grad(outputs, [input, *module.parameters()], grads, create_graph=graph)
+
+    outputs, gradients = result(float("nan"))
+    clean_outputs, clean_gradients = result(7.0)
+    assert all(map(torch.equal, outputs, clean_outputs))
+    assert all(map(torch.equal, gradients, clean_gradients))
+    assert not outputs[0][padding].any()
+    assert not gradients[0][padding].any()
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradcheck(kind: str, check: Callable[..., bool]) -> None:
+    input, states, weights = layer_inputs(Case(kind, 3, 3, 2, 2, bidirectional=True))
+    split = 1 + len(states)
+
+    def function(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(LAYERS[kind](*tensors[:split], list(tensors[split:]), lengths=torch.tensor([1, 3, 0])))
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
+    assert check(function, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
+
+
+@pytest.mark.parametrize("save_states", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_opcheck(kind: str, save_states: bool) -> None:
+    case = Case(kind, batch=6, bidirectional=True)
+    input, states, weights = layer_inputs(case, torch.float32)
+    operator = getattr(torch.ops.fused_rnn, kind.lower()).default
+    arguments = (input, *states, weights, None, lengths_of(case))
+    torch.library.opcheck(operator, (*arguments, save_states))
+    if save_states:
+        output, *rest = operator(*arguments, True)
+        saved = rest[len(states) :]
+        grads = [torch.randn_like(tensor) for tensor in (output, *states, *saved[1:])]
+        operator = getattr(torch.ops.fused_rnn, f"{kind.lower()}_backward").default
+        torch.library.opcheck(operator, (*grads, *arguments, output, *saved, True, True, True))
+
+
+X = torch.randn(5, 3, 4)
+PACKED = pack_padded_sequence(X, torch.tensor([5, 3, 1]))
+ERRORS: list[tuple[Any, Any, type[Exception], str]] = [
+    (X, [5, 3], ValueError, r"lengths must have shape \[batch\] = \[3\], got \[2\]"),
+    (X, torch.tensor(3), ValueError, "lengths must have shape"),
+    (X, [], ValueError, "lengths must have shape"),
+    (X, torch.ones(3, 1, dtype=torch.int64), ValueError, "lengths must have shape"),
+    (X[:, 0], [5, 3, 1], ValueError, r"lengths must have shape \[batch\] = \[1\]"),
+    (X, [5, 3, 6], ValueError, "lengths must lie between 0 and the number of time steps, 5, got 6"),
+    (X, torch.tensor([5, -1, 3]), ValueError, "lengths must lie between 0 and the number of time steps, 5, got -1"),
+    (X.to("meta"), [5, 3, 6], ValueError, "lengths must lie between 0 and the number of time steps, 5, got 6"),
+    (X, torch.tensor([5.0, 3.0, 1.0]), TypeError, "lengths must be integers, got torch.float32"),
+    (X, [1.5, 3.0, 1.0], TypeError, "lengths must be integers"),
+    (X, torch.tensor([True, True, False]), TypeError, "lengths must be integers, got torch.bool"),
+    (PACKED, [5, 3, 1], ValueError, "lengths must be None if input is a PackedSequence"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("input", "lengths", "error", "words"), ERRORS, ids=[words for *_, words in ERRORS])
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors(kind: str, input: Any, lengths: Any, error: type[Exception], words: str) -> None:
+    module = getattr(fused_rnn, kind)(4, 8).to(input.data.device if input is PACKED else input.device)
+    with pytest.raises(error, match=words):
+        module(input, lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        (torch.tensor([5, 3, 1], dtype=torch.int32), "lengths must be int64"),
+        (torch.tensor([5, 3]), "lengths must be int64 of shape"),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators_check_for_themselves(kind: str, lengths: Tensor, words: str) -> None:
+    input, states, weights = layer_inputs(Case(kind))
+    operator: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[kind]
+    with pytest.raises(RuntimeError, match=words):
+        operator(input, *states, weights, None, lengths, False)
+    with pytest.raises(RuntimeError, match="lengths are for padded input, batch_sizes for packed"):
+        operator(input, *states, weights, torch.tensor([3, 3, 3, 3, 3]), torch.tensor([5, 3, 1]), False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unbatched(kind: str) -> None:
+    module = Case(kind).module(fused_rnn, torch.float64)
+    input = X[:, 0].double()
+    output, _ = module(input, lengths=[3])
+    assert_accurate(output[:3], module(input[:3])[0])
+    assert not output[3:].any()

@@ -1,0 +1,130 @@
+"""``return_states=True``: c after every step of an LSTM's last layer."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from cases import DTYPES, Case, batch_sizes, flatten, layer_inputs
+from comparing import assert_accurate, assert_all_accurate, differentiate
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+
+import fused_rnn
+from fused_rnn import autograd, ops, reference
+
+CASES = [
+    Case("LSTM"),
+    Case("LSTM", bidirectional=True, bias=False),
+    Case("LSTM", proj_size=3, bidirectional=True),
+    Case("LSTM", bidirectional=True, lengths=(5, 4, 1)),
+    Case("LSTM", time=2, batch=17, hidden_size=33),
+    Case("LSTM", batch=0),
+]
+
+
+def layer_result(
+    layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype, lengths: Tensor | None
+) -> dict[str, Tensor]:
+    """Return the outputs of an operator or its reference, c after every step among them, and all gradients."""
+    input, (h0, c0), weights = layer_inputs(case, dtype)
+    inputs = {"input": input, "h0": h0, "c0": c0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
+    for tensor in inputs.values():
+        tensor.requires_grad_()
+    outputs = layer(input, h0, c0, weights, batch_sizes(case), lengths, return_states=True)
+    names = ("output", "h_n", "c_n", "cells")
+    return {**dict(zip(names, outputs, strict=True)), **differentiate(outputs, inputs)}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_operator_equals_reference(case: Case, dtype: torch.dtype) -> None:
+    exact, peer = (layer_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
+    assert_all_accurate(layer_result(autograd.lstm, case, dtype, None), exact, peer)
+
+
+@pytest.mark.parametrize("proj_size", [0, 3])
+def test_operator_equals_reference_with_lengths(proj_size: int) -> None:
+    case, lengths = Case("LSTM", bidirectional=True, proj_size=proj_size), torch.tensor([3, 0, 5])
+    ours, exact = (layer_result(layer, case, torch.float64, lengths) for layer in (autograd.lstm, reference.lstm))
+    assert_all_accurate(ours, exact)
+    assert not ours["cells"][3:, 0].any()
+
+
+def test_reference_steps_the_states_that_it_returns() -> None:
+    """The reference's c of every step is the final c of the sequence up to that step, seen from either end."""
+    input, (h0, c0), weights = layer_inputs(Case("LSTM", bidirectional=True))
+    *_, cells = reference.lstm(input, h0, c0, weights, return_states=True)
+    for t in range(5):
+        _, _, forwards = reference.lstm(input[: t + 1], h0, c0, weights)
+        _, _, backwards = reference.lstm(input[t:], h0, c0, weights)
+        assert_accurate(cells[t], torch.cat((forwards[0], backwards[1]), dim=1))
+
+
+def steps(module: torch.nn.Module, input: Tensor) -> Tensor:
+    """Return the last layer's c after every step of ``input [time, batch, size]``, stepping torch.nn's LSTM."""
+    states, cells = None, []
+    for step in input:
+        _, states = module(step[None], states)
+        cells.append(states[1][-1])
+    return torch.stack(cells)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("form", [{}, {"batch_first": True}, {"unbatched": True}, {"lengths": (2, 5, 4)}], ids=str)
+def test_module_returns_cells_like_the_output(form: dict[str, Any], graph: bool) -> None:
+    case = Case("LSTM", num_layers=2, **form)
+    plain = Case("LSTM", num_layers=2)
+    expected = steps(plain.module(torch.nn, torch.float64), plain.tensors(torch.float64)[0]).detach()
+    module, (input, _) = case.module(fused_rnn, torch.float64), case.tensors(torch.float64)
+    with torch.set_grad_enabled(graph):
+        output, (h_n, c_n), cells = module(case.in_form(input), return_states=True)
+        alone, (h_alone, c_alone) = module(case.in_form(input))
+    assert flatten(cells)[0].requires_grad == graph
+    assert torch.equal(h_n, h_alone)
+    assert torch.equal(c_n, c_alone)
+    assert torch.equal(flatten(output)[0], flatten(alone)[0])
+    if case.lengths is not None:
+        assert isinstance(cells, PackedSequence)
+        fields: Any = zip(cells[1:], output[1:], strict=True)
+        assert all(torch.equal(ours, theirs) for ours, theirs in fields)
+        padded, lengths = pad_packed_sequence(cells)
+        for b, length in enumerate(lengths.tolist()):
+            assert_accurate(padded[:length, b], expected[:length, b])
+        return
+    assert cells.shape == output.shape
+    if case.unbatched:
+        expected = expected[:, 0]
+    assert_accurate(cells, expected.transpose(0, 1) if case.batch_first else expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_dtype_is_that_of_the_output(dtype: torch.dtype) -> None:
+    module = Case("LSTM").module(fused_rnn, dtype)
+    output, _, cells = module(Case("LSTM").tensors(dtype)[0], return_states=True)
+    assert output.dtype == cells.dtype == dtype
+
+
+@pytest.mark.parametrize("lengths", [None, torch.tensor([3, 0, 2])], ids=str)
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_gradcheck(check: Callable[..., bool], lengths: Tensor | None) -> None:
+    input, (h0, c0), weights = layer_inputs(Case("LSTM", 3, 3, 2, 3, bidirectional=True, proj_size=2))
+
+    def cells(input: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor) -> Tensor:
+        return autograd.lstm(input, h0, c0, weights, None, lengths, return_states=True)[3]
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (input, h0, c0, *weights)]
+    assert check(cells, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
+
+
+def test_operator_adds_the_gradient_of_cells() -> None:
+    """The gradient of c after the last step is the same as that of c_n."""
+    input, (h0, c0), weights = layer_inputs(Case("LSTM"))
+    output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
+    last = torch.zeros_like(cells).view(5, 3, 6)
+    last[-1] = 1.5
+    saved = (input, h0, c0, weights, None, None, output, gates, cells, True, True, True)
+    *through_cells, weights_through_cells = ops.lstm_backward(None, None, None, last.view_as(cells), *saved)
+    *through_c_n, weights_through_c_n = ops.lstm_backward(None, None, torch.full_like(c_n, 1.5), None, *saved)
+    assert all(map(torch.equal, through_cells, through_c_n))
+    assert all(map(torch.equal, weights_through_cells, weights_through_c_n))
