@@ -73,14 +73,20 @@ class Case:
             return input
         return pack_padded_sequence(input, torch.tensor(self.lengths), self.batch_first, enforce_sorted=False)
 
-    def result(self, package: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return all outputs and all gradients of the layer of ``package``."""
-        return result(self.module(package, dtype), *self.tensors(dtype), self.in_form)
+    def result(self, package: Any, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+        """Return all outputs and all gradients of the layer of ``package``, computed on ``device``."""
+        input, states = self.tensors(dtype)
+        return result(
+            self.module(package, dtype).to(device),
+            input.to(device),
+            tuple(state.to(device) for state in states),
+            self.in_form,
+        )
 
     @cache  # noqa: B019  (cases live as long as the tests do)
-    def torch_result(self, dtype: torch.dtype) -> dict[str, Tensor]:
+    def torch_result(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
         """Return what torch.nn makes of the case: the oracle in float64, the peer in another dtype."""
-        return self.result(torch.nn, dtype)
+        return self.result(torch.nn, dtype, device)
 
 
 def result(
@@ -94,7 +100,8 @@ def result(
     states = tuple(state.detach().requires_grad_() for state in states)
     outputs = flatten(module(in_form(input), states if len(states) > 1 else states[0]))
     inputs = {"input": input, **{f"hx{i}": state for i, state in enumerate(states)}, **dict(module.named_parameters())}
-    return {**{f"out{i}": out.detach() for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
+    results = {**{f"out{i}": out.detach() for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
+    return {name: tensor.cpu() for name, tensor in results.items()}
 
 
 def flatten(outputs: Any) -> list[Tensor]:

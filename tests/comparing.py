@@ -54,6 +54,6 @@ def assert_identical(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Tensor]) -
 def differentiate(outputs: Sequence[Tensor], inputs: Mapping[Any, Tensor]) -> dict[str, Tensor]:
     """The gradients of ``inputs`` for fixed random gradients of ``outputs``, the same in every dtype."""
     generator = torch.Generator().manual_seed(1)
-    grads = [torch.randn(out.shape, generator=generator).bfloat16().to(out.dtype) for out in outputs]
+    grads = [torch.randn(out.shape, generator=generator).bfloat16().to(out) for out in outputs]
     gradients = torch.autograd.grad(list(outputs), list(inputs.values()), grads, materialize_grads=True)
     return {f"grad {name}": gradient for name, gradient in zip(inputs, gradients, strict=True)}

@@ -1,7 +1,18 @@
 """Settings of all tests."""
 
+import os
+
 import pytest
 import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none; FAIL_WITHOUT_CUDA=1 lets it fail instead."""
+    if torch.cuda.is_available() or os.environ.get("FAIL_WITHOUT_CUDA") == "1":
+        return
+    for item in items:
+        if item.get_closest_marker("needs_cuda"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU and a build of PyTorch with CUDA"))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -99,7 +99,8 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   TORCH_CHECK_NOT_IMPLEMENTED(
       layer.type == at::kFloat || layer.type == at::kDouble || layer.type == at::kBFloat16 || layer.type == at::kHalf,
       "input must be float32, float64, bfloat16 or float16, got ", layer.type);
-  layer.compute = layer.type == at::kDouble ? at::kDouble : at::kFloat;
+  // On a GPU the kernels take every type as it is.
+  layer.compute = layer.type == at::kDouble || input.is_cuda() ? layer.type : at::kFloat;
   TORCH_CHECK(!batch_sizes || !lengths, "lengths are for padded input, batch_sizes for packed input: give one of both");
   check_tensor(input, "input", batch_sizes ? 2 : 3, input);
   check_tensor(h0, "h0", 3, input);

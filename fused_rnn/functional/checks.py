@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-KERNEL_DEVICES = frozenset({"cpu", "meta"})
+# The CPU always, and CUDA if the package was built with it.
+KERNEL_DEVICES = frozenset({"cpu", "meta"}) | {
+    device for device in ("cuda",) if torch._C._dispatch_has_kernel_for_dispatch_key("fused_rnn::lstm", device.upper())
+}
 
 
 def check_layer_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None, packed: bool) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import gradient, gradients, saved
+from fused_rnn.ops.shapes import gradient, gradients, saved_gates
 
 _gru = torch.ops.fused_rnn.gru.default
 _gru_backward = torch.ops.fused_rnn.gru_backward.default
@@ -94,7 +94,7 @@ def _(
     return (
         input.new_empty(*input.shape[:-1], directions * hidden_size),
         input.new_empty(h0.shape),
-        saved(input, directions, 4 * hidden_size, save_states),
+        saved_gates(input, directions, hidden_size, save_states),
     )
 
 

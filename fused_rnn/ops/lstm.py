@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import gradient, gradients, saved
+from fused_rnn.ops.shapes import gradient, gradients, saved, saved_gates
 
 _lstm = torch.ops.fused_rnn.lstm.default
 _lstm_backward = torch.ops.fused_rnn.lstm_backward.default
@@ -110,7 +110,7 @@ def _(
         input.new_empty(*input.shape[:-1], directions * h0.shape[-1]),
         input.new_empty(h0.shape),
         input.new_empty(c0.shape),
-        saved(input, directions, 4 * hidden_size, save_states),
+        saved_gates(input, directions, hidden_size, save_states),
         saved(input, directions, hidden_size, save_states),
     )
 

@@ -13,9 +13,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def saved(input: Tensor, directions: int, size: int, save_states: bool) -> Tensor:
-    """An empty tensor for the values of ``size`` that each row of each direction saves, or of shape [0] for none."""
+    """An empty tensor for the states of ``size`` that each row of each direction saves, or of shape [0] for none."""
     shape = (directions, math.prod(input.shape[:-1]), size) if save_states else (0,)
     return input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
+
+
+def saved_gates(input: Tensor, directions: int, hidden_size: int, save_states: bool) -> Tensor:
+    """As :func:`saved` for the four gates, which a GPU keeps in the dtype of the input."""
+    gates = saved(input, directions, 4 * hidden_size, save_states)
+    return gates.to(input.dtype) if input.device.type == "cuda" else gates
 
 
 def gradient(tensor: Tensor, wanted: bool) -> Tensor:
