@@ -57,6 +57,7 @@ def main() -> None:
         peer = getattr(torch.nn, kind)(hidden, hidden, device="cuda", dtype=DTYPES[dtype])
         ours = getattr(fused_rnn, kind)(hidden, hidden, device="cuda", dtype=DTYPES[dtype])
         ours.load_state_dict(peer.state_dict())
+        peer.flatten_parameters()
         input = torch.randn(time, batch, hidden, device="cuda", dtype=DTYPES[dtype])
         with torch.no_grad():
             error = (ours(input)[0].float() - peer(input)[0].float()).abs().max().item()

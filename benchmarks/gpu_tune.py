@@ -1,12 +1,15 @@
-"""Times plans of the persistent kernels one by one: python -m benchmarks.gpu_tune."""
+"""Times plans of the persistent kernels one by one: python -m benchmarks.gpu_tune OUTPUT.csv KIND,DTYPE,HIDDEN,BATCH ..."""
 
 import sys
+import time as clock
+
 import torch
 
 from benchmarks.gpu import microseconds
 from fused_rnn import _C, ops
 
-TIME = 512
+TIME = 400
+KEYS = ("cluster", "blocks", "groups", "teams", "units", "sequences", "row_warps", "depth_warps", "row_tiles", "batch_tiles")
 
 
 def problem(kind, dtype, hidden, batch):
@@ -27,7 +30,9 @@ def problem(kind, dtype, hidden, batch):
 
 
 def main():
-    for spec in sys.argv[1:]:
+    out = open(sys.argv[1], "a")
+    for spec in sys.argv[2:]:
+        start = clock.time()
         kind, name, hidden, batch = spec.split(",")
         dtype, hidden, batch = getattr(torch, name), int(hidden), int(batch)
         exact = not torch.backends.cudnn.allow_tf32
@@ -39,40 +44,37 @@ def main():
             chosen = _C.cuda_plan(**args)
             seen = {}
             for path in ("grid", "cluster"):
-                for units in range(1, 65):
+                for units in (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64):
                     blocks = -(-hidden // units)
-                    if path == "cluster" and blocks > 16:
+                    if path == "cluster" and blocks > 16 or units > hidden:
                         continue
-                    if units > 16 and units % 4:
-                        continue
-                    for sequences in (8, 16, 24, 32, 48, 64, 128):
+                    for sequences in (8, 16, 32, 48, 64, 128):
+                        if sequences > max(batch, 8):
+                            continue
                         groups = -(-batch // sequences)
-                        for depth in (1, 2, 4, 8):
-                            for tiles in (1, 2, 4):
-                                _C.set_cuda_wish(path, blocks, groups, depth, tiles)
-                                plan = _C.cuda_plan(**args)
-                                if not plan["blocks"]:
-                                    continue
-                                key = tuple(plan[k] for k in ("cluster", "blocks", "groups", "units", "sequences", "row_warps", "depth_warps", "row_tiles", "batch_tiles"))
-                                if key in seen:
-                                    continue
-                                try:
-                                    seen[key] = (min(microseconds(run, 2)) / TIME, plan["microseconds"])
-                                except RuntimeError as error:
-                                    seen[key] = (1e9, 0)
-                                    print(key, str(error)[:100])
+                        if blocks * groups > 264:
+                            continue
+                        for teams in (1, 2, 4):
+                            for depth in (1, 2, 4, 8):
+                                for tiles in (1, 2, 4):
+                                    _C.set_cuda_wish(path, blocks, groups, teams, depth, tiles)
+                                    plan = _C.cuda_plan(**args)
+                                    if not plan["blocks"]:
+                                        continue
+                                    key = tuple(int(plan[k]) for k in KEYS)
+                                    if key not in seen:
+                                        seen[key] = (min(microseconds(run, 2)) / TIME, plan["microseconds"])
+            mine = tuple(int(chosen[k]) for k in KEYS)
+            if mine not in seen:
+                _C.set_cuda_wish("any")
+                seen[mine] = (min(microseconds(run, 2)) / TIME, chosen["microseconds"])
             best = sorted(seen.items(), key=lambda item: item[1][0])
-            print(f"== {spec} {'backward' if back else 'forward'}: {len(seen)} plans; (cluster, blocks, groups, units, sequences, row_warps, depth_warps, row_tiles, batch_tiles)")
-            mine = tuple(chosen[k] for k in ("cluster", "blocks", "groups", "units", "sequences", "row_warps", "depth_warps", "row_tiles", "batch_tiles"))
-            for key, (time, estimate) in best[:5]:
-                print("  ", key, f"{time:.2f} us, estimate {estimate:.2f}")
-            best_cluster = [item for item in best if item[0][0]][:1] + [item for item in best if not item[0][0]][:1]
-            for key, (time, estimate) in best_cluster:
-                print("  best of path", key, f"{time:.2f} us, estimate {estimate:.2f}")
-            print("   chosen", mine, seen.get(mine), flush=True)
-            with open(sys.path[0] + "/tune.csv" if False else "/tmp/tune.csv", "a") as file:
-                for key, (time, estimate) in seen.items():
-                    print(kind, name, hidden, batch, back, *map(int, key), f"{time:.3f}", f"{estimate:.3f}", sep=",", file=file)
+            for key, (time, estimate) in seen.items():
+                print(kind, name, hidden, batch, back, *key, f"{time:.3f}", f"{estimate:.3f}", sep=",", file=out)
+            out.flush()
+            shown = best[:2] + [item for item in best if item[0][0]][:1] + [item for item in best if not item[0][0]][:1]
+            print(f"{spec} {'bwd' if back else 'fwd'} {len(seen)} plans", *(f"{k}:{t:.2f}/{e:.2f}" for k, (t, e) in shown),
+                  "chosen", mine, f"{seen[mine][0]:.2f}/{seen[mine][1]:.2f}", flush=True)
     _C.set_cuda_wish("any")
 
 

@@ -52,8 +52,9 @@ Path path_of(const std::string& name) {
 }
 
 // Sets which plans of the persistent kernels may be chosen from now on; 0 means any.
-void set_cuda_wish(const std::string& path, int blocks, int groups, int depth_warps, int batch_tiles) {
-  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, depth_warps, batch_tiles};
+void set_cuda_wish(const std::string& path, int blocks, int groups, int teams, int depth_warps,
+                   int batch_tiles) {
+  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, teams, depth_warps, batch_tiles};
 }
 
 // Returns how a layer would be shared out on a GPU of the machine; no blocks for the plain path.
@@ -67,6 +68,7 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
   result["cluster"] = plan.cluster;
   result["blocks"] = plan.blocks;
   result["groups"] = plan.groups;
+  result["teams"] = plan.teams;
   result["units"] = plan.units;
   result["sequences"] = plan.sequences;
   result["row_warps"] = plan.row_warps;
@@ -85,7 +87,7 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
 #ifdef FUSED_RNN_CUDA
-  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
+  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0, py::arg("teams") = 0,
              py::arg("depth_warps") = 0, py::arg("batch_tiles") = 0);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("exact"), py::arg("backward"),

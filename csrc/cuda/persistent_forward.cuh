@@ -7,11 +7,11 @@
 namespace fused_rnn::cuda {
 
 template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
-class PersistentForward
-    : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster> {
+class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster> {
   using Walk = PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster>;
-  using Cells = typename Walk::Cells;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::p_, Walk::place_, Walk::plan_, Walk::shared_;
+  using Part = typename Walk::Part;
+  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::shared_,
+      Walk::size_, Walk::unit_;
 
  public:
   FUSED_RNN_DEVICE PersistentForward(const CudaForward<T, float>& params, char* shared)
@@ -20,19 +20,23 @@ class PersistentForward
   FUSED_RNN_DEVICE void run() {
     load_weights<T>(shared_, plan_.row_warps * kRowTiles * kTileRows, layout_.chunks, 1, Rows{p_, place_, plan_.units});
     load_biases();
-    this->each_state([&](int64_t own, int64_t at) {
+    this->each_state([&](int own, int64_t at) {
       hidden_[own] = widen(p_.h0[at]);
       if constexpr (Cell::kHasCell) cell_[own] = widen(p_.c0[at]);
     });
-    if constexpr (kCluster)
-      this->fill_exchange([&](int64_t sequence, int64_t unit) { return p_.h0[this->state(sequence, unit)]; });
-    this->meet();
-    for (int64_t index = 0; index < p_.steps.time; ++index) {
-      for (int64_t first = 0; first < place_.sequences; first += Walk::kSequences) step(index, first);
-      if constexpr (kCluster) this->meet();
+    if constexpr (kCluster) {
+      this->fill_exchange([&](int sequence, int unit) { return p_.h0[this->state(sequence, unit)]; });
+      this->meet_group();
     }
     block_barrier();
-    this->each_state([&](int64_t own, int64_t at) {
+    Needed needed[kCellsPerThread];
+    if (place_.sequences > 0 && p_.steps.time > 0) request(needed, {0, 0});
+    for (int64_t index = 0; index < p_.steps.time; ++index) {
+      for (int first = 0; first < place_.sequences; first += Walk::kSequences) step({index, first}, needed);
+      if constexpr (kCluster) this->meet_group();
+    }
+    block_barrier();
+    this->each_state([&](int own, int64_t at) {
       p_.h_n[at] = narrow<T>(hidden_[own]);
       if constexpr (Cell::kHasCell) p_.c_n[at] = narrow<T>(cell_[own]);
     });
@@ -43,15 +47,15 @@ class PersistentForward
   struct Rows {
     const CudaForward<T, float>& p;
     const Place& place;
-    int64_t stride;
-    static FUSED_RNN_DEVICE Position split(int64_t index, int64_t /*rows*/, int64_t vectors) {
+    int stride;
+    static FUSED_RNN_DEVICE Position split(int index, int /*rows*/, int vectors) {
       return {index / vectors, index % vectors};
     }
-    FUSED_RNN_DEVICE uint4 operator()(int64_t row, int64_t /*segment*/, int64_t k) const {
-      const int64_t gate = row / stride, unit = row % stride, size = p.hidden_size;
-      if (gate >= Cell::kGates || unit >= place.units || k >= size) return {0, 0, 0, 0};
-      const T* weight = p.weight_hh[place.direction] + (gate * size + place.first_unit + unit) * size + k;
-      return *reinterpret_cast<const uint4*>(weight);
+    FUSED_RNN_DEVICE uint4 operator()(int row, int /*segment*/, int k) const {
+      const int gate = row / stride, unit = row % stride;
+      if (gate >= Cell::kGates || unit >= place.units || k >= p.hidden_size) return {0, 0, 0, 0};
+      const int64_t of_weight = gate * p.hidden_size + place.first_unit + unit;
+      return *reinterpret_cast<const uint4*>(p.weight_hh[place.direction] + of_weight * p.hidden_size + k);
     }
   };
 
@@ -63,73 +67,103 @@ class PersistentForward
       const int sum = index / plan_.units, unit = index % plan_.units;
       const bool there = ih != nullptr && unit < place_.units;
       const auto at = [&](const T* bias, int gate) {
-        return there ? widen(bias[gate * p_.hidden_size + place_.first_unit + unit]) : 0.0f;
+        return there ? widen(bias[gate * size_ + place_.first_unit + unit]) : 0.0f;
       };
       const bool split = Cell::kSplitBias && sum >= 2;
       bias_[index] = split ? at(sum == 2 ? ih : hh, 2) : at(ih, sum) + at(hh, sum);
     }
   }
 
-  FUSED_RNN_DEVICE void step(int64_t index, int64_t first) {
-    const int64_t t = this->time_of(index);
-    Cells cells;
-    this->place_cells(cells, t, first);
-    // The input's part of the sums starts on its way long before it is needed.
-    T input[kCellsPerThread][Cell::kGates];
+  // The input's part of the sums of one unit and sequence in one step.
+  struct Needed {
+    int64_t row;
+    bool runs;
+    T input[Cell::kGates];
+  };
+
+  FUSED_RNN_DEVICE void request(Needed (&needed)[kCellsPerThread], const Part& part) const {
+    const int64_t t = this->time_of(part.index);
 #pragma unroll
-    for (int i = 0; i < kCellsPerThread; ++i)
+    for (int i = 0; i < kCellsPerThread; ++i) {
+      if (!this->has_cell(i, part.first)) continue;
+      const int sequence = place_.first_sequence + part.first + offset_[i];
+      needed[i].runs = p_.steps.runs(t, sequence);
+      needed[i].row = p_.steps.row(t, sequence);
+      if (!needed[i].runs) continue;
+      const T* input = p_.gates + this->in_saved(needed[i].row, i, 4);
 #pragma unroll
-      for (int gate = 0; gate < Cell::kGates; ++gate)
-        if (cells.runs[i]) input[i][gate] = p_.gates[this->in_saved(cells, i, 4) + gate * p_.hidden_size];
-    const float* partial = this->multiply(first, index & 1, [&](int64_t own, bool& waits) -> const T* {
-      const int64_t sequence = place_.first_sequence + own;
-      if (!p_.steps.runs(t, sequence)) return nullptr;
-      const int64_t before = index > 0 ? this->time_of(index - 1) : t;
-      waits = index > 0 && p_.steps.runs(before, sequence);
-      if (!waits) return p_.h0 + this->state(own, 0);
-      return p_.output + (p_.steps.row(before, sequence) * p_.directions + place_.direction) * p_.hidden_size;
+      for (int gate = 0; gate < Cell::kGates; ++gate) needed[i].input[gate] = input[gate * size_];
+    }
+  }
+
+  // Where the hidden values before a step of a sequence are.
+  FUSED_RNN_DEVICE const T* before(int64_t index, int own, bool& waits) const {
+    const int sequence = place_.first_sequence + own;
+    if (!p_.steps.runs(this->time_of(index), sequence)) return nullptr;
+    if (index > 0) {
+      const int64_t t = this->time_of(index - 1);
+      waits = p_.steps.runs(t, sequence);
+      if (waits) return p_.output + (p_.steps.row(t, sequence) * this->directions_ + place_.direction) * size_;
+    }
+    return p_.h0 + this->state(own, 0);
+  }
+
+  // Takes a step, and fetches for the following one.
+  FUSED_RNN_DEVICE void step(const Part& part, Needed (&needed)[kCellsPerThread]) {
+    Needed now[kCellsPerThread];
+#pragma unroll
+    for (int i = 0; i < kCellsPerThread; ++i) now[i] = needed[i];
+    const bool wraps = part.first + Walk::kSequences >= place_.sequences;
+    const Part next = {part.index + wraps, wraps ? 0 : part.first + Walk::kSequences};
+    if (next.index < p_.steps.time) request(needed, next);
+    const float* partial = this->multiply(part.first, part.index & 1, [&](int own, bool& waits) {
+      return before(part.index, own, waits);
     });
 #pragma unroll
     for (int i = 0; i < kCellsPerThread; ++i)
-      if (cells.there[i]) {
-        const int64_t own = cells.sequence[i] * plan_.units + cells.unit[i];
-        if (cells.runs[i]) finish(cells, i, input[i], partial, cells.sequence[i] - first, own);
-        else if (p_.steps.padded()) blank(cells, i);
+      if (this->has_cell(i, part.first)) {
+        const int own = this->own_state(i, part.first);
+        if (now[i].runs)
+          finish(now[i], i, partial, own);
+        else if (p_.steps.padded())
+          blank(now[i].row, i);
         if constexpr (kCluster)
-          if (index + 1 < p_.steps.time)
-            this->hand_on(this->exchange((index + 1) & 1, cells.sequence[i]) + place_.first_unit + cells.unit[i],
+          if (part.index + 1 < p_.steps.time)
+            this->hand_on(this->exchange((part.index + 1) & 1, part.first + offset_[i]) + place_.first_unit + unit_[i],
                           narrow<T>(hidden_[own]));
       }
   }
 
   // Adds up the sums of one unit and sequence, and steps it.
-  FUSED_RNN_DEVICE void finish(const Cells& cells, int i, const T (&input)[Cell::kGates], const float* partial,
-                               int64_t offset, int64_t own) const {
-    float sums[4], cell = Cell::kHasCell ? cell_[own] : 0.0f;
+  FUSED_RNN_DEVICE void finish(const Needed& now, int i, const float* partial, int own) const {
+    float sums[4], recurrent[Cell::kGates], cell = Cell::kHasCell ? cell_[own] : 0.0f;
 #pragma unroll
-    for (int s = 0; s < 4; ++s) sums[s] = bias_[s * plan_.units + cells.unit[i]];
+    for (int s = 0; s < 4; ++s) sums[s] = bias_[s * plan_.units + unit_[i]];
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      sums[gate] += widen(input[gate]);
-      sums[Cell::saved_of(gate)] += this->sum_of(partial, gate * plan_.units + cells.unit[i], offset);
+      sums[gate] += widen(now.input[gate]);
+      recurrent[gate] = 0;
     }
+    this->add_partial(recurrent, partial, i);
+#pragma unroll
+    for (int gate = 0; gate < Cell::kGates; ++gate) sums[Cell::saved_of(gate)] += recurrent[gate];
     // As the other blocks see it: rounded.
     const float hidden = widen(narrow<T>(Cell::forward(sums, hidden_[own], cell)));
+    publish(p_.output + this->in_output(now.row, i), hidden);
     hidden_[own] = hidden;
-    publish(p_.output + this->in_output(cells, i), hidden);
     if constexpr (Cell::kHasCell) cell_[own] = cell;
     if (!p_.keep) return;
+    T* kept = p_.gates + this->in_saved(now.row, i, 4);
 #pragma unroll
-    for (int s = 0; s < 4; ++s)
-      p_.gates[this->in_saved(cells, i, 4) + s * p_.hidden_size] = narrow<T>(sums[s]);
-    if constexpr (Cell::kHasCell) p_.cells[this->in_saved(cells, i, 1)] = cell;
+    for (int s = 0; s < 4; ++s) kept[s * size_] = narrow<T>(sums[s]);
+    if constexpr (Cell::kHasCell) p_.cells[this->in_saved(now.row, i, 1)] = cell;
   }
 
   // Past the end of a sequence there are zeros.
-  FUSED_RNN_DEVICE void blank(const Cells& cells, int i) const {
-    publish(p_.output + this->in_output(cells, i), 0.0f);
+  FUSED_RNN_DEVICE void blank(int64_t row, int i) const {
+    publish(p_.output + this->in_output(row, i), 0.0f);
     if constexpr (Cell::kHasCell)
-      if (p_.keep) p_.cells[this->in_saved(cells, i, 1)] = 0.0f;
+      if (p_.keep) p_.cells[this->in_saved(row, i, 1)] = 0.0f;
   }
 
   float* const bias_;  // [4][plan.units]

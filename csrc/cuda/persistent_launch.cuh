@@ -26,7 +26,7 @@ template <typename Params>
 Launch launch_of(const Params& params, int64_t shared_bytes, void* stream) {
   const PersistentPlan& plan = params.plan;
   return {int64_t(plan.blocks) * plan.groups * params.directions,
-          kWarp * plan.row_warps * plan.depth_warps,
+          kWarp * plan.teams * plan.row_warps * plan.depth_warps,
           shared_bytes,
           plan.cluster ? plan.blocks : 1,
           !plan.cluster && plan.blocks > 1,

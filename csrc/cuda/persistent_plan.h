@@ -2,7 +2,8 @@
 //
 // A group of thread blocks walks through all steps of one direction for some of the sequences. Its blocks share out the
 // hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
-// call. Groups know nothing of each other.
+// call. The warps of a block form teams, each with sequences of its own, so that one computes while another waits.
+// Groups know nothing of each other, nor do teams but for the weights.
 
 #pragma once
 
@@ -33,27 +34,39 @@ FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int64_t row_tiles, int64_t 
          (batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4);
 }
 
+// How many sequences a team's exchange buffer holds: all that its matrix instructions read.
+FUSED_RNN_HOST_DEVICE constexpr int64_t exchange_rows(const PersistentPlan& plan) {
+  return round_up(plan.sequences, kTileBatch * plan.batch_tiles);
+}
+
 // Where things lie in a block's shared memory, in bytes. `rows` of the weights for each unit (kGates forward, 1 backward),
 // and `segments` of hidden_size values in each row (1 forward, kGates backward).
 struct SharedLayout {
-  int64_t chunks;                                       // in a row of the weights
-  int64_t partial_stride;                               // between sequences, in floats
-  int64_t exchange_stride;                              // between sequences, in bytes
-  int64_t exchange_size;                                // of one of the two buffers, in bytes
-  int64_t partial, states, biases, exchange, total;     // the weights come first, at 0
+  int32_t chunks;           // in a row of the weights
+  int32_t partial_stride;   // between sequences, in floats
+  int32_t exchange_stride;  // between sequences, in bytes
+  int64_t team;             // of what each team has for itself
+  // The weights come first, at 0, then the biases, then the teams' parts; in these:
+  int64_t biases, teams;
+  int64_t states, exchange, exchange_size;  // the partial sums are at 0; exchange_size is that of one of two buffers
+  int64_t total;
 
   FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
                                                int64_t segments)
-      : chunks(segments * divide_up(hidden_size * element_bytes, kChunkBytes)),
+      : chunks(static_cast<int32_t>(segments * divide_up(hidden_size * element_bytes, kChunkBytes))),
         // An odd multiple of 4 floats and of 64 bytes: no two lanes of a warp meet in a bank.
         partial_stride(plan.row_warps * plan.row_tiles * kTileRows + 4),
-        exchange_stride(chunks * kChunkBytes + (chunks % 2 == 0 ? kChunkBytes : 0)),
-        exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch) * exchange_stride : 0),
-        partial(int64_t(plan.row_warps) * plan.row_tiles * kTileRows * chunks * kChunkBytes),
-        states(partial + 2 * int64_t(plan.depth_warps) * plan.batch_tiles * kTileBatch * partial_stride * 4),
-        biases(states + 2 * int64_t(plan.sequences) * plan.units * 4),
-        exchange(round_up(biases + 4 * int64_t(plan.units) * 4, 16)),
-        total(exchange + 2 * exchange_size) {}
+        exchange_stride((chunks + 1 - chunks % 2) * kChunkBytes),
+        team(0),
+        biases(int64_t(plan.row_warps) * plan.row_tiles * kTileRows * chunks * kChunkBytes),
+        teams(round_up(biases + 4 * int64_t(plan.units) * 4, 16)),
+        states(2 * int64_t(plan.depth_warps) * plan.batch_tiles * kTileBatch * partial_stride * 4),
+        exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
+        exchange_size(plan.cluster ? exchange_rows(plan) * exchange_stride : 0),
+        total(0) {
+    team = exchange + 2 * exchange_size;
+    total = teams + plan.teams * team;
+  }
 };
 
 // What a plan is made for.
@@ -78,7 +91,7 @@ struct Device {
 enum class Path { kAny, kPlain, kCluster, kGrid };
 struct Wish {
   Path path = Path::kAny;
-  int blocks = 0, groups = 0, depth_warps = 0, batch_tiles = 0;  // 0: any
+  int blocks = 0, groups = 0, teams = 0, depth_warps = 0, batch_tiles = 0;  // 0: any
 
   constexpr bool operator==(const Wish& other) const = default;
 };

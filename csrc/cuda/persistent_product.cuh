@@ -14,36 +14,39 @@ namespace fused_rnn::cuda {
 
 constexpr int kWarp = 32;
 
-// The part of a thread in its block and of the block in the layer.
+// The part of a thread in its team, of the team in its block, and of the block in the layer.
 struct Place {
   int lane, row_warp, depth_warp;
-  int rank;           // of the block in its group
-  int64_t direction;
-  int64_t first_unit, units;          // of this block
-  int64_t first_sequence, sequences;  // of this group
+  int team, thread, threads;  // the team, this thread's number in it, and how many threads it has
+  int rank;                   // of the block in its group
+  int direction;
+  int first_unit, units;          // of this block
+  int first_sequence, sequences;  // of this team; none for the last teams of a small batch
 
-  FUSED_RNN_DEVICE Place(const PersistentPlan& plan, int64_t hidden_size, int64_t batch)
+  FUSED_RNN_DEVICE Place(const PersistentPlan& plan, int hidden_size, int batch)
       : lane(threadIdx.x % kWarp),
-        row_warp(threadIdx.x / kWarp % plan.row_warps),
-        depth_warp(threadIdx.x / kWarp / plan.row_warps),
+        threads(plan.row_warps * plan.depth_warps * kWarp),
         rank(blockIdx.x % plan.blocks),
         direction(blockIdx.x / plan.blocks / plan.groups),
-        first_unit(int64_t(rank) * plan.units),
-        units(at_most(hidden_size - first_unit, plan.units)),
-        first_sequence(int64_t(blockIdx.x / plan.blocks % plan.groups) * plan.sequences),
-        sequences(at_most(batch - first_sequence, plan.sequences)) {}
+        first_unit(rank * plan.units),
+        units(at_most(hidden_size - first_unit, plan.units)) {
+    team = threadIdx.x / threads;
+    thread = threadIdx.x % threads;
+    row_warp = thread / kWarp % plan.row_warps;
+    depth_warp = thread / kWarp / plan.row_warps;
+    first_sequence = (blockIdx.x / plan.blocks % plan.groups * plan.teams + team) * plan.sequences;
+    sequences = at_most(batch - first_sequence, plan.sequences);
+  }
 
  private:
-  static FUSED_RNN_DEVICE int64_t at_most(int64_t value, int64_t limit) { return value < limit ? value : limit; }
+  static FUSED_RNN_DEVICE int at_most(int value, int limit) { return value < limit ? value : limit; }
 };
 
 // The position of 16 bytes of a row of the weights among the tiles: the row's word w of chunk c goes to instruction w / 2.
-template <typename T>
-FUSED_RNN_DEVICE void store_weights(char* shared, int64_t chunks, int row, int64_t chunk, int vector,
-                                    const uint4& value) {
+FUSED_RNN_DEVICE void store_weights(char* shared, int chunks, int row, int chunk, int vector, const uint4& value) {
   auto* words = reinterpret_cast<uint32_t*>(shared);
   const int lane = row % 8 * 4 + vector, half = row % kTileRows / 8;
-  const int64_t tile = (row / kTileRows * chunks + chunk) * 2;
+  const int tile = (row / kTileRows * chunks + chunk) * 2;
   const uint32_t word[4] = {value.x, value.y, value.z, value.w};
 #pragma unroll
   for (int w = 0; w < 4; ++w) words[((tile + w / 2) * kWarp + lane) * 4 + half + w % 2 * 2] = word[w];
@@ -51,20 +54,19 @@ FUSED_RNN_DEVICE void store_weights(char* shared, int64_t chunks, int row, int64
 
 // Where 16 bytes of a row of the weights are, among the rows and among the vectors of a row.
 struct Position {
-  int64_t row, vector;
+  int row, vector;
 };
 
 // Fills the tiles. At::split says in which order they are fetched; at(row, segment, k) returns 16 bytes of values from k on, zeros past the block's rows.
 template <typename T, typename At>
-FUSED_RNN_DEVICE void load_weights(char* shared, int rows, int64_t chunks, int64_t segments, const At& at) {
-  constexpr int kVector = Number<T>::kPerVector;
-  const int64_t chunks_per_segment = chunks / segments;
+FUSED_RNN_DEVICE void load_weights(char* shared, int rows, int chunks, int segments, const At& at) {
+  const int chunks_per_segment = chunks / segments;
 #pragma unroll 4
-  for (int64_t index = threadIdx.x; index < rows * chunks * 4; index += blockDim.x) {
-    const auto [row, position] = At::split(index, rows, chunks * 4);
-    const int64_t chunk = position / 4, segment = chunk / chunks_per_segment;
-    const int64_t k = (chunk % chunks_per_segment * 4 + position % 4) * kVector;
-    store_weights<T>(shared, chunks, static_cast<int>(row), chunk, static_cast<int>(position % 4), at(row, segment, k));
+  for (int index = threadIdx.x; index < rows * chunks * 4; index += blockDim.x) {
+    const auto [row, vector] = At::split(index, rows, chunks * 4);
+    const int chunk = vector / 4, segment = chunk / chunks_per_segment;
+    const int k = (chunk % chunks_per_segment * 4 + vector % 4) * Number<T>::kPerVector;
+    store_weights(shared, chunks, row, chunk, vector % 4, at(row, segment, k));
   }
 }
 
@@ -74,11 +76,10 @@ template <typename T, typename Cell, int kSegments, int kBatchTiles>
 struct FreshSource {
   const T* row[kBatchTiles];
   bool waits[kBatchTiles];
-  int64_t hidden_size, chunks_per_segment;
-  int lane_offset;
+  int hidden_size, chunks_per_segment, lane_offset;
 
-  FUSED_RNN_DEVICE uint4 load(int64_t chunk, int tile) const {
-    int64_t column = 0;
+  FUSED_RNN_DEVICE uint4 load(int chunk, int tile) const {
+    int column = 0;
     if constexpr (kSegments > 1) {
 #pragma unroll
       for (int segment = 1; segment < kSegments; ++segment)
@@ -87,7 +88,7 @@ struct FreshSource {
           column = Cell::saved_of(segment) * hidden_size;
         }
     }
-    const int64_t k = chunk * 4 * Number<T>::kPerVector + lane_offset;
+    const int k = chunk * 4 * Number<T>::kPerVector + lane_offset;
     if (row[tile] == nullptr || k >= hidden_size) return {0, 0, 0, 0};
     return load_fresh(row[tile] + column + k);
   }
@@ -99,9 +100,9 @@ struct FreshSource {
 // The same in this block's shared memory, complete after the cluster's barrier.
 struct SharedSource {
   const char* at;  // of this lane's first sequence and 16 bytes
-  int64_t stride;
+  int stride;
 
-  FUSED_RNN_DEVICE uint4 load(int64_t chunk, int tile) const {
+  FUSED_RNN_DEVICE uint4 load(int chunk, int tile) const {
     return *reinterpret_cast<const uint4*>(at + tile * kTileBatch * stride + chunk * kChunkBytes);
   }
   FUSED_RNN_DEVICE bool missing(const uint4&, int) const { return false; }
@@ -117,7 +118,7 @@ struct Product {
   float sum[kChains][kRowTiles][kBatchTiles][4];
 
   template <typename Source>
-  FUSED_RNN_DEVICE void run(const char* weights, int64_t chunks, const PersistentPlan& plan, const Place& place,
+  FUSED_RNN_DEVICE void run(const char* weights, int chunks, const PersistentPlan& plan, const Place& place,
                             const Source& source, bool exact) {
 #pragma unroll
     for (int i = 0; i < kChains; ++i)
@@ -129,7 +130,7 @@ struct Product {
           for (int e = 0; e < 4; ++e) sum[i][m][n][e] = 0;
     const auto* tiles = reinterpret_cast<const uint4*>(weights) + place.row_warp * kRowTiles * chunks * 2 * kWarp;
     const int step = plan.depth_warps;
-    for (int64_t first = place.depth_warp; first < chunks; first += kInFlight * step) {
+    for (int first = place.depth_warp; first < chunks; first += kInFlight * step) {
       uint4 b[kInFlight][kBatchTiles];
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j)
@@ -164,7 +165,7 @@ struct Product {
   }
 
   // Leaves the sums in shared memory: [batch_tiles * 8 sequences][stride], of this warp's rows.
-  FUSED_RNN_DEVICE void leave(float* partial, int64_t stride, const Place& place) const {
+  FUSED_RNN_DEVICE void leave(float* partial, int stride, const Place& place) const {
     const int sequence = place.lane % 4 * 2, row = place.row_warp * kRowTiles * kTileRows + place.lane / 4;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
@@ -176,7 +177,7 @@ struct Product {
   }
 
  private:
-  FUSED_RNN_DEVICE void add(const uint4* tiles, int64_t chunks, int64_t chunk, int j, int lane,
+  FUSED_RNN_DEVICE void add(const uint4* tiles, int chunks, int chunk, int j, int lane,
                             const uint4 (&b)[kBatchTiles], bool exact) {
 #pragma unroll
     for (int half = 0; half < 2; ++half)

@@ -2,7 +2,7 @@
 //
 // A step, for 8 * kBatchTiles sequences at a time: every warp multiplies its share of the block's rows and of the sum and
 // leaves the partial sums in shared memory; then every thread adds them up for its units and sequences, applies the cell
-// and hands the results on.
+// and hands the results on. What the cell needs besides is fetched one step ahead.
 
 #pragma once
 
@@ -15,149 +15,170 @@ namespace fused_rnn::cuda {
 template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster>
 class PersistentWalk {
  protected:
-  static constexpr int kSequences = kTileBatch * kBatchTiles;  // that a block works on at a time
+  static constexpr int kSequences = kTileBatch * kBatchTiles;  // that a team works on at a time
 
   FUSED_RNN_DEVICE PersistentWalk(const Params& params, char* shared)
       : p_(params),
         plan_(params.plan),
-        place_(params.plan, params.hidden_size, params.steps.batch),
+        size_(static_cast<int>(params.hidden_size)),
+        directions_(static_cast<int>(params.directions)),
+        place_(params.plan, size_, static_cast<int>(params.steps.batch)),
         layout_(params.plan, params.hidden_size, sizeof(T), kSegments),
         shared_(shared),
-        partial_(reinterpret_cast<float*>(shared + layout_.partial)),
-        hidden_(reinterpret_cast<float*>(shared + layout_.states)),
-        cell_(hidden_ + int64_t(plan_.sequences) * plan_.units) {}
-
-  // Where a state of this direction lies.
-  FUSED_RNN_DEVICE int64_t state(int64_t sequence, int64_t unit) const {
-    return (place_.direction * p_.steps.batch + place_.first_sequence + sequence) * p_.hidden_size + unit;
-  }
-
-  // Calls body(index among the block's states, index in the layer's) for this thread's share of them.
-  template <typename Body>
-  FUSED_RNN_DEVICE void each_state(const Body& body) const {
-    for (int64_t index = threadIdx.x; index < place_.sequences * plan_.units; index += blockDim.x) {
-      const int64_t unit = index % plan_.units;
-      if (unit < place_.units) body(index, state(index / plan_.units, place_.first_unit + unit));
+        own_(shared + layout_.teams + place_.team * layout_.team),
+        hidden_(reinterpret_cast<float*>(own_ + layout_.states)),
+        cell_(hidden_ + plan_.sequences * plan_.units) {
+#pragma unroll
+    for (int i = 0; i < kCellsPerThread; ++i) {
+      const int index = place_.thread + i * place_.threads;
+      offset_[i] = index / plan_.units;
+      unit_[i] = index % plan_.units;
+      if (offset_[i] >= kSequences || unit_[i] >= place_.units) offset_[i] = kNone;
     }
   }
+
+  // A step and the sequences, from `first` on, that the team works on at a time.
+  struct Part {
+    int64_t index;
+    int first;
+  };
 
   FUSED_RNN_DEVICE int64_t time_of(int64_t index) const {
     return place_.direction == 0 ? index : p_.steps.time - 1 - index;
   }
 
-  // Where one sequence's values lie in this block's exchange buffer.
-  FUSED_RNN_DEVICE T* exchange(int64_t buffer, int64_t sequence) const {
-    return reinterpret_cast<T*>(shared_ + layout_.exchange + buffer * layout_.exchange_size +
+  // Where a state of this direction lies.
+  FUSED_RNN_DEVICE int64_t state(int sequence, int unit) const {
+    return (place_.direction * p_.steps.batch + place_.first_sequence + sequence) * size_ + unit;
+  }
+
+  // Calls body(index among the team's states, index in the layer's) for this thread's share of them.
+  template <typename Body>
+  FUSED_RNN_DEVICE void each_state(const Body& body) const {
+    for (int index = place_.thread; index < place_.sequences * plan_.units; index += place_.threads) {
+      const int unit = index % plan_.units;
+      if (unit < place_.units) body(index, state(index / plan_.units, place_.first_unit + unit));
+    }
+  }
+
+  // Where one sequence's values lie in this team's exchange buffer.
+  FUSED_RNN_DEVICE T* exchange(int buffer, int sequence) const {
+    return reinterpret_cast<T*>(own_ + layout_.exchange + buffer * layout_.exchange_size +
                                 sequence * layout_.exchange_stride);
   }
 
   // Fills both exchange buffers: at(sequence, k) for the first one, and zeros.
   template <typename At>
   FUSED_RNN_DEVICE void fill_exchange(const At& at) const {
-    const int64_t values = layout_.chunks * kChunkBytes / sizeof(T);
-    const int64_t all = round_up(plan_.sequences, kTileBatch) * values;
-    for (int64_t index = threadIdx.x; index < 2 * all; index += blockDim.x) {
-      const int64_t sequence = index % all / values, k = index % values;
-      const bool there = index < all && sequence < place_.sequences && k < p_.hidden_size;
+    const int values = layout_.chunks * kChunkBytes / int(sizeof(T));
+    const int all = static_cast<int>(exchange_rows(plan_)) * values;
+    for (int index = place_.thread; index < 2 * all; index += place_.threads) {
+      const int sequence = index % all / values, k = index % values;
+      const bool there = index < all && sequence < place_.sequences && k < size_;
       exchange(index / all, sequence)[k] = there ? at(sequence, k) : narrow<T>(0.0f);
     }
   }
 
   // Writes a value into the exchange buffers of all blocks of the group.
   FUSED_RNN_DEVICE void hand_on(T* mine, T value) const {
-    if (plan_.blocks == 1)
+    if (plan_.blocks == 1) {
       *mine = value;
-    else
-      for (int rank = 0; rank < plan_.blocks; ++rank) *shared_of(mine, rank) = value;
+      return;
+    }
+#pragma unroll 4
+    for (int rank = 0; rank < plan_.blocks; ++rank) *shared_of(mine, rank) = value;
   }
 
-  // Meets all who read and write this block's shared memory.
-  FUSED_RNN_DEVICE void meet() const {
-    if (kCluster && plan_.blocks > 1)
+  // Meets the threads of the team.
+  FUSED_RNN_DEVICE void meet_team() const { team_barrier(place_.team, place_.threads); }
+  // Meets all who read and write this team's exchange buffers.
+  FUSED_RNN_DEVICE void meet_group() const {
+    if (plan_.blocks > 1)
       cluster_barrier();
     else
-      block_barrier();
+      meet_team();
   }
 
-  // What a thread finishes: units times sequences, the sequences from `first` on, in the step at t.
-  struct Cells {
-    int64_t unit[kCellsPerThread], sequence[kCellsPerThread], row[kCellsPerThread];
-    bool there[kCellsPerThread], runs[kCellsPerThread];
-  };
-  FUSED_RNN_DEVICE void place_cells(Cells& cells, int64_t t, int64_t first) const {
-#pragma unroll
-    for (int i = 0; i < kCellsPerThread; ++i) {
-      const int index = threadIdx.x + i * blockDim.x, offset = index / plan_.units;
-      cells.unit[i] = index % plan_.units;
-      cells.sequence[i] = first + offset;
-      cells.there[i] = offset < kSequences && cells.sequence[i] < place_.sequences && cells.unit[i] < place_.units;
-      const int64_t sequence = place_.first_sequence + cells.sequence[i];
-      cells.runs[i] = cells.there[i] && t >= 0 && p_.steps.runs(t, sequence);
-      cells.row[i] = cells.runs[i] || (cells.there[i] && t >= 0) ? p_.steps.row(t, sequence) : 0;
-    }
-  }
+  // Whether the thread has an i-th unit and sequence to finish among those from `first` on.
+  FUSED_RNN_DEVICE bool has_cell(int i, int first) const { return first + offset_[i] < place_.sequences; }
+  FUSED_RNN_DEVICE int own_state(int i, int first) const { return (first + offset_[i]) * plan_.units + unit_[i]; }
 
   // Where the values of a cell lie in [rows, directions * hidden_size], and, kinds of them, in [directions, rows, kinds *
-  // hidden_size].
-  FUSED_RNN_DEVICE int64_t in_output(const Cells& cells, int i) const {
-    return (cells.row[i] * p_.directions + place_.direction) * p_.hidden_size + place_.first_unit + cells.unit[i];
+  // hidden_size]; `row` as CudaSteps has it.
+  FUSED_RNN_DEVICE int64_t in_output(int64_t row, int i) const {
+    return (row * directions_ + place_.direction) * size_ + place_.first_unit + unit_[i];
   }
-  FUSED_RNN_DEVICE int64_t in_saved(const Cells& cells, int i, int kinds) const {
-    return (place_.direction * p_.steps.rows + cells.row[i]) * kinds * p_.hidden_size + place_.first_unit +
-           cells.unit[i];
+  FUSED_RNN_DEVICE int64_t in_saved(int64_t row, int i, int kinds) const {
+    return (place_.direction * p_.steps.rows + row) * (kinds * size_) + place_.first_unit + unit_[i];
   }
 
   // Multiplies what was handed on for the sequences from `first` on, and returns the partial sums, [depth_warps]
   // [kSequences][partial_stride]. source_of(own sequence, waits) returns the row in global memory where the values of a
   // sequence are, or null for zeros, and sets whether they may still be missing; for a cluster they are in `buffer`.
   template <typename SourceOf>
-  FUSED_RNN_DEVICE const float* multiply(int64_t first, int64_t buffer, const SourceOf& source_of) {
+  FUSED_RNN_DEVICE const float* multiply(int first, int buffer, const SourceOf& source_of) {
     Product<T, kRowTiles, kBatchTiles> product;
-    const int64_t sequence = first + place_.lane / 4;
+    const int sequence = first + place_.lane / 4;
     if constexpr (kCluster) {
       const SharedSource source = {
           reinterpret_cast<const char*>(exchange(buffer, sequence)) + place_.lane % 4 * 16, layout_.exchange_stride};
       product.run(shared_, layout_.chunks, plan_, place_, source, p_.exact);
     } else {
       FreshSource<T, Cell, kSegments, kBatchTiles> source;
-      source.hidden_size = p_.hidden_size;
+      source.hidden_size = size_;
       source.chunks_per_segment = layout_.chunks / kSegments;
       source.lane_offset = place_.lane % 4 * Number<T>::kPerVector;
 #pragma unroll
       for (int n = 0; n < kBatchTiles; ++n) {
-        const int64_t own = sequence + n * kTileBatch;
+        const int own = sequence + n * kTileBatch;
         source.waits[n] = false;
         source.row[n] = own < place_.sequences ? source_of(own, source.waits[n]) : nullptr;
       }
       product.run(shared_, layout_.chunks, plan_, place_, source, p_.exact);
     }
     // Two buffers in turn: a warp that is ahead does not write over what others still read.
-    const int64_t size = kSequences * layout_.partial_stride;
-    float* partial = partial_ + turn_ * plan_.depth_warps * size;
+    const int size = kSequences * layout_.partial_stride;
+    float* partial = reinterpret_cast<float*>(own_) + turn_ * plan_.depth_warps * size;
     turn_ ^= 1;
     product.leave(partial + place_.depth_warp * size, layout_.partial_stride, place_);
-    block_barrier();
+    meet_team();
     return partial;
   }
 
-  // Adds up the partial sums of one row of the weights and one sequence.
-  FUSED_RNN_DEVICE float sum_of(const float* partial, int64_t row, int64_t offset) const {
-    float sum = 0;
-    for (int warp = 0; warp < plan_.depth_warps; ++warp)
-      sum += partial[(warp * kSequences + offset) * layout_.partial_stride + row];
-    return sum;
+  // Adds to each of `count` values the sum of the partial sums of the i-th cell; their rows of the weights lie
+  // plan.units apart.
+  template <int kCount>
+  FUSED_RNN_DEVICE void add_partial(float (&values)[kCount], const float* partial, int i) const {
+    const float* at = partial + offset_[i] * layout_.partial_stride + unit_[i];
+    const int size = kSequences * layout_.partial_stride;
+    float parts[kMostDepthWarps][kCount];
+#pragma unroll
+    for (int warp = 0; warp < kMostDepthWarps; ++warp)
+#pragma unroll
+      for (int k = 0; k < kCount; ++k)
+        parts[warp][k] = warp < plan_.depth_warps ? at[warp * size + k * plan_.units] : 0.0f;
+#pragma unroll
+    for (int k = 0; k < kCount; ++k)
+#pragma unroll
+      for (int warp = 0; warp < kMostDepthWarps; ++warp) values[k] += parts[warp][k];
   }
 
   const Params& p_;
   const PersistentPlan& plan_;
+  const int size_, directions_;
   const Place place_;
   const SharedLayout layout_;
   char* const shared_;
-  float* const partial_;  // [2][depth_warps][kSequences][partial_stride]
-  float* const hidden_;   // [plan.sequences][plan.units]: hidden values, or their gradients
-  float* const cell_;     // [plan.sequences][plan.units]: cell values, or their gradients
+  char* const own_;      // this team's part of it: first the partial sums, [2][depth_warps][kSequences][partial_stride]
+  float* const hidden_;  // [plan.sequences][plan.units]: hidden values, or their gradients
+  float* const cell_;    // [plan.sequences][plan.units]: cell values, or their gradients
+  // What this thread finishes: units of the block, times sequences counted from the first one worked on.
+  int unit_[kCellsPerThread], offset_[kCellsPerThread];
 
  private:
+  static constexpr int kNone = 1 << 30;  // past every sequence
+  static constexpr int kMostDepthWarps = 8;
+
   int turn_ = 0;
 };
 

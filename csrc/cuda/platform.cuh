@@ -26,6 +26,10 @@ FUSED_RNN_DEVICE char* shared_memory() {
 }
 
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
+// Meets `threads` threads, whole warps, of the team `id`, 0 to 14; the other threads of the block go on.
+FUSED_RNN_DEVICE void team_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id + 1), "r"(threads) : "memory");
+}
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 
 // Reads 16 bytes that another block may just be writing: past the L1 cache, each value whole.
