@@ -45,9 +45,9 @@ def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     torch.backends.cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before
 
 
-def check(case: Case, dtype: torch.dtype) -> None:
+def check(case: Case, dtype: torch.dtype, peer_dtype: torch.dtype | None = None) -> None:
     ours, exact = case.result(fused_rnn, dtype, "cuda"), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.result(torch.nn, dtype, "cuda"))
+    assert_all_accurate(ours, exact, case.result(torch.nn, peer_dtype or dtype, "cuda"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -66,7 +66,8 @@ def test_paths(case: Case, dtype: torch.dtype, path: str) -> None:
 
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
 def test_paths_in_float32(case: Case, path: str, precision: str) -> None:
-    check(case, torch.float32)
+    # cuDNN takes tf32 for some sizes only; float16 has as many bits of mantissa.
+    check(case, torch.float32, torch.float16 if precision == "tf32" else None)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -49,43 +49,80 @@ FUSED_RNN_DEVICE T narrow(State<T> value) {
   }
 }
 
-// A tile of 16 values by 64 bytes of a sum: two matrix instructions deep. Lane l holds 16 bytes, four words, of the
-// columns' row l / 4, from byte 16 * (l % 4) on: words 0 and 1 for the first instruction, 2 and 3 for the second. The
-// order of the sum is the same on both sides, so it need not be that of PTX.
+// Two neighbouring values, as one word or two.
+template <typename T>
+struct PairOf {
+  using Words = uint32_t;
+};
+template <>
+struct PairOf<float> {
+  using Words = uint2;
+};
+template <typename T>
+using Pair = typename PairOf<T>::Words;
+
+// What nobody hands on: a word of ones.
+constexpr uint32_t kMissing = 0xffffffffu;
+
+template <typename T>
+FUSED_RNN_DEVICE Pair<T> load_pair(const T* from) {
+  return *reinterpret_cast<const Pair<T>*>(from);
+}
+template <typename T>
+FUSED_RNN_DEVICE void store_pair(T* to, Pair<T> words) {
+  *reinterpret_cast<Pair<T>*>(to) = words;
+}
+
+template <typename T>
+FUSED_RNN_DEVICE void widen_pair(Pair<T> words, float (&values)[2]) {
+  T pair[2];
+  memcpy(pair, &words, sizeof(pair));
+  values[0] = widen(pair[0]);
+  values[1] = widen(pair[1]);
+}
+template <typename T>
+FUSED_RNN_DEVICE Pair<T> narrow_pair(const float (&values)[2]) {
+  const T pair[2] = {narrow<T>(values[0]), narrow<T>(values[1])};
+  Pair<T> words;
+  memcpy(&words, pair, sizeof(pair));
+  return words;
+}
+// The same as other blocks may wait for it: a NaN of all ones becomes another NaN.
+FUSED_RNN_DEVICE uint32_t handed_on(uint32_t words) { return words == kMissing ? 0x7fff7fffu : words; }
+FUSED_RNN_DEVICE uint2 handed_on(uint2 words) {
+  return {words.x == kMissing ? 0x7fffffffu : words.x, words.y == kMissing ? 0x7fffffffu : words.y};
+}
+
+// How 16 rows by 64 bytes of the weights meet 64 bytes of 8 sequences: two matrix instructions. Lane l holds 16 bytes,
+// four words, of sequence l / 4, from byte 16 * (l % 4) on: words 0 and 1 for the first instruction, 2 and 3 for the
+// second. The order of the sum is the same on both sides, so it need not be that of PTX.
 template <typename T>
 struct Number {
-  using Bits = uint16_t;
   static constexpr int kPerVector = 8;  // values in 16 bytes
-  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool) {
+  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool /*exact*/) {
     if constexpr (__is_same(T, bfloat16))
       mma_bfloat16(sum, a, b0, b1);
     else
       mma_float16(sum, a, b0, b1);
   }
-  // Whether no value of 16 bytes is still the NaN of all ones.
-  static FUSED_RNN_DEVICE bool complete(const uint4& v) {
-    const auto has_ones = [](uint32_t word) { return (~word - 0x00010001u) & word & 0x80008000u; };
-    return (has_ones(v.x) | has_ones(v.y) | has_ones(v.z) | has_ones(v.w)) == 0;
-  }
 };
 
 template <>
 struct Number<float> {
-  using Bits = uint32_t;
   static constexpr int kPerVector = 4;
   // With tf32 one product; else three, which leave out only what float32 would round away: a = high + low, likewise b.
   static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool exact) {
     const uint4 high = {tf32(a.x), tf32(a.y), tf32(a.z), tf32(a.w)};
     const uint32_t high0 = tf32(b0), high1 = tf32(b1);
-    if (exact) {
-      const uint4 low = {rest(a.x, high.x), rest(a.y, high.y), rest(a.z, high.z), rest(a.w, high.w)};
-      mma_tf32(sum, low, high0, high1);
-      mma_tf32(sum, high, rest(b0, high0), rest(b1, high1));
-    }
-    mma_tf32(sum, high, high0, high1);
-  }
-  static FUSED_RNN_DEVICE bool complete(const uint4& v) {
-    return v.x != 0xffffffffu && v.y != 0xffffffffu && v.z != 0xffffffffu && v.w != 0xffffffffu;
+    if (!exact) return mma_tf32(sum, high, high0, high1);
+    const uint4 low = {rest(a.x, high.x), rest(a.y, high.y), rest(a.z, high.z), rest(a.w, high.w)};
+    // Added up here: the matrix units round towards zero, which would add up too.
+    float part[4] = {0, 0, 0, 0};
+    mma_tf32(part, low, high0, high1);
+    mma_tf32(part, high, rest(b0, high0), rest(b1, high1));
+    mma_tf32(part, high, high0, high1);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sum[e] += part[e];
   }
 
  private:
@@ -94,13 +131,5 @@ struct Number<float> {
     return round_to_tf32(bits_as<float>(value) - bits_as<float>(high));
   }
 };
-
-// Writes a value for other blocks, never as the NaN of all ones, which would mean that it is still missing.
-template <typename T>
-FUSED_RNN_DEVICE void publish(T* to, State<T> value) {
-  using Bits = typename Number<T>::Bits;
-  const auto bits = bits_as<Bits>(narrow<T>(value));
-  store_fresh(reinterpret_cast<Bits*>(to), bits == Bits(~Bits(0)) ? Bits(bits >> 1) : bits);
-}
 
 }  // namespace fused_rnn::cuda

@@ -10,36 +10,39 @@ template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kClust
 class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster> {
   using Walk = PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster>;
   using Part = typename Walk::Part;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::shared_,
-      Walk::size_, Walk::unit_;
+  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::ragged_,
+      Walk::shared_, Walk::size_, Walk::unit_;
 
  public:
-  FUSED_RNN_DEVICE PersistentForward(const CudaForward<T, float>& params, char* shared)
-      : Walk(params, shared), bias_(reinterpret_cast<float*>(shared + layout_.biases)) {}
+  FUSED_RNN_DEVICE PersistentForward(const CudaForward<T, float>& params, char* shared) : Walk(params, shared) {
+    load_biases();
+  }
 
   FUSED_RNN_DEVICE void run() {
-    load_weights<T>(shared_, plan_.row_warps * kRowTiles * kTileRows, layout_.chunks, 1, Rows{p_, place_, plan_.units});
-    load_biases();
+    load_weights<T>(shared_, kRowTiles * kTileRows, layout_.chunks, 1, Rows{p_, place_, plan_.units});
     this->each_state([&](int own, int64_t at) {
       hidden_[own] = widen(p_.h0[at]);
       if constexpr (Cell::kHasCell) cell_[own] = widen(p_.c0[at]);
     });
-    if constexpr (kCluster) {
-      this->fill_exchange([&](int sequence, int unit) { return p_.h0[this->state(sequence, unit)]; });
-      this->meet_group();
-    }
+    if constexpr (kCluster) fill_exchange();
     block_barrier();
-    Needed needed[kCellsPerThread];
-    if (place_.sequences > 0 && p_.steps.time > 0) request(needed, {0, 0});
-    for (int64_t index = 0; index < p_.steps.time; ++index) {
-      for (int first = 0; first < place_.sequences; first += Walk::kSequences) step({index, first}, needed);
-      if constexpr (kCluster) this->meet_group();
+    Part part = this->part_at(0, 0);
+    Needed needed;
+    request(needed, part);
+    while (part.index < p_.steps.time) {
+      const bool wraps = part.first + Walk::kSequences >= place_.sequences;
+      const int64_t index = part.index + wraps;
+      const Part next = index < p_.steps.time ? this->part_at(index, wraps ? 0 : part.first + Walk::kSequences)
+                                              : Part{index, 0, 0};
+      step(part, next, needed);
+      part = next;
     }
     block_barrier();
     this->each_state([&](int own, int64_t at) {
       p_.h_n[at] = narrow<T>(hidden_[own]);
       if constexpr (Cell::kHasCell) p_.c_n[at] = narrow<T>(cell_[own]);
     });
+    if constexpr (kCluster) cluster_barrier();
   }
 
  private:
@@ -59,118 +62,138 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     }
   };
 
-  // [4][plan.units]: the biases of each of the cell's four sums.
-  FUSED_RNN_DEVICE void load_biases() const {
+  FUSED_RNN_DEVICE void load_biases() {
     const T* ih = p_.bias_ih[place_.direction];
     const T* hh = p_.bias_hh[place_.direction];
-    for (int index = threadIdx.x; index < 4 * plan_.units; index += blockDim.x) {
-      const int sum = index / plan_.units, unit = index % plan_.units;
-      const bool there = ih != nullptr && unit < place_.units;
-      const auto at = [&](const T* bias, int gate) {
-        return there ? widen(bias[gate * size_ + place_.first_unit + unit]) : 0.0f;
-      };
-      const bool split = Cell::kSplitBias && sum >= 2;
-      bias_[index] = split ? at(sum == 2 ? ih : hh, 2) : at(ih, sum) + at(hh, sum);
-    }
-  }
-
-  // The input's part of the sums of one unit and sequence in one step.
-  struct Needed {
-    int64_t row;
-    bool runs;
-    T input[Cell::kGates];
-  };
-
-  FUSED_RNN_DEVICE void request(Needed (&needed)[kCellsPerThread], const Part& part) const {
-    const int64_t t = this->time_of(part.index);
 #pragma unroll
-    for (int i = 0; i < kCellsPerThread; ++i) {
-      if (!this->has_cell(i, part.first)) continue;
-      const int sequence = place_.first_sequence + part.first + offset_[i];
-      needed[i].runs = p_.steps.runs(t, sequence);
-      needed[i].row = p_.steps.row(t, sequence);
-      if (!needed[i].runs) continue;
-      const T* input = p_.gates + this->in_saved(needed[i].row, i, 4);
+    for (int s = 0; s < 4; ++s)
 #pragma unroll
-      for (int gate = 0; gate < Cell::kGates; ++gate) needed[i].input[gate] = input[gate * size_];
-    }
-  }
-
-  // Where the hidden values before a step of a sequence are.
-  FUSED_RNN_DEVICE const T* before(int64_t index, int own, bool& waits) const {
-    const int sequence = place_.first_sequence + own;
-    if (!p_.steps.runs(this->time_of(index), sequence)) return nullptr;
-    if (index > 0) {
-      const int64_t t = this->time_of(index - 1);
-      waits = p_.steps.runs(t, sequence);
-      if (waits) return p_.output + (p_.steps.row(t, sequence) * this->directions_ + place_.direction) * size_;
-    }
-    return p_.h0 + this->state(own, 0);
-  }
-
-  // Takes a step, and fetches for the following one.
-  FUSED_RNN_DEVICE void step(const Part& part, Needed (&needed)[kCellsPerThread]) {
-    Needed now[kCellsPerThread];
-#pragma unroll
-    for (int i = 0; i < kCellsPerThread; ++i) now[i] = needed[i];
-    const bool wraps = part.first + Walk::kSequences >= place_.sequences;
-    const Part next = {part.index + wraps, wraps ? 0 : part.first + Walk::kSequences};
-    if (next.index < p_.steps.time) request(needed, next);
-    const float* partial = this->multiply(part.first, part.index & 1, [&](int own, bool& waits) {
-      return before(part.index, own, waits);
-    });
-#pragma unroll
-    for (int i = 0; i < kCellsPerThread; ++i)
-      if (this->has_cell(i, part.first)) {
-        const int own = this->own_state(i, part.first);
-        if (now[i].runs)
-          finish(now[i], i, partial, own);
-        else if (p_.steps.padded())
-          blank(now[i].row, i);
-        if constexpr (kCluster)
-          if (part.index + 1 < p_.steps.time)
-            this->hand_on(this->exchange((part.index + 1) & 1, part.first + offset_[i]) + place_.first_unit + unit_[i],
-                          narrow<T>(hidden_[own]));
+      for (int u = 0; u < 2; ++u) {
+        const bool there = ih != nullptr && unit_ < place_.units;
+        const auto at = [&](const T* bias, int gate) {
+          return there ? widen(bias[gate * size_ + place_.first_unit + unit_ + u]) : 0.0f;
+        };
+        const bool split = Cell::kSplitBias && s >= 2;
+        bias_[s][u] = split ? at(s == 2 ? ih : hh, 2) : at(ih, s) + at(hh, s);
       }
   }
 
-  // Adds up the sums of one unit and sequence, and steps it.
-  FUSED_RNN_DEVICE void finish(const Needed& now, int i, const float* partial, int own) const {
-    float sums[4], recurrent[Cell::kGates], cell = Cell::kHasCell ? cell_[own] : 0.0f;
+  FUSED_RNN_DEVICE void fill_exchange() const {
+    this->clear_exchange();
+    block_barrier();
+    for (int index = threadIdx.x; index < place_.sequences * size_ / 2; index += kThreads) {
+      const int sequence = index / (size_ / 2), unit = index % (size_ / 2) * 2;
+      store_pair(reinterpret_cast<T*>(this->exchange(0, sequence, 0, unit)),
+                 handed_on(load_pair(p_.h0 + this->state(sequence, unit))));
+    }
+    cluster_barrier();
+  }
+
+  // The input's part of the sums of the thread's units in one step.
+  struct Needed {
+    bool runs;
+    Pair<T> input[Cell::kGates];
+  };
+
+  FUSED_RNN_DEVICE void request(Needed& needed, const Part& part) const {
+    if (!this->has_cell(part.first)) return;
+    needed.runs = this->runs(part.index, part.first + offset_);
+    if (!needed.runs) return;
+    const T* input = p_.gates + this->in_saved(part.row + offset_, 4);
 #pragma unroll
-    for (int s = 0; s < 4; ++s) sums[s] = bias_[s * plan_.units + unit_[i]];
+    for (int gate = 0; gate < Cell::kGates; ++gate) needed.input[gate] = load_pair(input + gate * size_);
+  }
+
+  // Where the hidden values before a step of a sequence are.
+  FUSED_RNN_DEVICE Source before(const Part& part, int64_t row, int sequence) const {
+    if constexpr (kCluster) return {this->exchange(part.index, sequence), true};
+    if (!this->runs(part.index, sequence)) return {nullptr, false};
+    const bool waits = part.index > 0 && this->runs(part.index - 1, sequence);
+    const T* at = waits ? p_.output + ((row + sequence - part.first) * this->directions_ + place_.direction) * size_
+                        : p_.h0 + this->state(sequence, 0);
+    return {reinterpret_cast<char*>(const_cast<T*>(at)), waits};
+  }
+
+  // Takes a step, and fetches for the next one.
+  FUSED_RNN_DEVICE void step(const Part& part, const Part& next, Needed& needed) {
+    const Needed now = needed;
+    if (next.index < p_.steps.time) request(needed, next);
+    const int64_t row = part.index > 0 ? this->row_of(part.index - 1, part.first) : 0;
+    const float* partial =
+        this->multiply(part.first, [&](int sequence) { return before(part, row, sequence); }, [](int) { return 0; });
+    if (!this->has_cell(part.first)) return;
+    const int own = this->own_state(part.first);
+    Pair<T> hidden;
+    if (now.runs)
+      hidden = finish(now, part.row + offset_, partial, own);
+    else if (p_.steps.padded())
+      blank(part.row + offset_);
+    if constexpr (kCluster)
+      if (part.index + 1 < p_.steps.time) {
+        const float kept[2] = {hidden_[own], hidden_[own + 1]};
+        this->hand_on(this->exchange(part.index + 1, part.first + offset_, 0, place_.first_unit + unit_),
+                      handed_on(now.runs ? hidden : narrow_pair<T>(kept)));
+      }
+  }
+
+  // Adds up the sums of the thread's units, steps them, and returns their hidden values.
+  FUSED_RNN_DEVICE Pair<T> finish(const Needed& now, int64_t row, const float* partial, int own) const {
+    float recurrent[Cell::kGates][2] = {}, sums[2][4], hidden[2];
+    this->add_partial(recurrent, partial);
+#pragma unroll
+    for (int u = 0; u < 2; ++u)
+#pragma unroll
+      for (int s = 0; s < 4; ++s) sums[u][s] = bias_[s][u];
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) {
-      sums[gate] += widen(now.input[gate]);
-      recurrent[gate] = 0;
+      float input[2];
+      widen_pair<T>(now.input[gate], input);
+#pragma unroll
+      for (int u = 0; u < 2; ++u) {
+        sums[u][gate] += input[u];
+        sums[u][Cell::saved_of(gate)] += recurrent[gate][u];
+      }
     }
-    this->add_partial(recurrent, partial, i);
+    float cell[2] = {};
 #pragma unroll
-    for (int gate = 0; gate < Cell::kGates; ++gate) sums[Cell::saved_of(gate)] += recurrent[gate];
+    for (int u = 0; u < 2; ++u) {
+      if constexpr (Cell::kHasCell) cell[u] = cell_[own + u];
+      hidden[u] = Cell::forward(sums[u], hidden_[own + u], cell[u]);
+    }
+    const Pair<T> words = narrow_pair<T>(hidden);
+    store_fresh(p_.output + this->in_output(row), handed_on(words));
     // As the other blocks see it: rounded.
-    const float hidden = widen(narrow<T>(Cell::forward(sums, hidden_[own], cell)));
-    publish(p_.output + this->in_output(now.row, i), hidden);
-    hidden_[own] = hidden;
-    if constexpr (Cell::kHasCell) cell_[own] = cell;
-    if (!p_.keep) return;
-    T* kept = p_.gates + this->in_saved(now.row, i, 4);
+    widen_pair<T>(words, hidden);
+    store_states(hidden_ + own, hidden);
+    if constexpr (Cell::kHasCell) store_states(cell_ + own, cell);
+    if (!p_.keep) return words;
+    T* kept = p_.gates + this->in_saved(row, 4);
 #pragma unroll
-    for (int s = 0; s < 4; ++s) kept[s * size_] = narrow<T>(sums[s]);
-    if constexpr (Cell::kHasCell) p_.cells[this->in_saved(now.row, i, 1)] = cell;
+    for (int s = 0; s < 4; ++s) {
+      const float pair[2] = {sums[0][s], sums[1][s]};
+      store_pair(kept + s * size_, narrow_pair<T>(pair));
+    }
+    if constexpr (Cell::kHasCell) store_states(p_.cells + this->in_saved(row, 1), cell);
+    return words;
+  }
+
+  static FUSED_RNN_DEVICE void store_states(float* to, const float (&values)[2]) {
+    *reinterpret_cast<float2*>(to) = {values[0], values[1]};
   }
 
   // Past the end of a sequence there are zeros.
-  FUSED_RNN_DEVICE void blank(int64_t row, int i) const {
-    publish(p_.output + this->in_output(row, i), 0.0f);
+  FUSED_RNN_DEVICE void blank(int64_t row) const {
+    const float zeros[2] = {};
+    store_fresh(p_.output + this->in_output(row), narrow_pair<T>(zeros));
     if constexpr (Cell::kHasCell)
-      if (p_.keep) p_.cells[this->in_saved(row, i, 1)] = 0.0f;
+      if (p_.keep) store_states(p_.cells + this->in_saved(row, 1), zeros);
   }
 
-  float* const bias_;  // [4][plan.units]
+  float bias_[4][2];  // of each of the cell's four sums, of the thread's units
 };
 
 template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
-FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPersistentThreads)
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM CudaForward<T, float> params) {
   PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster>(params, shared_memory()).run();
 }

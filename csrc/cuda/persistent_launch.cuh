@@ -16,7 +16,7 @@ const char* with_tiles(const PersistentPlan& plan, const Body& body) {
                           : body.template operator()<kRowTiles, kBatchTiles, false>();
   if constexpr (kBatchTiles < 4)
     return with_tiles<kBackward, kRowTiles, 2 * kBatchTiles>(plan, body);
-  else if constexpr (kRowTiles < 4)
+  else if constexpr (kRowTiles < 8)
     return with_tiles<kBackward, kRowTiles + 1, 1>(plan, body);
   else
     return "no kernel is built for this plan";
@@ -26,7 +26,7 @@ template <typename Params>
 Launch launch_of(const Params& params, int64_t shared_bytes, void* stream) {
   const PersistentPlan& plan = params.plan;
   return {int64_t(plan.blocks) * plan.groups * params.directions,
-          kWarp * plan.teams * plan.row_warps * plan.depth_warps,
+          kThreads,
           shared_bytes,
           plan.cluster ? plan.blocks : 1,
           !plan.cluster && plan.blocks > 1,

@@ -2,8 +2,8 @@
 //
 // A group of thread blocks walks through all steps of one direction for some of the sequences. Its blocks share out the
 // hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
-// call. The warps of a block form teams, each with sequences of its own, so that one computes while another waits.
-// Groups know nothing of each other, nor do teams but for the weights.
+// call. The warps of a block share out the sum over what the blocks hand on; a thread then finishes two neighbouring
+// units of one sequence. Groups know nothing of each other.
 
 #pragma once
 
@@ -19,62 +19,50 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kPersistentThreads = 256;  // of a block, at most
+constexpr int kWarps = 8;           // of a block
+constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
 constexpr int kTileBatch = 8;       // sequences in one matrix instruction
 constexpr int kChunkBytes = 64;     // of a sum, between one round of loads and the next: two matrix instructions
-constexpr int kCellsPerThread = 2;  // units times sequences that one thread turns from sums into states at a time
+constexpr int kUnitsPerThread = 2;  // neighbouring units that a thread finishes
 
 FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// The numbers of tiles in registers for which kernels are built.
+// The numbers of tiles for which kernels are built.
 FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int64_t row_tiles, int64_t batch_tiles, bool backward) {
-  return row_tiles >= 1 && row_tiles <= (backward ? 2 : 4) && row_tiles * batch_tiles <= 8 &&
-         (batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4);
+  const bool rows = row_tiles >= 1 && row_tiles <= (backward ? 2 : 8) && row_tiles != 5 && row_tiles != 7;
+  return rows && (batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4) && row_tiles * batch_tiles <= 8;
 }
 
-// How many sequences a team's exchange buffer holds: all that its matrix instructions read.
-FUSED_RNN_HOST_DEVICE constexpr int64_t exchange_rows(const PersistentPlan& plan) {
-  return round_up(plan.sequences, kTileBatch * plan.batch_tiles);
-}
+// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a bank.
+FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
 
-// Where things lie in a block's shared memory, in bytes. `rows` of the weights for each unit (kGates forward, 1 backward),
-// and `segments` of hidden_size values in each row (1 forward, kGates backward).
+// Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of hidden_size
+// values that are handed on for each sequence: 1 forward, kGates backward.
 struct SharedLayout {
-  int32_t chunks;           // in a row of the weights
-  int32_t partial_stride;   // between sequences, in floats
-  int32_t exchange_stride;  // between sequences, in bytes
-  int64_t team;             // of what each team has for itself
-  // The weights come first, at 0, then the biases, then the teams' parts; in these:
-  int64_t biases, teams;
-  int64_t states, exchange, exchange_size;  // the partial sums are at 0; exchange_size is that of one of two buffers
+  int32_t chunks;           // of each segment
+  int32_t exchange_stride;  // between sequences; an odd multiple of 64, so that no two lanes of a warp meet in a bank
+  int64_t partial, states, exchange, exchange_size;  // exchange_size is that of one of two buffers
   int64_t total;
 
   FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
                                                int64_t segments)
-      : chunks(static_cast<int32_t>(segments * divide_up(hidden_size * element_bytes, kChunkBytes))),
-        // An odd multiple of 4 floats and of 64 bytes: no two lanes of a warp meet in a bank.
-        partial_stride(plan.row_warps * plan.row_tiles * kTileRows + 4),
-        exchange_stride((chunks + 1 - chunks % 2) * kChunkBytes),
-        team(0),
-        biases(int64_t(plan.row_warps) * plan.row_tiles * kTileRows * chunks * kChunkBytes),
-        teams(round_up(biases + 4 * int64_t(plan.units) * 4, 16)),
-        states(2 * int64_t(plan.depth_warps) * plan.batch_tiles * kTileBatch * partial_stride * 4),
+      : chunks(static_cast<int32_t>(divide_up(hidden_size * element_bytes, kChunkBytes))),
+        exchange_stride(static_cast<int32_t>((segments * chunks / 2 * 2 + 1) * kChunkBytes)),
+        partial(int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
+        states(partial + 2 * int64_t(kWarps) * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
         exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
-        exchange_size(plan.cluster ? exchange_rows(plan) * exchange_stride : 0),
-        total(0) {
-    team = exchange + 2 * exchange_size;
-    total = teams + plan.teams * team;
-  }
+        exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch * plan.batch_tiles) * exchange_stride : 0),
+        total(exchange + 2 * exchange_size) {}
 };
 
 // What a plan is made for.
 struct PersistentProblem {
   int64_t batch, hidden_size, directions;
-  int gates;           // kGates of the cell
-  int element_bytes;   // of the weights: 2 or 4
-  bool exact;          // float32 without tf32
+  int gates;          // kGates of the cell
+  int element_bytes;  // of the weights: 2 or 4
+  bool exact;         // float32 without tf32
   bool backward;
 
   constexpr bool operator==(const PersistentProblem& other) const = default;
@@ -91,7 +79,7 @@ struct Device {
 enum class Path { kAny, kPlain, kCluster, kGrid };
 struct Wish {
   Path path = Path::kAny;
-  int blocks = 0, groups = 0, teams = 0, depth_warps = 0, batch_tiles = 0;  // 0: any
+  int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
 
   constexpr bool operator==(const Wish& other) const = default;
 };

@@ -26,13 +26,9 @@ FUSED_RNN_DEVICE char* shared_memory() {
 }
 
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
-// Meets `threads` threads, whole warps, of the team `id`, 0 to 14; the other threads of the block go on.
-FUSED_RNN_DEVICE void team_barrier(int id, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(id + 1), "r"(threads) : "memory");
-}
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 
-// Reads 16 bytes that another block may just be writing: past the L1 cache, each value whole.
+// Reads 16 bytes of global or of this block's shared memory that other blocks may just be writing: each word whole.
 FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
   uint4 value;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -41,31 +37,52 @@ FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
                : "memory");
   return value;
 }
-
-// Writes a value where other blocks wait for it.
-FUSED_RNN_DEVICE void store_fresh(uint16_t* to, uint16_t bits) {
-  asm volatile("st.relaxed.gpu.global.u16 [%0], %1;" ::"l"(to), "h"(bits) : "memory");
+FUSED_RNN_DEVICE uint4 load_fresh_shared(const void* from) {
+  uint4 value;
+  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
+               : "memory");
+  return value;
 }
-FUSED_RNN_DEVICE void store_fresh(uint32_t* to, uint32_t bits) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(bits) : "memory");
+
+// Writes a word, or two, where other blocks wait for it.
+FUSED_RNN_DEVICE void store_fresh(void* to, uint32_t word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
+}
+FUSED_RNN_DEVICE void store_fresh(void* to, uint2 words) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
+}
+
+// The same at the place `mine` of the shared memory of the block `rank` of the cluster.
+FUSED_RNN_DEVICE uint32_t shared_of(const void* mine, int rank) {
+  uint32_t theirs = 0;
+#if __CUDA_ARCH__ >= 900
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(mine));
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(theirs) : "r"(address), "r"(rank));
+#endif
+  return theirs;
+}
+FUSED_RNN_DEVICE void store_shared_of(void* mine, int rank, uint32_t word) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.relaxed.cluster.shared::cluster.u32 [%0], %1;" ::"r"(shared_of(mine, rank)), "r"(word) : "memory");
+#endif
+}
+FUSED_RNN_DEVICE void store_shared_of(void* mine, int rank, uint2 words) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("st.relaxed.cluster.shared::cluster.v2.u32 [%0], {%1, %2};" ::"r"(shared_of(mine, rank)), "r"(words.x),
+               "r"(words.y)
+               : "memory");
+#endif
 }
 
 // Called in a loop that waits for other blocks.
 FUSED_RNN_DEVICE void pause() {}
 
-// The blocks of a cluster: a barrier that also makes what was stored before it visible after it, and the address of
-// shared memory of the block `rank`.
+// Meets the blocks of a cluster; what was stored before it is seen after it.
 FUSED_RNN_DEVICE void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
   cooperative_groups::this_cluster().sync();
-#endif
-}
-template <typename T>
-FUSED_RNN_DEVICE T* shared_of(T* mine, int rank) {
-#if __CUDA_ARCH__ >= 900
-  return cooperative_groups::this_cluster().map_shared_rank(mine, rank);
-#else
-  return mine;
 #endif
 }
 

@@ -28,7 +28,7 @@ cuda::Element element_of(at::ScalarType type) {
   }
 }
 
-// The kernels read 16 bytes at a time.
+// The kernels read up to 16 bytes at a time.
 Tensor aligned(const Tensor& tensor) {
   return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0 ? tensor : tensor.clone();
 }
@@ -110,8 +110,10 @@ void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
   params.output = data_of(states.output);
   params.gates = data_of(states.gates);
   params.cells = data_of(states.cells);
-  params.grad_output = data_of(gradients.output);
-  params.grad_cells = data_of(gradients.cells);
+  const Tensor grad_output = gradients.output.defined() ? aligned(gradients.output) : Tensor();
+  const Tensor grad_cells = gradients.cells.defined() ? aligned(gradients.cells) : Tensor();
+  params.grad_output = data_of(grad_output);
+  params.grad_cells = data_of(grad_cells);
   params.grad_h_n = data_of(gradients.h_n);
   params.grad_c_n = data_of(gradients.c_n);
   params.grad_h0 = data_of(gradients.h0);

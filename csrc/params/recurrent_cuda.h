@@ -32,13 +32,10 @@ struct PersistentPlan {
   bool cluster;         // states travel through distributed shared memory, not through the L2 cache
   int32_t blocks;       // thread blocks of a group, which share out the hidden units
   int32_t groups;       // of a direction, which share out the batch
-  int32_t teams;        // of warps in a block, which share out the group's part of the batch
-  int32_t units;        // hidden units of a block; fewer in the last one
-  int32_t sequences;    // of a team; fewer in the last one
-  int32_t row_warps;    // warps of a team that share out the block's rows of the weights
-  int32_t depth_warps;  // warps of a team that share out the sum over the hidden units
-  int32_t row_tiles;    // tiles of 16 rows for each warp
-  int32_t batch_tiles;  // tiles of 8 sequences in registers at a time
+  int32_t units;        // hidden units of a block, an even number; fewer in the last one
+  int32_t sequences;    // of a group; fewer in the last one
+  int32_t row_tiles;    // of 16 rows of the weights
+  int32_t batch_tiles;  // of 8 sequences, which a block works on at a time
 };
 
 template <typename T, typename State>
