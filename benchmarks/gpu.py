@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=list(DTYPES))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--parts", action="store_true", help="profile forward + backward")
     args = parser.parse_args()
     rows = []
     for kind, dtype, hidden, batch, time in itertools.product(args.kind, args.dtype, args.hidden, args.batch, args.time):
@@ -68,6 +69,13 @@ def main() -> None:
                 times = microseconds(runs(module, input.detach(), training), args.repeats)
                 row[f"{name} {label}"] = times
         rows.append(row)
+        if args.parts:
+            both = runs(ours, input.detach(), True)
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+                both()
+                torch.cuda.synchronize()
+            for event in sorted(profile.key_averages(), key=lambda e: -e.device_time_total)[:9]:
+                print(f"      {event.device_time_total / time:7.3f} us/step {event.count:3} {event.key[:100]}")
         median = {key: statistics.median(value) / time for key, value in row.items() if isinstance(value, list)}
         print(f"{kind:4} {dtype:8} T{time} B{batch:<3} H{hidden:<4} err {error:.1e}  fwd {median['forward ours']:6.2f} vs "
               f"{median['forward cudnn']:6.2f} us/step {median['forward cudnn'] / median['forward ours']:5.2f}x   f+b "

@@ -1,5 +1,6 @@
 """Times plans of the persistent kernels one by one: python -m benchmarks.gpu_tune OUTPUT.csv KIND,DTYPE,HIDDEN,BATCH ..."""
 
+import itertools
 import sys
 import time as clock
 
@@ -9,7 +10,7 @@ from benchmarks.gpu import microseconds
 from fused_rnn import _C, ops
 
 TIME = 400
-KEYS = ("cluster", "blocks", "groups", "units", "sequences", "row_tiles", "batch_tiles")
+KEYS = ("cluster", "blocks", "groups", "units", "sequences", "row_tiles", "batch_tiles", "held")
 
 
 def problem(kind, dtype, hidden, batch):
@@ -44,7 +45,7 @@ def main():
             chosen = _C.cuda_plan(**args)
             seen = {}
             for path in ("grid", "cluster"):
-                for units in (4, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64):
+                for units in (8, 16, 32):
                     blocks = -(-hidden // units)
                     if path == "cluster" and blocks > 16 or units > hidden:
                         continue
@@ -54,8 +55,8 @@ def main():
                         groups = -(-batch // sequences)
                         if blocks * groups > 264:
                             continue
-                        for tiles in (1, 2, 4):
-                            _C.set_cuda_wish(path, blocks, groups, tiles)
+                        for tiles, held in itertools.product((1, 2, 4), range(5)):
+                            _C.set_cuda_wish(path, blocks, groups, tiles, held)
                             plan = _C.cuda_plan(**args)
                             if not plan["blocks"]:
                                 continue

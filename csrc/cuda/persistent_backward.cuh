@@ -7,13 +7,14 @@
 
 namespace fused_rnn::cuda {
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 class PersistentBackward
-    : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster> {
-  using Walk = PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster>;
+    : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld> {
+  using Walk = PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld>;
   using Part = typename Walk::Part;
+  using Math = typename ActivationOf<T>::Type;
   using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::ragged_,
-      Walk::shared_, Walk::size_, Walk::unit_;
+      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_;
 
  public:
   FUSED_RNN_DEVICE PersistentBackward(const CudaBackward<T, float>& params, char* shared) : Walk(params, shared) {}
@@ -29,6 +30,7 @@ class PersistentBackward
       cluster_barrier();
     }
     block_barrier();
+    weights_.hold(shared_, layout_.chunks, place_);
     Part part = this->part_at(p_.steps.time - 1, 0);
     Needed needed;
     request(needed, part);
@@ -156,11 +158,11 @@ class PersistentBackward
       hidden[u] += grad_output[u];
       if constexpr (Cell::kHasCell) {
         float grad_cell = cell_[own + u] + grad_cells[u];
-        Cell::backward(sums, before[u], cells[u], hidden[u], grad_cell);
+        Cell::template backward<Math>(sums, before[u], cells[u], hidden[u], grad_cell);
         cell_[own + u] = grad_cell;
       } else {
         float none = 0;
-        Cell::backward(sums, previous_hidden[u], none, hidden[u], none);
+        Cell::template backward<Math>(sums, previous_hidden[u], none, hidden[u], none);
       }
 #pragma unroll
       for (int s = 0; s < 4; ++s) gates[s][u] = sums[s];
@@ -170,10 +172,10 @@ class PersistentBackward
   }
 };
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_backward(const FUSED_RNN_PARAM CudaBackward<T, float> params) {
-  PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster>(params, shared_memory()).run();
+  PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
 }
 
 }  // namespace fused_rnn::cuda

@@ -6,12 +6,13 @@
 
 namespace fused_rnn::cuda {
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
-class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster> {
-  using Walk = PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster>;
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
+class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster, kHeld> {
+  using Walk = PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRowTiles, kBatchTiles, kCluster, kHeld>;
   using Part = typename Walk::Part;
+  using Math = typename ActivationOf<T>::Type;
   using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::ragged_,
-      Walk::shared_, Walk::size_, Walk::unit_;
+      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_;
 
  public:
   FUSED_RNN_DEVICE PersistentForward(const CudaForward<T, float>& params, char* shared) : Walk(params, shared) {
@@ -26,6 +27,7 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     });
     if constexpr (kCluster) fill_exchange();
     block_barrier();
+    weights_.hold(shared_, layout_.chunks, place_);
     Part part = this->part_at(0, 0);
     Needed needed;
     request(needed, part);
@@ -158,7 +160,7 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
       if constexpr (Cell::kHasCell) cell[u] = cell_[own + u];
-      hidden[u] = Cell::forward(sums[u], hidden_[own + u], cell[u]);
+      hidden[u] = Cell::template forward<Math>(sums[u], hidden_[own + u], cell[u]);
     }
     const Pair<T> words = narrow_pair<T>(hidden);
     store_fresh(p_.output + this->in_output(row), handed_on(words));
@@ -192,10 +194,10 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
   float bias_[4][2];  // of each of the cell's four sums, of the thread's units
 };
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster>
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM CudaForward<T, float> params) {
-  PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster>(params, shared_memory()).run();
+  PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
 }
 
 }  // namespace fused_rnn::cuda

@@ -7,19 +7,26 @@
 
 namespace fused_rnn::cuda {
 
-// Calls body.template operator()<row_tiles, batch_tiles, cluster>() with the plan's numbers.
-template <bool kBackward, int kRowTiles = 1, int kBatchTiles = 1, typename Body>
+// Calls body.template operator()<row_tiles, batch_tiles, cluster, held>() with the plan's numbers.
+template <int kGates, bool kBackward, typename Body>
 const char* with_tiles(const PersistentPlan& plan, const Body& body) {
-  if constexpr (is_instantiated(kRowTiles, kBatchTiles, kBackward))
-    if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles)
-      return plan.cluster ? body.template operator()<kRowTiles, kBatchTiles, true>()
-                          : body.template operator()<kRowTiles, kBatchTiles, false>();
-  if constexpr (kBatchTiles < 4)
-    return with_tiles<kBackward, kRowTiles, 2 * kBatchTiles>(plan, body);
-  else if constexpr (kRowTiles < 8)
-    return with_tiles<kBackward, kRowTiles + 1, 1>(plan, body);
-  else
-    return "no kernel is built for this plan";
+  const char* error = "no kernel is built for this plan";
+  const auto with_held = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int... kHeld>() {
+    const auto one = [&]<int kOne>() {
+      if constexpr (is_instantiated(kGates, kBackward, kCluster, kRowTiles, kBatchTiles, kOne))
+        if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
+            plan.held == kOne)
+          error = body.template operator()<kRowTiles, kBatchTiles, kCluster, kOne>();
+    };
+    (one.template operator()<kHeld>(), ...);
+  };
+  const auto with_batch = [&]<int kRowTiles, int... kBatchTiles>() {
+    (with_held.template operator()<kRowTiles, kBatchTiles, false, 0, 1, 2, 3, 4>(), ...);
+    (with_held.template operator()<kRowTiles, kBatchTiles, true, 0, 1, 2, 3, 4>(), ...);
+  };
+  const auto with_rows = [&]<int... kRowTiles>() { (with_batch.template operator()<kRowTiles, 1, 2, 4>(), ...); };
+  with_rows.template operator()<1, 2, 3, 4, 6, 8>();
+  return error;
 }
 
 template <typename Params>
@@ -39,8 +46,8 @@ const char* launch_persistent(const CudaForward<T, float>& params, void* stream)
   const int64_t bytes = params.steps.rows * params.directions * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.output, bytes, stream)) return error;
-  return with_tiles<false>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster>() {
-    return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster>,
+  return with_tiles<Cell::kGates, false>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
+    return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
                   launch_of(params, layout.total, stream), params);
   });
 }
@@ -51,8 +58,8 @@ const char* launch_persistent(const CudaBackward<T, float>& params, void* stream
   const int64_t bytes = params.steps.rows * params.directions * 4 * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.grad_gates, bytes, stream)) return error;
-  return with_tiles<true>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster>() {
-    return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster>,
+  return with_tiles<Cell::kGates, true>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
+    return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
                   launch_of(params, layout.total, stream), params);
   });
 }

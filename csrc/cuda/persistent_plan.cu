@@ -13,12 +13,10 @@ constexpr double kClock = 1.755e3;  // per microsecond
 double larger(double a, double b) { return a > b ? a : b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-int64_t rows_per_unit(const PersistentProblem& problem) { return problem.backward ? 1 : problem.gates; }
-
 bool wished(const Wish& wish, const PersistentPlan& plan) {
   return (wish.path == Path::kAny || (wish.path == Path::kCluster) == plan.cluster) &&
          (wish.blocks == 0 || wish.blocks == plan.blocks) && (wish.groups == 0 || wish.groups == plan.groups) &&
-         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles);
+         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles) && (wish.held < 0 || wish.held == plan.held);
 }
 
 }  // namespace
@@ -29,7 +27,7 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double sequences = plan.batch_tiles * kTileBatch;
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
   // Clocks of one pass: reading weights, matrix instructions, reading what was handed on, partial sums.
-  const double weights = plan.row_tiles * chunks * 1024 / 128;
+  const double weights = plan.held > 0 ? 0 : plan.row_tiles * chunks * 1024 / 128;
   const double instruction = problem.element_bytes == 2 ? 2 : problem.exact ? 9 : 3;
   const double products = plan.row_tiles * chunks * 2 * plan.batch_tiles * instruction;
   const double values = sequences * chunks * kChunkBytes;
@@ -44,33 +42,44 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   return clocks * waves / kClock;
 }
 
+namespace {
+
+// Tries all ways in which the warps of the blocks of a plan may go about their work, and keeps the best.
+void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device, const Wish& wish,
+                   PersistentPlan& best, double& least) {
+  for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
+    for (plan.held = 0; plan.held <= 4; ++plan.held) {
+      const bool fits = is_instantiated(problem.gates, problem.backward, plan.cluster, plan.row_tiles,
+                                        plan.batch_tiles, plan.held) &&
+                        plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
+                        (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
+                        (plan.held == 0 ||
+                         plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
+      if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
+      const double time = estimate_step(plan, problem);
+      if (best.blocks == 0 || time < least) best = plan, least = time;
+    }
+}
+
+}  // namespace
+
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
   PersistentPlan best = {};
   if (problem.hidden_size * problem.element_bytes % 16 != 0 || wish.path == Path::kPlain) return best;
   double least = 0;
   PersistentPlan plan = {};
-  const int64_t most_units = 2 * kThreads / kTileBatch;
-  for (plan.units = 2; plan.units <= most_units; plan.units += 2) {
+  for (plan.units = 8; plan.units <= 32; plan.units *= 2) {
     plan.blocks = static_cast<int32_t>(divide_up(problem.hidden_size, plan.units));
-    // A shorter last block only where fewer units for each would take another block.
-    if (plan.units > 2 && plan.blocks == static_cast<int32_t>(divide_up(problem.hidden_size, plan.units - 2))) continue;
-    plan.row_tiles = static_cast<int32_t>(divide_up(rows_per_unit(problem) * plan.units, kTileRows));
+    plan.row_tiles =
+        static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
     for (const bool cluster : {false, true}) {
       plan.cluster = cluster;
       if (cluster ? plan.blocks > device.cluster : plan.blocks * problem.directions > device.multiprocessors) continue;
       for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
         plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
         plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
-        for (const int batch_tiles : {1, 2, 4}) {
-          plan.batch_tiles = batch_tiles;
-          const bool fits = (cluster || plan.blocks * plan.groups * problem.directions <= device.multiprocessors) &&
-                            is_instantiated(plan.row_tiles, batch_tiles, problem.backward) &&
-                            plan.units * batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
-                            (batch_tiles == 1 || batch_tiles / 2 * kTileBatch < plan.sequences);
-          if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
-          const double time = estimate_step(plan, problem);
-          if (best.blocks == 0 || time < least) best = plan, least = time;
-        }
+        if (cluster || plan.blocks * plan.groups * problem.directions <= device.multiprocessors)
+          divide_blocks(plan, problem, device, wish, best, least);
         if (sequences >= problem.batch) break;
       }
     }

@@ -29,10 +29,27 @@ constexpr int kUnitsPerThread = 2;  // neighbouring units that a thread finishes
 FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// The numbers of tiles for which kernels are built.
-FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int64_t row_tiles, int64_t batch_tiles, bool backward) {
-  const bool rows = row_tiles >= 1 && row_tiles <= (backward ? 2 : 8) && row_tiles != 5 && row_tiles != 7;
-  return rows && (batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4) && row_tiles * batch_tiles <= 8;
+// Chunks of a segment that one warp multiplies.
+FUSED_RNN_HOST_DEVICE constexpr int64_t chunks_of_warp(int64_t hidden_size, int64_t element_bytes) {
+  return divide_up(hidden_size * element_bytes, kChunkBytes * kWarps);
+}
+
+// Rows of the weights in a block of so many units.
+FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int units) {
+  return backward ? units : gates * units;
+}
+
+// The plans for which kernels are built: 8, 16 or 32 units, and weights held in registers only where they fit.
+FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, bool cluster, int row_tiles,
+                                                     int batch_tiles, int held) {
+  bool rows = false;
+  for (int units = 8; units <= 32; units *= 2)
+    rows = rows || row_tiles == divide_up(rows_of_units(gates, backward, units), kTileRows);
+  if (!rows || row_tiles * batch_tiles > 16 || (batch_tiles == 4 && row_tiles > 4)) return false;
+  if (held == 0) return batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4;
+  if (batch_tiles != 1) return false;
+  if (backward) return (row_tiles == 1 && (held == 1 || (held == 3 && !cluster))) || (row_tiles == 2 && held == 1);
+  return (row_tiles <= 4 && row_tiles > 2 && (held == 2 || (held == 4 && !cluster))) || (row_tiles > 4 && held == 2);
 }
 
 // Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a bank.
@@ -80,6 +97,7 @@ enum class Path { kAny, kPlain, kCluster, kGrid };
 struct Wish {
   Path path = Path::kAny;
   int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
+  int held = -1;                                // -1: any
 
   constexpr bool operator==(const Wish& other) const = default;
 };

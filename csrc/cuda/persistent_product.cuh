@@ -72,44 +72,55 @@ struct Source {
   bool waits;  // whether it may still be missing
 };
 
-template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster>
+// The weights of a warp's chunks: in registers for the whole call, kHeld chunks of each segment, or for kHeld == 0 in shared
+// memory.
+template <int kSegments, int kRowTiles, int kHeld>
+struct Weights {
+  const uint4* shared;  // of this lane: [kRowTiles][kSegments * chunks][2 instructions][kWarp]
+  int chunks;           // of a segment
+  uint4 held[kHeld > 0 ? kSegments : 1][kHeld > 0 ? kHeld : 1][2][kRowTiles];
+
+  FUSED_RNN_DEVICE void hold(const char* memory, int chunks_of_segment, const Place& place) {
+    shared = reinterpret_cast<const uint4*>(memory) + place.lane;
+    chunks = chunks_of_segment;
+    if constexpr (kHeld > 0)
+#pragma unroll
+      for (int s = 0; s < kSegments; ++s)
+#pragma unroll
+        for (int j = 0; j < kHeld; ++j)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+              const int chunk = place.warp + j * kWarps;
+              held[s][j][half][m] = chunk < chunks ? from_shared(s, chunk, half, m) : uint4{0, 0, 0, 0};
+            }
+  }
+  FUSED_RNN_DEVICE uint4 from_shared(int s, int chunk, int half, int m) const {
+    return shared[((m * kSegments + s) * chunks + chunk) * 2 * kWarp + half * kWarp];
+  }
+};
+
+template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 struct Product {
   // Chunks of each segment whose loads are under way together.
-  static constexpr int kInFlight = kSegments == 1 ? 4 : 16 / kSegments / kBatchTiles;
+  static constexpr int kInFlight = kHeld > 0 ? kHeld : kSegments == 1 ? 4 : 16 / kSegments / kBatchTiles;
   // Sums of their own for every other instruction, where else each would wait for the one before.
   static constexpr int kChains = kRowTiles * kBatchTiles >= 4 ? 1 : 4 / (kRowTiles * kBatchTiles);
 
   float sum[kChains][kRowTiles][kBatchTiles][4];
-  int chunks;                    // of a segment
-  int bytes;                     // of a segment
-  int offsets[kSegments];        // in bytes, of the segments
-  const uint4* weights;
+  int bytes;               // of a segment
+  int offsets[kSegments];  // of the segments in what was handed on for a sequence, in bytes
 
-  FUSED_RNN_DEVICE void run(Source (&sources)[kBatchTiles], const Place& place, bool exact) {
+  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kHeld>& weights, Source (&sources)[kBatchTiles],
+                            const Place& place, bool exact) {
 #pragma unroll
     for (int i = 0; i < kChains; ++i) clear(sum[i]);
-    const int from = place.lane % 4 * 16;
-    for (int first = place.warp; first < chunks; first += kInFlight * kWarps) {
-      uint4 b[kSegments][kInFlight][kBatchTiles];
-#pragma unroll
-      for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-          for (int n = 0; n < kBatchTiles; ++n) {
-            const int offset = (first + j * kWarps) * kChunkBytes + from;
-            b[s][j][n] = sources[n].at && offset < bytes ? load(sources[n].at + offsets[s] + offset)
-                                                         : uint4{0, 0, 0, 0};
-          }
-      wait(b, sources, first, from);
-#pragma unroll
-      for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-          if (first + j * kWarps < chunks)
-            add(weights + (s * chunks + first + j * kWarps) * 2 * kWarp + place.lane, (s * kInFlight + j) * 2, b[s][j],
-                exact);
-    }
+    if constexpr (kHeld > 0)
+      round(weights, sources, place, place.warp, exact);
+    else
+      for (int first = place.warp; first < weights.chunks; first += kInFlight * kWarps)
+        round(weights, sources, place, first, exact);
 #pragma unroll
     for (int i = 1; i < kChains; ++i)
 #pragma unroll
@@ -133,6 +144,54 @@ struct Product {
   }
 
  private:
+  // What the lane reads of one round: 16 bytes of each chunk, and where they are; null for zeros.
+  struct Round {
+    uint4 value[kSegments][kInFlight][kBatchTiles];
+    char* at[kBatchTiles];  // of the first chunk
+    int there;              // chunks from the first on of which this lane's part lies within the segment
+  };
+
+  FUSED_RNN_DEVICE void round(const Weights<kSegments, kRowTiles, kHeld>& weights, const Source (&sources)[kBatchTiles],
+                              const Place& place, int first, bool exact) {
+    const int from = first * kChunkBytes + place.lane % 4 * 16;
+    Round b;
+    b.there = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
+#pragma unroll
+    for (int n = 0; n < kBatchTiles; ++n) b.at[n] = sources[n].at ? sources[n].at + from : nullptr;
+    each(b, [&](int s, int j, int n, uint4& value) {
+      value = b.at[n] && j < b.there ? load(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) : uint4{0, 0, 0, 0};
+    });
+    wait(b, sources);
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j)
+        if (kHeld > 0 || first + j * kWarps < weights.chunks)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+              const uint4 a = kHeld > 0 ? weights.held[kHeld > 0 ? s : 0][kHeld > 0 ? j : 0][half][m]
+                                        : weights.from_shared(s, first + j * kWarps, half, m);
+#pragma unroll
+              for (int n = 0; n < kBatchTiles; ++n) {
+                const uint4& v = b.value[s][j][n];
+                Number<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
+                                    half ? v.w : v.y, exact);
+              }
+            }
+  }
+
+  template <typename Body>
+  static FUSED_RNN_DEVICE void each(Round& b, const Body& body) {
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j)
+#pragma unroll
+        for (int n = 0; n < kBatchTiles; ++n) body(s, j, n, b.value[s][j][n]);
+  }
+
   static FUSED_RNN_DEVICE void clear(float (&sums)[kRowTiles][kBatchTiles][4]) {
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
@@ -153,50 +212,30 @@ struct Product {
     return v.x == kMissing || v.y == kMissing || v.z == kMissing || v.w == kMissing;
   }
 
-  // Reads again what is missing until all is there; in a cluster, makes room for what comes next.
-  FUSED_RNN_DEVICE void wait(uint4 (&b)[kSegments][kInFlight][kBatchTiles], Source (&sources)[kBatchTiles], int first,
-                             int from) const {
+  // Reads again what is missing until all is there: the first alone, since what all read over and over is in the way of
+  // what they wait for; when it has come, the others. In a cluster, makes room for what comes next.
+  FUSED_RNN_DEVICE void wait(Round& b, const Source (&sources)[kBatchTiles]) const {
     for (bool again = true; again;) {
       again = false;
-#pragma unroll
-      for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-          for (int n = 0; n < kBatchTiles; ++n)
-            if (sources[n].waits && missing(b[s][j][n])) {
-              b[s][j][n] = load(sources[n].at + offsets[s] + (first + j * kWarps) * kChunkBytes + from);
-              again = true;
-            }
-      if (again) pause();
-    }
-    if constexpr (kCluster) {
-#pragma unroll
-      for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-        for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-          for (int n = 0; n < kBatchTiles; ++n) {
-            const int offset = (first + j * kWarps) * kChunkBytes + from;
-            if (sources[n].at && offset < bytes)
-              *reinterpret_cast<uint4*>(sources[n].at + offsets[s] + offset) = {kMissing, kMissing, kMissing, kMissing};
+      each(b, [&](int s, int j, int n, uint4& value) {
+        if (!sources[n].waits || !missing(value)) return;
+        const char* from = b.at[n] + offsets[s] + j * (kWarps * kChunkBytes);
+        value = load(from);
+        if (!again)
+          while (missing(value)) {
+            pause();
+            value = load(from);
           }
+        again = true;
+      });
     }
+    if constexpr (kCluster)
+      each(b, [&](int s, int j, int n, uint4&) {
+        if (b.at[n] && j < b.there)
+          *reinterpret_cast<uint4*>(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) = {kMissing, kMissing, kMissing,
+                                                                                          kMissing};
+      });
     warp_barrier();
-  }
-
-  // Adds one chunk: tiles of its weights follow one another kRowTiles times, all segments' chunks apart.
-  FUSED_RNN_DEVICE void add(const uint4* tiles, int chain, const uint4 (&b)[kBatchTiles], bool exact) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-#pragma unroll
-      for (int m = 0; m < kRowTiles; ++m) {
-        const uint4 a = tiles[m * kSegments * chunks * 2 * kWarp + half * kWarp];
-#pragma unroll
-        for (int n = 0; n < kBatchTiles; ++n)
-          Number<T>::multiply(sum[(chain + half) % kChains][m][n], a, half ? b[n].z : b[n].x, half ? b[n].w : b[n].y,
-                              exact);
-      }
   }
 };
 

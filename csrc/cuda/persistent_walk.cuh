@@ -6,12 +6,14 @@
 
 #pragma once
 
+#include "cuda/activation.cuh"
 #include "cuda/persistent_product.cuh"
 #include "params/recurrent_cuda.h"
 
 namespace fused_rnn::cuda {
 
-template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster>
+template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster,
+          int kHeld>
 class PersistentWalk {
  protected:
   static constexpr int kSequences = kTileBatch * kBatchTiles;  // that a block works on at a time
@@ -102,10 +104,8 @@ class PersistentWalk {
   // where in it a segment starts, in values.
   template <typename SourceOf, typename OffsetOf>
   FUSED_RNN_DEVICE const float* multiply(int first, const SourceOf& source_of, const OffsetOf& offset_of) {
-    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster> product;
-    product.chunks = layout_.chunks;
+    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kHeld> product;
     product.bytes = size_ * int(sizeof(T));
-    product.weights = reinterpret_cast<const uint4*>(shared_);
 #pragma unroll
     for (int s = 0; s < kSegments; ++s)
       product.offsets[s] = kCluster ? s * layout_.chunks * kChunkBytes : offset_of(s) * int(sizeof(T));
@@ -115,7 +115,7 @@ class PersistentWalk {
       const int sequence = first + place_.lane / 4 + n * kTileBatch;
       sources[n] = sequence < place_.sequences ? source_of(sequence) : Source{nullptr, false};
     }
-    product.run(sources, place_, p_.exact);
+    product.run(weights_, sources, place_, p_.exact);
     // Two buffers in turn: a warp that is ahead does not write over what others still read.
     constexpr int kSize = kSequences * partial_stride(kRowTiles);
     float* partial = reinterpret_cast<float*>(shared_ + layout_.partial) + turn_ * kWarps * kSize;
@@ -148,6 +148,7 @@ class PersistentWalk {
   const SharedLayout layout_;
   const bool ragged_;  // whether sequences end at different steps
   char* const shared_;
+  Weights<kSegments, kRowTiles, kHeld> weights_;
   float* const hidden_;  // [plan.sequences][plan.units]: hidden values, or their gradients
   float* const cell_;    // [plan.sequences][plan.units]: cell values, or their gradients
   // What this thread finishes: two units of the block, of the sequence that comes so many after the first worked on.

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include "cuda/activation.cuh"
 #include "cuda/number.cuh"
 #include "params/recurrent_cuda.h"
 
@@ -33,7 +34,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
         p.sums[sequence * Cell::kGates * size + column] + (p.bias_hh ? widen(p.bias_hh[column]) : V(0));
   }
   V cell = Cell::kHasCell ? p.cell[state] : V(0);
-  const T hidden = narrow<T>(Cell::forward(sums, widen(p.hidden[state]), cell));
+  const T hidden = narrow<T>(Cell::template forward<Activation>(sums, widen(p.hidden[state]), cell));
   p.hidden[state] = hidden;
   if (output) *output = hidden;
   if constexpr (Cell::kHasCell) p.cell[state] = cell;
@@ -62,13 +63,13 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
       V grad_cell = p.grad_cell[state] + (p.grad_cells ? p.grad_cells[saved * size + unit] : V(0));
       const V before = has_before ? p.cells[(p.direction * p.steps.rows + row_before) * size + unit]
                                   : widen(p.c0[(batch + sequence) * size + unit]);
-      Cell::backward(gates, before, p.cells[saved * size + unit], grad_hidden, grad_cell);
+      Cell::template backward<Activation>(gates, before, p.cells[saved * size + unit], grad_hidden, grad_cell);
       p.grad_cell[state] = grad_cell;
     } else {
       V none = 0;
       const T before = has_before ? p.output[(row_before * p.directions + p.direction) * size + unit]
                                   : p.h0[(batch + sequence) * size + unit];
-      Cell::backward(gates, widen(before), none, grad_hidden, none);
+      Cell::template backward<Activation>(gates, widen(before), none, grad_hidden, none);
     }
     if (!p.grad_projected) p.grad_hidden[state] = grad_hidden;
   }

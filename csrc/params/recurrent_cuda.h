@@ -36,6 +36,7 @@ struct PersistentPlan {
   int32_t sequences;    // of a group; fewer in the last one
   int32_t row_tiles;    // of 16 rows of the weights
   int32_t batch_tiles;  // of 8 sequences, which a block works on at a time
+  int32_t held;         // of each warp's chunks of a segment how many lie in registers; 0 for all in shared memory
 };
 
 template <typename T, typename State>
