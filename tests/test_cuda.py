@@ -28,10 +28,13 @@ PERSISTENT = [
 ]
 
 
-@pytest.fixture(params=["any", "plain", "grid", "cluster"])
+@pytest.fixture(params=["any", "plain", "grid", "cluster", "split"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let the kernels take one path only."""
-    _C.set_cuda_wish(request.param)
+    if request.param == "split":
+        _C.set_cuda_wish("grid", split=2)
+    else:
+        _C.set_cuda_wish(request.param, split=0 if request.param == "any" else 1)
     yield request.param
     _C.set_cuda_wish("any")
 
