@@ -10,7 +10,7 @@ from benchmarks.gpu import microseconds
 from fused_rnn import _C, ops
 
 TIME = 400
-KEYS = ("cluster", "blocks", "groups", "units", "sequences", "row_tiles", "batch_tiles", "held", "split")
+KEYS = ("cluster", "blocks", "groups", "units", "sequences", "row_tiles", "batch_tiles", "held")
 
 
 def problem(kind, dtype, hidden, batch):
@@ -46,9 +46,7 @@ def main():
             seen = {}
             for path in ("grid", "cluster"):
                 for units in (8, 16, 32):
-                  for split in (1, 4) if back and path == "grid" else (1,):
-                    parts = args["gates"] if split > 1 else 1
-                    blocks = -(-hidden // (units * parts)) * parts
+                    blocks = -(-hidden // units)
                     if path == "cluster" and blocks > 16 or units > hidden:
                         continue
                     for sequences in (8, 16, 32, 48, 64, 128):
@@ -58,7 +56,7 @@ def main():
                         if blocks * groups > 264:
                             continue
                         for tiles, held in itertools.product((1, 2, 4), range(5)):
-                            _C.set_cuda_wish(path, blocks, groups, tiles, held, split)
+                            _C.set_cuda_wish(path, blocks, groups, tiles, held)
                             plan = _C.cuda_plan(**args)
                             if not plan["blocks"]:
                                 continue

@@ -52,8 +52,8 @@ Path path_of(const std::string& name) {
 }
 
 // Sets which plans of the persistent kernels may be chosen from now on; 0 means any.
-void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_tiles, int held, int split) {
-  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, batch_tiles, held, split};
+void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_tiles, int held) {
+  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, batch_tiles, held};
 }
 
 // Returns how a layer would be shared out on a GPU of the machine; no blocks for the plain path.
@@ -71,7 +71,6 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
   result["sequences"] = plan.sequences;
   result["row_tiles"] = plan.row_tiles;
   result["batch_tiles"] = plan.batch_tiles;
-  result["split"] = plan.split;
   result["held"] = plan.held;
   result["shared_bytes"] = plan.blocks == 0 ? 0 : fused_rnn::cuda::shared_layout(plan, problem).total;
   result["microseconds"] = plan.blocks == 0 ? 0.0 : fused_rnn::cuda::estimate_step(plan, problem);
@@ -86,7 +85,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info);
 #ifdef FUSED_RNN_CUDA
   module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0,
-             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("held") = -1, py::arg("split") = 0);
+             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("held") = -1);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("exact"), py::arg("backward"),
              py::arg("device") = 0);

@@ -28,13 +28,10 @@ PERSISTENT = [
 ]
 
 
-@pytest.fixture(params=["any", "plain", "grid", "cluster", "split"])
+@pytest.fixture(params=["any", "plain", "grid", "cluster"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let the kernels take one path only."""
-    if request.param == "split":
-        _C.set_cuda_wish("grid", split=2)
-    else:
-        _C.set_cuda_wish(request.param, split=0 if request.param == "any" else 1)
+    _C.set_cuda_wish(request.param)
     yield request.param
     _C.set_cuda_wish("any")
 

@@ -7,42 +7,33 @@
 
 namespace fused_rnn::cuda {
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld, int kSplit>
-class PersistentBackward : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates / kSplit, kRowTiles,
-                                          kBatchTiles, kCluster, kHeld> {
-  using Walk =
-      PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates / kSplit, kRowTiles, kBatchTiles, kCluster, kHeld>;
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
+class PersistentBackward
+    : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld> {
+  using Walk = PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld>;
   using Part = typename Walk::Part;
   using Math = typename ActivationOf<T>::Type;
   using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::ragged_,
       Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_;
 
-  static constexpr int kSegments = Cell::kGates / kSplit;
-
  public:
   FUSED_RNN_DEVICE PersistentBackward(const CudaBackward<T, float>& params, char* shared) : Walk(params, shared) {}
 
   FUSED_RNN_DEVICE void run() {
-    load_weights<T>(shared_, kRowTiles * kTileRows, layout_.chunks, kSegments,
-                    Columns{p_, place_, kSplit * plan_.units});
+    load_weights<T>(shared_, kRowTiles * kTileRows, layout_.chunks, Cell::kGates, Columns{p_, place_});
     this->each_state([&](int own, int64_t at) {
       hidden_[own] = p_.grad_h_n ? widen(p_.grad_h_n[at]) : 0.0f;
       cell_[own] = Cell::kHasCell && p_.grad_c_n ? widen(p_.grad_c_n[at]) : 0.0f;
     });
-    if constexpr (kCluster || kSplit > 1) {
-      this->clear_buffers();
+    if constexpr (kCluster) {
+      this->clear_exchange();
       cluster_barrier();
     }
     block_barrier();
     weights_.hold(shared_, layout_.chunks, place_);
-    int columns[kSegments];
-#pragma unroll
-    for (int s = 0; s < kSegments; ++s) columns[s] = Cell::saved_of(kSplit > 1 ? place_.part : s);
-    this->set_segments(columns);
     Part part = this->part_at(p_.steps.time - 1, 0);
     Needed needed;
     request(needed, part);
-    begin(part);
     // After the first step comes one more product: what it hands on is the gradient of the initial state.
     while (part.index >= -1) {
       const bool wraps = part.first + Walk::kSequences >= place_.sequences;
@@ -57,20 +48,19 @@ class PersistentBackward : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell:
       p_.grad_h0[at] = narrow<T>(hidden_[own]);
       if constexpr (Cell::kHasCell) p_.grad_c0[at] = narrow<T>(cell_[own]);
     });
-    if constexpr (kCluster || kSplit > 1) cluster_barrier();
+    if constexpr (kCluster) cluster_barrier();
   }
 
  private:
-  // The block's columns of the weights, as rows; of one gate alone if the blocks split them.
+  // The block's columns of the weights, as rows.
   struct Columns {
     const CudaBackward<T, float>& p;
     const Place& place;
-    int rows;
     static FUSED_RNN_DEVICE Position split(int index, int rows, int /*vectors*/) { return {index % rows, index / rows}; }
-    FUSED_RNN_DEVICE uint4 operator()(int row, int segment, int k) const {
-      const int64_t size = p.hidden_size, unit = place.first_row + row, gate = kSplit > 1 ? place.part : segment;
-      if (row >= rows || unit >= size || k >= size) return {0, 0, 0, 0};
-      const T* weight = p.weight_hh[place.direction] + (gate * size + k) * size + unit;
+    FUSED_RNN_DEVICE uint4 operator()(int unit, int gate, int k) const {
+      const int64_t size = p.hidden_size;
+      if (unit >= place.units || k >= size) return {0, 0, 0, 0};
+      const T* weight = p.weight_hh[place.direction] + (gate * size + k) * size + place.first_unit + unit;
       alignas(16) T values[Number<T>::kPerVector];
 #pragma unroll
       for (int i = 0; i < Number<T>::kPerVector; ++i) values[i] = weight[i * size];
@@ -124,64 +114,21 @@ class PersistentBackward : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell:
             true};
   }
 
-  FUSED_RNN_DEVICE void begin(const Part& part) {
-    const int64_t row = part.index + 1 < p_.steps.time ? this->row_of(part.index + 1, part.first) : 0;
-    Walk::begin(part.first, [&](int sequence) { return after(part, row, sequence); });
-  }
-
-  // The inbox of this block for the sums of the block `from`, of a unit and sequence.
-  FUSED_RNN_DEVICE float* inbox(int64_t index, int from, int own) const {
-    return reinterpret_cast<float*>(shared_ + layout_.inbox + (index & 1) * layout_.inbox_size) +
-           from * layout_.inbox_stride + own;
-  }
-
-  // Adds up the partial sums over this block's gate, and sends them to the blocks whose units they are for.
-  FUSED_RNN_DEVICE void post(const float* partial, const Part& part) const {
-    const int pairs = kSplit * plan_.units / 2;
-    for (int index = threadIdx.x; index < pairs * Walk::kSequences; index += kThreads) {
-      const int row = index % pairs * 2, offset = index / pairs;
-      if (part.first + offset >= place_.sequences) break;
-      float sums[2] = {};
-      this->add_partial(sums, partial, row, offset);
-      const int own = (part.first + offset) * plan_.units + row % plan_.units;
-      store_shared_of(inbox(part.index, place_.part, own), row / plan_.units, handed_on(narrow_pair<float>(sums)));
-    }
-  }
-
-  // Adds what all blocks sent for the thread's units, and makes room for what they send two steps on.
-  FUSED_RNN_DEVICE void collect(float (&carried)[2], int64_t index, int own) const {
-#pragma unroll
-    for (int from = 0; from < kSplit; ++from) {
-      auto* at = reinterpret_cast<uint2*>(inbox(index, from, own));
-      uint2 words = load_fresh_shared_pair(at);
-      while (words.x == kMissing || words.y == kMissing) {
-        pause();
-        words = load_fresh_shared_pair(at);
-      }
-      *at = {kMissing, kMissing};
-      carried[0] += bits_as<float>(words.x);
-      carried[1] += bits_as<float>(words.y);
-    }
-  }
-
   // Takes a step back, and fetches for the next one.
   FUSED_RNN_DEVICE void step(const Part& part, const Part& next, Needed& needed) {
     const Needed now = needed;
     if (next.index >= 0) request(needed, next);
-    const float* partial = this->multiply([&] {
-      if (next.index >= -1) begin(next);
-    });
-    if constexpr (kSplit > 1) post(partial, part);
+    const int64_t row = part.index + 1 < p_.steps.time ? this->row_of(part.index + 1, part.first) : 0;
+    const float* partial =
+        this->multiply(part.first, [&](int sequence) { return after(part, row, sequence); },
+                       [&](int gate) { return Cell::saved_of(gate) * size_; });
     if (!this->has_cell(part.first)) return;
     const int own = this->own_state(part.first);
-    float carried[2] = {hidden_[own], hidden_[own + 1]};
-    if constexpr (kSplit > 1)
-      collect(carried, part.index, own);
-    else
-      this->add_partial(carried, partial, unit_, offset_);
+    float carried[1][2] = {{hidden_[own], hidden_[own + 1]}};
+    this->add_partial(carried, partial);
     Pair<T> grads[4] = {};
-    if (part.index >= 0 && now.runs) differentiate(now, carried, own, grads);
-    *reinterpret_cast<float2*>(hidden_ + own) = {carried[0], carried[1]};
+    if (part.index >= 0 && now.runs) differentiate(now, carried[0], own, grads);
+    *reinterpret_cast<float2*>(hidden_ + own) = {carried[0][0], carried[0][1]};
     if (part.index < 0) return;
     if (now.runs || p_.steps.padded()) {
       T* to = p_.grad_gates + this->in_saved(part.row + offset_, 4);
@@ -225,10 +172,10 @@ class PersistentBackward : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell:
   }
 };
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld, int kSplit>
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_backward(const FUSED_RNN_PARAM CudaBackward<T, float> params) {
-  PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld, kSplit>(params, shared_memory()).run();
+  PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
 }
 
 }  // namespace fused_rnn::cuda

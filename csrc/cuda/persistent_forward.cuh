@@ -28,12 +28,9 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     if constexpr (kCluster) fill_exchange();
     block_barrier();
     weights_.hold(shared_, layout_.chunks, place_);
-    const int columns[1] = {0};
-    this->set_segments(columns);
     Part part = this->part_at(0, 0);
     Needed needed;
     request(needed, part);
-    begin(part);
     while (part.index < p_.steps.time) {
       const bool wraps = part.first + Walk::kSequences >= place_.sequences;
       const int64_t index = part.index + wraps;
@@ -84,7 +81,7 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
   }
 
   FUSED_RNN_DEVICE void fill_exchange() const {
-    this->clear_buffers();
+    this->clear_exchange();
     block_barrier();
     for (int index = threadIdx.x; index < place_.sequences * size_ / 2; index += kThreads) {
       const int sequence = index / (size_ / 2), unit = index % (size_ / 2) * 2;
@@ -119,18 +116,13 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     return {reinterpret_cast<char*>(const_cast<T*>(at)), waits};
   }
 
-  FUSED_RNN_DEVICE void begin(const Part& part) {
-    const int64_t row = part.index > 0 ? this->row_of(part.index - 1, part.first) : 0;
-    Walk::begin(part.first, [&](int sequence) { return before(part, row, sequence); });
-  }
-
   // Takes a step, and fetches for the next one.
   FUSED_RNN_DEVICE void step(const Part& part, const Part& next, Needed& needed) {
     const Needed now = needed;
     if (next.index < p_.steps.time) request(needed, next);
-    const float* partial = this->multiply([&] {
-      if (next.index < p_.steps.time) begin(next);
-    });
+    const int64_t row = part.index > 0 ? this->row_of(part.index - 1, part.first) : 0;
+    const float* partial =
+        this->multiply(part.first, [&](int sequence) { return before(part, row, sequence); }, [](int) { return 0; });
     if (!this->has_cell(part.first)) return;
     const int own = this->own_state(part.first);
     Pair<T> hidden;
@@ -149,9 +141,7 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
   // Adds up the sums of the thread's units, steps them, and returns their hidden values.
   FUSED_RNN_DEVICE Pair<T> finish(const Needed& now, int64_t row, const float* partial, int own) const {
     float recurrent[Cell::kGates][2] = {}, sums[2][4], hidden[2];
-#pragma unroll
-    for (int gate = 0; gate < Cell::kGates; ++gate)
-      this->add_partial(recurrent[gate], partial, gate * plan_.units + unit_, offset_);
+    this->add_partial(recurrent, partial);
 #pragma unroll
     for (int u = 0; u < 2; ++u)
 #pragma unroll

@@ -7,23 +7,22 @@
 
 namespace fused_rnn::cuda {
 
-// Calls body.template operator()<row_tiles, batch_tiles, cluster, held, split>() with the plan's numbers.
+// Calls body.template operator()<row_tiles, batch_tiles, cluster, held>() with the plan's numbers.
 template <int kGates, bool kBackward, typename Body>
 const char* with_tiles(const PersistentPlan& plan, const Body& body) {
   const char* error = "no kernel is built for this plan";
-  const auto try_one = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld, int kSplit>() {
-    if constexpr (is_instantiated(kGates, kBackward, kSplit, kCluster, kRowTiles, kBatchTiles, kHeld))
-      if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
-          plan.held == kHeld && plan.split == kSplit)
-        error = body.template operator()<kRowTiles, kBatchTiles, kCluster, kHeld, kSplit>();
-  };
-  const auto with_held = [&]<int kRowTiles, int kBatchTiles, int... kHeld>() {
-    (try_one.template operator()<kRowTiles, kBatchTiles, false, kHeld, 1>(), ...);
-    (try_one.template operator()<kRowTiles, kBatchTiles, true, kHeld, 1>(), ...);
-    (try_one.template operator()<kRowTiles, kBatchTiles, false, kHeld, kGates>(), ...);
+  const auto with_held = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int... kHeld>() {
+    const auto one = [&]<int kOne>() {
+      if constexpr (is_instantiated(kGates, kBackward, kCluster, kRowTiles, kBatchTiles, kOne))
+        if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
+            plan.held == kOne)
+          error = body.template operator()<kRowTiles, kBatchTiles, kCluster, kOne>();
+    };
+    (one.template operator()<kHeld>(), ...);
   };
   const auto with_batch = [&]<int kRowTiles, int... kBatchTiles>() {
-    (with_held.template operator()<kRowTiles, kBatchTiles, 0, 1, 2, 4>(), ...);
+    (with_held.template operator()<kRowTiles, kBatchTiles, false, 0, 1, 2, 3, 4>(), ...);
+    (with_held.template operator()<kRowTiles, kBatchTiles, true, 0, 1, 2, 3, 4>(), ...);
   };
   const auto with_rows = [&]<int... kRowTiles>() { (with_batch.template operator()<kRowTiles, 1, 2, 4>(), ...); };
   with_rows.template operator()<1, 2, 3, 4, 6, 8>();
@@ -36,7 +35,7 @@ Launch launch_of(const Params& params, int64_t shared_bytes, void* stream) {
   return {int64_t(plan.blocks) * plan.groups * params.directions,
           kThreads,
           shared_bytes,
-          plan.cluster ? plan.blocks : plan.split,
+          plan.cluster ? plan.blocks : 1,
           !plan.cluster && plan.blocks > 1,
           stream};
 }
@@ -47,7 +46,7 @@ const char* launch_persistent(const CudaForward<T, float>& params, void* stream)
   const int64_t bytes = params.steps.rows * params.directions * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.output, bytes, stream)) return error;
-  return with_tiles<Cell::kGates, false>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld, int>() {
+  return with_tiles<Cell::kGates, false>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
     return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
                   launch_of(params, layout.total, stream), params);
   });
@@ -55,13 +54,12 @@ const char* launch_persistent(const CudaForward<T, float>& params, void* stream)
 
 template <typename Cell, typename T>
 const char* launch_persistent(const CudaBackward<T, float>& params, void* stream) {
-  const SharedLayout layout(params.plan, params.hidden_size, sizeof(T),
-                            segments_of(Cell::kGates, true, params.plan.split));
+  const SharedLayout layout(params.plan, params.hidden_size, sizeof(T), Cell::kGates);
   const int64_t bytes = params.steps.rows * params.directions * 4 * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.grad_gates, bytes, stream)) return error;
-  return with_tiles<Cell::kGates, true>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld, int kSplit>() {
-    return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld, kSplit>,
+  return with_tiles<Cell::kGates, true>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
+    return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
                   launch_of(params, layout.total, stream), params);
   });
 }

@@ -13,18 +13,17 @@ constexpr double kClock = 1.755e3;  // per microsecond
 double larger(double a, double b) { return a > b ? a : b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-bool wished(const Wish& wish, const PersistentPlan& plan, bool backward) {
+bool wished(const Wish& wish, const PersistentPlan& plan) {
   return (wish.path == Path::kAny || (wish.path == Path::kCluster) == plan.cluster) &&
          (wish.blocks == 0 || wish.blocks == plan.blocks) && (wish.groups == 0 || wish.groups == plan.groups) &&
-         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles) && (wish.held < 0 || wish.held == plan.held) && (wish.split == 0 || !backward || (wish.split > 1) == (plan.split > 1));
+         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles) && (wish.held < 0 || wish.held == plan.held);
 }
 
 }  // namespace
 
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem) {
   const SharedLayout shared = shared_layout(plan, problem);
-  const double chunks =
-      static_cast<double>(shared.chunks) * segments_of(problem.gates, problem.backward, plan.split);
+  const double chunks = static_cast<double>(shared.chunks) * (problem.backward ? problem.gates : 1);
   const double sequences = plan.batch_tiles * kTileBatch;
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
   // Clocks of one pass: reading weights, matrix instructions, reading what was handed on, partial sums.
@@ -36,8 +35,7 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double reading = plan.cluster ? values / 64 : larger(values / 40, values * blocks / 2500);
   const double partial = sequences * partial_stride(plan.row_tiles) * kWarps * 8 / 128;
   const double pass = larger(larger(weights, products), reading) + partial + 700;
-  const double exchange =
-      (plan.blocks == 1 ? 60 : plan.cluster ? 500 + 20 * plan.blocks : 1500) + (plan.split > 1 ? 500 : 0);
+  const double exchange = plan.blocks == 1 ? 60 : plan.cluster ? 500 + 20 * plan.blocks : 1500;
   // Passes hide the way from block to block behind each other.
   const double clocks = larger(passes * pass, pass + exchange);
   const double waves = plan.cluster ? static_cast<double>(divide_up(static_cast<int64_t>(blocks), 120)) : 1;
@@ -51,13 +49,13 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
                    PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
     for (plan.held = 0; plan.held <= 4; ++plan.held) {
-      const bool fits = is_instantiated(problem.gates, problem.backward, plan.split, plan.cluster,
-                                        plan.row_tiles, plan.batch_tiles, plan.held) &&
+      const bool fits = is_instantiated(problem.gates, problem.backward, plan.cluster, plan.row_tiles,
+                                        plan.batch_tiles, plan.held) &&
                         plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
                         (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
                         (plan.held == 0 ||
                          plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
-      if (!fits || !wished(wish, plan, problem.backward) || shared_layout(plan, problem).total > device.shared_bytes) continue;
+      if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
       const double time = estimate_step(plan, problem);
       if (best.blocks == 0 || time < least) best = plan, least = time;
     }
@@ -70,27 +68,22 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
   if (problem.hidden_size * problem.element_bytes % 16 != 0 || wish.path == Path::kPlain) return best;
   double least = 0;
   PersistentPlan plan = {};
-  for (plan.units = 8; plan.units <= 32; plan.units *= 2)
-    for (const int split : {1, problem.gates}) {
-      plan.split = split;
-      plan.blocks = static_cast<int32_t>(divide_up(problem.hidden_size, plan.units * split) * split);
-      plan.row_tiles = static_cast<int32_t>(
-          divide_up(rows_of_units(problem.gates, problem.backward, split, plan.units), kTileRows));
-      if (split > device.cluster) continue;
-      for (const bool cluster : {false, true}) {
-        plan.cluster = cluster;
-        if (cluster && plan.blocks > device.cluster) continue;
-        // Clusters do not fit everywhere: a few multiprocessors stay idle.
-        const int64_t most = split > 1 ? device.multiprocessors - split : device.multiprocessors;
-        for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
-          plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
-          plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
-          if (cluster || plan.blocks * plan.groups * problem.directions <= most)
-            divide_blocks(plan, problem, device, wish, best, least);
-          if (sequences >= problem.batch) break;
-        }
+  for (plan.units = 8; plan.units <= 32; plan.units *= 2) {
+    plan.blocks = static_cast<int32_t>(divide_up(problem.hidden_size, plan.units));
+    plan.row_tiles =
+        static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
+    for (const bool cluster : {false, true}) {
+      plan.cluster = cluster;
+      if (cluster ? plan.blocks > device.cluster : plan.blocks * problem.directions > device.multiprocessors) continue;
+      for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
+        plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
+        plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
+        if (cluster || plan.blocks * plan.groups * problem.directions <= device.multiprocessors)
+          divide_blocks(plan, problem, device, wish, best, least);
+        if (sequences >= problem.batch) break;
       }
     }
+  }
   return best;
 }
 

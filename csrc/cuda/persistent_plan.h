@@ -4,10 +4,6 @@
 // hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
 // call. The warps of a block share out the sum over what the blocks hand on; a thread then finishes two neighbouring
 // units of one sequence. Groups know nothing of each other.
-//
-// Backward the sum goes over all gates of all units, several times as much to read for each block. There as many
-// neighbouring blocks as there are gates form a cluster: each sums over one gate for the units of all, and hands each
-// the part for its own units.
 
 #pragma once
 
@@ -38,53 +34,44 @@ FUSED_RNN_HOST_DEVICE constexpr int64_t chunks_of_warp(int64_t hidden_size, int6
   return divide_up(hidden_size * element_bytes, kChunkBytes * kWarps);
 }
 
-// Rows of the weights in a block of so many units, and the segments of hidden_size values that make up a row.
-FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int split, int units) {
-  return backward ? split * units : gates * units;
-}
-FUSED_RNN_HOST_DEVICE constexpr int segments_of(int gates, bool backward, int split) {
-  return backward ? gates / split : 1;
+// Rows of the weights in a block of so many units.
+FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int units) {
+  return backward ? units : gates * units;
 }
 
 // The plans for which kernels are built: 8, 16 or 32 units, and weights held in registers only where they fit.
-FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, int split, bool cluster, int row_tiles,
+FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, bool cluster, int row_tiles,
                                                      int batch_tiles, int held) {
-  if (split > 1 && (!backward || cluster)) return false;
   bool rows = false;
   for (int units = 8; units <= 32; units *= 2)
-    rows = rows || row_tiles == divide_up(rows_of_units(gates, backward, split, units), kTileRows);
+    rows = rows || row_tiles == divide_up(rows_of_units(gates, backward, units), kTileRows);
   if (!rows || row_tiles * batch_tiles > 16 || (batch_tiles == 4 && row_tiles > 4)) return false;
   if (held == 0) return batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4;
   if (batch_tiles != 1) return false;
-  if (backward && split == 1) return (row_tiles == 1 && held == 1) || (row_tiles == 2 && held == 1);
+  if (backward) return (row_tiles == 1 && (held == 1 || (held == 3 && !cluster))) || (row_tiles == 2 && held == 1);
   return (row_tiles <= 4 && row_tiles > 2 && (held == 2 || (held == 4 && !cluster))) || (row_tiles > 4 && held == 2);
 }
 
 // Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a bank.
 FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
 
-// Where things lie in a block's shared memory, in bytes; the weights come first.
+// Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of hidden_size
+// values that are handed on for each sequence: 1 forward, kGates backward.
 struct SharedLayout {
   int32_t chunks;           // of each segment
   int32_t exchange_stride;  // between sequences; an odd multiple of 64, so that no two lanes of a warp meet in a bank
-  int32_t inbox_stride;     // between the parts of the split blocks, in floats
-  int64_t partial, states;
-  // Two buffers each for what the blocks of a cluster hand on, and for the partial sums of the split blocks.
-  int64_t exchange, exchange_size, inbox, inbox_size;
+  int64_t partial, states, exchange, exchange_size;  // exchange_size is that of one of two buffers
   int64_t total;
 
   FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
                                                int64_t segments)
       : chunks(static_cast<int32_t>(divide_up(hidden_size * element_bytes, kChunkBytes))),
         exchange_stride(static_cast<int32_t>((segments * chunks / 2 * 2 + 1) * kChunkBytes)),
-        inbox_stride(plan.sequences * plan.units),
         partial(int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
         states(partial + 2 * int64_t(kWarps) * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
         exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
         exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch * plan.batch_tiles) * exchange_stride : 0),
-        inbox(exchange + 2 * exchange_size),
-        inbox_size(plan.split > 1 ? int64_t(plan.split) * inbox_stride * 4 : 0),
-        total(inbox + 2 * inbox_size) {}
+        total(exchange + 2 * exchange_size) {}
 };
 
 // What a plan is made for.
@@ -111,14 +98,13 @@ struct Wish {
   Path path = Path::kAny;
   int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
   int held = -1;                                // -1: any
-  int split = 0;                                // backward: 1 for none, more for the gates; 0: any
 
   constexpr bool operator==(const Wish& other) const = default;
 };
 
 // Where things lie in the shared memory of a plan's blocks.
 constexpr SharedLayout shared_layout(const PersistentPlan& plan, const PersistentProblem& problem) {
-  return {plan, problem.hidden_size, problem.element_bytes, segments_of(problem.gates, problem.backward, plan.split)};
+  return {plan, problem.hidden_size, problem.element_bytes, problem.backward ? problem.gates : 1};
 }
 
 // Returns the plan that should take the least time, or one with blocks == 0 if the weights do not fit.

@@ -19,19 +19,16 @@ constexpr int kWarp = 32;
 // The part of a thread in its block and of the block in the layer.
 struct Place {
   int lane, warp;
-  int rank, part;  // of the block in its group, and among those that split the gates
+  int rank;  // of the block in its group
   int direction;
-  int first_row;                  // of the units whose sums this block makes
-  int first_unit, units;          // of this block; none for the last blocks of a split
+  int first_unit, units;          // of this block
   int first_sequence, sequences;  // of this group
 
   FUSED_RNN_DEVICE Place(const PersistentPlan& plan, int hidden_size, int batch)
       : lane(threadIdx.x % kWarp),
         warp(threadIdx.x / kWarp),
         rank(blockIdx.x % plan.blocks),
-        part(rank % plan.split),
         direction(blockIdx.x / plan.blocks / plan.groups),
-        first_row((rank - part) * plan.units),
         first_unit(rank * plan.units),
         units(at_most(hidden_size - first_unit, plan.units)),
         first_sequence(blockIdx.x / plan.blocks % plan.groups * plan.sequences),
@@ -104,93 +101,104 @@ struct Weights {
   }
 };
 
-// What a lane reads of some chunks of each segment: 16 bytes each, and where they are; null for zeros.
-template <int kSegments, int kChunks, int kBatchTiles>
-struct Round {
-  uint4 value[kSegments][kChunks][kBatchTiles];
-  char* at[kBatchTiles];  // of the first chunk
-  bool waits[kBatchTiles];
-  int there;  // chunks from the first on of which this lane's part lies within the segment
-};
-
 template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 struct Product {
   // Chunks of each segment whose loads are under way together.
   static constexpr int kInFlight = kHeld > 0 ? kHeld : kSegments == 1 ? 4 : 16 / kSegments / kBatchTiles;
   // Sums of their own for every other instruction, where else each would wait for the one before.
   static constexpr int kChains = kRowTiles * kBatchTiles >= 4 ? 1 : 4 / (kRowTiles * kBatchTiles);
-  static constexpr int kStep = kWarps * kChunkBytes;  // from one chunk of a warp to its next
-  using Loads = Round<kSegments, kInFlight, kBatchTiles>;
 
+  float sum[kChains][kRowTiles][kBatchTiles][4];
   int bytes;               // of a segment
   int offsets[kSegments];  // of the segments in what was handed on for a sequence, in bytes
 
-  // Starts to read the first chunks of each segment: as early as where they are is known.
-  FUSED_RNN_DEVICE void begin(Loads& loads, const Source (&sources)[kBatchTiles], const Place& place) const {
-    const int from = place.warp * kChunkBytes + place.lane % 4 * 16;
-    loads.there = bytes > from ? (bytes - from + kStep - 1) / kStep : 0;
+  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kHeld>& weights, Source (&sources)[kBatchTiles],
+                            const Place& place, bool exact) {
 #pragma unroll
-    for (int n = 0; n < kBatchTiles; ++n) {
-      loads.at[n] = sources[n].at ? sources[n].at + from : nullptr;
-      loads.waits[n] = sources[n].waits;
-    }
-    fetch(loads);
-  }
-
-  // Sums up all chunks, of which the first are under way, and leaves the sums in shared memory: [kBatchTiles * 8
-  // sequences][partial_stride].
-  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kHeld>& weights, Loads& loads, const Place& place,
-                            bool exact, float* partial) const {
-    float sum[kChains][kRowTiles][kBatchTiles][4];
-#pragma unroll
-    for (int i = 0; i < kChains; ++i)
-      each_sum(sum[i], [](int, int, int, float& value) { value = 0; });
-    add(sum, weights, loads, place.warp, exact);
-    if constexpr (kHeld == 0)
-      for (int first = place.warp + kInFlight * kWarps; first < weights.chunks; first += kInFlight * kWarps) {
-#pragma unroll
-        for (int n = 0; n < kBatchTiles; ++n)
-          if (loads.at[n]) loads.at[n] += kInFlight * kStep;
-        loads.there -= kInFlight;
-        fetch(loads);
-        add(sum, weights, loads, first, exact);
-      }
+    for (int i = 0; i < kChains; ++i) clear(sum[i]);
+    if constexpr (kHeld > 0)
+      round(weights, sources, place, place.warp, exact);
+    else
+      for (int first = place.warp; first < weights.chunks; first += kInFlight * kWarps)
+        round(weights, sources, place, first, exact);
 #pragma unroll
     for (int i = 1; i < kChains; ++i)
-      each_sum(sum[0], [&](int m, int n, int e, float& value) { value += sum[i][m][n][e]; });
-    float* at = partial + place.lane % 4 * 2 * partial_stride(kRowTiles) + place.lane / 4;
-    each_sum(sum[0], [&](int m, int n, int e, float& value) {
-      at[(n * kTileBatch + e % 2) * partial_stride(kRowTiles) + m * kTileRows + e / 2 * 8] = value;
-    });
+#pragma unroll
+      for (int m = 0; m < kRowTiles; ++m)
+#pragma unroll
+        for (int n = 0; n < kBatchTiles; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) sum[0][m][n][e] += sum[i][m][n][e];
   }
 
- private:
-  template <typename Body>
-  static FUSED_RNN_DEVICE void each_sum(float (&sums)[kRowTiles][kBatchTiles][4], const Body& body) {
+  // Leaves the sums in shared memory: [kBatchTiles * 8 sequences][partial_stride].
+  FUSED_RNN_DEVICE void leave(float* partial, const Place& place) const {
+    float* at = partial + place.lane % 4 * 2 * partial_stride(kRowTiles) + place.lane / 4;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
       for (int n = 0; n < kBatchTiles; ++n)
 #pragma unroll
-        for (int e = 0; e < 4; ++e) body(m, n, e, sums[m][n][e]);
+        for (int e = 0; e < 4; ++e)
+          at[(n * kTileBatch + e % 2) * partial_stride(kRowTiles) + m * kTileRows + e / 2 * 8] = sum[0][m][n][e];
   }
 
-  // Calls body(place, waits, value) for all that is loaded, what was handed on last first; place is null for zeros.
-  template <typename Body>
-  FUSED_RNN_DEVICE void each_load(Loads& loads, const Body& body) const {
+ private:
+  // What the lane reads of one round: 16 bytes of each chunk, and where they are; null for zeros.
+  struct Round {
+    uint4 value[kSegments][kInFlight][kBatchTiles];
+    char* at[kBatchTiles];  // of the first chunk
+    int there;              // chunks from the first on of which this lane's part lies within the segment
+  };
+
+  FUSED_RNN_DEVICE void round(const Weights<kSegments, kRowTiles, kHeld>& weights, const Source (&sources)[kBatchTiles],
+                              const Place& place, int first, bool exact) {
+    const int from = first * kChunkBytes + place.lane % 4 * 16;
+    Round b;
+    b.there = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
 #pragma unroll
-    for (int s = kSegments - 1; s >= 0; --s)
+    for (int n = 0; n < kBatchTiles; ++n) b.at[n] = sources[n].at ? sources[n].at + from : nullptr;
+    each(b, [&](int s, int j, int n, uint4& value) {
+      value = b.at[n] && j < b.there ? load(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) : uint4{0, 0, 0, 0};
+    });
+    wait(b, sources);
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
+#pragma unroll
+      for (int j = 0; j < kInFlight; ++j)
+        if (kHeld > 0 || first + j * kWarps < weights.chunks)
+#pragma unroll
+          for (int half = 0; half < 2; ++half)
+#pragma unroll
+            for (int m = 0; m < kRowTiles; ++m) {
+              const uint4 a = kHeld > 0 ? weights.held[kHeld > 0 ? s : 0][kHeld > 0 ? j : 0][half][m]
+                                        : weights.from_shared(s, first + j * kWarps, half, m);
+#pragma unroll
+              for (int n = 0; n < kBatchTiles; ++n) {
+                const uint4& v = b.value[s][j][n];
+                Number<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
+                                    half ? v.w : v.y, exact);
+              }
+            }
+  }
+
+  template <typename Body>
+  static FUSED_RNN_DEVICE void each(Round& b, const Body& body) {
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j)
 #pragma unroll
-        for (int n = 0; n < kBatchTiles; ++n) {
-          char* at = loads.at[n] && j < loads.there ? loads.at[n] + offsets[s] + j * kStep : nullptr;
-          body(at, loads.waits[n], loads.value[s][j][n]);
-        }
+        for (int n = 0; n < kBatchTiles; ++n) body(s, j, n, b.value[s][j][n]);
   }
 
-  FUSED_RNN_DEVICE void fetch(Loads& loads) const {
-    each_load(loads, [](const char* at, bool, uint4& value) { value = at ? load(at) : uint4{0, 0, 0, 0}; });
+  static FUSED_RNN_DEVICE void clear(float (&sums)[kRowTiles][kBatchTiles][4]) {
+#pragma unroll
+    for (int m = 0; m < kRowTiles; ++m)
+#pragma unroll
+      for (int n = 0; n < kBatchTiles; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[m][n][e] = 0;
   }
 
   static FUSED_RNN_DEVICE uint4 load(const char* from) {
@@ -206,50 +214,28 @@ struct Product {
 
   // Reads again what is missing until all is there: the first alone, since what all read over and over is in the way of
   // what they wait for; when it has come, the others. In a cluster, makes room for what comes next.
-  FUSED_RNN_DEVICE void wait(Loads& loads) const {
+  FUSED_RNN_DEVICE void wait(Round& b, const Source (&sources)[kBatchTiles]) const {
     for (bool again = true; again;) {
       again = false;
-      each_load(loads, [&](const char* at, bool waits, uint4& value) {
-        if (!waits || !missing(value)) return;
-        value = load(at);
+      each(b, [&](int s, int j, int n, uint4& value) {
+        if (!sources[n].waits || !missing(value)) return;
+        const char* from = b.at[n] + offsets[s] + j * (kWarps * kChunkBytes);
+        value = load(from);
         if (!again)
           while (missing(value)) {
             pause();
-            value = load(at);
+            value = load(from);
           }
         again = true;
       });
     }
     if constexpr (kCluster)
-      each_load(loads, [](char* at, bool, const uint4&) {
-        if (at) *reinterpret_cast<uint4*>(at) = {kMissing, kMissing, kMissing, kMissing};
+      each(b, [&](int s, int j, int n, uint4&) {
+        if (b.at[n] && j < b.there)
+          *reinterpret_cast<uint4*>(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) = {kMissing, kMissing, kMissing,
+                                                                                          kMissing};
       });
     warp_barrier();
-  }
-
-  // Adds what is loaded, from the chunk `first` of each segment on, when it has come.
-  FUSED_RNN_DEVICE void add(float (&sum)[kChains][kRowTiles][kBatchTiles][4],
-                            const Weights<kSegments, kRowTiles, kHeld>& weights, Loads& loads, int first,
-                            bool exact) const {
-    wait(loads);
-#pragma unroll
-    for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-      for (int j = 0; j < kInFlight; ++j)
-        if (kHeld > 0 || first + j * kWarps < weights.chunks)
-#pragma unroll
-          for (int half = 0; half < 2; ++half)
-#pragma unroll
-            for (int m = 0; m < kRowTiles; ++m) {
-              const uint4 a = kHeld > 0 ? weights.held[kHeld > 0 ? s : 0][kHeld > 0 ? j : 0][half][m]
-                                        : weights.from_shared(s, first + j * kWarps, half, m);
-#pragma unroll
-              for (int n = 0; n < kBatchTiles; ++n) {
-                const uint4& v = loads.value[s][j][n];
-                Number<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
-                                    half ? v.w : v.y, exact);
-              }
-            }
   }
 };
 

@@ -74,10 +74,10 @@ class PersistentWalk {
   FUSED_RNN_DEVICE char* exchange(int64_t index, int sequence, int segment, int unit) const {
     return exchange(index, sequence) + segment * layout_.chunks * kChunkBytes + unit * int(sizeof(T));
   }
-  // Empties all buffers that other blocks write into.
-  FUSED_RNN_DEVICE void clear_buffers() const {
+  // Empties both buffers.
+  FUSED_RNN_DEVICE void clear_exchange() const {
     auto* words = reinterpret_cast<uint32_t*>(shared_ + layout_.exchange);
-    for (int64_t index = threadIdx.x; index < (layout_.total - layout_.exchange) / 4; index += kThreads)
+    for (int64_t index = threadIdx.x; index < 2 * layout_.exchange_size / 4; index += kThreads)
       words[index] = kMissing;
   }
   // Writes two neighbouring values into the exchange buffers of all blocks of the group.
@@ -99,49 +99,45 @@ class PersistentWalk {
     return (place_.direction * p_.steps.rows + row) * (kinds * size_) + place_.first_unit + unit_;
   }
 
-  // Starts to read what was handed on for the sequences from `first` on. source_of(sequence) returns where the values of a
-  // sequence of the group are.
-  template <typename SourceOf>
-  FUSED_RNN_DEVICE void begin(int first, const SourceOf& source_of) {
+  // Multiplies what was handed on for the sequences from `first` on, and returns the partial sums, [kWarps][kSequences]
+  // [partial_stride]. source_of(sequence) returns where the values of a sequence of the group are; offset_of(segment)
+  // where in it a segment starts, in values.
+  template <typename SourceOf, typename OffsetOf>
+  FUSED_RNN_DEVICE const float* multiply(int first, const SourceOf& source_of, const OffsetOf& offset_of) {
+    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kHeld> product;
+    product.bytes = size_ * int(sizeof(T));
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
+      product.offsets[s] = kCluster ? s * layout_.chunks * kChunkBytes : offset_of(s) * int(sizeof(T));
     Source sources[kBatchTiles];
 #pragma unroll
     for (int n = 0; n < kBatchTiles; ++n) {
       const int sequence = first + place_.lane / 4 + n * kTileBatch;
       sources[n] = sequence < place_.sequences ? source_of(sequence) : Source{nullptr, false};
     }
-    product_.begin(loads_, sources, place_);
-  }
-
-  // Multiplies what was begun, calls next() to begin what follows, and returns the partial sums, [kWarps][kSequences]
-  // [partial_stride].
-  template <typename Next>
-  FUSED_RNN_DEVICE const float* multiply(const Next& next) {
+    product.run(weights_, sources, place_, p_.exact);
     // Two buffers in turn: a warp that is ahead does not write over what others still read.
     constexpr int kSize = kSequences * partial_stride(kRowTiles);
     float* partial = reinterpret_cast<float*>(shared_ + layout_.partial) + turn_ * kWarps * kSize;
     turn_ ^= 1;
-    product_.run(weights_, loads_, place_, p_.exact, partial + place_.warp * kSize);
-    next();
+    product.leave(partial + place_.warp * kSize, place_);
     block_barrier();
     return partial;
   }
 
-  // Where a segment starts in what is handed on for a sequence.
-  FUSED_RNN_DEVICE void set_segments(const int (&columns)[kSegments]) {
-    product_.bytes = size_ * int(sizeof(T));
+  // Adds to values[k] the sums of the thread's two units; rows of the weights for other k lie plan.units apart.
+  template <int kCount>
+  FUSED_RNN_DEVICE void add_partial(float (&values)[kCount][2], const float* partial) const {
+    const float* at = partial + offset_ * partial_stride(kRowTiles) + unit_;
 #pragma unroll
-    for (int s = 0; s < kSegments; ++s)
-      product_.offsets[s] = kCluster ? s * layout_.chunks * kChunkBytes : columns[s] * product_.bytes;
-  }
-
-  // Adds to `values` the partial sums of two neighbouring rows of the weights and one sequence.
-  FUSED_RNN_DEVICE void add_partial(float (&values)[2], const float* partial, int row, int offset) const {
-    const float* at = partial + offset * partial_stride(kRowTiles) + row;
+    for (int k = 0; k < kCount; ++k) {
+      const float* row = at + k * plan_.units;
 #pragma unroll
-    for (int warp = 0; warp < kWarps; ++warp) {
-      const float2 part = *reinterpret_cast<const float2*>(at + warp * kSequences * partial_stride(kRowTiles));
-      values[0] += part.x;
-      values[1] += part.y;
+      for (int warp = 0; warp < kWarps; ++warp) {
+        const float2 part = *reinterpret_cast<const float2*>(row + warp * kSequences * partial_stride(kRowTiles));
+        values[k][0] += part.x;
+        values[k][1] += part.y;
+      }
     }
   }
 
@@ -160,10 +156,7 @@ class PersistentWalk {
 
  private:
   static constexpr int kNone = 1 << 30;  // past every sequence
-  using Multiply = Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kHeld>;
 
-  Multiply product_;
-  typename Multiply::Loads loads_;
   int turn_ = 0;
 };
 

@@ -45,14 +45,6 @@ FUSED_RNN_DEVICE uint4 load_fresh_shared(const void* from) {
                : "memory");
   return value;
 }
-FUSED_RNN_DEVICE uint2 load_fresh_shared_pair(const void* from) {
-  uint2 value;
-  asm volatile("ld.volatile.shared.v2.u32 {%0, %1}, [%2];"
-               : "=r"(value.x), "=r"(value.y)
-               : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
-               : "memory");
-  return value;
-}
 
 // Writes a word, or two, where other blocks wait for it.
 FUSED_RNN_DEVICE void store_fresh(void* to, uint32_t word) {

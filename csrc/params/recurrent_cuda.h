@@ -31,7 +31,6 @@ struct CudaSteps {
 struct PersistentPlan {
   bool cluster;         // states travel through distributed shared memory, not through the L2 cache
   int32_t blocks;       // thread blocks of a group, which share out the hidden units
-  int32_t split;        // neighbouring blocks that share out the gates of their units: 1, or backward kGates
   int32_t groups;       // of a direction, which share out the batch
   int32_t units;        // hidden units of a block, an even number; fewer in the last one
   int32_t sequences;    // of a group; fewer in the last one
