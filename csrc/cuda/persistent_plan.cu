@@ -8,9 +8,9 @@
 namespace fused_rnn::cuda {
 namespace {
 
-constexpr double kClock = 1.755e3;  // per microsecond
+constexpr double kClock = 1980;         // per microsecond
+constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
 
-double larger(double a, double b) { return a > b ? a : b; }
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool wished(const Wish& wish, const PersistentPlan& plan) {
@@ -22,23 +22,27 @@ bool wished(const Wish& wish, const PersistentPlan& plan) {
 }  // namespace
 
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem) {
-  const SharedLayout shared = shared_layout(plan, problem);
-  const double chunks = static_cast<double>(shared.chunks) * (problem.backward ? problem.gates : 1);
+  const int segments = problem.backward ? problem.gates : 1;
+  const double chunks = static_cast<double>(shared_layout(plan, problem).chunks) * segments;
   const double sequences = plan.batch_tiles * kTileBatch;
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
-  // Clocks of one pass: reading weights, matrix instructions, reading what was handed on, partial sums.
-  const double weights = plan.held > 0 ? 0 : plan.row_tiles * chunks * 1024 / 128;
-  const double instruction = problem.element_bytes == 2 ? 2 : problem.exact ? 9 : 3;
-  const double products = plan.row_tiles * chunks * 2 * plan.batch_tiles * instruction;
-  const double values = sequences * chunks * kChunkBytes;
-  const double blocks = static_cast<double>(plan.blocks) * plan.groups * static_cast<double>(problem.directions);
-  const double reading = plan.cluster ? values / 64 : larger(values / 40, values * blocks / 2500);
-  const double partial = sequences * partial_stride(plan.row_tiles) * kWarps * 8 / 128;
-  const double pass = larger(larger(weights, products), reading) + partial + 700;
-  const double exchange = plan.blocks == 1 ? 60 : plan.cluster ? 500 + 20 * plan.blocks : 1500;
-  // Passes hide the way from block to block behind each other.
-  const double clocks = larger(passes * pass, pass + exchange);
-  const double waves = plan.cluster ? static_cast<double>(divide_up(static_cast<int64_t>(blocks), 120)) : 1;
+  // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the cells.
+  const double weights = plan.held > 0 ? 0 : 5 * plan.row_tiles * chunks;
+  const double instruction = problem.element_bytes == 2 ? 4 : problem.exact ? 25 : 9;
+  const double products = instruction * plan.row_tiles * chunks * plan.batch_tiles;
+  const double reading = 1.7 * sequences * chunks;
+  const double partial = 0.3 * sequences * partial_stride(plan.row_tiles);
+  const double cells = problem.backward ? 2000 : 1350;
+  double clocks = passes * (weights + products + reading + partial + cells);
+  // The way from block to block: all blocks read all of it, and sectors of the L2 cache that two blocks write are slow.
+  const int written = plan.units * problem.element_bytes;
+  if (plan.cluster)
+    clocks += 40 * plan.blocks;
+  else if (plan.blocks > 1)
+    clocks += 800 + 8 * segments * plan.blocks + (written < 32 ? 600 : 0) +
+              (problem.backward && written < 64 ? 1800 : 0);
+  const int64_t blocks = int64_t(plan.blocks) * plan.groups * problem.directions;
+  const double waves = plan.cluster ? static_cast<double>(divide_up(blocks, kClusterBlocks)) : 1;
   return clocks * waves / kClock;
 }
 
