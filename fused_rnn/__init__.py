@@ -3,6 +3,7 @@
 from fused_rnn import functional, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
+from fused_rnn.convert import convert, revert
 from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
 
 __all__ = [
@@ -12,7 +13,9 @@ __all__ = [
     "LSTMCell",
     "MaskedConv2d",
     "__version__",
+    "convert",
     "functional",
     "reference",
+    "revert",
     "show_config",
 ]
