@@ -4,6 +4,7 @@ from fused_rnn import functional, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
+from fused_rnn.keras import from_keras
 from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "MaskedConv2d",
     "__version__",
     "convert",
+    "from_keras",
     "functional",
     "reference",
     "revert",
