@@ -5,5 +5,6 @@ from fused_rnn.modules.gru_cell import GRUCell
 from fused_rnn.modules.lstm import LSTM
 from fused_rnn.modules.lstm_cell import LSTMCell
 from fused_rnn.modules.masked_conv2d import MaskedConv2d
+from fused_rnn.modules.reversed import Reversed
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "MaskedConv2d"]
+__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "MaskedConv2d", "Reversed"]
