@@ -2,7 +2,6 @@
 
 import copy
 import io
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -10,26 +9,11 @@ import pytest
 import torch
 from cases import KINDS, Case, cell_case, flatten, result
 from comparing import assert_all_accurate, assert_identical
+from conversions import INPUT, NAMES, layer, run
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fused_rnn
-
-NAMES = [*KINDS, "LSTMCell", "GRUCell"]
-INPUT = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-def layer(name: str, package: Any = nn) -> nn.Module:
-    return getattr(package, name)(4, 8).double()
-
-
-def run(module: nn.Module) -> dict[str, Tensor]:
-    """Return outputs and gradients of a layer or cell, for a fixed input."""
-    input = INPUT[0] if isinstance(module, nn.RNNCellBase) else INPUT
-    outputs = flatten(module(input))
-    grads = torch.autograd.grad([out.sum() for out in outputs], list(module.parameters()))
-    named = zip((name for name, _ in module.named_parameters()), grads, strict=True)
-    return {**{f"out{i}": out.detach() for i, out in enumerate(outputs)}, **dict(named)}
 
 
 class Model(nn.Module):
@@ -243,89 +227,6 @@ def test_pruned_and_normalised_layers(name: str) -> None:
         expected = run(module)
         assert_all_accurate(run(fused_rnn.convert(module).model), expected)
         assert_identical(run(fused_rnn.revert(module).model), expected)
-
-
-class Plain(nn.LSTM):
-    """A subclass that only initialises otherwise."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.calls = 0
-
-
-class Counting(nn.GRU):
-    """A subclass that adds to forward."""
-
-    calls = 0
-
-    def forward(self, input: Any, hx: Tensor | None = None) -> Any:
-        self.calls += 1
-        output, h_n = super().forward(input, hx)
-        return 2 * output, h_n
-
-
-class Cell(nn.LSTMCell):
-    """A subclass of a cell."""
-
-
-@pytest.fixture(params=[(Plain, "LSTM"), (Counting, "GRU"), (Cell, "LSTMCell")], ids=lambda param: param[1])
-def subclass(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
-    cls, name = request.param
-    return cls(4, 8).double(), name
-
-
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the functions of this package that were called."""
-    called: list[str] = []
-    for name in ("lstm", "gru", "lstm_cell", "gru_cell"):
-        function = getattr(fused_rnn.functional, name)
-
-        def call(*args: Any, _name: str = name, _function: Any = function, **kwargs: Any) -> Any:
-            called.append(_name)
-            return _function(*args, **kwargs)
-
-        monkeypatch.setattr(fused_rnn.functional, name, call)
-    return called
-
-
-def test_subclasses_are_kept_unless_asked_for(subclass: tuple[nn.Module, str]) -> None:
-    module, name = subclass
-    cls = type(module)
-    report = fused_rnn.convert(module)
-    assert type(module) is cls
-    assert not report.replaced
-    assert f"{cls.__name__} is a subclass of torch.nn.{name}; subclasses=True converts it" in str(report)
-
-
-def test_subclasses(subclass: tuple[nn.Module, str], calls: list[str]) -> None:
-    module, name = subclass
-    cls, expected = type(module), run(module)
-    assert calls == []
-    report = fused_rnn.convert(module, subclasses=True)
-    assert f"{cls.__name__} on fused_rnn.{name}" in str(report)
-    assert isinstance(module, cls)
-    assert repr(module).startswith(cls.__name__)
-    assert_all_accurate(run(module), expected)
-    assert calls == [name.lower().replace("cell", "_cell")]
-    for clone in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
-        assert type(clone) is type(module)
-        assert_all_accurate(run(clone), expected)
-    assert fused_rnn.convert(module, subclasses=True).replaced == ()
-    fused_rnn.revert(module)
-    assert type(module) is cls
-    assert_identical(run(module), expected)
-
-
-def test_a_parametrized_subclass(calls: list[str]) -> None:
-    module = Counting(4, 8).double()
-    parametrizations.weight_norm(module, "weight_hh_l0")
-    expected = run(module)
-    fused_rnn.convert(module, subclasses=True)
-    assert_all_accurate(run(module), expected)
-    assert calls == ["gru"]
-    fused_rnn.revert(module)
-    assert_identical(run(module), expected)
 
 
 class Ours(fused_rnn.GRU):
