@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+from fused_rnn.modules import GRU, LSTM, GRUCell, GRUCellResetBefore, GRUResetBefore, LSTMCell
 
 Kind = Literal["LSTM", "GRU"]
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
@@ -19,14 +19,23 @@ def reorder(tensor: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([gates[gate] for gate in order])
 
 
-def layer_of(kind: Kind, directions: Sequence[Weights], batch_first: bool) -> LSTM | GRU:
+def layer_of(
+    kind: Kind, directions: Sequence[Weights], batch_first: bool, reset_after: bool
+) -> LSTM | GRU | GRUResetBefore:
     """Return a layer with the weights of its one or two directions, in their dtype.
+
+    Args:
+        kind: of which kind; a GRU can be of either variant.
+        directions: the weights of each direction.
+        batch_first: as for the layer.
+        reset_after: whether a GRU's reset gate acts after the recurrent product.
 
     Raises:
         ValueError: the weights do not fit each other.
     """
     weight_ih, weight_hh, bias, _ = directions[0]
-    layer = (LSTM if kind == "LSTM" else GRU)(
+    cls = LSTM if kind == "LSTM" else GRU if reset_after else GRUResetBefore
+    layer = cls(
         weight_ih.size(1),
         weight_hh.size(1),
         bias=bias is not None,
@@ -38,16 +47,15 @@ def layer_of(kind: Kind, directions: Sequence[Weights], batch_first: bool) -> LS
     return layer
 
 
-def cell_of(kind: Kind, weights: Weights) -> LSTMCell | GRUCell:
-    """Return a cell with ``weights``, in their dtype.
+def cell_of(kind: Kind, weights: Weights, reset_after: bool) -> LSTMCell | GRUCell | GRUCellResetBefore:
+    """Return a cell with ``weights``, in their dtype; see :func:`layer_of` for the arguments.
 
     Raises:
         ValueError: the weights do not fit each other.
     """
     weight_ih, weight_hh, bias, _ = weights
-    cell = (LSTMCell if kind == "LSTM" else GRUCell)(
-        weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype
-    )
+    cls = LSTMCell if kind == "LSTM" else GRUCell if reset_after else GRUCellResetBefore
+    cell = cls(weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype)
     _fill(cell, [weights])
     return cell
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn.foreign import Kind, Weights, cell_of, layer_of, reorder
-from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+from fused_rnn.modules import GRU, LSTM, GRUCell, GRUCellResetBefore, GRUResetBefore, LSTMCell
 
 # Where Keras's gates lie in torch.nn's order: i, f, g, o is Keras's i, f, c, o; r, z, n from z, r, h.
 GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2)}
@@ -21,18 +21,18 @@ REQUIRED: dict[str, Any] = {
     "recurrent_dropout": 0,
     "stateful": False,
     "time_major": False,
-    "reset_after": True,
 }
+Result = LSTM | GRU | GRUResetBefore | LSTMCell | GRUCell | GRUCellResetBefore
 
 
 def from_keras(
     source: Any, kind: str | None = None, *, bidirectional: bool = False, reset_after: bool | None = None
-) -> LSTM | GRU | LSTMCell | GRUCell:
+) -> Result:
     """Make a layer or cell of this package from one of Keras, or from its weights.
 
     The result computes what Keras's layer does when it returns all its sequences and states; its last output alone,
-    Keras's default, is ``h_n``. It is ``batch_first``, as Keras is. Masking is for the caller to do, with packed
-    sequences. Where Keras has one bias, ``bias_hh`` is zero; in training both learn.
+    Keras's default, is ``h_n``. It is ``batch_first``, as Keras is. Masking is for the caller to do, with
+    ``lengths``. Where Keras has one bias, ``bias_hh`` is zero; in training both learn.
 
     Args:
         source: a Keras LSTM, GRU, LSTMCell or GRUCell, or a Bidirectional LSTM or GRU, once it is built; or the arrays
@@ -43,13 +43,13 @@ def from_keras(
         reset_after: for arrays of a GRU without biases, where nothing else tells, Keras's ``reset_after``.
 
     Returns:
-        A layer or cell with a copy of the weights, in their dtype.
+        A layer or cell with a copy of the weights, in their dtype. A GRU with ``reset_after=False`` becomes a
+        :class:`fused_rnn.modules.GRUResetBefore`, or a cell like it, for which there is no kernel.
 
     Raises:
-        ValueError: the layer is none of these or is not built, or computes something else: a GRU with
-            ``reset_after=False`` (:func:`fused_rnn.reference.gru` has it), other activations, dropout inside the step,
-            ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To leave out what matters in
-            training alone, such as dropout, give the arrays instead of the layer.
+        ValueError: the layer is none of these or is not built, or computes something else: other activations, dropout
+            inside the step, ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To leave out what
+            matters in training alone, such as dropout, give the arrays instead of the layer.
         TypeError: ``kind``, ``bidirectional`` or ``reset_after`` is given with a layer, which knows them.
 
     Example:
@@ -62,8 +62,7 @@ def from_keras(
     if hasattr(source, "get_weights"):
         if kind is not None or bidirectional or reset_after is not None:
             raise TypeError("kind, bidirectional and reset_after are for arrays; a Keras layer knows its own")
-        kind, directions = _read(source)
-        reset_after = True
+        kind, directions, reset_after = _read(source)
     else:
         arrays = list(source)
         count = 2 if bidirectional else 1
@@ -74,27 +73,35 @@ def from_keras(
     if kind is None or kind not in NAMES:
         raise ValueError(f"kind must be one of {', '.join(NAMES)}, got {kind!r}")
     gates: Kind = "LSTM" if kind.startswith("LSTM") else "GRU"
-    weights = [_weights(gates, [torch.from_numpy(numpy.array(array)) for array in arrays], reset_after)
-               for arrays in directions]  # fmt: skip
+    weights = [_weights(gates, [torch.from_numpy(numpy.array(each)) for each in arrays]) for arrays in directions]
+    if gates == "GRU" and len(directions[0]) == 3:
+        reset_after = directions[0][2].ndim == 2
+    if gates == "GRU" and reset_after is None:
+        raise ValueError("reset_after must be given for a GRU without biases")
     if kind == gates:
-        return layer_of(gates, weights, batch_first=True)
+        return layer_of(gates, weights, batch_first=True, reset_after=bool(reset_after))
     if bidirectional:
         raise ValueError(f"bidirectional must be False for {kind}")
-    return cell_of(gates, weights[0])
+    return cell_of(gates, weights[0], bool(reset_after))
 
 
-def _read(layer: Any) -> tuple[str, list[list[Any]]]:
-    """Return the class of a Keras layer, that of its parts if it is Bidirectional, and the arrays of each direction."""
+def _read(layer: Any) -> tuple[str, list[list[Any]], bool]:
+    """Return the class of a Keras layer or of its directions, the arrays of each direction, and ``reset_after``."""
     name, config = type(layer).__name__, layer.get_config()
     if name == "Bidirectional":
         if config["merge_mode"] != "concat":
             raise ValueError(f"merge_mode must be 'concat', got {config['merge_mode']!r}")
         forward, backward = layer.forward_layer, layer.backward_layer
-        if type(forward) is not type(backward):
-            raise ValueError(f"both directions must be of one class: {type(forward)} and {type(backward)}")
-        first, second = _checked(forward, backwards=False), _checked(backward, backwards=True)
-        return type(forward).__name__, [first, second]
-    return name, [_checked(layer, backwards=False)]
+        variants = [(type(each).__name__, _reset_after(each)) for each in (forward, backward)]
+        if variants[0] != variants[1]:
+            raise ValueError(f"both directions must be of one class and have one reset_after, got {variants}")
+        return variants[0][0], [_checked(forward, backwards=False), _checked(backward, backwards=True)], variants[0][1]
+    return name, [_checked(layer, backwards=False)], _reset_after(layer)
+
+
+def _reset_after(layer: Any) -> bool:
+    """Where a Keras GRU resets; those before Keras 2.1.3 know but one place."""
+    return bool(layer.get_config().get("reset_after", False))
 
 
 def _checked(layer: Any, backwards: bool) -> list[Any]:
@@ -119,21 +126,14 @@ def _advice(key: str) -> str:
         return "; reverse the input in time, and give source=layer.get_weights() and kind"
     if key == "stateful":
         return "; pass the states from call to call, and give source=layer.get_weights() and kind"
-    return "; fused_rnn.reference.gru computes this variant" if key == "reset_after" else ""
+    return ""
 
 
-def _weights(kind: Kind, arrays: Sequence[Tensor], reset_after: bool | None) -> Weights:
+def _weights(kind: Kind, arrays: Sequence[Tensor]) -> Weights:
     """Return one direction's weights as torch.nn has them."""
     order, (kernel, recurrent_kernel, *biases) = GATE_ORDER[kind], arrays
     weight_ih, weight_hh = reorder(kernel.T, order), reorder(recurrent_kernel.T, order)
-    if kind == "GRU":
-        if biases:
-            reset_after = biases[0].dim() == 2
-        if reset_after is None:
-            raise ValueError("reset_after must be given for a GRU without biases")
-        if not reset_after:
-            raise ValueError(f"reset_after=False has no kernel{_advice('reset_after')}")
     if not biases:
         return weight_ih, weight_hh, None, None
-    bias = biases[0] if kind == "GRU" else torch.stack([biases[0], torch.zeros_like(biases[0])])
+    bias = biases[0] if biases[0].dim() == 2 else torch.stack([biases[0], torch.zeros_like(biases[0])])
     return weight_ih, weight_hh, reorder(bias[0], order), reorder(bias[1], order)

@@ -19,11 +19,11 @@ def infer(model: bytes, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.from_numpy(value) for value in session.run(None, feed)]
 
 
-def assert_agree(theirs: Sequence[Tensor], module: nn.Module, inputs: Sequence[Any]) -> None:
+def assert_agree(theirs: Sequence[Tensor], module: nn.Module, inputs: Sequence[Any], **kwargs: Any) -> None:
     """Assert that ONNX Runtime's outputs are as near to ``module`` in float64 as the module in float32 is."""
 
     def run(dtype: torch.dtype) -> list[Tensor]:
-        return flatten(module.to(dtype)(*(_in_dtype(input, dtype) for input in inputs)))
+        return flatten(module.to(dtype)(*(_in_dtype(input, dtype) for input in inputs), **kwargs))
 
     peer, exact = run(torch.float32), run(torch.float64)
     module.float()

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "keras": {"foreign", "modules"},
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},
-    "modules": {"functional"},
+    "modules": {"functional", "reference"},
     "functional": {"autograd"},
     "autograd": {"ops", "reference"},
     "ops": {"_C"},

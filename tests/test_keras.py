@@ -88,6 +88,30 @@ def test_cell(kind: str, use_bias: bool) -> None:
         assert_accurate(state, exact[index], peer[index])
 
 
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_reset_before(use_bias: bool) -> None:
+    """The other GRU, as a layer, in both directions, as a cell, and from its arrays."""
+    settings: Any = {"reset_after": False, "use_bias": use_bias}
+    layer = filled(keras.layers.GRU(6, **settings, **LAYER), 3, 5, 4)
+    both = filled(keras.layers.Bidirectional(keras.layers.GRU(6, **settings, **LAYER), dtype="float64"), 3, 5, 4)
+    cell = filled(keras.layers.GRUCell(6, **settings), 3, 4)
+    known: Any = {} if use_bias else {"reset_after": False}
+    for theirs, ours in (
+        (layer, fused_rnn.from_keras(layer)),
+        (layer, fused_rnn.from_keras(layer.get_weights(), "GRU", **known)),
+        (both, fused_rnn.from_keras(both)),
+    ):
+        assert type(ours) is fused_rnn.modules.GRUResetBefore
+        exact, peer = ours(INPUT)[0], ours.float()(INPUT.float())[0]
+        assert_accurate(tensors(theirs(INPUT))[0].float(), exact, peer)
+    ours_cell: Any = fused_rnn.from_keras(cell)
+    assert type(ours_cell) is fused_rnn.modules.GRUCellResetBefore
+    h = torch.randn(3, 6)
+    peer = ours_cell(INPUT[:, 0].float(), h)
+    exact = ours_cell.double()(INPUT[:, 0].float().double(), h.double())
+    assert_accurate(tensors(cell(INPUT[:, 0].float(), [h])[1])[0], exact, peer)
+
+
 def test_float32_and_defaults() -> None:
     """Keras's own default is to return the last output alone."""
     theirs = filled(keras.layers.LSTM(6), 3, 5, 4)
@@ -116,7 +140,6 @@ def test_the_weights_are_copies() -> None:
         ({"recurrent_dropout": 0.1}, "recurrent_dropout=0.1"),
         ({"stateful": True}, "stateful=True.*pass the states"),
         ({"go_backwards": True}, "go_backwards=True.*reverse the input"),
-        ({"reset_after": False}, r"reset_after=False.*fused_rnn\.reference\.gru"),
     ],
     ids=str,
 )
@@ -137,7 +160,13 @@ def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> 
             lambda: keras.layers.Bidirectional(
                 keras.layers.LSTM(6), backward_layer=keras.layers.GRU(6, go_backwards=True)
             ),
-            "both directions",
+            "both directions must be of one class",
+        ),
+        (
+            lambda: keras.layers.Bidirectional(
+                keras.layers.GRU(6), backward_layer=keras.layers.GRU(6, reset_after=False, go_backwards=True)
+            ),
+            "both directions must .* have one reset_after",
         ),
     ],
 )
@@ -153,9 +182,7 @@ def arrays(*shapes: tuple[int, ...]) -> list[numpy.ndarray]:
 @pytest.mark.parametrize(
     ("source", "kwargs", "message"),
     [
-        (arrays((4, 18), (6, 18), (18,)), {"kind": "GRU"}, "reset_after=False has no kernel"),
         (arrays((4, 18), (6, 18)), {"kind": "GRU"}, "reset_after must be given"),
-        (arrays((4, 18), (6, 18)), {"kind": "GRU", "reset_after": False}, "reset_after=False has no kernel"),
         (arrays((4, 24)), {"kind": "LSTM"}, "source must hold 2 or 3 arrays"),
         (arrays((4, 24), (6, 24)), {"kind": "LSTM", "bidirectional": True}, "for each direction, got 2 for 2"),
         (arrays((4, 24), (6, 24), (23,)), {"kind": "LSTM"}, "bias_ih_l0"),

@@ -23,6 +23,7 @@ def node_model(
     kind: str,
     direction: str = "forward",
     bias: bool = True,
+    sequence_lens: bool = False,
     name: str = "node",
     extra: Sequence[str] = (),
     constants: dict[str, numpy.ndarray] | None = None,
@@ -39,19 +40,21 @@ def node_model(
         attributes = {"linear_before_reset": 1, **attributes}
     node = onnx.helper.make_node(
         kind,
-        ["X", "W", "R", "B" if bias else "", "", *states, *extra],
+        ["X", "W", "R", "B" if bias else "", "lengths" if sequence_lens else "", *states, *extra],
         ["Y", *(f"{state}_n" for state in states)],
         name=name,
         hidden_size=HIDDEN,
         direction=direction,
         **attributes,
     )
-    shapes = {"X": (TIME, BATCH, INPUT), **dict.fromkeys(states, (directions, BATCH, HIDDEN))}
-    real = onnx.TensorProto.FLOAT
+    real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    inputs: list[Any] = [("X", real, (TIME, BATCH, INPUT))]
+    inputs += [("lengths", whole, (BATCH,))] if sequence_lens else []
+    inputs += [(state, real, (directions, BATCH, HIDDEN)) for state in states]
     graph = onnx.helper.make_graph(
         [node],
         "graph",
-        [onnx.helper.make_tensor_value_info(each, real, shape) for each, shape in shapes.items()],
+        [onnx.helper.make_tensor_value_info(*each) for each in inputs],
         [onnx.helper.make_tensor_value_info(each, real, None) for each in node.output],
         [onnx.numpy_helper.from_array(array, each) for each, array in weights.items()],
     )
@@ -60,16 +63,22 @@ def node_model(
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_node(kind: str, direction: str, bias: bool) -> None:
-    model = node_model(kind, direction, bias)
+@pytest.mark.parametrize(("kind", "reset_after"), [("LSTM", True), ("GRU", True), ("GRU", False)])
+def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
+    kwargs: dict[str, Any] = {} if reset_after else {"linear_before_reset": 0}
+    model = node_model(kind, direction, bias, sequence_lens=True, **kwargs)
     layer: Any = fused_rnn.from_onnx(model)
+    inner = layer.layer if direction == "reverse" else layer
+    assert type(inner) is (getattr(fused_rnn, kind) if reset_after else fused_rnn.modules.GRUResetBefore)
     rows = 2 if direction == "bidirectional" else 1
     states = tuple(torch.randn(rows, BATCH, HIDDEN) for _ in range(2 if kind == "LSTM" else 1))
     input = torch.randn(TIME, BATCH, INPUT)
-    output, *finals = infer(model.SerializeToString(), [input, *states])
-    joined = output.transpose(1, 2).reshape(TIME, BATCH, rows * HIDDEN)
-    assert_agree([joined, *finals], layer, [input, states if kind == "LSTM" else states[0]])
+    for lengths in ([TIME] * BATCH, [2, TIME, 3]):
+        ends = torch.tensor(lengths, dtype=torch.int32)
+        output, *finals = infer(model.SerializeToString(), [input, ends, *states])
+        joined = output.transpose(1, 2).reshape(TIME, BATCH, rows * HIDDEN)
+        given: dict[str, Any] = {} if min(lengths) == TIME else {"lengths": ends.long()}
+        assert_agree([joined, *finals], layer, [input, states if kind == "LSTM" else states[0]], **given)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,7 +136,6 @@ STATE = numpy.ones((1, BATCH, HIDDEN), "f4")
 @pytest.mark.parametrize(
     ("kind", "kwargs", "message"),
     [
-        ("GRU", {"linear_before_reset": 0}, r"linear_before_reset=0 .*fused_rnn\.reference\.gru"),
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, r"activations must be \['sigmoid', 'tanh', 'tanh'\]"),
         ("LSTM", {"clip": 3.0}, "clip has no counterpart"),
         ("LSTM", {"input_forget": 1}, "input_forget=1"),

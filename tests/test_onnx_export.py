@@ -10,7 +10,6 @@ from onnx_runtime import assert_agree, infer
 from torch import Tensor, nn
 
 import fused_rnn
-from fused_rnn.onnx import writing
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis name:UserWarning")
@@ -134,46 +133,20 @@ def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], mess
     assert message in "".join(causes)
 
 
-SCHEMAS = {
-    "LSTM": "(Tensor input, Tensor h0, Tensor c0, Tensor[] weights, Tensor? batch_sizes, Tensor? lengths, "
-    "bool save_states) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    "GRU": "(Tensor input, Tensor h0, Tensor[] weights, Tensor? batch_sizes, Tensor? lengths, bool save_states) -> "
-    "(Tensor, Tensor, Tensor)",
-}
+class WithLengths(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, input: Tensor, lengths: Tensor) -> Any:
+        return self.layer(input, lengths=lengths)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_lengths(kind: str) -> None:
-    """An operator that takes lengths has them as ONNX's sequence_lens; tried with one that the reference computes."""
-    reference = getattr(fused_rnn.reference, kind.lower())
-    with torch.library._scoped_library("fused_rnn_tests", "FRAGMENT") as library:
-        library.define(kind.lower() + SCHEMAS[kind])
-
-        def run(*args: Any) -> Any:
-            *tensors, weights, batch_sizes, lengths, _ = args
-            none = [args[0].new_zeros(0)] * len(tensors[1:])
-            return *reference(*tensors, weights, batch_sizes, lengths), *none
-
-        def shapes(*args: Any) -> Any:
-            return (*map(torch.empty_like, run(*args[:-2], None, False)),)
-
-        library.impl(kind.lower(), run, "CPU")
-        torch.library.register_fake(f"fused_rnn_tests::{kind.lower()}", shapes, lib=library)
-        operator = getattr(torch.ops.fused_rnn_tests, kind.lower()).default
-
-        class Module(nn.Module):
-            def __init__(self) -> None:
-                super().__init__()
-                self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, bidirectional=True)
-
-            def forward(self, input: Tensor, lengths: Tensor) -> list[Tensor]:
-                states = [input.new_zeros(2, BATCH, HIDDEN)] * (2 if kind == "LSTM" else 1)
-                weights = list(self.layer.parameters())
-                outputs = operator(input, *states, weights, None, lengths, False)
-                return list(outputs[: len(states) + 1])
-
-        write = writing._lstm if kind == "LSTM" else writing._gru
-        inputs = torch.randn(TIME, BATCH, INPUT), torch.tensor([2, 5, 3])
-        module = Module().requires_grad_(False)
-        program = export(module, inputs, table={operator: writing._translation(operator, write)})
-        assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    given = torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])
+    module = WithLengths(kind)
+    program = export(module, given, ({0: batch, 1: time}, {0: batch}))
+    inputs = torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])
+    assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)

@@ -1,11 +1,13 @@
 """The layer ``Reversed``, which runs another backwards in time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_rnn.modules.gru import GRU
+from fused_rnn.modules.gru_reset_before import GRUResetBefore
 from fused_rnn.modules.lstm import LSTM
 
 
@@ -29,19 +31,22 @@ class Reversed(torch.nn.Module):
         True
     """
 
-    def __init__(self, layer: LSTM | GRU) -> None:
+    def __init__(self, layer: LSTM | GRU | GRUResetBefore) -> None:
         super().__init__()
         if layer.bidirectional:
             raise ValueError("layer must have one direction")
         self.layer = layer
 
-    def forward(self, input: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """Run sequences through the layer, from their ends.
+    def forward(
+        self, input: Tensor, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, Any]:
+        """Run sequences through the layer, each from its end.
 
         Args:
             input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, or unbatched
-                ``[time, input_size]``; of equal lengths, not packed.
+                ``[time, input_size]``.
             hx: the initial state, as for the layer, with which it starts at the last step; None for zero.
+            lengths: the steps of each sequence, as for the layer; None for all of them.
 
         Returns:
             The output in the form of the input, and the final state, the one at the first step.
@@ -50,7 +55,14 @@ class Reversed(torch.nn.Module):
             TypeError: ``input`` is no tensor.
         """
         if not isinstance(input, Tensor):
-            raise TypeError(f"input must be a Tensor, got {type(input).__name__}: sequences of one length alone")
+            raise TypeError(f"input must be a Tensor, got {type(input).__name__}: use lengths")
         time = 1 if self.layer.batch_first and input.dim() == 3 else 0
-        output, final = self.layer(input.flip(time), hx)
-        return output.flip(time), final
+        if lengths is None:
+            output, final = self.layer(input.flip(time), hx)
+            return output.flip(time), final
+        # Each sequence turned around in its own place; twice is as before.
+        steps = torch.arange(input.size(time), device=input.device).unsqueeze(1 - time)
+        ends = torch.as_tensor(lengths, device=input.device).unsqueeze(time)
+        order = torch.where(steps < ends, ends - 1 - steps, steps).unsqueeze(-1)
+        output, final = self.layer(input.take_along_dim(order, time), hx, lengths=lengths)
+        return output.take_along_dim(order, time), final

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn.foreign import Kind, Weights, layer_of, reorder
-from fused_rnn.modules import GRU, LSTM, Reversed
+from fused_rnn.modules import GRU, LSTM, GRUResetBefore, Reversed
 from fused_rnn.onnx.gates import FROM_ONNX
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 KNOWN_ATTRIBUTES = {"activations", "direction", "hidden_size", "input_forget", "layout", "linear_before_reset"}
 
 
-def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | GRU | Reversed:
+def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | GRU | GRUResetBefore | Reversed:
     """Make a layer of this package from an LSTM or GRU node of an ONNX model.
 
     The output is torch.nn's, ``[time, batch, directions * hidden_size]``, where ONNX has ``[time, directions, batch,
@@ -34,13 +34,13 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
         node: the node, or its name or that of its first output; None if there is only one LSTM or GRU.
 
     Returns:
-        A layer with a copy of the node's weights, in their dtype; for ``direction="reverse"`` in a
-        :class:`fused_rnn.modules.Reversed`, which runs it backwards in time.
+        A layer with a copy of the node's weights, in their dtype: for a GRU with ``linear_before_reset=0``, ONNX's
+        default, a :class:`fused_rnn.modules.GRUResetBefore`, for which there is no kernel; for ``direction="reverse"``
+        in a :class:`fused_rnn.modules.Reversed`, which runs it backwards in time.
 
     Raises:
-        ValueError: there is no such node; its weights are no constants; or it computes something else: a
-            GRU with ``linear_before_reset=0``, ONNX's default (:func:`fused_rnn.reference.gru` has it as
-            ``reset_after=False``), other activations, peepholes, ``clip`` or ``input_forget``.
+        ValueError: there is no such node; its weights are no constants; or it computes something else:
+            other activations, peepholes, ``clip`` or ``input_forget``.
 
     Example:
         >>> import numpy, torch, fused_rnn
@@ -76,7 +76,8 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
 
     biases: Sequence[Tensor | None] = parts("B") if inputs.get("B") else [None] * directions
     weights = [_weights(kind, *each) for each in zip(parts("W"), parts("R"), biases, strict=True)]
-    layer = layer_of(kind, weights, batch_first=attributes.get("layout", 0) == 1)
+    reset_after = attributes.get("linear_before_reset", 0) != 0
+    layer = layer_of(kind, weights, attributes.get("layout", 0) == 1, reset_after)
     return Reversed(layer) if direction == "reverse" else layer
 
 
@@ -98,8 +99,6 @@ def _check(kind: Kind, attributes: dict[str, Any], directions: int) -> None:
     given = [name.decode().lower() for name in attributes.get("activations", [])]
     if given and given != ACTIVATIONS[kind] * directions:
         raise ValueError(f"activations must be {ACTIVATIONS[kind] * directions}, got {given}")
-    if kind == "GRU" and not attributes.get("linear_before_reset", 0):
-        raise ValueError("linear_before_reset=0 has no kernel; fused_rnn.reference.gru computes it (reset_after=False)")
     if attributes.get("input_forget", 0):
         raise ValueError("input_forget=1, which couples the gates i and f, has no counterpart here")
     for name in attributes.keys() - KNOWN_ATTRIBUTES:  # clip, and the parameters of other activations
