@@ -199,7 +199,7 @@ class Derived:
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """Return how to make the object again: from the class that it had before."""
-        reduced = self.original.__reduce_ex__(self, max(int(protocol), 2))
+        reduced = super().__reduce_ex__(max(int(protocol), 2))
         return _new_derived, (self.original,), *reduced[2:]
 
 
@@ -238,7 +238,6 @@ def derived(cls: type[nn.Module]) -> type[nn.Module]:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__reduce_ex__": Derived.__reduce_ex__,
     }
     # With cls as the first base the memory layout is that of cls, which Python demands of a class to change to.
     return _derived.setdefault(cls, type(cls.__name__, (cls, ours, Derived), namespace))

@@ -12,10 +12,11 @@ from fused_rnn.reference.masked_conv2d import mask
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """Return what to give to torch.onnx.export as ``custom_translation_table``; it needs onnxscript.
+    """Return what to give to torch.onnx.export, with ``dynamo=True``, as ``custom_translation_table``.
 
     LSTM and GRU layers and cells become LSTM and GRU nodes, a layer each, and MaskedConv2d becomes a Conv node. Time
-    and batch may be dynamic. ONNX has no PackedSequence and no projection (``proj_size``): these raise an error.
+    and batch may be dynamic, and ``lengths`` are ONNX's ``sequence_lens``. ONNX has no PackedSequence and no projection
+    (``proj_size``): these raise an error. Without the table torch.onnx.export refuses all layers of this package.
 
     Returns:
         For each operator the function that writes its nodes.
