@@ -2,6 +2,7 @@
 #   make bench      check and time every kernel against its peers, then train a language model (under 5 minutes)
 #   make test       all tests, linters and docstring examples
 #   make test-long  the tests marked `long`: campaigns of minutes
+#   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
 #   make clean      remove what was built, and the environment
@@ -9,17 +10,22 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ECOSYSTEM := .venv-ecosystem
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: bench test test-long lint build format clean
+.PHONY: bench test test-long ecosystem lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not ecosystem"
 
 test-long: build
 	$(BIN)/python -m pytest -m long
+
+# With the extension that `build` left in this folder: both environments have the same torch.
+ecosystem: build $(ECOSYSTEM)/installed
+	$(ECOSYSTEM)/bin/python -m pytest -m ecosystem tests/ecosystem
 
 lint: build
 	$(BIN)/ruff check .
@@ -39,10 +45,15 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
+$(ECOSYSTEM)/installed: requirements-ecosystem.txt
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/python -m pip install --quiet -r requirements-ecosystem.txt
+	touch $@
+
 # Editable: Python files are used where they lie; only a change of C++, CUDA or the build asks for a new build.
 $(VENV)/built: $(VENV)/installed setup.py pyproject.toml fused_rnn/_version.py $(CXX_FILES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fused_rnn/_C*.so
+	rm -rf $(VENV) $(ECOSYSTEM) build dist *.egg-info fused_rnn/_C*.so

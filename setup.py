@@ -170,6 +170,7 @@ setup(
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
     extras_require={
         "bench": ["rich", "matplotlib", "onnx", "onnxruntime"],
+        "onnx": ["onnx", "onnxscript"],
         "test": ["pytest", "rich", "matplotlib"],
     },
 )

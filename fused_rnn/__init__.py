@@ -1,9 +1,12 @@
 """Fused LSTM, GRU and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
 
-from fused_rnn import functional, reference
+from fused_rnn import functional, onnx, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
+from fused_rnn.convert import convert, revert
+from fused_rnn.keras import from_keras
 from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
+from fused_rnn.onnx import from_onnx
 
 __all__ = [
     "GRU",
@@ -12,7 +15,12 @@ __all__ = [
     "LSTMCell",
     "MaskedConv2d",
     "__version__",
+    "convert",
+    "from_keras",
+    "from_onnx",
     "functional",
+    "onnx",
     "reference",
+    "revert",
     "show_config",
 ]

@@ -1,9 +1,12 @@
 """Settings of all tests."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
+
+import fused_rnn
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,3 +33,18 @@ def _same_conditions() -> None:
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the functions of this package that were called."""
+    called: list[str] = []
+    for name in ("lstm", "gru", "lstm_cell", "gru_cell"):
+        function = getattr(fused_rnn.functional, name)
+
+        def call(*args: Any, _name: str = name, _function: Any = function, **kwargs: Any) -> Any:
+            called.append(_name)
+            return _function(*args, **kwargs)
+
+        monkeypatch.setattr(fused_rnn.functional, name, call)
+    return called

@@ -2,8 +2,10 @@
 
 from fused_rnn.modules.gru import GRU
 from fused_rnn.modules.gru_cell import GRUCell
+from fused_rnn.modules.gru_reset_before import GRUCellResetBefore, GRUResetBefore
 from fused_rnn.modules.lstm import LSTM
 from fused_rnn.modules.lstm_cell import LSTMCell
 from fused_rnn.modules.masked_conv2d import MaskedConv2d
+from fused_rnn.modules.reversed import Reversed
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "MaskedConv2d"]
+__all__ = ["GRU", "LSTM", "GRUCell", "GRUCellResetBefore", "GRUResetBefore", "LSTMCell", "MaskedConv2d", "Reversed"]

@@ -1,0 +1,248 @@
+"""Turns the recurrent layers of a model into those of this package, and back, without touching a parameter."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn.modules.rnn import RNNCellBase
+from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
+
+from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+
+COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: LSTM,
+    nn.GRU: GRU,
+    nn.LSTMCell: LSTMCell,
+    nn.GRUCell: GRUCell,
+}
+ORIGINALS = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
+NAMES = {cls.__name__ for cls in COUNTERPARTS}
+Decision = type[nn.Module] | str | None
+"""What becomes of a module: its new class; the reason why it is kept; or None, where there is nothing to say."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A recurrent layer that was found in a model."""
+
+    names: tuple[str, ...]
+    """Where it is in the model: each of its qualified names, "" for the model itself."""
+    module: nn.Module
+    before: str
+    """The class that it had."""
+    after: str
+    """The class that it has."""
+    reason: str | None = None
+    """Why it was left as it is; None if it was replaced."""
+
+    def __str__(self) -> str:
+        place = ", ".join(name or "(the model itself)" for name in self.names)
+        return f"{place}: {self.before} -> {self.after}" if self.reason is None else f"{place}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`convert` or :func:`revert` did; ``print`` it."""
+
+    model: nn.Module
+    """The model that was given, the very object."""
+    replaced: tuple[Layer, ...]
+    kept: tuple[Layer, ...]
+    """Recurrent layers that were left as they are, each with a reason."""
+
+    def __str__(self) -> str:
+        total = len(self.replaced) + len(self.kept)
+        lines = [f"replaced {len(self.replaced)} of {total} recurrent layers"]
+        lines += [f"  {layer}" for layer in self.replaced]
+        if self.kept:
+            lines += ["kept", *(f"  {layer}" for layer in self.kept)]
+        return "\n".join(lines)
+
+
+def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
+    """Make every LSTM, GRU, LSTMCell and GRUCell of torch.nn in a model, itself included, one of this package.
+
+    The modules stay the objects that they are and only change their class, as torch.nn.utils.parametrize lets them do
+    too. So parameters, optimizers, tied weights, modules used in several places, hooks, parametrizations, names,
+    training mode, dtype, device and state_dict all stay, and :func:`revert` restores the model exactly.
+
+    A converted LSTM or GRU is a torch.nn.RNNBase, but neither torch.nn.LSTM nor torch.nn.GRU, and code that asks
+    ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still torch.nn.LSTMCell and GRUCell).
+    Only registered submodules are found, not those in plain lists. Convert before torch.compile, torch.jit and
+    torch.distributed's fully_shard wrap the model.
+
+    Args:
+        model: the model, changed in place.
+        subclasses: whether to convert instances of subclasses of torch.nn's layers too. Such a module keeps all that
+            its class overrides and is still an instance of it; only what it inherits from torch.nn, or calls by
+            ``super()``, is replaced. So a subclass whose ``forward`` computes by other means gains nothing.
+
+    Returns:
+        A report with the ``model`` (the same object, even where it is a layer itself), the layers ``replaced``, and
+        those ``kept`` with the reason why.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.nn.RNN(4, 8))
+        >>> print(fused_rnn.convert(model))
+        replaced 1 of 2 recurrent layers
+          0: torch.nn.GRU -> fused_rnn.GRU
+        kept
+          1: torch.nn.RNN has no counterpart here
+        >>> model[0](torch.randn(5, 3, 4))[0].shape
+        torch.Size([5, 3, 8])
+    """
+    return _change_classes(model, lambda module: _fused_class(module, subclasses))
+
+
+def revert(model: nn.Module) -> Report:
+    """Undo :func:`convert`: make every LSTM, GRU, LSTMCell and GRUCell of this package in a model one of torch.nn.
+
+    This holds for layers that were made with this package too, not only for those that :func:`convert` made.
+
+    Args:
+        model: the model, changed in place.
+
+    Returns:
+        A report with the ``model`` (the same object), the layers ``replaced``, and those ``kept`` with the reason why.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> print(fused_rnn.revert(fused_rnn.LSTM(4, 8)))
+        replaced 1 of 1 recurrent layers
+          (the model itself): fused_rnn.LSTM -> torch.nn.LSTM
+    """
+    return _change_classes(model, _torch_class)
+
+
+def _change_classes(model: nn.Module, decide: Callable[[nn.Module], Decision]) -> Report:
+    """Do with each module of a model what ``decide`` says, and report it."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    replaced, kept = [], []
+    for module, places in names.items():
+        decision, before = decide(module), _name(_class(module))
+        if isinstance(decision, str):
+            kept.append(Layer(tuple(places), module, before, before, decision))
+        elif decision is not None:
+            _set_class(module, decision)
+            replaced.append(Layer(tuple(places), module, before, _name(decision)))
+    return Report(model, tuple(replaced), tuple(kept))
+
+
+def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
+    """Decide for :func:`convert`."""
+    if isinstance(module, torch.jit.ScriptModule):
+        scripted = getattr(module, "original_name", "") in NAMES
+        return "compiled by torch.jit; convert the model before" if scripted else None
+    cls = _class(module)
+    if issubclass(cls, (*ORIGINALS, Derived)):
+        return None
+    original = next((original for original in COUNTERPARTS if issubclass(cls, original)), None)
+    if original is None:
+        return f"{_name(cls)} has no counterpart here" if _is_recurrent(cls) else None
+    if cls is not original and not subclasses:
+        return f"{_name(cls)} is a subclass of {_name(original)}; subclasses=True converts it"
+    if "forward" in vars(module):
+        return "its forward was replaced on the module itself"
+    if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
+        return "its parameters are not initialized yet; run the model once before"
+    return COUNTERPARTS[original] if cls is original else derived(cls)
+
+
+def _torch_class(module: nn.Module) -> Decision:
+    """Decide for :func:`revert`."""
+    cls = _class(module)
+    if issubclass(cls, Derived):
+        return cls.original
+    if cls in ORIGINALS:
+        return ORIGINALS[cls]
+    return f"{_name(cls)} is a subclass of a layer of this package" if issubclass(cls, tuple(ORIGINALS)) else None
+
+
+def _is_recurrent(cls: type) -> bool:
+    """Whether ``cls`` is another of torch's recurrent layers, quantized ones included."""
+    quantized = cls.__module__.startswith("torch.ao.nn.") and cls.__name__ in NAMES
+    return quantized or issubclass(cls, (nn.RNNBase, RNNCellBase))
+
+
+def _name(cls: type[nn.Module]) -> str:
+    """How a user names a class."""
+    if issubclass(cls, Derived):
+        ours = next(COUNTERPARTS[base] for base in cls.__mro__ if base in COUNTERPARTS)
+        return f"{_name(cls.original)} on {_name(ours)}"
+    package = "torch.nn" if cls.__module__.startswith("torch.nn.modules.") else cls.__module__
+    return f"{'fused_rnn' if cls in ORIGINALS else package}.{cls.__qualname__}"
+
+
+def _class(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, below the one with which torch.nn.utils.parametrize covers it."""
+    return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
+
+
+def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Change the class of a module, below the one with which torch.nn.utils.parametrize covers it."""
+    if parametrize.is_parametrized(module):
+        cover = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), cover)
+    module.__class__ = cls
+
+
+class Derived:
+    """Marks the classes that :func:`derived` makes, and lets pickle find them, which have no name in any module."""
+
+    original: ClassVar[type[nn.Module]]
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """Return how to make the object again: from the class that it had before."""
+        reduced = super().__reduce_ex__(max(int(protocol), 2))
+        return _new_derived, (self.original,), *reduced[2:]
+
+
+class _LSTM(nn.LSTM):
+    """fused_rnn.LSTM for subclasses of torch.nn.LSTM, which must stay just that."""
+
+    forward = LSTM.forward
+
+
+class _GRU(nn.GRU):
+    """fused_rnn.GRU for subclasses of torch.nn.GRU, which must stay just that."""
+
+    forward = GRU.forward
+
+
+_derived: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def derived(cls: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a subclass of torch.nn's layers that finds this package's layer where it looks for torch.nn's.
+
+    Python's method resolution order does it: our layer comes right before torch.nn's, behind all of ``cls``.
+
+    Args:
+        cls: a subclass of torch.nn.LSTM, GRU, LSTMCell or GRUCell.
+
+    Returns:
+        A class of the same name.
+    """
+    if cls in _derived:
+        return _derived[cls]
+    bases: dict[type[nn.Module], type[nn.Module]] = {**COUNTERPARTS, nn.LSTM: _LSTM, nn.GRU: _GRU}
+    ours = next(ours for theirs, ours in bases.items() if issubclass(cls, theirs))
+    namespace = {
+        "original": cls,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    # With cls as the first base the memory layout is that of cls, which Python demands of a class to change to.
+    return _derived.setdefault(cls, type(cls.__name__, (cls, ours, Derived), namespace))
+
+
+def _new_derived(cls: type[nn.Module]) -> nn.Module:
+    """Return an empty object of the class :func:`derived` from ``cls``, for pickle to fill."""
+    return object.__new__(derived(cls))

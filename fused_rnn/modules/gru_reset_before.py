@@ -1,0 +1,105 @@
+"""The other GRU, ``GRUResetBefore`` and ``GRUCellResetBefore``: as first published, and without a kernel."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from fused_rnn import reference
+from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
+from fused_rnn.modules.weights import current_weights
+
+MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=partial(reference.gru, reset_after=False))
+
+
+class GRUResetBefore(torch.nn.RNNBase):
+    """A GRU whose reset gate acts before the recurrent product: Cho et al., 2014, as first published.
+
+    Keras calls this ``reset_after=False``, ONNX ``linear_before_reset=0``. There is no kernel for it: it computes by
+    :mod:`fused_rnn.reference`, one small operation after another, so that models from elsewhere are right if not fast.
+    Everything else is as in :class:`fused_rnn.GRU`, whose weights have the same names and shapes, but another meaning.
+
+    Args:
+        input_size: the size of each input vector.
+        hidden_size: the size of the hidden state.
+        num_layers: how many layers are stacked.
+        bias: whether the layers have biases.
+        batch_first: whether padded inputs and outputs are ``[batch, time, size]`` rather than ``[time, batch, size]``.
+        dropout: the probability with which values between two layers become zero when training.
+        bidirectional: whether each layer also runs backwards in time.
+        device: where the weights lie.
+        dtype: the dtype of the weights.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn.modules import GRUResetBefore
+        >>> output, h_n = GRUResetBefore(4, 8)(torch.randn(5, 3, 4))
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional,
+            device=device, dtype=dtype,
+        )  # fmt: skip
+
+    def forward(
+        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Sequences, Tensor]:
+        """Run sequences through the layers; see :meth:`fused_rnn.GRU.forward` for arguments, results and errors."""
+        states = None if hx is None else (hx,)
+        dropout = self.dropout if self.training else 0.0
+        form = (self.num_layers, self.bidirectional, dropout, self.batch_first)
+        (output,), (h_n,) = run(MODE, input, states, current_weights(self), *form, lengths)
+        return output, h_n
+
+
+class GRUCellResetBefore(torch.nn.RNNCellBase):
+    """One step of :class:`GRUResetBefore`.
+
+    Args:
+        input_size: the size of each input vector.
+        hidden_size: the size of the hidden state.
+        bias: whether the cell has biases.
+        device: where the weights lie.
+        dtype: the dtype of the weights.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn.modules import GRUCellResetBefore
+        >>> GRUCellResetBefore(4, 8)(torch.randn(3, 4)).shape
+        torch.Size([3, 8])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Run one step; see :meth:`fused_rnn.GRUCell.forward` for arguments, results and errors."""
+        states = None if hx is None else (hx,)
+        (h,) = run_cell(MODE, input, states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return h

@@ -1,0 +1,68 @@
+"""The layer ``Reversed``, which runs another backwards in time."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fused_rnn.modules.gru import GRU
+from fused_rnn.modules.gru_reset_before import GRUResetBefore
+from fused_rnn.modules.lstm import LSTM
+
+
+class Reversed(torch.nn.Module):
+    """A recurrent layer run backwards in time alone, as ONNX's ``direction="reverse"`` does.
+
+    Its output at each step is that of the layer after it has seen this step and all later ones, as in the second half
+    of a bidirectional layer.
+
+    Args:
+        layer: the layer; one with a single direction.
+
+    Raises:
+        ValueError: ``layer`` is bidirectional.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> from fused_rnn.modules import Reversed
+        >>> output, h_n = Reversed(fused_rnn.GRU(4, 8))(torch.randn(5, 3, 4))
+        >>> torch.equal(output[0], h_n[0])
+        True
+    """
+
+    def __init__(self, layer: LSTM | GRU | GRUResetBefore) -> None:
+        super().__init__()
+        if layer.bidirectional:
+            raise ValueError("layer must have one direction")
+        self.layer = layer
+
+    def forward(
+        self, input: Tensor, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Tensor, Any]:
+        """Run sequences through the layer, each from its end.
+
+        Args:
+            input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, or unbatched
+                ``[time, input_size]``.
+            hx: the initial state, as for the layer, with which it starts at the last step; None for zero.
+            lengths: the steps of each sequence, as for the layer; None for all of them.
+
+        Returns:
+            The output in the form of the input, and the final state, the one at the first step.
+
+        Raises:
+            TypeError: ``input`` is no tensor.
+        """
+        if not isinstance(input, Tensor):
+            raise TypeError(f"input must be a Tensor, got {type(input).__name__}: use lengths")
+        time = 1 if self.layer.batch_first and input.dim() == 3 else 0
+        if lengths is None:
+            output, final = self.layer(input.flip(time), hx)
+            return output.flip(time), final
+        # Each sequence turned around in its own place; twice is as before.
+        steps = torch.arange(input.size(time), device=input.device).unsqueeze(1 - time)
+        ends = torch.as_tensor(lengths, device=input.device).unsqueeze(time)
+        order = torch.where(steps < ends, ends - 1 - steps, steps).unsqueeze(-1)
+        output, final = self.layer(input.take_along_dim(order, time), hx, lengths=lengths)
+        return output.take_along_dim(order, time), final

@@ -1,0 +1,135 @@
+"""Makes layers from the LSTM and GRU nodes of an ONNX model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from fused_rnn.foreign import Kind, Weights, layer_of, reorder
+from fused_rnn.modules import GRU, LSTM, GRUResetBefore, Reversed
+from fused_rnn.onnx.gates import FROM_ONNX
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto
+
+ACTIVATIONS: dict[Kind, list[str]] = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
+# The inputs of the nodes; a GRU has those before initial_c.
+INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
+KNOWN_ATTRIBUTES = {"activations", "direction", "hidden_size", "input_forget", "layout", "linear_before_reset"}
+
+
+def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | GRU | GRUResetBefore | Reversed:
+    """Make a layer of this package from an LSTM or GRU node of an ONNX model.
+
+    The output is torch.nn's, ``[time, batch, directions * hidden_size]``, where ONNX has ``[time, directions, batch,
+    hidden_size]``; with ``layout=1`` the layer is ``batch_first``. What a node gets as ``sequence_lens``, ``initial_h``
+    and ``initial_c`` is for the caller to give the layer; it may not be a constant other than zero.
+
+    Args:
+        model: the model, as ``onnx.load`` returns it.
+        node: the node, or its name or that of its first output; None if there is only one LSTM or GRU.
+
+    Returns:
+        A layer with a copy of the node's weights, in their dtype: for a GRU with ``linear_before_reset=0``, ONNX's
+        default, a :class:`fused_rnn.modules.GRUResetBefore`, for which there is no kernel; for ``direction="reverse"``
+        in a :class:`fused_rnn.modules.Reversed`, which runs it backwards in time.
+
+    Raises:
+        ValueError: there is no such node; its weights are no constants; or it computes something else:
+            other activations, peepholes, ``clip`` or ``input_forget``.
+
+    Example:
+        >>> import numpy, torch, fused_rnn
+        >>> from onnx import helper, numpy_helper
+        >>> node = helper.make_node("LSTM", ["X", "W", "R"], ["Y"], hidden_size=8)
+        >>> shapes = {"W": (1, 32, 4), "R": (1, 32, 8)}
+        >>> weights = [numpy_helper.from_array(numpy.zeros(shape, "f4"), name) for name, shape in shapes.items()]
+        >>> fused_rnn.from_onnx(helper.make_model(helper.make_graph([node], "graph", [], [], weights)))
+        LSTM(4, 8, bias=False)
+    """
+    from onnx import helper
+
+    found = _find(model.graph, node)
+    kind: Kind = "LSTM" if found.op_type == "LSTM" else "GRU"
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in found.attribute}
+    direction = attributes.get("direction", b"forward").decode()
+    directions = 2 if direction == "bidirectional" else 1
+    _check(kind, attributes, directions)
+    inputs = dict(zip(INPUTS, found.input, strict=False))
+    if inputs.get("P"):
+        raise ValueError(f"node {found.name!r} has peepholes (input P), which have no counterpart here")
+    for name in ("initial_h", "initial_c"):
+        if (state := _evaluate(model, inputs.get(name, ""))) is not None and state.any():
+            raise ValueError(f"node {found.name!r} has a constant {name} other than zero, which a layer cannot hold")
+
+    def parts(name: str) -> tuple[Tensor, ...]:
+        array = _evaluate(model, inputs[name])
+        if array is None:
+            raise ValueError(f"node {found.name!r} must have a constant {name}, but {inputs[name]!r} depends on inputs")
+        if len(array) != directions:
+            raise ValueError(f"node {found.name!r} with direction={direction!r} has {name} of shape {array.shape}")
+        return torch.from_numpy(array.copy()).unbind()
+
+    biases: Sequence[Tensor | None] = parts("B") if inputs.get("B") else [None] * directions
+    weights = [_weights(kind, *each) for each in zip(parts("W"), parts("R"), biases, strict=True)]
+    reset_after = attributes.get("linear_before_reset", 0) != 0
+    layer = layer_of(kind, weights, attributes.get("layout", 0) == 1, reset_after)
+    return Reversed(layer) if direction == "reverse" else layer
+
+
+def _find(graph: GraphProto, node: str | NodeProto | None) -> NodeProto:
+    """Return the LSTM or GRU that ``node`` means."""
+    found = [each for each in graph.node if each.op_type in FROM_ONNX and each.domain in ("", "ai.onnx")]
+    names = ", ".join(repr(each.name or each.output[0]) for each in found) or "none"
+    if isinstance(node, str):
+        found = [each for each in found if node in (each.name, each.output[0])]
+    elif node is not None:
+        found = [each for each in found if each == node]
+    if len(found) != 1:
+        raise ValueError(f"node must name one LSTM or GRU of the model's graph, which are: {names}; got {node!r}")
+    return found[0]
+
+
+def _check(kind: Kind, attributes: dict[str, Any], directions: int) -> None:
+    """Refuse a node that computes something else than our layers do."""
+    given = [name.decode().lower() for name in attributes.get("activations", [])]
+    if given and given != ACTIVATIONS[kind] * directions:
+        raise ValueError(f"activations must be {ACTIVATIONS[kind] * directions}, got {given}")
+    if attributes.get("input_forget", 0):
+        raise ValueError("input_forget=1, which couples the gates i and f, has no counterpart here")
+    for name in attributes.keys() - KNOWN_ATTRIBUTES:  # clip, and the parameters of other activations
+        raise ValueError(f"{name} has no counterpart here")
+
+
+def _evaluate(model: ModelProto, name: str) -> numpy.ndarray | None:
+    """Return the value called ``name``, or None if there is none or it depends on the inputs of the model."""
+    from onnx import TensorProto, helper, numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    wanted, nodes = {name}, []
+    for node in reversed(model.graph.node):
+        if wanted.intersection(node.output):
+            nodes.append(node)
+            wanted.update(node.input)
+    constants = {each.name: each for each in model.graph.initializer if each.name in wanted}
+    if not name or wanted - constants.keys() - {""} - {output for node in nodes for output in node.output}:
+        return None
+    if name in constants:
+        return numpy_helper.to_array(constants[name])
+    result = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)]
+    graph = helper.make_graph(nodes[::-1], "constant", [], result, list(constants.values()))
+    (value,) = ReferenceEvaluator(helper.make_model(graph, opset_imports=model.opset_import)).run(None, {})
+    return numpy.asarray(value)
+
+
+def _weights(kind: Kind, W: Tensor, R: Tensor, B: Tensor | None) -> Weights:
+    """Return one direction's weights as torch.nn has them."""
+    order = FROM_ONNX[kind]
+    if B is None:
+        return reorder(W, order), reorder(R, order), None, None
+    bias_ih, bias_hh = B.chunk(2)
+    return reorder(W, order), reorder(R, order), reorder(bias_ih, order), reorder(bias_hh, order)

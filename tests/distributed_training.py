@@ -1,0 +1,89 @@
+"""Trains a small model in several ways in two processes; test_distributed.py starts it and compares the losses.
+
+Each process is started by torch.distributed.run with the file to write as its argument.
+"""
+
+import sys
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.nn.parallel import DistributedDataParallel
+
+import fused_rnn
+
+STEPS, BATCH = 3, 8
+WAYS = ("data_parallel", "fully_sharded", "tensor_parallel")
+
+
+class Model(nn.Module):
+    """Recurrent layers between two linear ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed = nn.Linear(3, 4)
+        self.lstm = fused_rnn.LSTM(4, 6, num_layers=2, bidirectional=True)
+        self.gru = fused_rnn.GRU(12, 5)
+        self.cell = fused_rnn.LSTMCell(5, 6)
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        output, _ = self.lstm(self.embed(input))
+        output, h_n = self.gru(output)
+        return self.head(self.cell(output[-1] + h_n[0])[0])
+
+
+def train(model: nn.Module, batch: slice) -> list[Tensor]:
+    """Return the loss of each optimizer step on a part of the data, and of the model in the end."""
+    generator = torch.Generator().manual_seed(1)
+    input = torch.randn(7, BATCH, 3, generator=generator, dtype=torch.float64)[:, batch]
+    target = torch.randn(BATCH, 2, generator=generator, dtype=torch.float64)[batch]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(STEPS + 1):
+        loss = nn.functional.mse_loss(model(input), target)
+        losses.append(loss.detach())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return losses
+
+
+def parallel(way: str) -> nn.Module:
+    """Return the model as one of two processes trains it."""
+    model = Model().double()
+    if way == "data_parallel":
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    if way == "fully_sharded":
+        for layer in (model.lstm, model.gru, model.cell):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        return model
+    # A recurrent layer is whole in every process: each step of it needs all of the last one's hidden units.
+    plan = {"embed": ColwiseParallel(output_layouts=Replicate()), "head": RowwiseParallel(input_layouts=Replicate())}
+    return parallelize_module(model, mesh, plan)
+
+
+def main(path: str) -> None:
+    """Train in each way, and save the losses of all processes, averaged."""
+    dist.init_process_group("gloo")
+    part = BATCH // dist.get_world_size()
+    own = slice(part * dist.get_rank(), part * (dist.get_rank() + 1))
+    results = {}
+    for way in WAYS:
+        losses = torch.stack(train(parallel(way), slice(None) if way == "tensor_parallel" else own))
+        dist.all_reduce(losses)
+        results[way] = losses / dist.get_world_size()
+    if dist.get_rank() == 0:
+        torch.save(results, path)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

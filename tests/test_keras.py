@@ -1,0 +1,202 @@
+"""Layers and cells made from those of Keras compute what Keras does, or an error says why they cannot."""
+
+import os
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from cases import KINDS, flatten
+from comparing import assert_accurate
+from torch import Tensor
+
+import fused_rnn
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+keras: Any = pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+GENERATOR = torch.Generator().manual_seed(0)
+INPUT = torch.randn(3, 5, 4, dtype=torch.float64, generator=GENERATOR)
+LAYER = {"return_sequences": True, "return_state": True, "dtype": "float64"}
+
+
+def filled(layer: Any, *shape: int) -> Any:
+    """Build a Keras layer, and give it random weights, biases too."""
+    layer.build(shape)
+    generator = numpy.random.default_rng(1)
+    layer.set_weights([generator.normal(size=weight.shape) for weight in layer.get_weights()])
+    return layer
+
+
+def tensors(values: Any) -> list[Tensor]:
+    return [torch.from_numpy(keras.ops.convert_to_numpy(value)) for value in values]
+
+
+def states_of(kind: str, states: list[Tensor]) -> list[Tensor]:
+    """Return Keras's final states, which for two directions are h, c, h, c, in torch.nn's form."""
+    count = 2 if kind == "LSTM" else 1
+    return [torch.stack(states[i::count]) for i in range(count)]
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_layer(kind: str, use_bias: bool) -> None:
+    theirs = filled(getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER), 3, 5, 4)
+    ours: Any = fused_rnn.from_keras(theirs)
+    assert type(ours) is getattr(fused_rnn, kind)
+    assert (ours.batch_first, ours.bias, next(ours.parameters()).dtype) == (True, use_bias, torch.float64)
+    expected, *states = tensors(theirs(INPUT))
+    output, final = ours(INPUT)
+    assert_accurate(output, expected)
+    final = final if kind == "LSTM" else [final]
+    for actual, state in zip(final, states_of(kind, states), strict=True):
+        assert_accurate(actual, state)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_bidirectional(kind: str, use_bias: bool) -> None:
+    layer = getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER)
+    theirs = filled(keras.layers.Bidirectional(layer, dtype="float64"), 3, 5, 4)
+    expected, *states = tensors(theirs(INPUT))
+    arrays: Any = {"source": theirs.get_weights(), "kind": kind, "bidirectional": True, "reset_after": True}
+    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays)):
+        output, final = ours(INPUT)
+        assert_accurate(output, expected)
+        for actual, state in zip(final if kind == "LSTM" else [final], states_of(kind, states), strict=True):
+            assert_accurate(actual, state)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_cell(kind: str, use_bias: bool) -> None:
+    """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
+    theirs = filled(getattr(keras.layers, f"{kind}Cell")(6, use_bias=use_bias), 3, 4)
+    ours: Any = fused_rnn.from_keras(theirs)
+    assert type(ours) is getattr(fused_rnn, f"{kind}Cell")
+    input, states = INPUT[:, 0], [torch.randn(3, 6, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1)]
+
+    def run(cell: Any, dtype: torch.dtype) -> list[Tensor]:
+        hx = [state.float().to(dtype) for state in states]
+        return flatten(cell(input.float().to(dtype), tuple(hx) if kind == "LSTM" else hx[0]))
+
+    peer = run(ours, torch.float32)
+    exact = run(ours.double(), torch.float64)
+    _, actual = theirs(input.float(), [state.float() for state in states])
+    for index, state in enumerate(tensors(actual)):
+        assert_accurate(state, exact[index], peer[index])
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_reset_before(use_bias: bool) -> None:
+    """The other GRU, as a layer, in both directions, as a cell, and from its arrays."""
+    settings: Any = {"reset_after": False, "use_bias": use_bias}
+    layer = filled(keras.layers.GRU(6, **settings, **LAYER), 3, 5, 4)
+    both = filled(keras.layers.Bidirectional(keras.layers.GRU(6, **settings, **LAYER), dtype="float64"), 3, 5, 4)
+    cell = filled(keras.layers.GRUCell(6, **settings), 3, 4)
+    known: Any = {} if use_bias else {"reset_after": False}
+    for theirs, ours in (
+        (layer, fused_rnn.from_keras(layer)),
+        (layer, fused_rnn.from_keras(layer.get_weights(), "GRU", **known)),
+        (both, fused_rnn.from_keras(both)),
+    ):
+        assert type(ours) is fused_rnn.modules.GRUResetBefore
+        exact, peer = ours(INPUT)[0], ours.float()(INPUT.float())[0]
+        assert_accurate(tensors(theirs(INPUT))[0].float(), exact, peer)
+    ours_cell: Any = fused_rnn.from_keras(cell)
+    assert type(ours_cell) is fused_rnn.modules.GRUCellResetBefore
+    h = torch.randn(3, 6)
+    peer = ours_cell(INPUT[:, 0].float(), h)
+    exact = ours_cell.double()(INPUT[:, 0].float().double(), h.double())
+    assert_accurate(tensors(cell(INPUT[:, 0].float(), [h])[1])[0], exact, peer)
+
+
+def test_float32_and_defaults() -> None:
+    """Keras's own default is to return the last output alone."""
+    theirs = filled(keras.layers.LSTM(6), 3, 5, 4)
+    ours: Any = fused_rnn.from_keras(theirs)
+    assert next(ours.parameters()).dtype == torch.float32
+    (actual,) = tensors([theirs(INPUT.float())])
+    peer = ours(INPUT.float())[1][0][0]
+    assert_accurate(actual, ours.double()(INPUT.float().double())[1][0][0], peer)
+
+
+def test_the_weights_are_copies() -> None:
+    theirs = filled(keras.layers.GRU(6, **LAYER), 3, 5, 4)
+    ours: Any = fused_rnn.from_keras(theirs)
+    with torch.no_grad():
+        for weight in ours.parameters():
+            weight.zero_()
+    assert all(numpy.abs(weight).min() > 0 for weight in theirs.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"activation": "relu"}, "activation='relu', but here it can only be 'tanh'"),
+        ({"recurrent_activation": "hard_sigmoid"}, "recurrent_activation='hard_sigmoid'"),
+        ({"dropout": 0.1}, "dropout=0.1, .*; to do without"),
+        ({"recurrent_dropout": 0.1}, "recurrent_dropout=0.1"),
+        ({"stateful": True}, "stateful=True.*pass the states"),
+        ({"go_backwards": True}, "go_backwards=True.*reverse the input"),
+    ],
+    ids=str,
+)
+def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> None:
+    layer = keras.layers.GRU(6, **setting)
+    with pytest.raises(ValueError, match=message):
+        fused_rnn.from_keras(layer)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras.layers.LSTM(6), "no weights yet"),
+        (lambda: keras.layers.Dense(6), "must be a Keras LSTM, GRU, LSTMCell, GRUCell or Bidirectional, got Dense"),
+        (lambda: keras.layers.SimpleRNN(6), "got SimpleRNN"),
+        (lambda: keras.layers.Bidirectional(keras.layers.LSTM(6), merge_mode="sum"), "merge_mode must be 'concat'"),
+        (
+            lambda: keras.layers.Bidirectional(
+                keras.layers.LSTM(6), backward_layer=keras.layers.GRU(6, go_backwards=True)
+            ),
+            "both directions must be of one class",
+        ),
+        (
+            lambda: keras.layers.Bidirectional(
+                keras.layers.GRU(6), backward_layer=keras.layers.GRU(6, reset_after=False, go_backwards=True)
+            ),
+            "both directions must .* have one reset_after",
+        ),
+    ],
+)
+def test_layers_without_counterpart(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fused_rnn.from_keras(make())
+
+
+def arrays(*shapes: tuple[int, ...]) -> list[numpy.ndarray]:
+    return [numpy.ones(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    ("source", "kwargs", "message"),
+    [
+        (arrays((4, 18), (6, 18)), {"kind": "GRU"}, "reset_after must be given"),
+        (arrays((4, 24)), {"kind": "LSTM"}, "source must hold 2 or 3 arrays"),
+        (arrays((4, 24), (6, 24)), {"kind": "LSTM", "bidirectional": True}, "for each direction, got 2 for 2"),
+        (arrays((4, 24), (6, 24), (23,)), {"kind": "LSTM"}, "bias_ih_l0"),
+        (arrays((4, 24), (6, 18)), {"kind": "LSTM"}, "weights must fit each other"),
+        (arrays((4, 24), (6, 24)), {"kind": "RNN"}, "kind must be one of"),
+        (arrays((4, 24), (6, 24)), {}, "kind must be one of"),
+        (arrays((4, 24), (6, 24)) * 2, {"kind": "LSTMCell", "bidirectional": True}, "bidirectional must be False"),
+    ],
+)
+def test_arrays_that_do_not_fit(source: list[numpy.ndarray], kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fused_rnn.from_keras(source, **kwargs)
+
+
+def test_a_layer_knows_its_kind() -> None:
+    with pytest.raises(TypeError, match="a Keras layer knows its own"):
+        fused_rnn.from_keras(keras.layers.LSTM(6), "LSTM")

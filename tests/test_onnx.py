@@ -1,0 +1,175 @@
+"""Layers made from ONNX nodes compute what ONNX Runtime does, or an error says why they cannot."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from cases import KINDS
+from onnx_runtime import assert_agree, infer
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fused_rnn
+
+onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
+
+GATES = {"LSTM": 4, "GRU": 3}
+DIRECTIONS = ("forward", "reverse", "bidirectional")
+TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
+
+
+def node_model(
+    kind: str,
+    direction: str = "forward",
+    bias: bool = True,
+    sequence_lens: bool = False,
+    name: str = "node",
+    extra: Sequence[str] = (),
+    constants: dict[str, numpy.ndarray] | None = None,
+    **attributes: Any,
+) -> Any:
+    """Return a model of one node, of random weights and with states as inputs."""
+    directions, size = 2 if direction == "bidirectional" else 1, GATES[kind] * HIDDEN
+    generator = numpy.random.default_rng(1)
+    shapes: dict[str, tuple[int, ...]] = {"W": (directions, size, INPUT), "R": (directions, size, HIDDEN)}
+    shapes |= {"B": (directions, 2 * size)} if bias else {}
+    weights = {name: generator.normal(size=shape).astype("f4") for name, shape in shapes.items()} | (constants or {})
+    states = ["h", "c"] if kind == "LSTM" else ["h"]
+    if kind == "GRU":
+        attributes = {"linear_before_reset": 1, **attributes}
+    node = onnx.helper.make_node(
+        kind,
+        ["X", "W", "R", "B" if bias else "", "lengths" if sequence_lens else "", *states, *extra],
+        ["Y", *(f"{state}_n" for state in states)],
+        name=name,
+        hidden_size=HIDDEN,
+        direction=direction,
+        **attributes,
+    )
+    real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
+    inputs: list[Any] = [("X", real, (TIME, BATCH, INPUT))]
+    inputs += [("lengths", whole, (BATCH,))] if sequence_lens else []
+    inputs += [(state, real, (directions, BATCH, HIDDEN)) for state in states]
+    graph = onnx.helper.make_graph(
+        [node],
+        "graph",
+        [onnx.helper.make_tensor_value_info(*each) for each in inputs],
+        [onnx.helper.make_tensor_value_info(each, real, None) for each in node.output],
+        [onnx.numpy_helper.from_array(array, each) for each, array in weights.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(("kind", "reset_after"), [("LSTM", True), ("GRU", True), ("GRU", False)])
+def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
+    kwargs: dict[str, Any] = {} if reset_after else {"linear_before_reset": 0}
+    model = node_model(kind, direction, bias, sequence_lens=True, **kwargs)
+    layer: Any = fused_rnn.from_onnx(model)
+    inner = layer.layer if direction == "reverse" else layer
+    assert type(inner) is (getattr(fused_rnn, kind) if reset_after else fused_rnn.modules.GRUResetBefore)
+    rows = 2 if direction == "bidirectional" else 1
+    states = tuple(torch.randn(rows, BATCH, HIDDEN) for _ in range(2 if kind == "LSTM" else 1))
+    input = torch.randn(TIME, BATCH, INPUT)
+    for lengths in ([TIME] * BATCH, [2, TIME, 3]):
+        ends = torch.tensor(lengths, dtype=torch.int32)
+        output, *finals = infer(model.SerializeToString(), [input, ends, *states])
+        joined = output.transpose(1, 2).reshape(TIME, BATCH, rows * HIDDEN)
+        given: dict[str, Any] = {} if min(lengths) == TIME else {"lengths": ends.long()}
+        assert_agree([joined, *finals], layer, [input, states if kind == "LSTM" else states[0]], **given)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_batch_first(kind: str, direction: str) -> None:
+    """ONNX Runtime has no layout=1."""
+    time_first: Any = fused_rnn.from_onnx(node_model(kind, direction))
+    batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1))
+    input = torch.randn(TIME, BATCH, INPUT)
+    torch.testing.assert_close(batch_first(input.transpose(0, 1))[0].transpose(0, 1), time_first(input)[0])
+    unbatched = input[:, 0]
+    torch.testing.assert_close(batch_first(unbatched)[0], time_first(unbatched)[0])
+
+
+def test_choice_of_the_node() -> None:
+    model = node_model("LSTM")
+    assert type(fused_rnn.from_onnx(model)) is fused_rnn.LSTM
+    second = node_model("GRU", name="").graph
+    for each in second.initializer:
+        each.name += "2"
+    second.node[0].input[:] = [f"{name}2" if name in "WRB" and name else name for name in second.node[0].input]
+    second.node[0].output[:] = ["Z"]
+    model.graph.node.append(second.node[0])
+    model.graph.initializer.extend(second.initializer)
+    with pytest.raises(ValueError, match=r"node must name one LSTM or GRU .* 'node', 'Z'; got None"):
+        fused_rnn.from_onnx(model)
+    for name in ("node", "Y", model.graph.node[0]):
+        assert type(fused_rnn.from_onnx(model, name)) is fused_rnn.LSTM
+    for name in ("Z", model.graph.node[1]):
+        assert type(fused_rnn.from_onnx(model, name)) is fused_rnn.GRU
+    with pytest.raises(ValueError, match="got 'other'"):
+        fused_rnn.from_onnx(model, "other")
+
+
+def test_computed_weights() -> None:
+    """Weights may come from Constant nodes, and from other nodes that need no input."""
+    model = node_model("GRU")
+    expected = fused_rnn.from_onnx(model).state_dict()
+    weight, recurrent = (next(each for each in model.graph.initializer if each.name == name) for name in "WR")
+    model.graph.initializer.remove(weight)
+    recurrent.name = "R0"
+    for node in (
+        onnx.helper.make_node("Constant", [], ["W"], value=weight),
+        onnx.helper.make_node("Neg", ["R1"], ["R"]),
+        onnx.helper.make_node("Neg", ["R0"], ["R1"]),
+    ):
+        model.graph.node.insert(0, node)
+    actual = fused_rnn.from_onnx(model).state_dict()
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+STATE = numpy.ones((1, BATCH, HIDDEN), "f4")
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "message"),
+    [
+        ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, r"activations must be \['sigmoid', 'tanh', 'tanh'\]"),
+        ("LSTM", {"clip": 3.0}, "clip has no counterpart"),
+        ("LSTM", {"input_forget": 1}, "input_forget=1"),
+        ("LSTM", {"extra": ["P"], "constants": {"P": numpy.ones((1, 3 * HIDDEN), "f4")}}, "peepholes"),
+        ("GRU", {"constants": {"h": STATE}}, "constant initial_h other than zero"),
+        ("LSTM", {"constants": {"c": STATE}}, "constant initial_c other than zero"),
+        (
+            "LSTM",
+            {"constants": {"W": numpy.ones((2, 4 * HIDDEN, INPUT), "f4")}},
+            r"direction='forward' has W of shape \(2, 24, 4\)",
+        ),
+    ],
+)
+def test_nodes_without_counterpart(kind: str, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fused_rnn.from_onnx(node_model(kind, **kwargs))
+
+
+def test_nodes_with_harmless_attributes() -> None:
+    expected = fused_rnn.from_onnx(node_model("GRU")).state_dict()
+    same = node_model("GRU", activations=["Sigmoid", "Tanh"], layout=0, constants={"h": 0 * STATE})
+    assert all(torch.equal(weight, expected[name]) for name, weight in fused_rnn.from_onnx(same).state_dict().items())
+
+
+def test_weights_that_are_no_constants() -> None:
+    model = node_model("LSTM")
+    del model.graph.initializer[0]
+    with pytest.raises(ValueError, match="must have a constant W, but 'W' depends on inputs"):
+        fused_rnn.from_onnx(model)
+
+
+def test_reversed_takes_padded_sequences_of_one_direction() -> None:
+    layer = fused_rnn.modules.Reversed(fused_rnn.LSTM(4, 8))
+    with pytest.raises(TypeError, match="input must be a Tensor, got PackedSequence"):
+        layer(pack_padded_sequence(torch.randn(5, 3, 4), torch.tensor([5, 4, 3])))
+    with pytest.raises(ValueError, match="layer must have one direction"):
+        fused_rnn.modules.Reversed(fused_rnn.GRU(4, 8, bidirectional=True))

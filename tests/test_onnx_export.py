@@ -1,0 +1,152 @@
+"""Exported models compute in ONNX Runtime what they do here, or an error says why they cannot."""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import KINDS, flatten
+from comparing import assert_identical
+from onnx_runtime import assert_agree, infer
+from torch import Tensor, nn
+
+import fused_rnn
+
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis name:UserWarning")
+
+TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
+
+
+def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, table: Any = None) -> Any:
+    return torch.onnx.export(
+        module.eval(),
+        inputs,
+        dynamo=True,
+        dynamic_shapes=dynamic,
+        verbose=False,
+        custom_translation_table=table or fused_rnn.onnx.translation_table(),
+    )
+
+
+def operators(program: Any) -> list[Any]:
+    """Return the nodes of an exported model that stand for an operator of ours."""
+    return [node for node in program.model.graph if node.op_type in ("Conv", *KINDS)]
+
+
+class Layers(nn.Module):
+    """Layers of one kind and many forms, each run on the input by itself."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        layer = getattr(fused_rnn, kind)
+        self.kind = kind
+        self.plain = layer(INPUT, HIDDEN)
+        self.no_bias = layer(INPUT, HIDDEN, bias=False, bidirectional=True)
+        self.stacked = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+        self.large = layer(INPUT, 100)
+
+    def forward(self, input: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
+        given = (h, c) if self.kind == "LSTM" else h
+        outputs = [
+            self.plain(input),
+            self.no_bias(input),
+            self.stacked(input.transpose(0, 1), given),
+            self.large(input),
+        ]
+        return flatten(outputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers(kind: str) -> None:
+    """Exported once, they run for other numbers of steps and sequences, and can be read again."""
+    module = Layers(kind)
+    time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
+
+    def inputs(time: int, batch: int) -> list[Tensor]:
+        return [torch.randn(time, batch, INPUT), torch.randn(4, batch, HIDDEN), torch.randn(4, batch, HIDDEN)]
+
+    program = export(module, tuple(inputs(TIME, BATCH)), ({0: time, 1: batch}, {1: batch}, {1: batch}))
+    for given in (inputs(7, 3), inputs(2, 9)):
+        assert_agree(infer(program.model_proto.SerializeToString(), given), module, given)
+    nodes = operators(program)
+    assert [node.op_type for node in nodes] == [kind] * 5
+    for layer, node in ((module.plain, nodes[0]), (module.no_bias, nodes[1]), (module.large, nodes[4])):
+        again = fused_rnn.from_onnx(program.model_proto, node.outputs[0].name)
+        assert_identical(again.state_dict(), layer.state_dict())
+
+
+class Model(nn.Module):
+    """Layers, cells and convolutions at work together, from zero states."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = fused_rnn.MaskedConv2d(3, 6, (5, 3), mask_type="A", data_channels=3)
+        self.second = fused_rnn.MaskedConv2d(6, 4, 3, mask_type="B", dilation=(1, 2), bias=False)
+        with torch.no_grad():
+            self.first.weight[:, :, 3:] = torch.nan  # masked, so never seen
+        self.gru = fused_rnn.GRU(8, 7, batch_first=True)
+        self.lstm_cell = fused_rnn.LSTMCell(7, 6)
+        self.gru_cell = fused_rnn.GRUCell(6, 5, bias=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.second(torch.relu(self.first(images)))
+        output, h_n = self.gru(features.mean(2).transpose(1, 2).repeat(1, 1, 2))
+        h, c = self.lstm_cell(output[:, -1])
+        return [features, h_n, c, self.gru_cell(h)]
+
+
+def test_model() -> None:
+    model = Model()
+    program = export(model, (torch.randn(2, 3, 6, 7),), ({0: torch.export.Dim("batch")},))
+    assert [node.op_type for node in operators(program)] == ["Conv", "Conv", "GRU", "LSTM", "GRU"]
+    input = torch.randn(5, 3, 6, 7)
+    theirs = infer(program.model_proto.SerializeToString(), [input])
+    assert all(tensor.isfinite().all() for tensor in theirs)
+    assert_agree(theirs, model, [input])
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = fused_rnn.GRU(INPUT, HIDDEN)
+
+    def forward(self, input: Tensor) -> Tensor:
+        packed = nn.utils.rnn.PackedSequence(input, torch.tensor([3, 2, 1]))
+        return self.layer(packed)[1]
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "message"),
+    [
+        (fused_rnn.LSTM(INPUT, HIDDEN, proj_size=2), (TIME, BATCH, INPUT), "proj_size cannot be exported"),
+        (Packed(), (6, INPUT), "a PackedSequence cannot be exported to ONNX"),
+    ],
+    ids=["proj_size", "packed"],
+)
+def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
+        export(module, (torch.randn(shape),))
+    causes, error = [], raised.value
+    while error is not None:
+        causes.append(repr(error))
+        error = error.__cause__  # type: ignore[assignment]
+    assert message in "".join(causes)
+
+
+class WithLengths(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, input: Tensor, lengths: Tensor) -> Any:
+        return self.layer(input, lengths=lengths)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths(kind: str) -> None:
+    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
+    given = torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])
+    module = WithLengths(kind)
+    program = export(module, given, ({0: batch, 1: time}, {0: batch}))
+    inputs = torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])
+    assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)
