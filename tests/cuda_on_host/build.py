@@ -29,13 +29,13 @@ def find_headers() -> Path:
     pytest.skip("no headers of a CUDA toolkit: set CUDA_HOME to its folder")
 
 
-def build(folder: Path, csrc: Path = ROOT / "csrc", kernels: str = "*", flags: str = "-O1") -> Path:
+def build(folder: Path, csrc: Path = ROOT / "csrc", kernels: str = "*_*ward_*", flags: str = "-O1") -> Path:
     """Build the library, as far as it is not built yet.
 
     Args:
         folder: where to build.
         csrc: the sources.
-        kernels: pattern of the names of the persistent kernels to build; the others are missing.
+        kernels: pattern of the names of the files with persistent kernels; those of other files must not be called.
         flags: additional flags for the compiler.
 
     Returns:
@@ -44,7 +44,7 @@ def build(folder: Path, csrc: Path = ROOT / "csrc", kernels: str = "*", flags: s
     headers = find_headers()
     sources = [HERE / f"{name}.cpp" for name in ("fibers", "matrix", "exports")]
     sources += [csrc / "cuda" / f"{name}.cu" for name in ("recurrent", "persistent_plan")]
-    sources += [path for path in sorted((csrc / "cuda").glob(f"{kernels}_*ward_*.cu")) if path not in sources]
+    sources += sorted((csrc / "cuda").glob(f"{kernels}.cu"))
     objects = [f"{source.stem}.o" for source in sources]
     command = f"{os.environ.get('CXX', 'g++')} {FLAGS} {flags} -DFUSED_RNN_CUDA_ON_HOST -I{csrc} -I{HERE} -isystem {headers}"
     rules = [

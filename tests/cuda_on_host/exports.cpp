@@ -23,15 +23,19 @@ const char* pointwise_backward(int cell, int element, const PointwiseBackward<vo
   return pointwise(Cell(cell), Element(element), *params, nullptr);
 }
 
+void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
+  *plan = choose_plan(*problem, *device, *wish);
+}
+int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
+  return shared_layout(*plan, *problem).total;
+}
+
 // For Python to check that its structs are laid out like these.
-void struct_sizes(int64_t (&sizes)[6]) {
+void struct_sizes(int64_t (&sizes)[8]) {
   sizes[0] = sizeof(CudaForward<void, void>), sizes[1] = sizeof(CudaBackward<void, void>);
   sizes[2] = sizeof(PointwiseForward<void, void>), sizes[3] = sizeof(PointwiseBackward<void, void>);
   sizes[4] = sizeof(PersistentPlan), sizes[5] = sizeof(PersistentProblem);
-}
-
-void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
-  *plan = choose_plan(*problem, *device, *wish);
+  sizes[6] = sizeof(Device), sizes[7] = sizeof(Wish);
 }
 
 }  // extern "C"

@@ -25,6 +25,7 @@ namespace {
 
 constexpr int64_t kMostShared = 227 * 1024;  // of a block of an H100
 constexpr size_t kStack = 64 * 1024;         // of a fiber
+constexpr int kLooks = 3;                    // without any progress, after which a block gives up
 
 std::atomic<unsigned> schedule = 0;
 
@@ -225,9 +226,11 @@ class Block {
     }
     uint64_t total = 0;
     for (const Block* block : grid_.blocks) total += block->progress_;
-    // Once all have looked since anyone did anything, nothing will ever change.
-    if (total == looked_at_) settled_at_ = total;
+    // Once all have looked a few times since anyone did anything, nothing will ever change. Once is not enough: a thread
+    // may pause between seeing what it waits for and going on.
+    looks_ = total == looked_at_ ? looks_ + 1 : 0;
     looked_at_ = total;
+    if (looks_ >= kLooks) settled_at_ = total;
     if (std::all_of(grid_.blocks.begin(), grid_.blocks.end(),
                     [&](const Block* block) { return block->has_ended_ || block->settled_at_ == total; }))
       grid_.fail("block " + std::to_string(index_) + " waits for what no block will write: " + who_waits());
@@ -259,7 +262,8 @@ class Block {
   std::vector<unsigned> order_, ready_ = {}, paused_ = {};  // threads
   size_t unfinished_ = 0;
   Fiber operating_system_ = {};
-  uint64_t looked_at_ = 0;
+  uint64_t looked_at_ = 0;  // the progress of all blocks at the last look
+  int looks_ = 0;           // at that progress
   std::atomic<uint64_t> progress_ = 1, settled_at_ = 0;
   std::atomic<bool> has_ended_ = false;
 };
