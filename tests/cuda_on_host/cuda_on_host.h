@@ -20,6 +20,7 @@ namespace fused_rnn::cuda {
 
 inline char* shared_memory() { return host::shared_memory(); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
+inline void team_barrier(int id, int threads) { host::meet_team("team_barrier", id, threads); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
 inline void pause() { host::pause(); }

@@ -25,9 +25,16 @@ namespace {
 
 constexpr int64_t kMostShared = 227 * 1024;  // of a block of an H100
 constexpr size_t kStack = 64 * 1024;         // of a fiber
+constexpr int kTeams = 15;                   // barriers for teams that a block has
 constexpr int kLooks = 3;                    // without any progress, after which a block gives up
 
 std::atomic<unsigned> schedule = 0;
+
+// Where threads meet. All must come with the same name and the same number of threads to wait for.
+struct Barrier {
+  const char* name = nullptr;
+  size_t arrived = 0, expected = 0;
+};
 
 // How far one CUDA thread has come.
 class Fiber {
@@ -64,7 +71,7 @@ class Fiber {
 #endif
   }
 
-  const char* waits_at = nullptr;  // name of a barrier
+  const Barrier* waits_at = nullptr;
 
  private:
   jmp_buf place_;
@@ -101,7 +108,7 @@ struct Grid {
 class Block {
  public:
   Block(Grid& grid, Cluster& cluster, unsigned index, const Kernel& kernel)
-      : grid_(grid), cluster_(cluster), index_(index), kernel_(kernel),
+      : grid_(grid), group_(cluster), index_(index), kernel_(kernel),
         shared_(static_cast<char*>(std::aligned_alloc(16, static_cast<size_t>(kernel.shared_bytes))), std::free),
         fibers_(static_cast<size_t>(kernel.threads)), lanes_(fibers_.size()),
         warps_((fibers_.size() + kWarp - 1) / kWarp), order_(fibers_.size()) {
@@ -134,23 +141,27 @@ class Block {
   }
 
   void meet_block(const char* name) {
-    meet(block_arrived_, 0, fibers_.size(), name, [] {});
+    meet(block_, name, fibers_.size(), [] {});
+  }
+  void meet_team(const char* name, int id, int threads) {
+    if (id < 0 || id >= kTeams || threads < 1 || threads % kWarp != 0) fail("a team has no such barrier");
+    meet(teams_[id], name, static_cast<size_t>(threads), [] {});
   }
   void meet_warp(const char* name, void (*last)(Lane* lanes)) {
     const size_t first = threadIdx.x / kWarp * kWarp;
-    meet(warps_[first / kWarp], first, std::min<size_t>(kWarp, fibers_.size() - first), name, [&] {
+    meet(warps_[first / kWarp], name, std::min<size_t>(kWarp, fibers_.size() - first), [&] {
       if (last) last(&lanes_[first]);
     });
   }
   // The last thread of each block goes on to meet those of the other blocks.
   void meet_cluster(const char* name) {
-    meet(cluster_arrived_, 0, fibers_.size(), name, [this] {
-      const unsigned generation = cluster_.generation;
-      if (++cluster_.arrived == cluster_.size) {
-        cluster_.arrived = 0;
-        cluster_.generation += 1;
+    meet(cluster_, name, fibers_.size(), [this] {
+      const unsigned generation = group_.generation;
+      if (++group_.arrived == group_.size) {
+        group_.arrived = 0;
+        group_.generation += 1;
       } else {
-        while (cluster_.generation == generation) pause();
+        while (group_.generation == generation) pause();
       }
     });
   }
@@ -168,8 +179,8 @@ class Block {
   char* shared_of(const void* mine, int rank) {
     const int64_t offset = static_cast<const char*>(mine) - shared();
     if (offset < 0 || offset >= kernel_.shared_bytes) fail("shared_of: the address is not in the block's shared memory");
-    if (rank < 0 || rank >= static_cast<int>(cluster_.size)) fail("shared_of: the cluster has no such block");
-    Block& other = *cluster_.blocks[static_cast<size_t>(rank)];
+    if (rank < 0 || rank >= static_cast<int>(group_.size)) fail("shared_of: the cluster has no such block");
+    Block& other = *group_.blocks[static_cast<size_t>(rank)];
     if (other.has_ended_) fail("shared_of: the other block has ended, and its shared memory with it");
     return other.shared() + offset;
   }
@@ -186,18 +197,19 @@ class Block {
 
   Fiber& this_fiber() { return fibers_[threadIdx.x]; }
 
-  // Waits until `count` threads, from `first` on, have come here; the last one does `work` before any goes on.
+  // Waits until `count` threads have come here; the last one does `work` before any goes on.
   template <typename Work>
-  void meet(size_t& arrived, size_t first, size_t count, const char* name, const Work& work) {
+  void meet(Barrier& barrier, const char* name, size_t count, const Work& work) {
     note_progress();
-    this_fiber().waits_at = name;
-    if (++arrived < count) return go_on();
-    for (size_t i = first; i < first + count; ++i)
-      if (std::strcmp(fibers_[i].waits_at, name) != 0) fail("threads of a warp meet at different instructions");
+    if (barrier.arrived == 0) barrier.name = name, barrier.expected = count;
+    if (std::strcmp(barrier.name, name) != 0 || barrier.expected != count)
+      fail((std::string("meets threads that wait at another barrier: ") + barrier.name + ", not " + name).c_str());
+    this_fiber().waits_at = &barrier;
+    if (++barrier.arrived < count) return go_on();
     work();
-    arrived = 0;
+    barrier.arrived = 0;
     for (const unsigned thread : order_)
-      if (thread >= first && thread < first + count) {
+      if (fibers_[thread].waits_at == &barrier) {
         fibers_[thread].waits_at = nullptr;
         if (thread != threadIdx.x) ready_.push_back(thread);
       }
@@ -242,7 +254,7 @@ class Block {
   std::string who_waits() const {
     std::map<std::string, int> counts;
     for (const Fiber& fiber : fibers_)
-      if (fiber.waits_at) counts[fiber.waits_at] += 1;
+      if (fiber.waits_at) counts[fiber.waits_at->name] += 1;
     std::string text = "of " + std::to_string(unfinished_) + " threads";
     for (const auto& [name, count] : counts) text += ", " + std::to_string(count) + " are at a " + name;
     return text;
@@ -251,14 +263,14 @@ class Block {
   static inline thread_local Block* current_ = nullptr;
 
   Grid& grid_;
-  Cluster& cluster_;
+  Cluster& group_;
   const unsigned index_;
   const Kernel& kernel_;
   const std::unique_ptr<char, decltype(&std::free)> shared_;
   std::vector<Fiber> fibers_;
   std::vector<Lane> lanes_;
-  std::vector<size_t> warps_;  // how many threads of each are at its barrier
-  size_t block_arrived_ = 0, cluster_arrived_ = 0;
+  std::vector<Barrier> warps_;
+  Barrier block_ = {}, cluster_ = {}, teams_[kTeams] = {};
   std::vector<unsigned> order_, ready_ = {}, paused_ = {};  // threads
   size_t unfinished_ = 0;
   Fiber operating_system_ = {};
@@ -301,6 +313,7 @@ void set_schedule(unsigned seed) { schedule = seed; }
 char* shared_memory() { return Block::current().shared(); }
 void* shared_of(const void* mine, int rank) { return Block::current().shared_of(mine, rank); }
 void meet_block(const char* name) { Block::current().meet_block(name); }
+void meet_team(const char* name, int id, int threads) { Block::current().meet_team(name, id, threads); }
 void meet_cluster(const char* name) { Block::current().meet_cluster(name); }
 void meet_warp(const char* name, void (*last)(Lane* lanes)) { Block::current().meet_warp(name, last); }
 void pause() { Block::current().pause(); }

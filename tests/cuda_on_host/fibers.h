@@ -40,6 +40,7 @@ void* shared_of(const void* mine, int rank);
 
 // Barriers, with a name for messages. The thread of a warp that comes last calls last(of): null for nothing.
 void meet_block(const char* name);
+void meet_team(const char* name, int id, int threads);
 void meet_cluster(const char* name);
 void meet_warp(const char* name, void (*last)(struct Lane* lanes) = nullptr);
 

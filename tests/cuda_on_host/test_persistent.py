@@ -1,0 +1,127 @@
+"""The persistent kernels of csrc/cuda/ on the CPU, against the reference."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from comparing import assert_all_accurate, assert_identical
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, Result, by_reference
+from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, Division, random_case
+from cuda_on_host.structs import Kernels, Plan
+
+KINDS = ("LSTM", "GRU")
+NUMBERS = {
+    "float32": (torch.float32, True), "tf32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, True), "float16": (torch.float16, True),
+}  # fmt: skip
+CLUSTER = {"grid": False, "cluster": True}
+SMALL = Division(units=16, row_warps=2, depth_warps=2)
+
+
+def run(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> Result:
+    host = OnHost(kernels, layer)
+    host.forward(forward)
+    host.backward(backward)
+    return host.result()
+
+
+def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None:
+    peer = by_reference(layer, layer.dtype, tf32=not layer.exact)
+    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer)
+
+
+@pytest.mark.parametrize("tiles", FORWARD_TILES, ids=str)
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str, tiles: tuple[int, int]) -> None:
+    both = {False: tiles, True: BACKWARD_TILES[FORWARD_TILES.index(tiles) % len(BACKWARD_TILES)]}
+    seed = f"{kind} {number} {path} {tiles}"
+    layer, plans = random_case(seed, kind, *NUMBERS[number], CLUSTER[path], both)
+    print(f"{layer}\nforward {plans[False]}\nbackward {plans[True]}")
+    kernels.choose_schedule(len(seed))
+    check(kernels, layer, plans[False], plans[True])
+
+
+# Layers of every form; hidden sizes that fill neither the last block nor the last chunk of a sum.
+FORMS = [
+    Layer("LSTM", time=1, batch=1, hidden_size=4),
+    Layer("LSTM", time=6, batch=9, hidden_size=20, directions=2),
+    Layer("LSTM", time=1, batch=9, hidden_size=40),
+    Layer("LSTM", batch=17, hidden_size=36, bias=False),
+    Layer("LSTM", time=4, batch=6, hidden_size=20, lengths=(2, 0, 4, 1, 4, 3), directions=2),
+    Layer("LSTM", time=2, batch=10, hidden_size=20, lengths=(0,) * 10, directions=2),
+    Layer("LSTM", time=2, batch=10, hidden_size=20, lengths=(0,) * 9 + (2,), directions=2),
+    Layer("LSTM", time=4, batch=11, hidden_size=20, batch_sizes=(11, 9, 8, 1), directions=2),
+    Layer("LSTM", time=3, batch=9, hidden_size=20, nan=True, directions=2),
+    Layer("LSTM", time=3, batch=9, hidden_size=20, nan=True, lengths=(2, 0, 3, 1, 2, 3, 3, 0, 3), directions=2),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output",)),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("h_n", "c_n", "cells")),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output", "h_n", "c_n")),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output", "h_n", "cells")),
+]
+FORMS += [replace(form, kind="GRU", unused=tuple(set(form.unused) & {"h_n", "output"})) for form in FORMS[:12]]
+FORMS += [replace(form, dtype=torch.bfloat16, hidden_size=40) for form in FORMS if form.nan or form.lengths]
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("layer", FORMS, ids=str)
+def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
+    forward, backward = (SMALL.plan(layer, backward, CLUSTER[path]) for backward in (False, True))
+    check(kernels, layer, forward, backward)
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, time=5, batch=19, hidden_size=40, lengths=(5, 1, 3) * 6 + (0,))
+    division = Division(units=10, row_warps=2, depth_warps=2, teams=2)
+    forward, backward = (division.plan(layer, backward, CLUSTER[path]) for backward in (False, True))
+    results = []
+    for seed in range(6):
+        kernels.choose_schedule(seed)
+        results.append(run(kernels, layer, forward, backward))
+        assert_identical(results[-1], results[0])
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_kept(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, batch=9, hidden_size=20, lengths=(3, 0, 2) * 3)
+    plan = SMALL.plan(layer, False, CLUSTER[path])
+    kept, not_kept = OnHost(kernels, layer), OnHost(kernels, layer)
+    before = not_kept.gates.clone()
+    kept.forward(plan)
+    not_kept.forward(plan, keep=False)
+    assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
+    assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
+    assert all(cells.isnan().all() for cells in not_kept.cells.values())
+
+
+def test_gates_are_kept_as_the_cell_has_them(kernels: Kernels) -> None:
+    for kind in KINDS:
+        layer = Layer(kind, time=1, batch=5, hidden_size=20)
+        host = OnHost(kernels, layer)
+        host.forward(SMALL.plan(layer, False, False))
+        gates, h0 = host.gates[0].double().chunk(4, dim=1), host.states[0][0].double()
+        if kind == "LSTM":
+            i, f, g, o = gates
+            cell = f * host.states[1][0].double() + i * g
+            torch.testing.assert_close(host.cells["cells"][0].double(), cell, rtol=1e-6, atol=1e-6)
+            hidden = o * cell.tanh()
+        else:
+            r, z, n, hn = gates
+            product = h0 @ host.weight(0, 1)[40:].double().T + host.weight(0, 3)[40:].double()
+            torch.testing.assert_close(hn, product, rtol=1e-5, atol=1e-6)
+            assert (r > 0).all()
+            hidden = (1 - z) * n + z * h0
+        torch.testing.assert_close(host.output.double(), hidden, rtol=1e-6, atol=1e-6)
+
+
+def test_a_plan_without_a_kernel_is_an_error(kernels: Kernels) -> None:
+    layer = Layer("LSTM")
+    plan = SMALL.plan(layer, False, False)
+    plan.row_tiles = 7
+    with pytest.raises(RuntimeError, match="no kernel is built for this plan"):
+        OnHost(kernels, layer).forward(plan)
