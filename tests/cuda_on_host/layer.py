@@ -31,7 +31,7 @@ class Layer:
     unused: tuple[str, ...] = ()
     """The outputs without a gradient."""
     nan: bool = False
-    """Whether one sequence starts from NaN of every pattern."""
+    """Whether the first sequence has NaN of several patterns in h0, and the second one in c0."""
 
     input_size = 5
 
@@ -73,10 +73,9 @@ class Layer:
         shapes = {"output": (self.rows, self.directions * size), "h_n": (self.directions, self.batch, size)}
         shapes |= {"c_n": shapes["h_n"], "cells": shapes["output"]}
         states = [random(*shapes["h_n"]) for _ in range(2 if self.is_lstm else 1)]
-        if self.nan:
-            bits = states[0].view(torch.int16 if states[0].element_size() == 2 else torch.int32)
-            bits[:, 0, 0::2] = -1
-            states[0][:, 0, 1::2] = float("nan")
+        for sequence, state in enumerate(states if self.nan else []):
+            state.view(torch.int16 if state.element_size() == 2 else torch.int32)[:, sequence, 0::2] = -1
+            state[:, sequence, 1::2] = float("nan")
         weights: list[Tensor] = []
         for _ in range(self.directions):
             weights += [random(gates, self.input_size, scale=scale), random(gates, size, scale=scale)]
