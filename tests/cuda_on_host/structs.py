@@ -121,3 +121,8 @@ class Kernels:
         """Return how much shared memory the blocks of a plan need."""
         self._library.shared_bytes_of.restype = c_int64
         return self._library.shared_bytes_of(ctypes.byref(plan), ctypes.byref(problem))
+
+    def is_built(self, row_tiles: int, batch_tiles: int, backward: bool) -> bool:
+        """Return whether there is a kernel for these numbers of tiles."""
+        self._library.is_built.restype = c_bool
+        return self._library.is_built(row_tiles, batch_tiles, c_bool(backward))

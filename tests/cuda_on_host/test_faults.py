@@ -12,7 +12,7 @@ from cuda_on_host.plans import Division
 from cuda_on_host.structs import Kernels
 
 # Fewer kernels to compile.
-ONE_TILE: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles <= 8", "row_tiles * batch_tiles <= 1")
+ONE_TILE: Edit = ("cuda/persistent_plan.h", "batch_tiles <= (backward ? 4 : 8)", "batch_tiles <= 1")
 WRONG = "error|NaN or Inf"
 
 
