@@ -20,29 +20,29 @@ namespace fused_rnn::cuda {
 
 inline char* shared_memory() { return host::shared_memory(); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
-inline void team_barrier(int id, int threads) { host::meet_team("team_barrier", id, threads); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
 inline void pause() { host::pause(); }
-
-template <typename T>
-T* shared_of(T* mine, int rank) {
-  return static_cast<T*>(host::shared_of(mine, rank));
-}
 
 inline uint4 load_fresh(const void* from) {
   if (reinterpret_cast<uintptr_t>(from) % sizeof(uint4) != 0) host::fail("load_fresh: the address is not aligned");
   const auto load = [&](int i) { return __atomic_load_n(static_cast<const uint32_t*>(from) + i, __ATOMIC_RELAXED); };
   return {load(0), load(1), load(2), load(3)};
 }
-inline void store_fresh(uint16_t* to, uint16_t bits) {
-  __atomic_store_n(to, bits, __ATOMIC_RELAXED);
+inline uint4 load_fresh_shared(const void* from) { return load_fresh(host::shared_of(from, host::this_rank())); }
+
+inline void store_fresh(void* to, uint32_t word) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(word) != 0) host::fail("store_fresh: the address is not aligned");
+  __atomic_store_n(static_cast<uint32_t*>(to), word, __ATOMIC_RELAXED);
   host::note_progress();
 }
-inline void store_fresh(uint32_t* to, uint32_t bits) {
-  __atomic_store_n(to, bits, __ATOMIC_RELAXED);
-  host::note_progress();
+inline void store_fresh(void* to, uint2 words) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(words) != 0) host::fail("store_fresh: the address is not aligned");
+  store_fresh(to, words.x);
+  store_fresh(static_cast<uint32_t*>(to) + 1, words.y);
 }
+inline void store_shared_of(void* mine, int rank, uint32_t word) { store_fresh(host::shared_of(mine, rank), word); }
+inline void store_shared_of(void* mine, int rank, uint2 words) { store_fresh(host::shared_of(mine, rank), words); }
 
 // See matrix.cpp.
 void mma_bfloat16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1);

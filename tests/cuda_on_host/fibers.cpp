@@ -25,7 +25,6 @@ namespace {
 
 constexpr int64_t kMostShared = 227 * 1024;  // of a block of an H100
 constexpr size_t kStack = 64 * 1024;         // of a fiber
-constexpr int kTeams = 15;                   // barriers for teams that a block has
 constexpr int kLooks = 3;                    // without any progress, after which a block gives up
 
 std::atomic<unsigned> schedule = 0;
@@ -108,7 +107,7 @@ struct Grid {
 class Block {
  public:
   Block(Grid& grid, Cluster& cluster, unsigned index, const Kernel& kernel)
-      : grid_(grid), group_(cluster), index_(index), kernel_(kernel),
+      : grid_(grid), peers_(cluster), index_(index), kernel_(kernel),
         shared_(static_cast<char*>(std::aligned_alloc(16, static_cast<size_t>(kernel.shared_bytes))), std::free),
         fibers_(static_cast<size_t>(kernel.threads)), lanes_(fibers_.size()),
         warps_((fibers_.size() + kWarp - 1) / kWarp), order_(fibers_.size()) {
@@ -143,10 +142,6 @@ class Block {
   void meet_block(const char* name) {
     meet(block_, name, fibers_.size(), [] {});
   }
-  void meet_team(const char* name, int id, int threads) {
-    if (id < 0 || id >= kTeams || threads < 1 || threads % kWarp != 0) fail("a team has no such barrier");
-    meet(teams_[id], name, static_cast<size_t>(threads), [] {});
-  }
   void meet_warp(const char* name, void (*last)(Lane* lanes)) {
     const size_t first = threadIdx.x / kWarp * kWarp;
     meet(warps_[first / kWarp], name, std::min<size_t>(kWarp, fibers_.size() - first), [&] {
@@ -156,12 +151,12 @@ class Block {
   // The last thread of each block goes on to meet those of the other blocks.
   void meet_cluster(const char* name) {
     meet(cluster_, name, fibers_.size(), [this] {
-      const unsigned generation = group_.generation;
-      if (++group_.arrived == group_.size) {
-        group_.arrived = 0;
-        group_.generation += 1;
+      const unsigned generation = peers_.generation;
+      if (++peers_.arrived == peers_.size) {
+        peers_.arrived = 0;
+        peers_.generation += 1;
       } else {
-        while (group_.generation == generation) pause();
+        while (peers_.generation == generation) pause();
       }
     });
   }
@@ -175,12 +170,13 @@ class Block {
 
   Lane& this_lane() { return lanes_[threadIdx.x]; }
   char* shared() { return shared_.get(); }
+  int rank() const { return static_cast<int>(index_ % peers_.size); }
 
   char* shared_of(const void* mine, int rank) {
     const int64_t offset = static_cast<const char*>(mine) - shared();
     if (offset < 0 || offset >= kernel_.shared_bytes) fail("shared_of: the address is not in the block's shared memory");
-    if (rank < 0 || rank >= static_cast<int>(group_.size)) fail("shared_of: the cluster has no such block");
-    Block& other = *group_.blocks[static_cast<size_t>(rank)];
+    if (rank < 0 || rank >= static_cast<int>(peers_.size)) fail("shared_of: the cluster has no such block");
+    Block& other = *peers_.blocks[static_cast<size_t>(rank)];
     if (other.has_ended_) fail("shared_of: the other block has ended, and its shared memory with it");
     return other.shared() + offset;
   }
@@ -263,14 +259,14 @@ class Block {
   static inline thread_local Block* current_ = nullptr;
 
   Grid& grid_;
-  Cluster& group_;
+  Cluster& peers_;
   const unsigned index_;
   const Kernel& kernel_;
   const std::unique_ptr<char, decltype(&std::free)> shared_;
   std::vector<Fiber> fibers_;
   std::vector<Lane> lanes_;
   std::vector<Barrier> warps_;
-  Barrier block_ = {}, cluster_ = {}, teams_[kTeams] = {};
+  Barrier block_ = {}, cluster_ = {};
   std::vector<unsigned> order_, ready_ = {}, paused_ = {};  // threads
   size_t unfinished_ = 0;
   Fiber operating_system_ = {};
@@ -311,9 +307,9 @@ const char* run(const Kernel& kernel) {
 void set_schedule(unsigned seed) { schedule = seed; }
 
 char* shared_memory() { return Block::current().shared(); }
+int this_rank() { return Block::current().rank(); }
 void* shared_of(const void* mine, int rank) { return Block::current().shared_of(mine, rank); }
 void meet_block(const char* name) { Block::current().meet_block(name); }
-void meet_team(const char* name, int id, int threads) { Block::current().meet_team(name, id, threads); }
 void meet_cluster(const char* name) { Block::current().meet_cluster(name); }
 void meet_warp(const char* name, void (*last)(Lane* lanes)) { Block::current().meet_warp(name, last); }
 void pause() { Block::current().pause(); }

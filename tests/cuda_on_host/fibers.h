@@ -34,13 +34,14 @@ void set_schedule(unsigned seed);
 
 // What follows is for the threads of a kernel.
 
-// The shared memory of this block, and the same place in that of the block `rank` of the cluster.
+// The shared memory of this block; the number of the block in its cluster; and the same place in the shared memory of the
+// block `rank`.
 char* shared_memory();
+int this_rank();
 void* shared_of(const void* mine, int rank);
 
 // Barriers, with a name for messages. The thread of a warp that comes last calls last(of): null for nothing.
 void meet_block(const char* name);
-void meet_team(const char* name, int id, int threads);
 void meet_cluster(const char* name);
 void meet_warp(const char* name, void (*last)(struct Lane* lanes) = nullptr);
 

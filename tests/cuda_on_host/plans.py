@@ -1,16 +1,14 @@
 """Plans for the persistent kernels: one that is asked for, and random ones for every kernel that is built."""
 
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from cuda_on_host.layer import Layer
 from cuda_on_host.structs import Plan
 
-MOST_WARPS = 8
-# The tiles in registers, (row_tiles, batch_tiles), for which there is a plan.
-FORWARD_TILES = [(r, b) for r in (1, 2, 3, 4) for b in (1, 2, 4) if r * b <= 8]
+THREADS = 256
+# The tiles, (row_tiles, batch_tiles), for which there is a plan.
+FORWARD_TILES = [(r, b) for r in (1, 2, 3, 4, 6, 8) for b in (1, 2, 4) if r * b <= 8]
 BACKWARD_TILES = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)]
 
 
@@ -18,35 +16,26 @@ def divide_up(a: int, b: int) -> int:
     return -(-a // b)
 
 
-@dataclass(frozen=True)
-class Division:
-    """How a block shares out its work: the part of a plan that does not depend on the layer."""
+def row_tiles(gates: int, units: int, backward: bool) -> int:
+    """Return how many tiles of 16 the rows of a block's units fill."""
+    return divide_up((1 if backward else gates) * units, 16)
 
-    units: int = 8
-    sequences: int = 8
-    teams: int = 1
-    row_warps: int = 1
-    depth_warps: int = 1
-    batch_tiles: int = 1
 
-    def row_tiles(self, layer: Layer, backward: bool) -> int:
-        tiles = divide_up((1 if backward else layer.gates) * self.units, 16)
-        return divide_up(tiles, self.row_warps)
-
-    def is_possible(self) -> bool:
-        """Whether the threads are not too many for a block, and enough for its units and sequences, two for each."""
-        warps = self.row_warps * self.depth_warps
-        return warps * self.teams <= MOST_WARPS and self.units * self.batch_tiles * 8 <= warps * 64
-
-    def plan(self, layer: Layer, backward: bool, cluster: bool) -> Plan:
-        assert self.is_possible(), self
-        return Plan(
-            cluster=cluster,
-            blocks=divide_up(layer.hidden_size, self.units),
-            groups=divide_up(layer.batch, self.sequences * self.teams),
-            row_tiles=self.row_tiles(layer, backward),
-            **vars(self),
-        )
+def plan_of(
+    layer: Layer, backward: bool, cluster: bool, units: int, sequences: int = 8, batch_tiles: int = 1
+) -> Plan:
+    """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
+    assert units % 2 == 0
+    assert units * 8 * batch_tiles <= 2 * THREADS, "more units and sequences than the threads can finish"
+    return Plan(
+        cluster=cluster,
+        blocks=divide_up(layer.hidden_size, units),
+        groups=divide_up(layer.batch, sequences),
+        units=units,
+        sequences=sequences,
+        row_tiles=row_tiles(layer.gates, units, backward),
+        batch_tiles=batch_tiles,
+    )
 
 
 def random_lengths(rng: random.Random, time: int, batch: int) -> dict[str, tuple[int, ...] | int]:
@@ -75,19 +64,6 @@ def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, exact: bool)
     )  # fmt: skip
 
 
-def random_divisions(rng: random.Random) -> Iterator[Division]:
-    """Yield possible ways to share out a block's work, for ever."""
-    while True:
-        warps = [1, 2, 4, 8]
-        batch_tiles, passes = rng.choice([1, 2, 4]), rng.choice([1, 1, 2])
-        division = Division(
-            rng.randint(1, 64), 8 * rng.randint(1, batch_tiles * passes), rng.choice([1, 1, 2, 4]), rng.choice(warps),
-            rng.choice(warps), batch_tiles,
-        )  # fmt: skip
-        if division.is_possible():
-            yield division
-
-
 def random_case(
     seed: str, kind: str, dtype: torch.dtype, exact: bool, cluster: bool, tiles: dict[bool, tuple[int, int]]
 ) -> tuple[Layer, dict[bool, Plan]]:
@@ -103,11 +79,11 @@ def random_case(
 def _random_plan(
     rng: random.Random, layer: Layer, backward: bool, cluster: bool, tiles: tuple[int, int]
 ) -> Plan | None:
-    for _, division in zip(range(300), random_divisions(rng), strict=False):
-        row_tiles = division.row_tiles(layer, backward)
-        if (row_tiles, division.batch_tiles) != tiles or division.units > layer.hidden_size:
-            continue
-        plan = division.plan(layer, backward, cluster)
-        if plan.blocks <= 5 and plan.blocks * plan.groups * layer.directions <= 12:
-            return plan
-    return None
+    rows, batch_tiles = tiles
+    most = min(layer.hidden_size, 2 * THREADS // 8 // batch_tiles)
+    units = [units for units in range(2, most + 1, 2) if row_tiles(layer.gates, units, backward) == rows]
+    if not units:
+        return None
+    sequences = rng.choice([8 * batch_tiles, rng.randint(1, 8 * batch_tiles), rng.randint(1, 24)])
+    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, batch_tiles)
+    return plan if plan.blocks <= 8 and plan.blocks * plan.groups * layer.directions <= 16 else None

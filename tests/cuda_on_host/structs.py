@@ -22,7 +22,7 @@ class Steps(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
-    NUMBERS = "blocks groups teams units sequences row_warps depth_warps row_tiles batch_tiles"
+    NUMBERS = "blocks groups units sequences row_tiles batch_tiles"
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ class Device(ctypes.Structure):
 
 
 class Wish(ctypes.Structure):
-    _fields_ = _fields(c_int, "path blocks groups teams depth_warps batch_tiles")
+    _fields_ = _fields(c_int, "path blocks groups batch_tiles")
 
 
 class Kernels:

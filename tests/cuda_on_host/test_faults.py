@@ -8,11 +8,11 @@ from comparing import assert_all_accurate
 from cuda_on_host.build import Edit, build_variant
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference
-from cuda_on_host.plans import Division
+from cuda_on_host.plans import plan_of
 from cuda_on_host.structs import Kernels
 
 # Fewer kernels to compile.
-ONE_TILE: Edit = ("cuda/persistent_plan.h", "batch_tiles <= (backward ? 4 : 8)", "batch_tiles <= 1")
+ONE_TILE: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles <= (backward ? 4 : 8)", "row_tiles * batch_tiles <= 1")
 WRONG = "error|NaN or Inf"
 
 
@@ -31,14 +31,18 @@ class Fault:
 
 
 FAULTS = {
-    "no barrier after the products": Fault("cuda/persistent_walk.cuh", "    meet_team();\n    return", "    return"),
+    "no barrier after the products": Fault("cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    return"),
     "half a barrier": Fault(
-        "cuda/persistent_walk.cuh", "    meet_team();\n    return", "    if (place_.lane % 2) meet_team();\n    return",
-        says="waits for threads that do not come|waits for what no block will write",
+        "cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    if (threadIdx.x % 2) block_barrier();\n    return",
+        says="waits for threads that do not come|waits for what no block will write|another barrier",
     ),
-    "no meeting after a step": Fault(
-        "cuda/persistent_forward.cuh", "      if constexpr (kCluster) this->meet_group();\n", "", cluster=True,
-        says=f"{WRONG}|the other block has ended",
+    "what was read stays there": Fault(
+        "cuda/persistent_product.cuh", "if (sources[n].at && offset < bytes)\n", "if (sources[n].at && offset < 0)\n",
+        cluster=True,
+    ),
+    "one block ends early": Fault(
+        "cuda/persistent_forward.cuh", "while (part.index < p_.steps.time) {",
+        "while (part.index < p_.steps.time - (place_.rank == 1)) {", says="waits for what no block will write",
     ),
     "tail of a sum left out": Fault(
         "cuda/persistent_plan.h", "divide_up(hidden_size * element_bytes, kChunkBytes)",
@@ -47,15 +51,15 @@ FAULTS = {
     "swapped gates": Fault("cuda/lstm.cuh", "{sums[0], sums[1], sums[2]", "{sums[1], sums[0], sums[2]"),
     "memory not filled": Fault("cuda/persistent_launch.cuh", "(params.output, bytes,", "(params.output, bytes - bytes,"),
     "a value that looks missing": Fault(
-        "cuda/number.cuh", "bits == Bits(~Bits(0)) ? Bits(bits >> 1) : bits", "bits", nan=True,
+        "cuda/number.cuh", "return {words.x == kMissing ? 0x7fffffffu : words.x,", "return {words.x,", nan=True,
         says="waits for what no block will write",
     ),
     "cell of the wrong step": Fault(
-        "cuda/persistent_backward.cuh", "has_before ? p_.cells[this->in_saved(row, i, 1)]",
-        "has_before ? p_.cells[this->in_saved(needed.row, i, 1)]", kernel="backward",
+        "cuda/persistent_backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
+        "load_states(p_.cells + this->in_saved(row, 1))", kernel="backward",
     ),
-    "gradients of one segment twice": Fault(
-        "cuda/persistent_backward.cuh", "this->hand_on(mine + gate * segment,", "this->hand_on(mine + gate / 2 * segment,",
+    "gradients of another segment": Fault(
+        "cuda/persistent_backward.cuh", "grads[Cell::saved_of(gate)]);", "grads[Cell::saved_of(gate / 2)]);",
         kernel="backward", cluster=True,
     ),
 }  # fmt: skip
@@ -67,11 +71,10 @@ def test_a_fault_is_seen(name: str) -> None:
     edits = [ONE_TILE, (fault.file, fault.old, fault.new)]
     kernels = Kernels(build_variant(name.replace(" ", "_"), edits, [f"lstm_{fault.kernel}_float32"]))
     layer = Layer("LSTM", time=5, batch=11, hidden_size=20, nan=fault.nan)
-    division = Division(units=8, row_warps=2, depth_warps=2)
     host = OnHost(kernels, layer)
     with pytest.raises((AssertionError, RuntimeError), match=fault.says):
-        host.forward(division.plan(layer, False, fault.cluster))
-        host.backward(division.plan(layer, True, fault.cluster))
+        host.forward(plan_of(layer, False, fault.cluster, units=4))
+        host.backward(plan_of(layer, True, fault.cluster, units=4))
         peer = by_reference(layer, layer.dtype)
         assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer)
 

@@ -7,7 +7,7 @@ import torch
 from comparing import assert_all_accurate, assert_identical
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, Result, by_reference
-from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, Division, random_case
+from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, plan_of, random_case
 from cuda_on_host.structs import Kernels, Plan
 
 KINDS = ("LSTM", "GRU")
@@ -16,7 +16,6 @@ NUMBERS = {
     "bfloat16": (torch.bfloat16, True), "float16": (torch.float16, True),
 }  # fmt: skip
 CLUSTER = {"grid": False, "cluster": True}
-SMALL = Division(units=16, row_warps=2, depth_warps=2)
 
 
 def run(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> Result:
@@ -68,7 +67,7 @@ FORMS += [replace(form, dtype=torch.bfloat16, hidden_size=40) for form in FORMS 
 @pytest.mark.parametrize("path", CLUSTER)
 @pytest.mark.parametrize("layer", FORMS, ids=str)
 def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
-    forward, backward = (SMALL.plan(layer, backward, CLUSTER[path]) for backward in (False, True))
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
     check(kernels, layer, forward, backward)
 
 
@@ -76,8 +75,7 @@ def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> None:
     layer = Layer(kind, time=5, batch=19, hidden_size=40, lengths=(5, 1, 3) * 6 + (0,))
-    division = Division(units=10, row_warps=2, depth_warps=2, teams=2)
-    forward, backward = (division.plan(layer, backward, CLUSTER[path]) for backward in (False, True))
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=10, sequences=16) for backward in (False, True))
     results = []
     for seed in range(6):
         kernels.choose_schedule(seed)
@@ -89,7 +87,7 @@ def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> N
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_kept(kernels: Kernels, kind: str, path: str) -> None:
     layer = Layer(kind, batch=9, hidden_size=20, lengths=(3, 0, 2) * 3)
-    plan = SMALL.plan(layer, False, CLUSTER[path])
+    plan = plan_of(layer, False, CLUSTER[path], units=16)
     kept, not_kept = OnHost(kernels, layer), OnHost(kernels, layer)
     before = not_kept.gates.clone()
     kept.forward(plan)
@@ -103,7 +101,7 @@ def test_gates_are_kept_as_the_cell_has_them(kernels: Kernels) -> None:
     for kind in KINDS:
         layer = Layer(kind, time=1, batch=5, hidden_size=20)
         host = OnHost(kernels, layer)
-        host.forward(SMALL.plan(layer, False, False))
+        host.forward(plan_of(layer, False, False, units=16))
         gates, h0 = host.gates[0].double().chunk(4, dim=1), host.states[0][0].double()
         if kind == "LSTM":
             i, f, g, o = gates
@@ -121,7 +119,7 @@ def test_gates_are_kept_as_the_cell_has_them(kernels: Kernels) -> None:
 
 def test_a_plan_without_a_kernel_is_an_error(kernels: Kernels) -> None:
     layer = Layer("LSTM")
-    plan = SMALL.plan(layer, False, False)
+    plan = plan_of(layer, False, False, units=16)
     plan.row_tiles = 7
     with pytest.raises(RuntimeError, match="no kernel is built for this plan"):
         OnHost(kernels, layer).forward(plan)

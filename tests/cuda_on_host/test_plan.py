@@ -7,7 +7,7 @@ import torch
 from comparing import assert_all_accurate
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference
-from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, MOST_WARPS, divide_up
+from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, THREADS, divide_up
 from cuda_on_host.structs import Device, Kernels, Plan, Problem, Wish
 
 ANY, PLAIN, CLUSTER, GRID = range(4)
@@ -24,16 +24,14 @@ def problems() -> list[Problem]:
 
 def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) -> None:
     rows = (1 if problem.backward else problem.gates) * plan.units
-    warps = plan.row_warps * plan.depth_warps
     # All units, rows and sequences have someone, and no block has nothing.
+    assert plan.units % 2 == 0
     assert (plan.blocks - 1) * plan.units < problem.hidden_size <= plan.blocks * plan.units
-    assert rows <= plan.row_warps * plan.row_tiles * 16
-    of_group = plan.sequences * plan.teams
-    assert (plan.groups - 1) * of_group < problem.batch <= plan.groups * of_group
-    # Each thread finishes two units and sequences at a time.
-    assert plan.units * plan.batch_tiles * 8 <= warps * 32 * 2
+    assert rows <= plan.row_tiles * 16
+    assert (plan.groups - 1) * plan.sequences < problem.batch <= plan.groups * plan.sequences
+    # Each thread finishes two units of one sequence at a time.
+    assert plan.units * plan.batch_tiles * 8 <= 2 * THREADS
     # It can be launched.
-    assert warps * plan.teams <= MOST_WARPS
     assert kernels.is_built(plan.row_tiles, plan.batch_tiles, problem.backward)
     assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
     if plan.cluster:
@@ -79,7 +77,7 @@ def test_no_plan(kernels: Kernels) -> None:
 def test_wishes(kernels: Kernels) -> None:
     problem = Problem(64, 256, 1, 4, 2, False, False)
     for name, values in {
-        "blocks": (8, 16), "groups": (1, 2, 8), "teams": (1, 2), "depth_warps": (1, 2, 4), "batch_tiles": (1, 2)
+        "blocks": (8, 16), "groups": (1, 2, 8), "batch_tiles": (1, 2)
     }.items():  # fmt: skip
         for value in values:
             plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(**{name: value}))
@@ -94,7 +92,7 @@ def test_the_kernels_that_are_built_are_those_that_have_a_plan(kernels: Kernels)
         assert built == tiles
 
 
-@pytest.mark.parametrize("wish", [{}, {"teams": 2}, {"batch_tiles": 2}, {"depth_warps": 4}, {"groups": 1}], ids=str)
+@pytest.mark.parametrize("wish", [{}, {"batch_tiles": 2}, {"groups": 1}], ids=str)
 @pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str, int]) -> None:
