@@ -1,4 +1,4 @@
-"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: whole, or anew in parts with edited sources."""
+"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources."""
 
 import fcntl
 import os

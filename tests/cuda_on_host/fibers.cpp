@@ -107,10 +107,15 @@ struct Grid {
 class Block {
  public:
   Block(Grid& grid, Cluster& cluster, unsigned index, const Kernel& kernel)
-      : grid_(grid), peers_(cluster), index_(index), kernel_(kernel),
+      : grid_(grid),
+        peers_(cluster),
+        index_(index),
+        kernel_(kernel),
         shared_(static_cast<char*>(std::aligned_alloc(16, static_cast<size_t>(kernel.shared_bytes))), std::free),
-        fibers_(static_cast<size_t>(kernel.threads)), lanes_(fibers_.size()),
-        warps_((fibers_.size() + kWarp - 1) / kWarp), order_(fibers_.size()) {
+        fibers_(static_cast<size_t>(kernel.threads)),
+        lanes_(fibers_.size()),
+        warps_((fibers_.size() + kWarp - 1) / kWarp),
+        order_(fibers_.size()) {
     std::iota(order_.begin(), order_.end(), 0u);
     std::shuffle(order_.begin(), order_.end(), std::mt19937(schedule * 1000 + index));
   }
@@ -174,7 +179,8 @@ class Block {
 
   char* shared_of(const void* mine, int rank) {
     const int64_t offset = static_cast<const char*>(mine) - shared();
-    if (offset < 0 || offset >= kernel_.shared_bytes) fail("shared_of: the address is not in the block's shared memory");
+    if (offset < 0 || offset >= kernel_.shared_bytes)
+      fail("shared_of: the address is not in the block's shared memory");
     if (rank < 0 || rank >= static_cast<int>(peers_.size)) fail("shared_of: the cluster has no such block");
     Block& other = *peers_.blocks[static_cast<size_t>(rank)];
     if (other.has_ended_) fail("shared_of: the other block has ended, and its shared memory with it");
@@ -234,8 +240,8 @@ class Block {
     }
     uint64_t total = 0;
     for (const Block* block : grid_.blocks) total += block->progress_;
-    // Once all have looked a few times since anyone did anything, nothing will ever change. Once is not enough: a thread
-    // may pause between seeing what it waits for and going on.
+    // Once all have looked a few times since anyone did anything, nothing will ever change. Once is not enough: a
+    // thread may pause between seeing what it waits for and going on.
     looks_ = total == looked_at_ ? looks_ + 1 : 0;
     looked_at_ = total;
     if (looks_ >= kLooks) settled_at_ = total;

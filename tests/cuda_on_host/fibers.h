@@ -1,6 +1,6 @@
-// Runs the thread blocks of a CUDA kernel on a CPU: one OS thread for each block, one fiber for each CUDA thread. A fiber
-// runs until it waits at a barrier, or pauses in a loop that waits for another block; a seed decides which one is next, so
-// that runs differ in who is ahead of whom. A kernel that cannot go on is ended, with the reason.
+// Runs the thread blocks of a CUDA kernel on a CPU: one OS thread for each block, one fiber for each CUDA thread. A
+// fiber runs until it waits at a barrier, or pauses in a loop that waits for another block; a seed decides which one is
+// next, so that runs differ in who is ahead of whom. A kernel that cannot go on is ended, with the reason.
 
 #pragma once
 
@@ -18,9 +18,9 @@ namespace host {
 
 constexpr unsigned kWarp = 32;
 
-// Runs `blocks` times `threads` calls of kernel(params), each block with `shared_bytes` of shared memory, to the byte, for
-// AddressSanitizer to see who goes beyond. Blocks run at once only where CUDA promises it: those of a cluster, or all if
-// `cooperative`. Returns null, or what went wrong, in memory that lives until the calling thread's next call.
+// Runs `blocks` times `threads` calls of kernel(params), each block with `shared_bytes` of shared memory, to the byte,
+// for AddressSanitizer to see who goes beyond. Blocks run at once only where CUDA promises it: those of a cluster, or
+// all if `cooperative`. Returns null, or what went wrong, in memory that lives until the calling thread's next call.
 struct Kernel {
   void (*call)(const void* params);
   const void* params;
@@ -34,8 +34,8 @@ void set_schedule(unsigned seed);
 
 // What follows is for the threads of a kernel.
 
-// The shared memory of this block; the number of the block in its cluster; and the same place in the shared memory of the
-// block `rank`.
+// The shared memory of this block; the number of the block in its cluster; and the same place in the shared memory of
+// the block `rank`.
 char* shared_memory();
 int this_rank();
 void* shared_of(const void* mine, int rank);

@@ -4,9 +4,10 @@ import ctypes
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from cuda_on_host.layer import Layer, Result
 from cuda_on_host.structs import Backward, Forward, Kernels, Plan, Steps
-from torch import Tensor
 
 
 class OnHost:
@@ -28,7 +29,9 @@ class OnHost:
         self.final = {f"{name[0]}_n": torch.full_like(state, float("nan")) for name, state in self.initial.items()}
         self.cells = {"cells": self.per_row(size, state=True)} if layer.is_lstm else {}
         self.gates = self.input_part()
-        self.grad_initial = {f"grad_{name}": torch.full_like(state, float("nan")) for name, state in self.initial.items()}
+        self.grad_initial = {
+            f"grad_{name}": torch.full_like(state, float("nan")) for name, state in self.initial.items()
+        }
         self.grad_gates = self.per_row(4 * size)
 
     def weight(self, direction: int, index: int) -> Tensor:

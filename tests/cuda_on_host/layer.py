@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-from cuda_on_host.tf32 import tf32_cell
 from torch import Tensor
 
+from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import reference
 from fused_rnn.reference.sequence import run_directions, time_steps
 
@@ -80,7 +80,12 @@ class Layer:
         for _ in range(self.directions):
             weights += [random(gates, self.input_size, scale=scale), random(gates, size, scale=scale)]
             weights += [random(gates), random(gates)] if self.bias else []
-        return random(self.rows, self.input_size), states, weights, {name: random(*shapes[name]) for name in self.outputs}
+        return (
+            random(self.rows, self.input_size),
+            states,
+            weights,
+            {name: random(*shapes[name]) for name in self.outputs},
+        )
 
     def names(self) -> list[str]:
         """Return the names of the tensors that have a gradient: input, states, weights."""

@@ -1,5 +1,6 @@
-// Matrix instructions m16n8 of a warp, whose lanes hold their parts of the matrices as PTX says: lane l has rows l / 4 and
-// 8 + l / 4 of the left one, column l / 4 of the right one, and two neighbouring columns of the sum from 2 * (l % 4) on.
+// Matrix instructions m16n8 of a warp, whose lanes hold their parts of the matrices as PTX says: lane l has rows l / 4
+// and 8 + l / 4 of the left one, column l / 4 of the right one, and two neighbouring columns of the sum from 2 * (l %
+// 4) on.
 
 #include <cuda_fp16.h>
 

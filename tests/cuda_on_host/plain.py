@@ -1,10 +1,11 @@
 """The plain path of csrc/ops/recurrent_cuda_plain.cpp: products by torch, and the pointwise kernels on the CPU."""
 
 import torch
+from torch import Tensor
+
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Result
 from cuda_on_host.structs import PointwiseBackward, PointwiseForward
-from torch import Tensor
 
 
 def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:

@@ -3,6 +3,7 @@
 import random
 
 import torch
+
 from cuda_on_host.layer import Layer
 from cuda_on_host.structs import Plan
 
@@ -21,9 +22,7 @@ def row_tiles(gates: int, units: int, backward: bool) -> int:
     return divide_up((1 if backward else gates) * units, 16)
 
 
-def plan_of(
-    layer: Layer, backward: bool, cluster: bool, units: int, sequences: int = 8, batch_tiles: int = 1
-) -> Plan:
+def plan_of(layer: Layer, backward: bool, cluster: bool, units: int, sequences: int = 8, batch_tiles: int = 1) -> Plan:
     """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
     assert units % 2 == 0
     assert units * 8 * batch_tiles <= 2 * THREADS, "more units and sequences than the threads can finish"

@@ -46,7 +46,9 @@ class Backward(ctypes.Structure):
     _fields_ = [
         *_LAYER,
         ("weight_hh", c_void_p * 2),
-        *_fields(c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_h_n grad_c_n grad_h0 grad_c0 grad_gates"),
+        *_fields(
+            c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_h_n grad_c_n grad_h0 grad_c0 grad_gates"
+        ),
     ]
 
 
@@ -63,7 +65,9 @@ class PointwiseBackward(ctypes.Structure):
     _fields_ = [
         ("steps", Steps),
         *_fields(c_int64, "t before sequences hidden_size directions direction"),
-        *_fields(c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_projected grad_hidden grad_cell grad_gates"),
+        *_fields(
+            c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_projected grad_hidden grad_cell grad_gates"
+        ),
     ]
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from comparing import assert_all_accurate, assert_identical
+
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, Result, by_reference
 from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, plan_of, random_case

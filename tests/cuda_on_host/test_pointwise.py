@@ -1,8 +1,11 @@
 """The pointwise kernels of csrc/cuda/ on the CPU, between products by torch, against the reference."""
 
+from typing import Any
+
 import pytest
 import torch
 from comparing import assert_all_accurate, assert_identical
+
 from cuda_on_host import plain
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference
@@ -10,7 +13,7 @@ from cuda_on_host.structs import Kernels
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 KINDS = ("LSTM", "GRU")
-FORMS = [
+FORMS: list[dict[str, Any]] = [
     {},
     {"time": 1, "batch": 1, "hidden_size": 3},
     {"batch": 40, "hidden_size": 13, "bias": False},
@@ -20,14 +23,14 @@ FORMS = [
 ]
 
 
-def case(kind: str, dtype: torch.dtype, form: dict) -> Layer:
+def case(kind: str, dtype: torch.dtype, form: dict[str, Any]) -> Layer:
     return Layer(kind, dtype, **{"hidden_size": 7, "directions": 2, **form})
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict) -> None:
+def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[str, Any]) -> None:
     layer = case(kind, dtype, form)
     host = OnHost(kernels, layer)
     plain.forward(host)
@@ -36,7 +39,7 @@ def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict) 
 
 
 @pytest.mark.parametrize("form", FORMS[2:5], ids=str)
-def test_pointwise_around_a_projection(kernels: Kernels, form: dict) -> None:
+def test_pointwise_around_a_projection(kernels: Kernels, form: dict[str, Any]) -> None:
     results = []
     for projected in (False, True):
         host = OnHost(kernels, case("LSTM", torch.float64, form))

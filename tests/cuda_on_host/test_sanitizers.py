@@ -6,11 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cuda_on_host.build import CXX, HERE, Edit, build_variant
 
 FLAGS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 # Fewer kernels to compile.
-FEW_TILES: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles <= (backward ? 4 : 8)", "row_tiles * batch_tiles <= 2")
+FEW_TILES: Edit = (
+    "cuda/persistent_plan.h",
+    "row_tiles * batch_tiles <= (backward ? 4 : 8)",
+    "row_tiles * batch_tiles <= 2",
+)
 STEMS = ["fibers", "recurrent", "lstm_forward_float32", "lstm_backward_float32"]
 STEMS += ["gru_forward_bfloat16", "gru_backward_bfloat16"]
 
