@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 import fused_rnn
+from fused_rnn import _C
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 

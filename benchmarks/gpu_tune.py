@@ -47,7 +47,7 @@ def main():
             for path in ("grid", "cluster"):
                 for units in (8, 16, 32):
                     blocks = -(-hidden // units)
-                    if (path == "cluster" and blocks > 16) or units > hidden:
+                    if path == "cluster" and blocks > 16 or units > hidden:
                         continue
                     for sequences in (8, 16, 32, 48, 64, 128):
                         if sequences > max(batch, 8):
