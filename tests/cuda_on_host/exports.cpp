@@ -26,8 +26,8 @@ const char* pointwise_backward(int cell, int element, const PointwiseBackward<vo
 void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
   *plan = choose_plan(*problem, *device, *wish);
 }
-bool is_built(int row_tiles, int batch_tiles, bool backward) {
-  return is_instantiated(row_tiles, batch_tiles, backward);
+bool is_built(int gates, bool backward, bool cluster, int row_tiles, int batch_tiles, int held) {
+  return is_instantiated(gates, backward, cluster, row_tiles, batch_tiles, held);
 }
 int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
   return shared_layout(*plan, *problem).total;

@@ -5,12 +5,9 @@ import random
 import torch
 
 from cuda_on_host.layer import Layer
-from cuda_on_host.structs import Plan
+from cuda_on_host.structs import Plan, Tiles
 
 THREADS = 256
-# The tiles, (row_tiles, batch_tiles), for which there is a plan.
-FORWARD_TILES = [(r, b) for r in (1, 2, 3, 4, 6, 8) for b in (1, 2, 4) if r * b <= 8]
-BACKWARD_TILES = [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2)]
 
 
 def divide_up(a: int, b: int) -> int:
@@ -22,10 +19,24 @@ def row_tiles(gates: int, units: int, backward: bool) -> int:
     return divide_up((1 if backward else gates) * units, 16)
 
 
-def plan_of(layer: Layer, backward: bool, cluster: bool, units: int, sequences: int = 8, batch_tiles: int = 1) -> Plan:
+def chunks_of_warp(layer: Layer) -> int:
+    """Return how many chunks of 64 bytes of a hidden state each of the 8 warps multiplies."""
+    return divide_up(layer.hidden_size * layer.dtype.itemsize, 8 * 64)
+
+
+def plan_of(
+    layer: Layer,
+    backward: bool,
+    cluster: bool,
+    units: int,
+    sequences: int = 8,
+    batch_tiles: int = 1,
+    held: int = 0,
+) -> Plan:
     """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
     assert units % 2 == 0
     assert units * 8 * batch_tiles <= 2 * THREADS, "more units and sequences than the threads can finish"
+    assert held == 0 or held >= chunks_of_warp(layer), "fewer weights held than there are"
     return Plan(
         cluster=cluster,
         blocks=divide_up(layer.hidden_size, units),
@@ -34,6 +45,7 @@ def plan_of(layer: Layer, backward: bool, cluster: bool, units: int, sequences: 
         sequences=sequences,
         row_tiles=row_tiles(layer.gates, units, backward),
         batch_tiles=batch_tiles,
+        held=held,
     )
 
 
@@ -64,25 +76,23 @@ def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, exact: bool)
 
 
 def random_case(
-    seed: str, kind: str, dtype: torch.dtype, exact: bool, cluster: bool, tiles: dict[bool, tuple[int, int]]
+    seed: str, kind: str, dtype: torch.dtype, exact: bool, cluster: bool, tiles: dict[bool, Tiles]
 ) -> tuple[Layer, dict[bool, Plan]]:
     """Return a layer and plans with the given tiles, of few blocks; forward under False and backward under True."""
     rng = random.Random(seed)
-    while True:
+    for _ in range(1000):
         layer = random_layer(rng, kind, dtype, exact)
         plans = {backward: _random_plan(rng, layer, backward, cluster, tiles[backward]) for backward in (False, True)}
         if all(plans.values()):
             return layer, {backward: plan for backward, plan in plans.items() if plan is not None}
+    raise AssertionError(f"no plan has {tiles}: why is there a kernel for it?")
 
 
-def _random_plan(
-    rng: random.Random, layer: Layer, backward: bool, cluster: bool, tiles: tuple[int, int]
-) -> Plan | None:
-    rows, batch_tiles = tiles
-    most = min(layer.hidden_size, 2 * THREADS // 8 // batch_tiles)
-    units = [units for units in range(2, most + 1, 2) if row_tiles(layer.gates, units, backward) == rows]
-    if not units:
+def _random_plan(rng: random.Random, layer: Layer, backward: bool, cluster: bool, tiles: Tiles) -> Plan | None:
+    most = min(layer.hidden_size, 2 * THREADS // 8 // tiles.batch_tiles)
+    units = [units for units in range(2, most + 1, 2) if row_tiles(layer.gates, units, backward) == tiles.row_tiles]
+    if not units or (tiles.held > 0 and tiles.held < chunks_of_warp(layer)):
         return None
-    sequences = rng.choice([8 * batch_tiles, rng.randint(1, 8 * batch_tiles), rng.randint(1, 24)])
-    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, batch_tiles)
+    sequences = rng.choice([8 * tiles.batch_tiles, rng.randint(1, 8 * tiles.batch_tiles), rng.randint(1, 24)])
+    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held)
     return plan if plan.blocks <= 8 and plan.blocks * plan.groups * layer.directions <= 16 else None

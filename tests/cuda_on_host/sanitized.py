@@ -17,7 +17,6 @@ from cuda_on_host.layer import Layer, by_reference
 from cuda_on_host.plans import plan_of, random_case
 from cuda_on_host.structs import Kernels
 
-TILES = [(1, 2), (2, 1)]
 KINDS = {"LSTM": torch.float32, "GRU": torch.bfloat16}
 
 
@@ -26,9 +25,17 @@ def main(library: Path) -> None:
     kernels = Kernels(library)
     for kind, dtype in KINDS.items():
         for cluster in (False, True):
-            for index, tiles in enumerate(TILES):
-                both = {False: tiles, True: TILES[index - 1]}
-                layer, plans = random_case(f"{kind} {cluster} {tiles}", kind, dtype, True, cluster, both)
+            of_forward, of_backward = (
+                [
+                    tiles
+                    for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, cluster)
+                    if tiles.batch_tiles > 1 or tiles.held
+                ]
+                for backward in (False, True)
+            )
+            for index, forward in enumerate(of_forward):
+                tiles = {False: forward, True: of_backward[(index * 3 + cluster) % len(of_backward)]}
+                layer, plans = random_case(f"{kind} {cluster} {index}", kind, dtype, True, cluster, tiles)
                 print(layer, f"forward {plans[False]}", f"backward {plans[True]}", sep="\n", flush=True)
                 host = OnHost(kernels, layer)
                 host.forward(plans[False])

@@ -2,8 +2,10 @@
 
 import ctypes
 from ctypes import c_bool, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,7 +24,7 @@ class Steps(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
-    NUMBERS = "blocks groups units sequences row_tiles batch_tiles"
+    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held"
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:
@@ -86,7 +88,15 @@ class Device(ctypes.Structure):
 
 
 class Wish(ctypes.Structure):
-    _fields_ = _fields(c_int, "path blocks groups batch_tiles")
+    _fields_ = _fields(c_int, "path blocks groups batch_tiles held")
+
+
+class Tiles(NamedTuple):
+    """What a kernel is built for, besides the cell, the type, the direction and the path."""
+
+    row_tiles: int
+    batch_tiles: int
+    held: int
 
 
 class Kernels:
@@ -126,7 +136,11 @@ class Kernels:
         self._library.shared_bytes_of.restype = c_int64
         return self._library.shared_bytes_of(ctypes.byref(plan), ctypes.byref(problem))
 
-    def is_built(self, row_tiles: int, batch_tiles: int, backward: bool) -> bool:
-        """Return whether there is a kernel for these numbers of tiles."""
+    @cache  # noqa: B019  (there is one for all tests)
+    def built(self, gates: int, backward: bool, cluster: bool) -> list[Tiles]:
+        """Return for which plans there is a kernel."""
         self._library.is_built.restype = c_bool
-        return self._library.is_built(row_tiles, batch_tiles, c_bool(backward))
+        every = product(range(1, 17), range(1, 9), range(9))
+        return [
+            Tiles(*tiles) for tiles in every if self._library.is_built(gates, c_bool(backward), c_bool(cluster), *tiles)
+        ]

@@ -1,6 +1,7 @@
 """The persistent kernels of csrc/cuda/ on the CPU, against the reference."""
 
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from comparing import assert_all_accurate, assert_identical
 
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, Result, by_reference
-from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, plan_of, random_case
+from cuda_on_host.plans import plan_of, random_case
 from cuda_on_host.structs import Kernels, Plan
 
 KINDS = ("LSTM", "GRU")
@@ -31,17 +32,31 @@ def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None
     assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer)
 
 
-@pytest.mark.parametrize("tiles", FORWARD_TILES, ids=str)
 @pytest.mark.parametrize("path", CLUSTER)
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str, tiles: tuple[int, int]) -> None:
-    both = {False: tiles, True: BACKWARD_TILES[FORWARD_TILES.index(tiles) % len(BACKWARD_TILES)]}
-    seed = f"{kind} {number} {path} {tiles}"
-    layer, plans = random_case(seed, kind, *NUMBERS[number], CLUSTER[path], both)
-    print(f"{layer}\nforward {plans[False]}\nbackward {plans[True]}")
-    kernels.choose_schedule(len(seed))
-    check(kernels, layer, plans[False], plans[True])
+def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str) -> None:
+    built = [kernels.built(4 if kind == "LSTM" else 3, backward, CLUSTER[path]) for backward in (False, True)]
+    assert min(map(len, built)) > 4
+    for index, (forward, backward) in enumerate(zip(built[0], cycle(built[1]), strict=False)):
+        seed = f"{kind} {number} {path} {forward} {backward}"
+        layer, plans = random_case(seed, kind, *NUMBERS[number], CLUSTER[path], {False: forward, True: backward})
+        print(f"{layer}\n  forward {plans[False]}\n  backward {plans[True]}")
+        kernels.choose_schedule(index)
+        check(kernels, layer, plans[False], plans[True])
+
+
+def test_many_chunks(kernels: Kernels) -> None:
+    # More than the warps multiply at a time, and as many as they hold at most.
+    for layer, units, held in (
+        (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 32, True: 32}, {False: 0, True: 0}),
+        (Layer("GRU", time=2, batch=2, hidden_size=388), {False: 16, True: 32}, {False: 4, True: 0}),
+        (Layer("LSTM", time=2, batch=2, hidden_size=260), {False: 32, True: 16}, {False: 0, True: 3}),
+    ):
+        forward, backward = (plan_of(layer, b, False, units[b], held=held[b]) for b in (False, True))
+        check(kernels, layer, forward, backward)
+    layer = Layer("LSTM", time=2, batch=2, hidden_size=140)
+    check(kernels, layer, plan_of(layer, False, True, 32, held=2), plan_of(layer, True, True, 32))
 
 
 # Layers of every form; hidden sizes that fill neither the last block nor the last chunk of a sum.
@@ -76,7 +91,7 @@ def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> None:
     layer = Layer(kind, time=5, batch=19, hidden_size=40, lengths=(5, 1, 3) * 6 + (0,))
-    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=10, sequences=16) for backward in (False, True))
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16, sequences=16) for backward in (False, True))
     results = []
     for seed in range(6):
         kernels.choose_schedule(seed)

@@ -8,8 +8,8 @@ from comparing import assert_all_accurate
 
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference
-from cuda_on_host.plans import BACKWARD_TILES, FORWARD_TILES, THREADS
-from cuda_on_host.structs import Device, Kernels, Plan, Problem, Wish
+from cuda_on_host.plans import THREADS, divide_up
+from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
 
 ANY, PLAIN, CLUSTER, GRID = range(4)
 DEVICES = {"H100": Device(132, 227 * 1024, 16), "A100": Device(108, 163 * 1024, 1), "small": Device(20, 99 * 1024, 1)}
@@ -33,7 +33,9 @@ def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) 
     # Each thread finishes two units of one sequence at a time.
     assert plan.units * plan.batch_tiles * 8 <= 2 * THREADS
     # It can be launched.
-    assert kernels.is_built(plan.row_tiles, plan.batch_tiles, problem.backward)
+    built = kernels.built(problem.gates, problem.backward, plan.cluster)
+    assert Tiles(plan.row_tiles, plan.batch_tiles, plan.held) in built
+    assert plan.held == 0 or plan.held * 8 * 64 >= problem.hidden_size * problem.element_bytes
     assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
     if plan.cluster:
         assert plan.blocks <= device.cluster
@@ -78,7 +80,7 @@ def test_no_plan(kernels: Kernels) -> None:
 def test_wishes(kernels: Kernels) -> None:
     problem = Problem(64, 256, 1, 4, 2, False, False)
     for name, values in {
-        "blocks": (8, 16), "groups": (1, 2, 8), "batch_tiles": (1, 2)
+        "blocks": (8, 16), "held": (0, 2), "groups": (1, 2, 8), "batch_tiles": (1, 2)
     }.items():  # fmt: skip
         for value in values:
             plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(**{name: value}))
@@ -86,14 +88,7 @@ def test_wishes(kernels: Kernels) -> None:
             assert_fits(kernels, plan, problem, DEVICES["H100"])
 
 
-def test_the_kernels_that_are_built_are_those_that_have_a_plan(kernels: Kernels) -> None:
-    # test_persistent.py has a plan for each of these lists and runs it.
-    for backward, tiles in ((False, FORWARD_TILES), (True, BACKWARD_TILES)):
-        built = [(r, b) for r in range(1, 9) for b in range(1, 9) if kernels.is_built(r, b, backward)]
-        assert built == tiles
-
-
-@pytest.mark.parametrize("wish", [{}, {"batch_tiles": 2}, {"groups": 1}, {"blocks": 6}], ids=str)
+@pytest.mark.parametrize("wish", [{}, {"batch_tiles": 2}, {"groups": 1}, {"held": 0}], ids=str)
 @pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str, int]) -> None:
