@@ -45,7 +45,7 @@ FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, b
   bool rows = false;
   for (int units = 8; units <= 32; units *= 2)
     rows = rows || row_tiles == divide_up(rows_of_units(gates, backward, units), kTileRows);
-  if (!rows || row_tiles * batch_tiles > 16 || (batch_tiles == 4 && row_tiles > 4)) return false;
+  if (!rows || row_tiles * batch_tiles > 16 || (batch_tiles == 4 && row_tiles > (backward ? 1 : 4))) return false;
   if (held == 0) return batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4;
   if (batch_tiles != 1) return false;
   if (backward) return (row_tiles == 1 && (held == 1 || (held == 3 && !cluster))) || (row_tiles == 2 && held == 1);

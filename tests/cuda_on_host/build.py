@@ -1,0 +1,88 @@
+"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+CSRC = HERE.parent.parent / "csrc"
+FOLDER = HERE.parent.parent / "build" / "cuda_on_host"
+CXX = os.environ.get("CXX", "g++")
+# No fortification: its longjmp refuses to leave one stack for another.
+FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
+
+Edit = tuple[str, str, str]
+"""A file of csrc/, a text that occurs there once, and what takes its place."""
+
+
+def find_headers() -> Path:
+    """Return the folder of the CUDA toolkit's headers, or skip the test."""
+    nvcc = shutil.which("nvcc")
+    places = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", nvcc and Path(nvcc).resolve().parent.parent]
+    for place in places:
+        if place and (Path(place) / "include" / "cuda_bf16.h").exists():
+            return Path(place) / "include"
+    pytest.skip("no headers of a CUDA toolkit: set CUDA_HOME to its folder")
+
+
+def sources(csrc: Path = CSRC) -> list[Path]:
+    """Return what the library is made of: all but what asks the GPU's driver."""
+    kernels = [path for path in sorted((csrc / "cuda").glob("*.cu")) if path.stem != "device_info"]
+    return [*(HERE / f"{name}.cpp" for name in ("exports", "fibers", "matrix")), *kernels]
+
+
+def build() -> Path:
+    """Build the library, as far as it is not built yet, and return its path."""
+    return _make(FOLDER, sources(), [], CSRC, "-O1")
+
+
+def build_variant(name: str, edits: Sequence[Edit], stems: Sequence[str], flags: str = "-O1") -> Path:
+    """Build another library, with its own objects of the sources ``stems``, made from a copy of csrc/ with ``edits``.
+
+    Where a function is in objects of both, the linker takes the first one: that of the variant.
+    """
+    build()
+    folder = FOLDER / name
+    csrc = _copy(folder / "csrc", edits)
+    others = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem not in stems]
+    return _make(folder, [source for source in sources(csrc) if source.stem in stems], others, csrc, flags)
+
+
+def _copy(target: Path, edits: Sequence[Edit]) -> Path:
+    """Copy csrc/ with edits, and leave alone what is there and the same."""
+    for file, old, _ in edits:
+        assert (CSRC / file).read_text().count(old) == 1, f"{old!r} does not occur in {file} exactly once"
+    for path in [path for folder in ("cuda", "params", "cells") for path in (CSRC / folder).iterdir()]:
+        name, text = path.relative_to(CSRC).as_posix(), path.read_text()
+        for file, old, new in edits:
+            text = text.replace(old, new) if file == name else text
+        copy = target / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        if not copy.exists() or copy.read_text() != text:
+            copy.write_text(text)
+    return target
+
+
+def _make(folder: Path, compiled: Sequence[Path], objects: Sequence[str], csrc: Path, flags: str) -> Path:
+    own = [f"{source.stem}.o" for source in compiled]
+    command = f"{CXX} {FLAGS} {flags} -DFUSED_RNN_CUDA_ON_HOST -I{csrc} -I{HERE} -isystem {find_headers()}"
+    lines = [
+        f"rule cxx\n  command = {command} -MMD -MF $out.d -x c++ -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
+        f"rule link\n  command = {CXX} {flags} -shared -pthread $in -o $out",
+        *(f"build {output}: cxx {source}" for output, source in zip(own, compiled, strict=True)),
+        f"build library.so: link {' '.join([*own, *objects])}",
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        ninja = [sys.executable, "-m", "ninja", "-C", str(folder), "-j2", "--quiet"]
+        done = subprocess.run(ninja, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "library.so"

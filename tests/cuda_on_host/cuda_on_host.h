@@ -1,0 +1,79 @@
+// The twin of all that csrc/cuda/platform.cuh offers: with it g++ compiles the bodies of the kernels for a CPU, and
+// launch() runs them there.
+
+#pragma once
+
+#include <vector_types.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "fibers.h"
+
+#define FUSED_RNN_DEVICE inline
+#define FUSED_RNN_KERNEL
+#define FUSED_RNN_PARAM
+#define FUSED_RNN_THREADS(count)
+
+namespace fused_rnn::cuda {
+
+inline char* shared_memory() { return host::shared_memory(); }
+inline void block_barrier() { host::meet_block("block_barrier"); }
+inline void warp_barrier() { host::meet_warp("warp_barrier"); }
+inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
+inline void pause() { host::pause(); }
+
+inline uint4 load_fresh(const void* from) {
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(uint4) != 0) host::fail("load_fresh: the address is not aligned");
+  const auto load = [&](int i) { return __atomic_load_n(static_cast<const uint32_t*>(from) + i, __ATOMIC_RELAXED); };
+  return {load(0), load(1), load(2), load(3)};
+}
+inline uint4 load_fresh_shared(const void* from) { return load_fresh(host::shared_of(from, host::this_rank())); }
+
+inline void store_fresh(void* to, uint32_t word) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(word) != 0) host::fail("store_fresh: the address is not aligned");
+  __atomic_store_n(static_cast<uint32_t*>(to), word, __ATOMIC_RELAXED);
+  host::note_progress();
+}
+inline void store_fresh(void* to, uint2 words) {
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(words) != 0) host::fail("store_fresh: the address is not aligned");
+  store_fresh(to, words.x);
+  store_fresh(static_cast<uint32_t*>(to) + 1, words.y);
+}
+inline void store_shared_of(void* mine, int rank, uint32_t word) { store_fresh(host::shared_of(mine, rank), word); }
+inline void store_shared_of(void* mine, int rank, uint2 words) { store_fresh(host::shared_of(mine, rank), words); }
+
+// See matrix.cpp.
+void mma_bfloat16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1);
+void mma_float16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1);
+void mma_tf32(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1);
+uint32_t round_to_tf32(float value);
+
+// See platform.cuh.
+struct Launch {
+  int64_t blocks;
+  int threads;
+  int64_t shared_bytes;
+  int cluster;
+  bool cooperative;
+  void* stream;
+};
+
+template <typename Params>
+const char* launch(void (*kernel)(Params), const Launch& how, const Params& params) {
+  struct Call {
+    void (*kernel)(Params);
+    const Params& params;
+  };
+  const Call call = {kernel, params};
+  return host::run({[](const void* of) { static_cast<const Call*>(of)->kernel(static_cast<const Call*>(of)->params); },
+                    &call, how.blocks, how.threads, how.shared_bytes, how.cluster, how.cooperative});
+}
+
+inline const char* fill_with_ones(void* memory, int64_t bytes, void* /*stream*/) {
+  std::memset(memory, 0xff, static_cast<size_t>(bytes));
+  return nullptr;
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,44 @@
+// The functions that the tests call through ctypes; null, or what is wrong.
+
+#include "cuda/recurrent.h"
+#include "fibers.h"
+
+using namespace fused_rnn;
+using namespace fused_rnn::cuda;
+
+extern "C" {
+
+void choose_schedule(unsigned seed) { host::set_schedule(seed); }
+
+const char* persistent_forward(int cell, int element, const CudaForward<void, void>* params) {
+  return persistent(Cell(cell), Element(element), *params, nullptr);
+}
+const char* persistent_backward(int cell, int element, const CudaBackward<void, void>* params) {
+  return persistent(Cell(cell), Element(element), *params, nullptr);
+}
+const char* pointwise_forward(int cell, int element, const PointwiseForward<void, void>* params) {
+  return pointwise(Cell(cell), Element(element), *params, nullptr);
+}
+const char* pointwise_backward(int cell, int element, const PointwiseBackward<void, void>* params) {
+  return pointwise(Cell(cell), Element(element), *params, nullptr);
+}
+
+void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
+  *plan = choose_plan(*problem, *device, *wish);
+}
+bool is_built(int gates, bool backward, bool cluster, int row_tiles, int batch_tiles, int held) {
+  return is_instantiated(gates, backward, cluster, row_tiles, batch_tiles, held);
+}
+int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
+  return shared_layout(*plan, *problem).total;
+}
+
+// For Python to check that its structs are laid out like these.
+void struct_sizes(int64_t (&sizes)[8]) {
+  sizes[0] = sizeof(CudaForward<void, void>), sizes[1] = sizeof(CudaBackward<void, void>);
+  sizes[2] = sizeof(PointwiseForward<void, void>), sizes[3] = sizeof(PointwiseBackward<void, void>);
+  sizes[4] = sizeof(PersistentPlan), sizes[5] = sizeof(PersistentProblem);
+  sizes[6] = sizeof(Device), sizes[7] = sizeof(Wish);
+}
+
+}  // extern "C"

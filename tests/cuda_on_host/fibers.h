@@ -1,0 +1,65 @@
+// Runs the thread blocks of a CUDA kernel on a CPU: one OS thread for each block, one fiber for each CUDA thread. A
+// fiber runs until it waits at a barrier, or pauses in a loop that waits for another block; a seed decides which one is
+// next, so that runs differ in who is ahead of whom. A kernel that cannot go on is ended, with the reason.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fused_rnn::cuda {
+
+struct Index {
+  unsigned x;
+};
+inline thread_local constinit Index threadIdx = {}, blockIdx = {}, blockDim = {};
+
+namespace host {
+
+constexpr unsigned kWarp = 32;
+
+// Runs `blocks` times `threads` calls of kernel(params), each block with `shared_bytes` of shared memory, to the byte,
+// for AddressSanitizer to see who goes beyond. Blocks run at once only where CUDA promises it: those of a cluster, or
+// all if `cooperative`. Returns null, or what went wrong, in memory that lives until the calling thread's next call.
+struct Kernel {
+  void (*call)(const void* params);
+  const void* params;
+  int64_t blocks, threads, shared_bytes, cluster;
+  bool cooperative;
+};
+const char* run(const Kernel& kernel);
+
+// Chooses among the schedules of the runs that follow.
+void set_schedule(unsigned seed);
+
+// What follows is for the threads of a kernel.
+
+// The shared memory of this block; the number of the block in its cluster; and the same place in the shared memory of
+// the block `rank`.
+char* shared_memory();
+int this_rank();
+void* shared_of(const void* mine, int rank);
+
+// Barriers, with a name for messages. The thread of a warp that comes last calls last(of): null for nothing.
+void meet_block(const char* name);
+void meet_cluster(const char* name);
+void meet_warp(const char* name, void (*last)(struct Lane* lanes) = nullptr);
+
+// Lets all other threads go on.
+void pause();
+
+// Says that another block may now have what it waits for.
+void note_progress();
+
+// Ends the kernel.
+[[noreturn]] void fail(const char* why);
+
+// What each lane brings to an instruction of the whole warp.
+struct Lane {
+  uint32_t a[4], b[2];
+  float* sum;
+};
+Lane& this_lane();
+
+}  // namespace host
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,54 @@
+"""Runs kernels that were built with sanitizers, in a process of its own; see test_sanitizers.py.
+
+    python -m cuda_on_host.sanitized LIBRARY
+
+Ends by letting a kernel write past the end of the output, for AddressSanitizer to show that it looks.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from comparing import assert_all_accurate
+
+from cuda_on_host import plain
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.plans import plan_of, random_case
+from cuda_on_host.structs import Kernels
+
+KINDS = {"LSTM": torch.float32, "GRU": torch.bfloat16}
+
+
+def main(library: Path) -> None:
+    torch.set_num_threads(1)
+    kernels = Kernels(library)
+    for kind, dtype in KINDS.items():
+        for cluster in (False, True):
+            of_forward, of_backward = (
+                [
+                    tiles
+                    for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, cluster)
+                    if tiles.batch_tiles > 1 or tiles.held
+                ]
+                for backward in (False, True)
+            )
+            for index, forward in enumerate(of_forward):
+                tiles = {False: forward, True: of_backward[(index * 3 + cluster) % len(of_backward)]}
+                layer, plans = random_case(f"{kind} {cluster} {index}", kind, dtype, True, cluster, tiles)
+                print(layer, f"forward {plans[False]}", f"backward {plans[True]}", sep="\n", flush=True)
+                host = OnHost(kernels, layer)
+                host.forward(plans[False])
+                host.backward(plans[True])
+                assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, dtype))
+        host = OnHost(kernels, Layer(kind, dtype, batch=5, hidden_size=7, lengths=(3, 0, 2, 1, 3)))
+        plain.forward(host)
+        plain.backward(host)
+    print("all have run", flush=True)
+    host = OnHost(kernels, Layer("LSTM", batch=9, hidden_size=20))
+    host.output = host.output[:-1].clone()
+    host.forward(plan_of(host.layer, False, True, units=8))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

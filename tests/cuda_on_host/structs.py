@@ -1,0 +1,146 @@
+"""The structs of csrc/params/recurrent_cuda.h and csrc/cuda/persistent_plan.h, and calls of the kernels with them."""
+
+import ctypes
+from ctypes import c_bool, c_int, c_int32, c_int64, c_void_p
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+CELLS = {"LSTM": 0, "GRU": 1}
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class Steps(ctypes.Structure):
+    _fields_ = [*_fields(c_int64, "time batch rows"), *_fields(c_void_p, "lengths batch_sizes first_rows")]
+
+
+class Plan(ctypes.Structure):
+    """How a persistent kernel shares out a layer."""
+
+    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held"
+    _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
+
+    def __str__(self) -> str:
+        numbers = ",".join(f"{name}={getattr(self, name)}" for name in self.NUMBERS.split())
+        return f"{'cluster' if self.cluster else 'grid'},{numbers}"
+
+
+_LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("exact", c_bool)]
+
+
+class Forward(ctypes.Structure):
+    _fields_ = [
+        *_LAYER,
+        *_fields(c_void_p * 2, "weight_hh bias_ih bias_hh"),
+        *_fields(c_void_p, "h0 c0 output h_n c_n gates cells"),
+        ("keep", c_bool),
+    ]
+
+
+class Backward(ctypes.Structure):
+    _fields_ = [
+        *_LAYER,
+        ("weight_hh", c_void_p * 2),
+        *_fields(
+            c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_h_n grad_c_n grad_h0 grad_c0 grad_gates"
+        ),
+    ]
+
+
+class PointwiseForward(ctypes.Structure):
+    _fields_ = [
+        ("steps", Steps),
+        *_fields(c_int64, "t sequences hidden_size directions direction"),
+        *_fields(c_void_p, "sums bias_ih bias_hh hidden cell output gates cells"),
+        ("keep", c_bool),
+    ]
+
+
+class PointwiseBackward(ctypes.Structure):
+    _fields_ = [
+        ("steps", Steps),
+        *_fields(c_int64, "t before sequences hidden_size directions direction"),
+        *_fields(
+            c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_projected grad_hidden grad_cell grad_gates"
+        ),
+    ]
+
+
+class Problem(ctypes.Structure):
+    """What a plan is made for."""
+
+    _fields_ = [
+        *_fields(c_int64, "batch hidden_size directions"),
+        *_fields(c_int, "gates element_bytes"),
+        *_fields(c_bool, "exact backward"),
+    ]
+
+
+class Device(ctypes.Structure):
+    _fields_ = [("multiprocessors", c_int), ("shared_bytes", c_int64), ("cluster", c_int)]
+
+
+class Wish(ctypes.Structure):
+    _fields_ = _fields(c_int, "path blocks groups batch_tiles held")
+
+
+class Tiles(NamedTuple):
+    """What a kernel is built for, besides the cell, the type, the direction and the path."""
+
+    row_tiles: int
+    batch_tiles: int
+    held: int
+
+
+class Kernels:
+    """The kernels of csrc/cuda/ in a library that :func:`cuda_on_host.build.build` made."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        structs = (Forward, Backward, PointwiseForward, PointwiseBackward, Plan, Problem, Device, Wish)
+        sizes = (c_int64 * len(structs))()
+        self._library.struct_sizes(sizes)
+        assert list(sizes) == [ctypes.sizeof(struct) for struct in structs], "the structs here are not those of C++"
+
+    def choose_schedule(self, seed: int) -> None:
+        """Let other threads be ahead of others in the launches that follow."""
+        self._library.choose_schedule(seed)
+
+    def run(self, function: str, kind: str, dtype: torch.dtype, params: ctypes.Structure) -> None:
+        """Run a kernel: persistent_forward, persistent_backward, pointwise_forward or pointwise_backward.
+
+        Raises:
+            RuntimeError: a thread waits for ever, or the launch is refused.
+        """
+        launch = self._library[function]
+        launch.restype = ctypes.c_char_p
+        error = launch(CELLS[kind], ELEMENTS[dtype], ctypes.byref(params))
+        if error is not None:
+            raise RuntimeError(error.decode())
+
+    def choose_plan(self, problem: Problem, device: Device, wish: Wish) -> Plan:
+        """Return the plan that csrc/cuda/persistent_plan.cu chooses."""
+        plan = Plan()
+        self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
+        return plan
+
+    def shared_bytes(self, plan: Plan, problem: Problem) -> int:
+        """Return how much shared memory the blocks of a plan need."""
+        self._library.shared_bytes_of.restype = c_int64
+        return self._library.shared_bytes_of(ctypes.byref(plan), ctypes.byref(problem))
+
+    @cache  # noqa: B019  (there is one for all tests)
+    def built(self, gates: int, backward: bool, cluster: bool) -> list[Tiles]:
+        """Return for which plans there is a kernel."""
+        self._library.is_built.restype = c_bool
+        every = product(range(1, 17), range(1, 9), range(9))
+        return [
+            Tiles(*tiles) for tiles in every if self._library.is_built(gates, c_bool(backward), c_bool(cluster), *tiles)
+        ]

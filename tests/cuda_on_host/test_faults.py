@@ -1,0 +1,91 @@
+"""That the tests of this folder see faults: each of these, planted into the kernels, changes results or is named."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from comparing import assert_all_accurate
+
+from cuda_on_host.build import Edit, build_variant
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.plans import plan_of
+from cuda_on_host.structs import Kernels
+
+# Fewer kernels to compile.
+FEW: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles > 16", "held > 0 || row_tiles * batch_tiles > 2")
+WRONG = "error|NaN or Inf"
+
+
+@dataclass(frozen=True)
+class Fault:
+    file: str
+    old: str
+    new: str
+    says: str = WRONG
+    """What the failure says."""
+    cluster: bool = False
+    kernel: str = "forward"
+    """Where it is planted: forward or backward."""
+    nan: bool = False
+    """Whether it takes NaN to see it."""
+
+
+FAULTS = {
+    "no barrier after the products": Fault(
+        "cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    return",
+    ),
+    "half a barrier": Fault(
+        "cuda/persistent_walk.cuh", "    block_barrier();\n    return",
+        "    if (threadIdx.x % 2) block_barrier();\n    return", says="waits for",
+    ),
+    "what was read stays there": Fault(
+        "cuda/persistent_product.cuh", "if (sources[n].at && offset < bytes)\n", "if (sources[n].at && offset < 0)\n",
+        cluster=True,
+    ),
+    "one block ends early": Fault(
+        "cuda/persistent_forward.cuh", "while (part.index < p_.steps.time) {",
+        "while (part.index < p_.steps.time - 2 * (place_.rank == 1)) {", says="waits for what no block will write",
+    ),
+    "tail of a sum left out": Fault(
+        "cuda/persistent_plan.h", "divide_up(hidden_size * element_bytes, kChunkBytes)",
+        "(hidden_size * element_bytes / kChunkBytes)",
+    ),
+    "swapped gates": Fault("cuda/lstm.cuh", "{sums[0], sums[1], sums[2]", "{sums[1], sums[0], sums[2]"),
+    "memory not filled": Fault("cuda/persistent_launch.cuh", "(params.output, bytes,", "(params.output, bytes * 0,"),
+    "a value that looks missing": Fault(
+        "cuda/number.cuh", "return {words.x == kMissing ? 0x7fffffffu : words.x,", "return {words.x,", nan=True,
+        says="waits for what no block will write",
+    ),
+    "cell of the wrong step": Fault(
+        "cuda/persistent_backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
+        "load_states(p_.cells + this->in_saved(row, 1))", kernel="backward",
+    ),
+    "gradients of another segment": Fault(
+        "cuda/persistent_backward.cuh", "grads[Cell::saved_of(gate)]);", "grads[Cell::saved_of(gate / 2)]);",
+        kernel="backward", cluster=True,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_is_seen(name: str) -> None:
+    fault = FAULTS[name]
+    edits = [FEW, (fault.file, fault.old, fault.new)]
+    kernels = Kernels(build_variant(name.replace(" ", "_"), edits, [f"lstm_{fault.kernel}_float32"]))
+    layer = Layer("LSTM", time=5, batch=11, hidden_size=20, nan=fault.nan)
+    host = OnHost(kernels, layer)
+    with pytest.raises((AssertionError, RuntimeError), match=fault.says):
+        run_and_compare(host, fault.cluster)
+
+
+def run_and_compare(host: OnHost, cluster: bool) -> None:
+    layer = host.layer
+    host.forward(plan_of(layer, False, cluster, units=8))
+    host.backward(plan_of(layer, True, cluster, units=8))
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+
+
+def test_an_edit_that_finds_nothing_is_an_error() -> None:
+    with pytest.raises(AssertionError, match="does not occur"):
+        build_variant("nothing", [("cuda/lstm.cuh", "no such text", "")], [])

@@ -1,0 +1,141 @@
+"""The persistent kernels of csrc/cuda/ on the CPU, against the reference."""
+
+from dataclasses import replace
+from itertools import cycle
+
+import pytest
+import torch
+from comparing import assert_all_accurate, assert_identical
+
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, Result, by_reference
+from cuda_on_host.plans import plan_of, random_case
+from cuda_on_host.structs import Kernels, Plan
+
+KINDS = ("LSTM", "GRU")
+NUMBERS = {
+    "float32": (torch.float32, True), "tf32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, True), "float16": (torch.float16, True),
+}  # fmt: skip
+CLUSTER = {"grid": False, "cluster": True}
+
+
+def run(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> Result:
+    host = OnHost(kernels, layer)
+    host.forward(forward)
+    host.backward(backward)
+    return host.result()
+
+
+def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None:
+    peer = by_reference(layer, layer.dtype, tf32=not layer.exact)
+    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer)
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str) -> None:
+    built = [kernels.built(4 if kind == "LSTM" else 3, backward, CLUSTER[path]) for backward in (False, True)]
+    assert min(map(len, built)) > 4
+    for index, (forward, backward) in enumerate(zip(built[0], cycle(built[1]), strict=False)):
+        seed = f"{kind} {number} {path} {forward} {backward}"
+        layer, plans = random_case(seed, kind, *NUMBERS[number], CLUSTER[path], {False: forward, True: backward})
+        print(f"{layer}\n  forward {plans[False]}\n  backward {plans[True]}")
+        kernels.choose_schedule(index)
+        check(kernels, layer, plans[False], plans[True])
+
+
+def test_many_chunks(kernels: Kernels) -> None:
+    # More than the warps multiply at a time, and as many as they hold at most.
+    for layer, units, held in (
+        (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 32, True: 32}, {False: 0, True: 0}),
+        (Layer("GRU", time=2, batch=2, hidden_size=388), {False: 16, True: 32}, {False: 4, True: 0}),
+        (Layer("LSTM", time=2, batch=2, hidden_size=260), {False: 32, True: 16}, {False: 0, True: 3}),
+    ):
+        forward, backward = (plan_of(layer, b, False, units[b], held=held[b]) for b in (False, True))
+        check(kernels, layer, forward, backward)
+    layer = Layer("LSTM", time=2, batch=2, hidden_size=140)
+    check(kernels, layer, plan_of(layer, False, True, 32, held=2), plan_of(layer, True, True, 32))
+
+
+# Layers of every form; hidden sizes that fill neither the last block nor the last chunk of a sum.
+FORMS = [
+    Layer("LSTM", time=1, batch=1, hidden_size=4),
+    Layer("LSTM", time=6, batch=9, hidden_size=20, directions=2),
+    Layer("LSTM", time=1, batch=9, hidden_size=40),
+    Layer("LSTM", batch=17, hidden_size=36, bias=False),
+    Layer("LSTM", time=4, batch=6, hidden_size=20, lengths=(2, 0, 4, 1, 4, 3), directions=2),
+    Layer("LSTM", time=2, batch=10, hidden_size=20, lengths=(0,) * 10, directions=2),
+    Layer("LSTM", time=2, batch=10, hidden_size=20, lengths=(0,) * 9 + (2,), directions=2),
+    Layer("LSTM", time=4, batch=11, hidden_size=20, batch_sizes=(11, 9, 8, 1), directions=2),
+    Layer("LSTM", time=3, batch=9, hidden_size=20, nan=True, directions=2),
+    Layer("LSTM", time=3, batch=9, hidden_size=20, nan=True, lengths=(2, 0, 3, 1, 2, 3, 3, 0, 3), directions=2),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output",)),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("h_n", "c_n", "cells")),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output", "h_n", "c_n")),
+    Layer("LSTM", batch=9, hidden_size=20, unused=("output", "h_n", "cells")),
+]
+FORMS += [replace(form, kind="GRU", unused=tuple(set(form.unused) & {"h_n", "output"})) for form in FORMS[:12]]
+FORMS += [replace(form, dtype=torch.bfloat16, hidden_size=40) for form in FORMS if form.nan or form.lengths]
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("layer", FORMS, ids=str)
+def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
+    check(kernels, layer, forward, backward)
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, time=5, batch=19, hidden_size=40, lengths=(5, 1, 3) * 6 + (0,))
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16, sequences=16) for backward in (False, True))
+    results = []
+    for seed in range(6):
+        kernels.choose_schedule(seed)
+        results.append(run(kernels, layer, forward, backward))
+        assert_identical(results[-1], results[0])
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_kept(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, batch=9, hidden_size=20, lengths=(3, 0, 2) * 3)
+    plan = plan_of(layer, False, CLUSTER[path], units=16)
+    kept, not_kept = OnHost(kernels, layer), OnHost(kernels, layer)
+    before = not_kept.gates.clone()
+    kept.forward(plan)
+    not_kept.forward(plan, keep=False)
+    assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
+    assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
+    assert all(cells.isnan().all() for cells in not_kept.cells.values())
+
+
+def test_gates_are_kept_as_the_cell_has_them(kernels: Kernels) -> None:
+    for kind in KINDS:
+        layer = Layer(kind, time=1, batch=5, hidden_size=20)
+        host = OnHost(kernels, layer)
+        host.forward(plan_of(layer, False, False, units=16))
+        gates, h0 = host.gates[0].double().chunk(4, dim=1), host.states[0][0].double()
+        if kind == "LSTM":
+            i, f, g, o = gates
+            cell = f * host.states[1][0].double() + i * g
+            torch.testing.assert_close(host.cells["cells"][0].double(), cell, rtol=1e-6, atol=1e-6)
+            hidden = o * cell.tanh()
+        else:
+            r, z, n, hn = gates
+            product = h0 @ host.weight(0, 1)[40:].double().T + host.weight(0, 3)[40:].double()
+            torch.testing.assert_close(hn, product, rtol=1e-5, atol=1e-6)
+            assert (r > 0).all()
+            hidden = (1 - z) * n + z * h0
+        torch.testing.assert_close(host.output.double(), hidden, rtol=1e-6, atol=1e-6)
+
+
+def test_a_plan_without_a_kernel_is_an_error(kernels: Kernels) -> None:
+    layer = Layer("LSTM")
+    plan = plan_of(layer, False, False, units=16)
+    plan.row_tiles = 7
+    with pytest.raises(RuntimeError, match="no kernel is built for this plan"):
+        OnHost(kernels, layer).forward(plan)

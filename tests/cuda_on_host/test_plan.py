@@ -1,0 +1,103 @@
+"""The plans of csrc/cuda/persistent_plan.cu: each can be launched and does all of the work; and some are run."""
+
+from itertools import product
+
+import pytest
+import torch
+from comparing import assert_all_accurate
+
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.plans import THREADS, divide_up
+from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
+
+ANY, PLAIN, CLUSTER, GRID = range(4)
+DEVICES = {"H100": Device(132, 227 * 1024, 16), "A100": Device(108, 163 * 1024, 1), "small": Device(20, 99 * 1024, 1)}
+BATCHES = (1, 7, 8, 9, 16, 33, 64, 100, 257)
+HIDDEN_SIZES = (4, 8, 24, 40, 72, 128, 192, 200, 256, 520, 768, 1000, 1024, 1536, 2048, 4096)
+
+
+def problems() -> list[Problem]:
+    """Return problems of all sizes that the kernels can have, for float32 and for half precision."""
+    all_of_them = product(BATCHES, HIDDEN_SIZES, (1, 2), (3, 4), (2, 4), (False, True), (False, True))
+    return [Problem(*numbers) for numbers in all_of_them if numbers[1] * numbers[4] % 16 == 0]
+
+
+def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) -> None:
+    rows = (1 if problem.backward else problem.gates) * plan.units
+    # All units, rows and sequences have someone, and no block has nothing.
+    assert plan.units % 2 == 0
+    assert (plan.blocks - 1) * plan.units < problem.hidden_size <= plan.blocks * plan.units
+    assert rows <= plan.row_tiles * 16
+    assert (plan.groups - 1) * plan.sequences < problem.batch <= plan.groups * plan.sequences
+    # Each thread finishes two units of one sequence at a time.
+    assert plan.units * plan.batch_tiles * 8 <= 2 * THREADS
+    # It can be launched.
+    built = kernels.built(problem.gates, problem.backward, plan.cluster)
+    assert Tiles(plan.row_tiles, plan.batch_tiles, plan.held) in built
+    assert plan.held == 0 or plan.held * 8 * 64 >= problem.hidden_size * problem.element_bytes
+    assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
+    if plan.cluster:
+        assert plan.blocks <= device.cluster
+    else:
+        assert plan.blocks * plan.groups * problem.directions <= device.multiprocessors
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("path", [ANY, CLUSTER, GRID])
+def test_every_plan_fits(kernels: Kernels, device: str, path: int) -> None:
+    plans = 0
+    for problem in problems():
+        plan = kernels.choose_plan(problem, DEVICES[device], Wish(path=path))
+        if plan.blocks == 0:
+            continue
+        plans += 1
+        try:
+            assert_fits(kernels, plan, problem, DEVICES[device])
+            assert path == ANY or plan.cluster == (path == CLUSTER)
+        except AssertionError as error:
+            values = {name: getattr(problem, name) for name, *_ in problem._fields_}
+            raise AssertionError(f"{values}: {plan}") from error
+    assert plans > 500
+
+
+def test_small_layers_have_a_plan(kernels: Kernels) -> None:
+    for problem in problems():
+        if problem.hidden_size <= 128 and problem.directions * problem.batch <= 64:
+            for device in DEVICES.values():
+                assert kernels.choose_plan(problem, device, Wish()).blocks > 0
+
+
+def test_no_plan(kernels: Kernels) -> None:
+    h100 = DEVICES["H100"]
+    unaligned = Problem(8, 12, 1, 4, 2, False, False)
+    too_large = Problem(8, 4096, 1, 4, 4, False, False)
+    assert kernels.choose_plan(unaligned, h100, Wish()).blocks == 0
+    assert kernels.choose_plan(too_large, h100, Wish()).blocks == 0
+    assert kernels.choose_plan(Problem(8, 64, 1, 4, 2, False, False), h100, Wish(path=PLAIN)).blocks == 0
+
+
+def test_wishes(kernels: Kernels) -> None:
+    problem = Problem(64, 256, 1, 4, 2, False, False)
+    for name, values in {
+        "blocks": (8, 16), "held": (0, 2), "groups": (1, 2, 8), "batch_tiles": (1, 2)
+    }.items():  # fmt: skip
+        for value in values:
+            plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(**{name: value}))
+            assert getattr(plan, name) == value
+            assert_fits(kernels, plan, problem, DEVICES["H100"])
+
+
+@pytest.mark.parametrize("wish", [{}, {"batch_tiles": 2}, {"groups": 1}, {"held": 0}], ids=str)
+@pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str, int]) -> None:
+    layer = Layer(kind, torch.bfloat16, batch=25, hidden_size=72, directions=1, lengths=(3, 1, 2, 0, 3) * 5)
+    host = OnHost(kernels, layer)
+    for backward in (False, True):
+        problem = Problem(layer.batch, layer.hidden_size, layer.directions, layer.gates, 2, True, backward)
+        plan = kernels.choose_plan(problem, Device(12, 227 * 1024, 8), Wish(path=path, **wish))
+        assert plan.blocks > 0, "no such plan"
+        assert_fits(kernels, plan, problem, Device(12, 227 * 1024, 8))
+        (host.backward if backward else host.forward)(plan)
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))

@@ -1,0 +1,60 @@
+"""The pointwise kernels of csrc/cuda/ on the CPU, between products by torch, against the reference."""
+
+from typing import Any
+
+import pytest
+import torch
+from comparing import assert_all_accurate, assert_identical
+
+from cuda_on_host import plain
+from cuda_on_host.host import OnHost
+from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.structs import Kernels
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+KINDS = ("LSTM", "GRU")
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"time": 1, "batch": 1, "hidden_size": 3},
+    {"batch": 40, "hidden_size": 13, "bias": False},
+    {"time": 4, "batch": 6, "lengths": (2, 0, 4, 1, 4, 3), "unused": ("h_n",)},
+    {"time": 4, "batch": 11, "batch_sizes": (11, 9, 8, 1), "unused": ("output",)},
+    {"nan": True, "lengths": (2, 3, 0)},
+]
+
+
+def case(kind: str, dtype: torch.dtype, form: dict[str, Any]) -> Layer:
+    return Layer(kind, dtype, **{"hidden_size": 7, "directions": 2, **form})
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[str, Any]) -> None:
+    layer = case(kind, dtype, form)
+    host = OnHost(kernels, layer)
+    plain.forward(host)
+    plain.backward(host)
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, dtype))
+
+
+@pytest.mark.parametrize("form", FORMS[2:5], ids=str)
+def test_pointwise_around_a_projection(kernels: Kernels, form: dict[str, Any]) -> None:
+    results = []
+    for projected in (False, True):
+        host = OnHost(kernels, case("LSTM", torch.float64, form))
+        plain.forward(host, projected=projected)
+        plain.backward(host, projected=projected)
+        results.append(host.result())
+    assert_identical(results[1], results[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_kept(kernels: Kernels, kind: str) -> None:
+    kept, not_kept = (OnHost(kernels, case(kind, torch.float32, FORMS[3])) for _ in range(2))
+    before = not_kept.gates.clone()
+    plain.forward(kept)
+    plain.forward(not_kept, keep=False)
+    assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
+    assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
+    assert all(cells.isnan().all() for cells in not_kept.cells.values())

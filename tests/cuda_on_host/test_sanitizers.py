@@ -1,0 +1,39 @@
+"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cuda_on_host.build import CXX, HERE, Edit, build_variant
+
+FLAGS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
+# Fewer kernels to compile.
+FEW: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles > 16", "held > 2 || row_tiles * batch_tiles > 4")
+STEMS = ["fibers", "exports", "recurrent", "lstm_forward_float32", "lstm_backward_float32"]
+STEMS += ["gru_forward_bfloat16", "gru_backward_bfloat16"]
+
+
+def runtime(name: str) -> str:
+    """Return the path of a library of the compiler, or skip the test."""
+    path = subprocess.check_output([CXX, f"-print-file-name={name}"], text=True).strip()
+    if not Path(path).is_absolute():
+        pytest.skip(f"{CXX} has no {name}")
+    return path
+
+
+def test_nothing_is_out_of_bounds() -> None:
+    # Python itself is built without; so the runtime has to be there first, and the library whose calls it replaces.
+    preload = f"{runtime('libasan.so')}:{runtime('libstdc++.so')}"
+    library = build_variant("sanitized", [FEW], STEMS, FLAGS)
+    environment = {**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
+    command = [sys.executable, "-m", "cuda_on_host.sanitized", str(library)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    text = done.stdout + done.stderr
+    assert "all have run" in done.stdout, text
+    assert done.returncode != 0, text
+    assert "heap-buffer-overflow" in done.stderr, text
+    assert "persistent_forward.cuh" in done.stderr, text

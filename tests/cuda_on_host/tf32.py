@@ -1,0 +1,45 @@
+"""The recurrent product in tf32, as an oracle of what it costs in accuracy."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+
+def round_to_tf32(values: Tensor) -> Tensor:
+    """Round float32 to the 10 bits of mantissa that tf32 has, ties away from zero."""
+    return torch.where(values.isfinite(), ((values.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32), values)
+
+
+class Tf32Linear(torch.autograd.Function):
+    """``linear`` with what the recurrence multiplies rounded to tf32; the weight's gradient is exact."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, input: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        return linear(round_to_tf32(input), round_to_tf32(weight))
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        input, weight = ctx.saved_tensors  # type: ignore[attr-defined]
+        return round_to_tf32(grad) @ round_to_tf32(weight), grad.T @ input
+
+
+def tf32_cell(kind: str) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the step of an LSTM or a GRU with its recurrent product in tf32."""
+
+    def cell(input: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        weight_ih, weight_hh, *biases = weights
+        bias_ih, bias_hh = biases or (torch.zeros(len(weight_ih)), torch.zeros(len(weight_ih)))
+        part = linear(input, weight_ih, bias_ih).chunk(4 if kind == "LSTM" else 3, dim=1)
+        product = (Tf32Linear.apply(state[0], weight_hh) + bias_hh).chunk(len(part), dim=1)
+        if kind == "LSTM":
+            i, f, g, o = (a + b for a, b in zip(part, product, strict=True))
+            c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+            return o.sigmoid() * c.tanh(), c
+        r, z = (part[0] + product[0]).sigmoid(), (part[1] + product[1]).sigmoid()
+        n = (part[2] + r * product[2]).tanh()
+        return ((1 - z) * n + z * state[0],)
+
+    return cell
