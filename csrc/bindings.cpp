@@ -59,10 +59,9 @@ void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_ti
 // Returns how a layer would be shared out on a GPU of the machine; no blocks for the plain path.
 py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool exact,
                    bool backward, int device) {
-  const fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates, element_bytes, exact,
-                                                      backward};
-  const PersistentPlan plan =
-      choose_plan(problem, fused_rnn::cuda::device_at(device), fused_rnn::ops::cuda_wish());
+  const fused_rnn::cuda::PersistentProblem problem = {batch,         hidden_size, directions, gates,
+                                                      element_bytes, exact,       backward};
+  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), fused_rnn::ops::cuda_wish());
   py::dict result;
   result["cluster"] = plan.cluster;
   result["blocks"] = plan.blocks;
@@ -84,8 +83,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
 #ifdef FUSED_RNN_CUDA
-  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0,
-             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("held") = -1);
+  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
+             py::arg("batch_tiles") = 0, py::arg("held") = -1);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("exact"), py::arg("backward"),
              py::arg("device") = 0);

@@ -26,8 +26,8 @@ struct GRUCell {
   // `previous` is the hidden value before.
   template <typename Math, typename V>
   static FUSED_RNN_DEVICE void backward(V (&gates)[4], V previous, V /*cell*/, V& grad_hidden, V& /*grad_cell*/) {
-    const auto grad = cells::gru_backward<Math>(
-        cells::GRUGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous, grad_hidden);
+    const auto grad =
+        cells::gru_backward<Math>(cells::GRUGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous, grad_hidden);
     gates[0] = grad.r, gates[1] = grad.z, gates[2] = grad.n, gates[3] = grad.hn;
   }
 };

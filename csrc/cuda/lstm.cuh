@@ -29,8 +29,8 @@ struct LSTMCell {
   // `grad_hidden` becomes what goes past the weights to the hidden value before: nothing.
   template <typename Math, typename V>
   static FUSED_RNN_DEVICE void backward(V (&gates)[4], V previous, V cell, V& grad_hidden, V& grad_cell) {
-    const auto grad = cells::lstm_backward<Math>(
-        cells::LSTMGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous, cell, grad_hidden, grad_cell);
+    const auto grad = cells::lstm_backward<Math>(cells::LSTMGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous,
+                                                 cell, grad_hidden, grad_cell);
     gates[0] = grad.i, gates[1] = grad.f, gates[2] = grad.g, gates[3] = grad.o;
     grad_hidden = V(0);
   }

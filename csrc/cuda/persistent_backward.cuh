@@ -1,5 +1,5 @@
-// All steps of a recurrent layer backwards in one kernel: the gradients of the gates' sums and of the initial states. The
-// gradients of input and weights follow as products over all steps, outside.
+// All steps of a recurrent layer backwards in one kernel: the gradients of the gates' sums and of the initial states.
+// The gradients of input and weights follow as products over all steps, outside.
 
 #pragma once
 
@@ -56,7 +56,9 @@ class PersistentBackward
   struct Columns {
     const CudaBackward<T, float>& p;
     const Place& place;
-    static FUSED_RNN_DEVICE Position split(int index, int rows, int /*vectors*/) { return {index % rows, index / rows}; }
+    static FUSED_RNN_DEVICE Position split(int index, int rows, int /*vectors*/) {
+      return {index % rows, index / rows};
+    }
     FUSED_RNN_DEVICE uint4 operator()(int unit, int gate, int k) const {
       const int64_t size = p.hidden_size;
       if (unit >= place.units || k >= size) return {0, 0, 0, 0};
@@ -109,8 +111,8 @@ class PersistentBackward
     if (part.index + 1 == p_.steps.time) return {nullptr, false};
     if constexpr (kCluster) return {this->exchange(part.index + 1, sequence), true};
     if (!this->runs(part.index + 1, sequence)) return {nullptr, false};
-    return {reinterpret_cast<char*>(p_.grad_gates + (place_.direction * p_.steps.rows + row + sequence - part.first) *
-                                                        (4 * size_)),
+    return {reinterpret_cast<char*>(p_.grad_gates +
+                                    (place_.direction * p_.steps.rows + row + sequence - part.first) * (4 * size_)),
             true};
   }
 
@@ -119,9 +121,9 @@ class PersistentBackward
     const Needed now = needed;
     if (next.index >= 0) request(needed, next);
     const int64_t row = part.index + 1 < p_.steps.time ? this->row_of(part.index + 1, part.first) : 0;
-    const float* partial =
-        this->multiply(part.first, [&](int sequence) { return after(part, row, sequence); },
-                       [&](int gate) { return Cell::saved_of(gate) * size_; });
+    const float* partial = this->multiply(
+        part.first, [&](int sequence) { return after(part, row, sequence); },
+        [&](int gate) { return Cell::saved_of(gate) * size_; });
     if (!this->has_cell(part.first)) return;
     const int own = this->own_state(part.first);
     float carried[1][2] = {{hidden_[own], hidden_[own + 1]}};
@@ -175,7 +177,8 @@ class PersistentBackward
 template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_backward(const FUSED_RNN_PARAM CudaBackward<T, float> params) {
-  PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+  if constexpr (!kCluster || kHasClusters)
+    PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
 }
 
 }  // namespace fused_rnn::cuda

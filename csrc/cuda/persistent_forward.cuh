@@ -34,8 +34,8 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     while (part.index < p_.steps.time) {
       const bool wraps = part.first + Walk::kSequences >= place_.sequences;
       const int64_t index = part.index + wraps;
-      const Part next = index < p_.steps.time ? this->part_at(index, wraps ? 0 : part.first + Walk::kSequences)
-                                              : Part{index, 0, 0};
+      const Part next =
+          index < p_.steps.time ? this->part_at(index, wraps ? 0 : part.first + Walk::kSequences) : Part{index, 0, 0};
       step(part, next, needed);
       part = next;
     }
@@ -197,7 +197,8 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
 template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM CudaForward<T, float> params) {
-  PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+  if constexpr (!kCluster || kHasClusters)
+    PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
 }
 
 }  // namespace fused_rnn::cuda

@@ -1,14 +1,14 @@
 // The choice of a plan: of all that fit, the one whose step takes the least time by an estimate whose constants were
 // fitted to measurements; see benchmarks/NOTES.md.
 
-#include "cuda/persistent_plan.h"
-
 #include <initializer_list>
+
+#include "cuda/persistent_plan.h"
 
 namespace fused_rnn::cuda {
 namespace {
 
-constexpr double kClock = 1980;         // per microsecond
+constexpr double kClock = 1980;          // per microsecond
 constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -26,7 +26,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double chunks = static_cast<double>(shared_layout(plan, problem).chunks) * segments;
   const double sequences = plan.batch_tiles * kTileBatch;
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
-  // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the cells.
+  // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the
+  // cells.
   const double weights = plan.held > 0 ? 0 : 5 * plan.row_tiles * chunks;
   const double instruction = problem.element_bytes == 2 ? 4 : problem.exact ? 25 : 9;
   const double products = instruction * plan.row_tiles * chunks * plan.batch_tiles;
@@ -39,8 +40,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   if (plan.cluster)
     clocks += 40 * plan.blocks;
   else if (plan.blocks > 1)
-    clocks += 800 + 8 * segments * plan.blocks + (written < 32 ? 600 : 0) +
-              (problem.backward && written < 64 ? 1800 : 0);
+    clocks +=
+        800 + 8 * segments * plan.blocks + (written < 32 ? 600 : 0) + (problem.backward && written < 64 ? 1800 : 0);
   const int64_t blocks = int64_t(plan.blocks) * plan.groups * problem.directions;
   const double waves = plan.cluster ? static_cast<double>(divide_up(blocks, kClusterBlocks)) : 1;
   return clocks * waves / kClock;
@@ -53,12 +54,11 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
                    PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
     for (plan.held = 0; plan.held <= 4; ++plan.held) {
-      const bool fits = is_instantiated(problem.gates, problem.backward, plan.cluster, plan.row_tiles,
-                                        plan.batch_tiles, plan.held) &&
-                        plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
-                        (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
-                        (plan.held == 0 ||
-                         plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
+      const bool fits =
+          is_instantiated(problem.gates, problem.backward, plan.cluster, plan.row_tiles, plan.batch_tiles, plan.held) &&
+          plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
+          (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
+          (plan.held == 0 || plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
       if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
       const double time = estimate_step(plan, problem);
       if (best.blocks == 0 || time < least) best = plan, least = time;

@@ -19,7 +19,7 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kWarps = 8;           // of a block
+constexpr int kWarps = 8;  // of a block
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
 constexpr int kTileBatch = 8;       // sequences in one matrix instruction
@@ -39,24 +39,27 @@ FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int 
   return backward ? units : gates * units;
 }
 
-// The plans for which kernels are built: 8, 16 or 32 units, and weights held in registers only where they fit.
+// The plans for which kernels are built: 8, 16 or 32 units; in a cluster, several tiles of sequences only with the most
+// units; weights held in registers only where they fit.
 FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, bool cluster, int row_tiles,
                                                      int batch_tiles, int held) {
-  bool rows = false;
-  for (int units = 8; units <= 32; units *= 2)
-    rows = rows || row_tiles == divide_up(rows_of_units(gates, backward, units), kTileRows);
-  if (!rows || row_tiles * batch_tiles > 16 || (batch_tiles == 4 && row_tiles > (backward ? 1 : 4))) return false;
-  if (held == 0) return batch_tiles == 1 || batch_tiles == 2 || batch_tiles == 4;
-  if (batch_tiles != 1) return false;
-  if (backward) return (row_tiles == 1 && (held == 1 || (held == 3 && !cluster))) || (row_tiles == 2 && held == 1);
-  return (row_tiles <= 4 && row_tiles > 2 && (held == 2 || (held == 4 && !cluster))) || (row_tiles > 4 && held == 2);
+  int units = 8;
+  while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
+  if (units > 32 || row_tiles * batch_tiles > 16) return false;
+  if (held > 0 && batch_tiles > 1) return false;
+  if (cluster && batch_tiles > 1 && units < 32) return false;
+  if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
+  if (held == 0) return true;
+  if (backward) return held == 1 || (held == 3 && row_tiles == 1 && !cluster);
+  return row_tiles > 2 && (held == 2 || (held == 4 && row_tiles <= 4 && !cluster));
 }
 
-// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a bank.
+// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a
+// bank.
 FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
 
-// Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of hidden_size
-// values that are handed on for each sequence: 1 forward, kGates backward.
+// Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of
+// hidden_size values that are handed on for each sequence: 1 forward, kGates backward.
 struct SharedLayout {
   int32_t chunks;           // of each segment
   int32_t exchange_stride;  // between sequences; an odd multiple of 64, so that no two lanes of a warp meet in a bank

@@ -1,11 +1,11 @@
-// The product inside a step of the persistent kernels: rows of the recurrent weights, which stay in shared memory, times
-// what the blocks of the group made of the step before, 16 rows by 8 sequences for each matrix instruction.
+// The product inside a step of the persistent kernels: rows of the recurrent weights, which stay in shared memory,
+// times what the blocks of the group made of the step before, 16 rows by 8 sequences for each matrix instruction.
 //
-// Blocks hand these values on without flags and barriers: where they are to come there is a NaN of all ones, which nobody
-// hands on, and a reader reads again until it is gone. On a grid the values travel through the L2 cache, each to a place
-// of its own that is filled with ones beforehand. In a cluster every block writes them into the shared memory of all
-// others, into two buffers in turn, and whoever has read a place fills it with ones again: it is written anew only by
-// those who have what this block made of it.
+// Blocks hand these values on without flags and barriers: where they are to come there is a NaN of all ones, which
+// nobody hands on, and a reader reads again until it is gone. On a grid the values travel through the L2 cache, each to
+// a place of its own that is filled with ones beforehand. In a cluster every block writes them into the shared memory
+// of all others, into two buffers in turn, and whoever has read a place fills it with ones again: it is written anew
+// only by those who have what this block made of it.
 
 #pragma once
 
@@ -53,8 +53,8 @@ struct Position {
   int row, vector;
 };
 
-// Fills the tiles. At::split says in which order they are fetched; at(row, segment, k) returns 16 bytes of values from k
-// on, zeros past the block's rows.
+// Fills the tiles. At::split says in which order they are fetched; at(row, segment, k) returns 16 bytes of values from
+// k on, zeros past the block's rows.
 template <typename T, typename At>
 FUSED_RNN_DEVICE void load_weights(char* shared, int rows, int chunks, int segments, const At& at) {
 #pragma unroll 4
@@ -72,8 +72,8 @@ struct Source {
   bool waits;  // whether it may still be missing
 };
 
-// The weights of a warp's chunks: in registers for the whole call, kHeld chunks of each segment, or for kHeld == 0 in shared
-// memory.
+// The weights of a warp's chunks: in registers for the whole call, kHeld chunks of each segment, or for kHeld == 0 in
+// shared memory.
 template <int kSegments, int kRowTiles, int kHeld>
 struct Weights {
   const uint4* shared;  // of this lane: [kRowTiles][kSegments * chunks][2 instructions][kWarp]

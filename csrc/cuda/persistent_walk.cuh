@@ -77,8 +77,7 @@ class PersistentWalk {
   // Empties both buffers.
   FUSED_RNN_DEVICE void clear_exchange() const {
     auto* words = reinterpret_cast<uint32_t*>(shared_ + layout_.exchange);
-    for (int64_t index = threadIdx.x; index < 2 * layout_.exchange_size / 4; index += kThreads)
-      words[index] = kMissing;
+    for (int64_t index = threadIdx.x; index < 2 * layout_.exchange_size / 4; index += kThreads) words[index] = kMissing;
   }
   // Writes two neighbouring values into the exchange buffers of all blocks of the group.
   FUSED_RNN_DEVICE void hand_on(char* mine, Pair<T> words) const {
@@ -90,8 +89,8 @@ class PersistentWalk {
   FUSED_RNN_DEVICE bool has_cell(int first) const { return first + offset_ < place_.sequences; }
   FUSED_RNN_DEVICE int own_state(int first) const { return (first + offset_) * plan_.units + unit_; }
 
-  // Where the thread's values lie in [rows, directions * hidden_size], and in [directions, rows, kinds * hidden_size], for
-  // a row of the layer.
+  // Where the thread's values lie in [rows, directions * hidden_size], and in [directions, rows, kinds * hidden_size],
+  // for a row of the layer.
   FUSED_RNN_DEVICE int64_t in_output(int64_t row) const {
     return (row * directions_ + place_.direction) * size_ + place_.first_unit + unit_;
   }

@@ -19,6 +19,13 @@
 
 namespace fused_rnn::cuda {
 
+// Whether the architecture that is compiled for has clusters of thread blocks.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kHasClusters = false;
+#else
+constexpr bool kHasClusters = true;
+#endif
+
 // Dynamic shared memory of the block, aligned to 16 bytes.
 FUSED_RNN_DEVICE char* shared_memory() {
   extern __shared__ __align__(16) char memory[];
@@ -129,8 +136,8 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   cudaError_t error = cudaSuccess;
   const auto function = reinterpret_cast<const void*>(kernel);
   if (how.shared_bytes > 48 * 1024)
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(how.shared_bytes));
+    error =
+        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
   if (error == cudaSuccess && how.cluster > 8)
     error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   cudaLaunchAttribute attributes[2];

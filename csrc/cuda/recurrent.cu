@@ -1,18 +1,17 @@
 // From the types known at run time to the kernels built for them.
 
-#include "cuda/recurrent.h"
-
 #include <bit>
 
 #include "cuda/gru.cuh"
 #include "cuda/lstm.cuh"
 #include "cuda/persistent_launch.cuh"
 #include "cuda/pointwise.cuh"
+#include "cuda/recurrent.h"
 
 namespace fused_rnn::cuda {
 
 // Built in files of their own, for compilers to work side by side.
-#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                 \
+#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                   \
   extern template const char* launch_persistent<Cell, T>(const CudaForward<T, float>& params, void* stream); \
   extern template const char* launch_persistent<Cell, T>(const CudaBackward<T, float>& params, void* stream);
 FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, float)

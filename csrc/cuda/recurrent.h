@@ -1,5 +1,5 @@
-// The CUDA kernels of LSTM and GRU layers. Every function only launches, on `stream` of the current device: it waits for
-// nothing, allocates nothing, and can be captured in a CUDA graph. It returns null, or an error as a static string.
+// The CUDA kernels of LSTM and GRU layers. Every function only launches, on `stream` of the current device: it waits
+// for nothing, allocates nothing, and can be captured in a CUDA graph. It returns null, or an error as a static string.
 // Pointers in params are to values of `element`; states that are not rounded to it are float32, float64 for kFloat64.
 
 #pragma once

@@ -257,11 +257,11 @@ Tensor CudaLayer::running() const {
 
 PersistentPlan CudaLayer::plan(bool backward) const {
   const RecurrentSizes& s = layer.sizes;
-  if (layer.projected || element == cuda::Element::kFloat64) return {};
+  // A single step uses each weight once: nothing to keep on the chip.
+  if (layer.projected || element == cuda::Element::kFloat64 || s.steps.time == 1) return {};
   const int bytes = static_cast<int>(layer.input.element_size());
-  const cuda::PersistentProblem problem = {s.steps.batch,           s.hidden_size, s.directions,
-                                           static_cast<int>(gates), bytes,         exact,
-                                           backward};
+  const cuda::PersistentProblem problem = {s.steps.batch, s.hidden_size, s.directions, static_cast<int>(gates),
+                                           bytes,         exact,         backward};
   // Two of the same kind follow one another most of the time: the last choices are kept.
   struct Choice {
     cuda::PersistentProblem problem;

@@ -16,9 +16,9 @@ struct CudaLayer {
   const RecurrentLayer& layer;
   cuda::Cell cell;
   cuda::Element element;
-  at::ScalarType state_type;  // of what is never rounded to the layer's type
-  int64_t gates;              // kGates of the cell
-  bool exact;                 // float32 without tf32, as torch.backends.cudnn.rnn says
+  at::ScalarType state_type;                // of what is never rounded to the layer's type
+  int64_t gates;                            // kGates of the cell
+  bool exact;                               // float32 without tf32, as torch.backends.cudnn.rnn says
   Tensor lengths, batch_sizes, first_rows;  // on the GPU
   CudaSteps steps;
   void* stream;

@@ -87,8 +87,8 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
   if (cuda.batch_sizes.defined())
     return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction).to(own.device()));
   const int64_t others = cuda.steps.rows - cuda.steps.batch;
-  const Tensor before = direction == 0 ? at::cat({h0, own.narrow(0, 0, others)})
-                                       : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
+  const Tensor before =
+      direction == 0 ? at::cat({h0, own.narrow(0, 0, others)}) : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
   if (!cuda.lengths.defined()) return before;
   Tensor by_step = before.view({cuda.steps.time, cuda.steps.batch, s.output_size});
   if (direction == 1) {
@@ -127,8 +127,7 @@ void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep) {
       check_launch(pointwise(cuda.cell, cuda.element, params, cuda.stream));
       if (!projected) continue;
       const Tensor running = running_in(cuda, step), own = state.narrow(0, 0, step.sequences);
-      const Tensor values =
-          at::mm(hidden.narrow(0, 0, step.sequences), cuda.weight(d, cuda.layer.biased ? 4 : 2).t());
+      const Tensor values = at::mm(hidden.narrow(0, 0, step.sequences), cuda.weight(d, cuda.layer.biased ? 4 : 2).t());
       output_rows(cuda, states.output, d, step).copy_(where_running(running, values, at::zeros({}, values.options())));
       own.copy_(where_running(running, values, own));
     }

@@ -1,6 +1,6 @@
-// What the CUDA kernels of one recurrent layer, LSTM or GRU, in one or both directions, are given. Pointers are to device
-// memory, dense and row-major, and live until the kernel has run. T is the type of the caller's tensors, State the type
-// of what is never rounded to it: float, or double for T double. Rows and kGates are as in params/recurrent.h.
+// What the CUDA kernels of one recurrent layer, LSTM or GRU, in one or both directions, are given. Pointers are to
+// device memory, dense and row-major, and live until the kernel has run. T is the type of the caller's tensors, State
+// the type of what is never rounded to it: float, or double for T double. Rows and kGates are as in params/recurrent.h.
 
 #pragma once
 
@@ -42,7 +42,7 @@ struct PersistentPlan {
 template <typename T, typename State>
 struct CudaForward {
   CudaSteps steps;
-  PersistentPlan plan;    // for the persistent kernels only
+  PersistentPlan plan;  // for the persistent kernels only
   int64_t hidden_size, directions;
   bool exact;             // float32 without tf32
   const T* weight_hh[2];  // [kGates * hidden_size, hidden_size]
@@ -62,22 +62,22 @@ struct CudaForward {
 template <typename T, typename State>
 struct CudaBackward {
   CudaSteps steps;
-  PersistentPlan plan;    // for the persistent kernels only
+  PersistentPlan plan;  // for the persistent kernels only
   int64_t hidden_size, directions;
-  bool exact;             // float32 without tf32
-  const T* weight_hh[2];  // [kGates * hidden_size, hidden_size]
-  const T* h0;            // [directions, batch, hidden_size] (GRU only)
-  const T* c0;            // [directions, batch, hidden_size] (LSTM only)
-  const T* output;        // [rows, directions * hidden_size] (GRU only)
-  const T* gates;         // [directions, rows, 4 * hidden_size], as forward left them
-  const State* cells;     // [directions, rows, hidden_size], likewise (LSTM only)
-  const T* grad_output;   // [rows, directions * hidden_size], or null for zero
+  bool exact;               // float32 without tf32
+  const T* weight_hh[2];    // [kGates * hidden_size, hidden_size]
+  const T* h0;              // [directions, batch, hidden_size] (GRU only)
+  const T* c0;              // [directions, batch, hidden_size] (LSTM only)
+  const T* output;          // [rows, directions * hidden_size] (GRU only)
+  const T* gates;           // [directions, rows, 4 * hidden_size], as forward left them
+  const State* cells;       // [directions, rows, hidden_size], likewise (LSTM only)
+  const T* grad_output;     // [rows, directions * hidden_size], or null for zero
   const State* grad_cells;  // [directions, rows, hidden_size], or null for zero (LSTM only)
-  const T* grad_h_n;      // [directions, batch, hidden_size], or null for zero
-  const T* grad_c_n;      // [directions, batch, hidden_size], or null for zero (LSTM only)
-  T* grad_h0;             // [directions, batch, hidden_size], written
-  T* grad_c0;             // [directions, batch, hidden_size], written (LSTM only)
-  T* grad_gates;          // [directions, rows, 4 * hidden_size], written: gradients of the gates' sums
+  const T* grad_h_n;        // [directions, batch, hidden_size], or null for zero
+  const T* grad_c_n;        // [directions, batch, hidden_size], or null for zero (LSTM only)
+  T* grad_h0;               // [directions, batch, hidden_size], written
+  T* grad_c0;               // [directions, batch, hidden_size], written (LSTM only)
+  T* grad_gates;            // [directions, rows, 4 * hidden_size], written: gradients of the gates' sums
 };
 
 // One step of one direction, after the product of the hidden values and the recurrent weights.
@@ -86,15 +86,15 @@ struct PointwiseForward {
   CudaSteps steps;
   int64_t t, sequences;  // the step, and how many sequences it has; with lengths all
   int64_t hidden_size, directions, direction;
-  const State* sums;     // [sequences, kGates * hidden_size]: the recurrent part of the gates' sums
-  const T* bias_ih;      // [kGates * hidden_size], or null
-  const T* bias_hh;      // [kGates * hidden_size], or null
-  T* hidden;             // [batch, hidden_size]: hidden values before the step on entry, after it on return
-  State* cell;           // [batch, hidden_size]: likewise cell values (LSTM only)
-  T* output;             // as in CudaForward, or null with a projection
-  T* gates;              // as in CudaForward
-  State* cells;          // as in CudaForward
-  bool keep;             // as in CudaForward
+  const State* sums;  // [sequences, kGates * hidden_size]: the recurrent part of the gates' sums
+  const T* bias_ih;   // [kGates * hidden_size], or null
+  const T* bias_hh;   // [kGates * hidden_size], or null
+  T* hidden;          // [batch, hidden_size]: hidden values before the step on entry, after it on return
+  State* cell;        // [batch, hidden_size]: likewise cell values (LSTM only)
+  T* output;          // as in CudaForward, or null with a projection
+  T* gates;           // as in CudaForward
+  State* cells;       // as in CudaForward
+  bool keep;          // as in CudaForward
 };
 
 // One step of one direction backwards, before the product of the gates' gradients and the recurrent weights.
@@ -103,18 +103,19 @@ struct PointwiseBackward {
   CudaSteps steps;
   int64_t t, before, sequences;  // the step, the one before it in the direction (-1 for none), how many sequences
   int64_t hidden_size, directions, direction;
-  const T* h0;            // as in CudaBackward (GRU only)
-  const T* c0;            // as in CudaBackward (LSTM only)
-  const T* output;        // as in CudaBackward (GRU only)
-  const T* gates;         // as in CudaBackward
-  const State* cells;     // as in CudaBackward (LSTM only)
-  const T* grad_output;   // as in CudaBackward, or null for zero
+  const T* h0;              // as in CudaBackward (GRU only)
+  const T* c0;              // as in CudaBackward (LSTM only)
+  const T* output;          // as in CudaBackward (GRU only)
+  const T* gates;           // as in CudaBackward
+  const State* cells;       // as in CudaBackward (LSTM only)
+  const T* grad_output;     // as in CudaBackward, or null for zero
   const State* grad_cells;  // as in CudaBackward, or null for zero (LSTM only)
-  const State* grad_projected;  // [sequences, hidden_size]: with a projection, all of the hidden values' gradient; or null
-  State* grad_hidden;     // [batch, hidden_size]: gradient of the hidden values after the step on entry; on return the
-                          // part of it before the step that does not pass the weights; unused with a projection
-  State* grad_cell;       // [batch, hidden_size]: likewise of the cell values (LSTM only)
-  T* grad_gates;          // as in CudaBackward
+  const State*
+      grad_projected;  // [sequences, hidden_size]: with a projection, all of the hidden values' gradient; or null
+  State* grad_hidden;  // [batch, hidden_size]: gradient of the hidden values after the step on entry; on return the
+                       // part of it before the step that does not pass the weights; unused with a projection
+  State* grad_cell;    // [batch, hidden_size]: likewise of the cell values (LSTM only)
+  T* grad_gates;       // as in CudaBackward
 };
 
 }  // namespace fused_rnn

@@ -18,6 +18,8 @@
 
 namespace fused_rnn::cuda {
 
+constexpr bool kHasClusters = true;
+
 inline char* shared_memory() { return host::shared_memory(); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
