@@ -44,7 +44,9 @@ CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter"
     " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC's own AVX-512 headers trip over these
 )
-CUDA_FLAGS = "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
+CUDA_FLAGS = (
+    "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
+)
 
 
 def version() -> str:

@@ -51,19 +51,27 @@ Path path_of(const std::string& name) {
   throw py::value_error("path must be any, plain, cluster or grid, not " + name);
 }
 
-// Sets which plans of the persistent kernels may be chosen from now on; 0 means any.
+// Sets which plans of the persistent kernels may be chosen from now on, for tests and tuning; 0, or -1 for held, means
+// any.
 void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_tiles, int held) {
   fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, batch_tiles, held};
 }
 
-// Returns how a layer would be shared out on a GPU of the machine; no blocks for the plain path.
-py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool exact,
-                   bool backward, int device) {
-  const fused_rnn::cuda::PersistentProblem problem = {batch,         hidden_size, directions, gates,
-                                                      element_bytes, exact,       backward};
-  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), fused_rnn::ops::cuda_wish());
+// Returns how a layer is shared out on a GPU of the machine; for the plain path, why.
+py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool backward,
+                   bool projected, bool one_step, int device) {
+  const bool exact = element_bytes == 4 && fused_rnn::ops::exact_float32();
+  const fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates,   element_bytes,
+                                                      exact, backward,    projected,  one_step};
+  const auto& wish = fused_rnn::ops::cuda_wish();
+  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), wish);
   py::dict result;
-  result["cluster"] = plan.cluster;
+  if (plan.blocks == 0) {
+    result["path"] = "plain";
+    result["reason"] = why_plain(problem, wish);
+    return result;
+  }
+  result["path"] = plan.cluster ? "cluster" : "grid";
   result["blocks"] = plan.blocks;
   result["groups"] = plan.groups;
   result["units"] = plan.units;
@@ -71,8 +79,8 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
   result["row_tiles"] = plan.row_tiles;
   result["batch_tiles"] = plan.batch_tiles;
   result["held"] = plan.held;
-  result["shared_bytes"] = plan.blocks == 0 ? 0 : fused_rnn::cuda::shared_layout(plan, problem).total;
-  result["microseconds"] = plan.blocks == 0 ? 0.0 : fused_rnn::cuda::estimate_step(plan, problem);
+  result["shared_bytes"] = fused_rnn::cuda::shared_layout(plan, problem).total;
+  result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem);
   return result;
 }
 #endif
@@ -86,7 +94,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
              py::arg("batch_tiles") = 0, py::arg("held") = -1);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
-             py::arg("hidden_size"), py::arg("directions"), py::arg("exact"), py::arg("backward"),
-             py::arg("device") = 0);
+             py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"),
+             py::arg("one_step"), py::arg("device") = 0);
 #endif
 }

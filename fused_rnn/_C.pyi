@@ -10,3 +10,19 @@ class BuildInfo(TypedDict):
     cuda_devices: int
 
 def build_info() -> BuildInfo: ...
+
+# With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU.
+def set_cuda_wish(
+    path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, held: int = -1
+) -> None: ...
+def cuda_plan(
+    gates: int,
+    element_bytes: int,
+    batch: int,
+    hidden_size: int,
+    directions: int,
+    backward: bool,
+    projected: bool,
+    one_step: bool,
+    device: int = 0,
+) -> dict[str, str | int | float]: ...

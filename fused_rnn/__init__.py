@@ -4,6 +4,7 @@ from fused_rnn import functional, onnx, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
+from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
 from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
 from fused_rnn.onnx import from_onnx
@@ -16,6 +17,7 @@ __all__ = [
     "MaskedConv2d",
     "__version__",
     "convert",
+    "explain",
     "from_keras",
     "from_onnx",
     "functional",

@@ -24,9 +24,10 @@ MAY_INCLUDE_STANDARD = {"cells": r"$^", "params": r"cstdint$"}
 
 # For each module or folder of fused_rnn what else of the package it may import.
 MAY_IMPORT = {
-    "__init__": {"modules", "functional", "reference", "convert", "keras", "onnx", "config", "_version"},
+    "__init__": {"modules", "functional", "reference", "convert", "explain", "keras", "onnx", "config", "_version"},
     "config": {"_C", "_version"},
     "convert": {"modules"},
+    "explain": {"_C", "modules"},
     "keras": {"foreign", "modules"},
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},

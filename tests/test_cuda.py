@@ -1,4 +1,4 @@
-"""LSTM and GRU on a GPU, on every path, against torch.nn in float64 on the CPU and torch.nn in the same dtype on the GPU."""
+"""LSTM and GRU on a GPU, on every path, against torch.nn in float64 on the CPU and in the same dtype on the GPU."""
 
 from collections.abc import Iterator
 

@@ -49,6 +49,15 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
 
 namespace {
 
+// Returns why no plan can be made for a problem whatever the GPU has, or null.
+const char* never_fits(const PersistentProblem& problem) {
+  if (problem.element_bytes == 8) return "float64 has no persistent kernel";
+  if (problem.projected) return "a projection has no persistent kernel";
+  if (problem.one_step) return "a single step uses each weight once: there is nothing to keep on the chip";
+  if (problem.hidden_size * problem.element_bytes % 16 != 0) return "hidden_size values are no multiple of 16 bytes";
+  return nullptr;
+}
+
 // Tries all ways in which the warps of the blocks of a plan may go about their work, and keeps the best.
 void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device, const Wish& wish,
                    PersistentPlan& best, double& least) {
@@ -69,7 +78,7 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
 
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
   PersistentPlan best = {};
-  if (problem.hidden_size * problem.element_bytes % 16 != 0 || wish.path == Path::kPlain) return best;
+  if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return best;
   double least = 0;
   PersistentPlan plan = {};
   for (plan.units = 8; plan.units <= 32; plan.units *= 2) {
@@ -89,6 +98,12 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
     }
   }
   return best;
+}
+
+const char* why_plain(const PersistentProblem& problem, const Wish& wish) {
+  if (const char* reason = never_fits(problem)) return reason;
+  if (wish.path != Path::kAny) return "no plan is as wished for";
+  return "the recurrent weights do not fit into the shared memory of the GPU";
 }
 
 }  // namespace fused_rnn::cuda

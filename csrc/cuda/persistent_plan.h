@@ -81,9 +81,11 @@ struct SharedLayout {
 struct PersistentProblem {
   int64_t batch, hidden_size, directions;
   int gates;          // kGates of the cell
-  int element_bytes;  // of the weights: 2 or 4
+  int element_bytes;  // of the weights: 2, 4 or 8
   bool exact;         // float32 without tf32
   bool backward;
+  bool projected;  // whether the hidden values are projected
+  bool one_step;
 
   constexpr bool operator==(const PersistentProblem& other) const = default;
 };
@@ -110,8 +112,11 @@ constexpr SharedLayout shared_layout(const PersistentPlan& plan, const Persisten
   return {plan, problem.hidden_size, problem.element_bytes, problem.backward ? problem.gates : 1};
 }
 
-// Returns the plan that should take the least time, or one with blocks == 0 if the weights do not fit.
+// Returns the plan that should take the least time, or one with blocks == 0 where the plain path is to be taken.
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);
+
+// Returns why choose_plan has no plan for a problem.
+const char* why_plain(const PersistentProblem& problem, const Wish& wish);
 
 // Estimated microseconds of one step.
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);

@@ -230,7 +230,7 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
       element(element_of(layer.type)),
       state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
       gates(cell == cuda::Cell::kLSTM ? 4 : 3),
-      exact(layer.type == at::kFloat && !at::globalContext().allowTF32CuDNN(at::Float32Op::RNN)),
+      exact(layer.type == at::kFloat && exact_float32()),
       steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr} {
   const at::Device device = layer.input.device();
   if (lengths) {
@@ -257,11 +257,16 @@ Tensor CudaLayer::running() const {
 
 PersistentPlan CudaLayer::plan(bool backward) const {
   const RecurrentSizes& s = layer.sizes;
-  // A single step uses each weight once: nothing to keep on the chip.
-  if (layer.projected || element == cuda::Element::kFloat64 || s.steps.time == 1) return {};
-  const int bytes = static_cast<int>(layer.input.element_size());
-  const cuda::PersistentProblem problem = {s.steps.batch, s.hidden_size, s.directions, static_cast<int>(gates),
-                                           bytes,         exact,         backward};
+  cuda::PersistentProblem problem = {};
+  problem.batch = s.steps.batch;
+  problem.hidden_size = s.hidden_size;
+  problem.directions = s.directions;
+  problem.gates = static_cast<int>(gates);
+  problem.element_bytes = static_cast<int>(layer.input.element_size());
+  problem.exact = exact;
+  problem.backward = backward;
+  problem.projected = layer.projected;
+  problem.one_step = s.steps.time == 1;
   // Two of the same kind follow one another most of the time: the last choices are kept.
   struct Choice {
     cuda::PersistentProblem problem;
@@ -283,6 +288,8 @@ PersistentPlan CudaLayer::plan(bool backward) const {
 void check_launch(const char* error) {
   TORCH_CHECK(error == nullptr, "a CUDA kernel of fused_rnn could not be started: ", error);
 }
+
+bool exact_float32() { return !at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
 
 cuda::Wish& cuda_wish() {
   static cuda::Wish wish;

@@ -61,6 +61,9 @@ void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
 // The gradients of the layer's weights from those of the gates' sums.
 std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients);
 
+// Whether float32 is to be computed without tf32: as torch.backends.cudnn says of recurrent networks.
+bool exact_float32();
+
 // Which plans the persistent kernels may use; for tests and tuning. For all threads, not to be changed during a call.
 cuda::Wish& cuda_wish();
 

@@ -79,7 +79,7 @@ class Problem(ctypes.Structure):
     _fields_ = [
         *_fields(c_int64, "batch hidden_size directions"),
         *_fields(c_int, "gates element_bytes"),
-        *_fields(c_bool, "exact backward"),
+        *_fields(c_bool, "exact backward projected one_step"),
     ]
 
 

@@ -8,7 +8,7 @@ from comparing import assert_all_accurate
 
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference
-from cuda_on_host.plans import THREADS, divide_up
+from cuda_on_host.plans import THREADS
 from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
 
 ANY, PLAIN, CLUSTER, GRID = range(4)

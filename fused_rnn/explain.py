@@ -1,0 +1,70 @@
+"""Tells which kernels a layer takes, and why."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fused_rnn import _C
+from fused_rnn.modules import GRU, LSTM
+
+
+def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
+    """Tell which kernels a layer takes for an input, forward and backward, and why.
+
+    On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of two
+    ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid"). Else
+    it takes the plain path: one product and one pointwise kernel a step.
+
+    Args:
+        module: the layer.
+        input: as the layer would get it; only its shape, dtype and device are looked at.
+
+    Returns:
+        Some lines of text.
+
+    Raises:
+        TypeError: ``module`` is no layer of this package.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> print(fused_rnn.explain(fused_rnn.LSTM(4, 8), torch.randn(5, 3, 4)))  # doctest: +ELLIPSIS
+        LSTM on cpu, torch.float32: kernels for ...
+    """
+    if not isinstance(module, (LSTM, GRU)):
+        raise TypeError(f"module must be a fused_rnn.LSTM or fused_rnn.GRU, got {type(module).__name__}")
+    packed = isinstance(input, PackedSequence)
+    data = input.data if packed else input
+    head = f"{type(module).__name__} on {data.device}, {data.dtype}"
+    if data.device.type != "cuda":
+        return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
+    if packed:
+        time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
+    else:
+        time, batch = (data.size(0), 1) if data.dim() == 2 else data.shape[:2]
+        if module.batch_first and data.dim() == 3:
+            time, batch = batch, time
+    problem = {
+        "gates": 4 if isinstance(module, LSTM) else 3,
+        "element_bytes": data.dtype.itemsize,
+        "batch": batch,
+        "hidden_size": module.hidden_size,
+        "directions": 2 if module.bidirectional else 1,
+        "projected": module.proj_size > 0,
+        "one_step": time == 1,
+        "device": data.device.index or 0,
+    }
+    plans = {backward: _C.cuda_plan(**problem, backward=backward) for backward in (False, True)}  # type: ignore[arg-type]
+    lines = [f"  {'backward' if backward else 'forward'}: {_told(plan)}" for backward, plan in plans.items()]
+    return "\n".join([f"{head}:", *lines])
+
+
+def _told(plan: dict[str, Any]) -> str:
+    if plan["path"] == "plain":
+        return f"plain, since {plan['reason']}"
+    return (
+        f"{plan['path']}, {plan['groups']} groups of {plan['blocks']} blocks for each direction, of {plan['units']} "
+        f"hidden units and {plan['sequences']} sequences each, {plan['shared_bytes']} bytes of shared memory a block, "
+        f"about {plan['microseconds']:.1f} us a step"
+    )
