@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -13,9 +12,9 @@ from fused_rnn.modules import GRU, LSTM
 def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
     """Tell which kernels a layer takes for an input, forward and backward, and why.
 
-    On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of two
-    ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid"). Else
-    it takes the plain path: one product and one pointwise kernel a step.
+    On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
+    two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
+    Else it takes the plain path: one product and one pointwise kernel a step.
 
     Args:
         module: the layer.

@@ -1,11 +1,14 @@
 """LSTM and GRU on a GPU, on every path, against torch.nn in float64 on the CPU and in the same dtype on the GPU."""
 
+import copy
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, shapes_of_layers, tails
-from comparing import assert_all_accurate, assert_identical
+from cases import DTYPES, KINDS, Case, flatten, shapes_of_layers, tails
+from comparing import assert_accurate, assert_all_accurate, assert_identical
+from torch import Tensor
 
 import fused_rnn
 from fused_rnn import _C
@@ -76,3 +79,100 @@ def test_deterministic(case: Case, dtype: torch.dtype) -> None:
     first = case.result(fused_rnn, dtype, "cuda")
     for _ in range(3):
         assert_identical(case.result(fused_rnn, dtype, "cuda"), first)
+
+
+def layer_on_gpu(kind: str = "LSTM") -> tuple[torch.nn.Module, Tensor]:
+    """Return a layer that takes a persistent kernel of several blocks, and an input."""
+    torch.manual_seed(0)
+    layer = getattr(fused_rnn, kind)(64, 256, device="cuda", dtype=torch.bfloat16)
+    return layer, torch.randn(20, 16, 64, device="cuda", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_graph_capture(kind: str) -> None:
+    layer, input = layer_on_gpu(kind)
+    other = torch.randn_like(input)
+
+    def both() -> list[Tensor]:
+        output = layer(input)[0]
+        return [output, *torch.autograd.grad(output.sum(), list(layer.parameters()))]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        both()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = both()
+    input.copy_(other)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert all(map(torch.equal, captured, both()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams(kind: str) -> None:
+    layer, input = layer_on_gpu(kind)
+    expected = layer(input)[0]
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    outputs = []
+    for stream in streams * 4:
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            outputs.append(layer(input)[0])
+    torch.cuda.synchronize()
+    assert all(torch.equal(output, expected) for output in outputs)
+
+
+def test_threads() -> None:
+    layer, input = layer_on_gpu()
+    expected = layer(input)[0]
+    with ThreadPoolExecutor(2) as threads:
+        outputs = list(threads.map(lambda _: layer(input)[0], range(8)))
+    assert all(torch.equal(output, expected) for output in outputs)
+
+
+def test_lengths_on_the_gpu() -> None:
+    layer, input = layer_on_gpu()
+    lengths = torch.tensor([20, 0, 3, 20, 7, 1, 19, 20, 5, 6, 7, 8, 9, 10, 11, 12])
+    double = copy.deepcopy(layer).cpu().double()
+    exact, (h_n, c_n) = double(input.cpu().double(), lengths=lengths)
+    input[3:, 2] = torch.nan
+    output, states = layer(input, lengths=lengths.cuda())
+    peer = layer.cpu()(input.cpu().nan_to_num(), lengths=lengths)
+    for name, ours, truth, other in zip(
+        ("output", "h_n", "c_n"), (output, *states), (exact, h_n, c_n), (peer[0], *peer[1]), strict=True
+    ):
+        assert_accurate(ours.cpu(), truth, other, name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells(kind: str) -> None:
+    ours, state = getattr(fused_rnn, f"{kind}Cell")(40, 72, device="cuda"), torch.randn(5, 72, device="cuda")
+    peer = getattr(torch.nn, f"{kind}Cell")(40, 72, device="cuda")
+    peer.load_state_dict(ours.state_dict())
+    input, hx = torch.randn(5, 40, device="cuda"), (state, state) if kind == "LSTM" else state
+    exact = copy.deepcopy(peer).cpu().double()
+    double = tuple(h.cpu().double() for h in hx) if kind == "LSTM" else hx.cpu().double()
+    for mine, other, truth in zip(
+        flatten(ours(input, hx)), flatten(peer(input, hx)), flatten(exact(input.cpu().double(), double)), strict=True
+    ):
+        assert_accurate(mine.cpu(), truth, other.cpu())
+
+
+def test_dropout_obeys_the_seed() -> None:
+    layer = fused_rnn.LSTM(8, 16, num_layers=2, dropout=0.5, device="cuda")
+    input = torch.randn(5, 3, 8, device="cuda")
+    outputs = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        outputs.append(layer(input)[0])
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[0], outputs[2])
+
+
+def test_explain() -> None:
+    layer, input = layer_on_gpu()
+    assert "cluster" in fused_rnn.explain(layer, input) or "grid" in fused_rnn.explain(layer, input)
+    assert "plain, since float64" in fused_rnn.explain(layer.double(), input.double())
