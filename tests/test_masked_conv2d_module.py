@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import assert_all_accurate
 from convolution_cases import ConvolutionCase, channels_last
 from torch import Tensor, randn
 
@@ -209,20 +208,3 @@ def test_export_with_dynamic_batch() -> None:
     exported = torch.export.export(layer, (randn(4, 3, 5, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     input = randn(7, 3, 5, 5)
     assert torch.equal(exported.module()(input), layer(input))
-
-
-def test_transforms() -> None:
-    """torch.func.grad is right; where there is no rule, in forward mode and in vmap, it raises and drops nothing."""
-    layer, input = MaskedConv2d(2, 4, 3, dtype=F64), randn(1, 2, 5, 5, dtype=F64)
-    weights = {name: weight.detach() for name, weight in layer.named_parameters()}
-
-    def loss(weights: dict[str, Tensor], input: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, weights, (input,)).square().sum()
-
-    loss(dict(layer.named_parameters()), input).backward()
-    expected: Any = {name: parameter.grad for name, parameter in layer.named_parameters()}
-    assert_all_accurate(torch.func.grad(loss)(weights, input), expected)
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.jvp(lambda input: loss(weights, input), (input,), (input,))
-    with pytest.raises(RuntimeError, match="vmap"):
-        torch.vmap(lambda input: torch.func.grad(loss)(weights, input)["weight"])(input[None])
