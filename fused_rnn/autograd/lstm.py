@@ -77,10 +77,11 @@ class LSTMFunction(Function):
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments, None where they are not needed."""
         needed = tuple(ctx.needs_input_grad[2:])
-        saved, inputs = ctx.saved_tensors[:5], ctx.saved_tensors[5:]
+        tensors = ctx.saved_tensors  # once: each look unpacks them, which checkpointing allows no second time
+        saved, inputs = tensors[:5], tensors[5:]
         grads = (grad_output, grad_h_n, grad_c_n, grad_cells)
         if legacy_vmap(*grads):
-            function = partial(_reference, *ctx.saved_tensors[:2])
+            function = partial(_reference, *saved[:2])
             return None, None, *reference_gradients(function, inputs, needed, grads)
         backward: Any = LSTMBackwardFunction.apply if needs_graph(*grads, *inputs) else _backward
         return None, None, *where_needed(backward(needed, *saved, *grads, *inputs), needed)
