@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Case, flatten
+from cases import KINDS, Case
 from comparing import assert_accurate, assert_all_accurate
+from every_module import NAMES, SHAPES, pair, random, vector
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
@@ -15,41 +16,6 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 import fused_rnn
 from fused_rnn import autograd, reference
 from fused_rnn.autograd.lstm import LSTMFunction
-
-
-class ReferenceConv2d(fused_rnn.MaskedConv2d):
-    """The layer, computed by the reference."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        images = input if input.dim() == 4 else input[None]
-        output = reference.masked_conv2d(images, self.weight, self.bias, self.mask_type, self.data_channels)
-        return output if input.dim() == 4 else output[0]
-
-
-SHAPES = {"LSTM": (3, 2, 3), "GRU": (3, 2, 3), "LSTMCell": (2, 3), "GRUCell": (2, 3), "MaskedConv2d": (2, 2, 3, 3)}
-NAMES = list(SHAPES)
-RNN_ARGS = {"LSTM": (3, 2, 2, True, False, 0.0, True), "GRU": (3, 2, 2, True, False, 0.0, True)}
-
-
-def pair(name: str) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Return one of our modules and its oracle, of the same weights."""
-    if name == "MaskedConv2d":
-        ours, theirs = fused_rnn.MaskedConv2d(2, 2, 3, "B", 2), ReferenceConv2d(2, 2, 3, "B", 2)
-    else:
-        args = RNN_ARGS.get(name, (3, 2))
-        ours, theirs = getattr(fused_rnn, name)(*args), getattr(torch.nn, name)(*args)
-    theirs.load_state_dict(ours.state_dict())
-    return ours.double(), theirs.double()
-
-
-def random(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64)
-
-
-def vector(module: Callable[..., Any], *args: Any) -> Tensor:
-    """Return all outputs of a module, weighted so that they differ in importance, as one vector."""
-    values = torch.cat([out.flatten() for out in flatten(module(*args))])
-    return values * torch.linspace(1, 2, len(values), dtype=values.dtype)
 
 
 def loss(module: torch.nn.Module, weights: dict[str, Tensor], input: Tensor) -> Tensor:
