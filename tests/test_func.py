@@ -12,6 +12,7 @@ from every_module import NAMES, SHAPES, pair, random, vector
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
+from torch.nn.utils.rnn import PackedSequence
 
 import fused_rnn
 from fused_rnn import autograd, reference
@@ -89,8 +90,7 @@ def test_vmap_over_packed_sequences(kind: str) -> None:
     rows = torch.stack([case.in_form(input)[0] for input in inputs])
 
     def run(module: torch.nn.Module, rows: Tensor) -> Tensor:
-        packed = torch.nn.utils.rnn.PackedSequence(rows, batch_sizes)
-        return vector(module, packed)
+        return vector(module, PackedSequence(rows, batch_sizes))
 
     actual = vmap(lambda rows: run(ours, rows))(rows)
     assert_accurate(actual, torch.stack([run(theirs, own) for own in rows]))
@@ -151,6 +151,21 @@ def test_per_sample_gradients(name: str) -> None:
         assert_accurate(of_input[index], expected_input)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_per_sequence_gradients_with_lengths(kind: str) -> None:
+    module = Case(kind, bidirectional=True).module(fused_rnn, torch.float64)
+    inputs, lengths = random(4, 5, 1, 4), torch.tensor([[5], [0], [2], [5]])
+
+    def of_output(weights: dict[str, Tensor], input: Tensor, lengths: Tensor) -> Tensor:
+        return functional_call(module, weights, (input,), {"lengths": lengths})[0].square().sum()
+
+    gradients = vmap(grad(of_output), in_dims=(None, 0, 0))(state(module), inputs, lengths)
+    whole = grad(of_output)(state(module), inputs[:, :, 0].transpose(0, 1), lengths[:, 0])
+    assert_all_accurate({name: own.sum(0) for name, own in gradients.items()}, whole)
+    assert not any(own[1].any() for own in gradients.values())
+    assert all(own[0].any() for own in gradients.values())
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_jvp(name: str) -> None:
     """The derivatives of both directions agree with torch.nn's, in input and weights at once."""
@@ -163,6 +178,23 @@ def test_jvp(name: str) -> None:
 
     for actual, expected in zip(run(ours), run(theirs), strict=True):
         assert_accurate(actual, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jvp_of_packed_sequences(kind: str) -> None:
+    case = Case(kind, bidirectional=True, num_layers=2, lengths=(2, 5, 4))
+    rows, *rest = case.in_form(random(5, 3, 4))
+    tangent = torch.randn_like(rows)
+    ours, theirs = (case.module(package, torch.float64) for package in (fused_rnn, torch.nn))
+
+    def run(module: torch.nn.Module, rows: Tensor) -> Tensor:
+        return vector(module, PackedSequence(rows, *rest))
+
+    actual: Any = jvp(lambda rows: run(ours, rows), (rows,), (tangent,))
+    # torch.nn has no forward mode here; this is two backward passes.
+    expected = torch.autograd.functional.jvp(lambda rows: run(theirs, rows), rows, tangent)
+    for ours_of, theirs_of in zip(actual, expected, strict=True):
+        assert_accurate(ours_of, theirs_of)
 
 
 @pytest.mark.parametrize("name", NAMES)
