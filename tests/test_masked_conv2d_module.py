@@ -1,6 +1,9 @@
 """MaskedConv2d as a module, the errors of function, module and operator, and what compilers see of the operators."""
 
+import copy
+import io
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +26,18 @@ def test_state_dict_of_conv2d() -> None:
         dense.weight *= ConvolutionCase(3, 9, (5, 5), "A", 3).mask()
     input = randn(2, 3, 8, 8)
     torch.testing.assert_close(layer(input), dense(input))
+
+
+def test_copies() -> None:
+    layer, input = MaskedConv2d(3, 9, 5, "B", 3, dilation=2), randn(2, 3, 8, 8)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    for clone in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
+        assert torch.equal(clone(input), layer(input))
+        with torch.no_grad():
+            clone.weight.zero_()
+        assert layer.weight.all()
 
 
 @pytest.mark.parametrize(
