@@ -190,22 +190,3 @@ def test_gradients_with_a_graph_are_accurate(kind: str, dtype: torch.dtype) -> N
         return {name: tensor.detach() for name, tensor in zip(module._flat_weights_names, grad, strict=True)}
 
     assert_all_accurate(gradients(fused_rnn, dtype), gradients(torch.nn, torch.float64), gradients(torch.nn, dtype))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_transforms(kind: str) -> None:
-    """torch.func.grad is right; where there is no rule, in forward mode and in vmap, it raises and drops nothing."""
-    module = Case(kind).module(fused_rnn, torch.float64)
-    input, _ = Case(kind).tensors(torch.float64)
-    weights = {name: weight.detach() for name, weight in module.named_parameters()}
-
-    def loss(weights: dict[str, Tensor], input: Tensor) -> Tensor:
-        return flatten(torch.func.functional_call(module, weights, (input,)))[0].square().sum()
-
-    loss(dict(module.named_parameters()), input).backward()
-    expected: Any = {name: weight.grad for name, weight in module.named_parameters()}
-    assert_all_accurate(torch.func.grad(loss)(weights, input), expected)
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.jvp(lambda input: loss(weights, input), (input,), (input,))
-    with pytest.raises(RuntimeError, match=r"vmap|Batching rule"):
-        torch.vmap(lambda input: loss(weights, input))(input[None])

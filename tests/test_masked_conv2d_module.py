@@ -1,12 +1,14 @@
 """MaskedConv2d as a module, the errors of function, module and operator, and what compilers see of the operators."""
 
+import copy
+import io
 import math
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from comparing import assert_all_accurate
 from convolution_cases import ConvolutionCase, channels_last
 from torch import Tensor, randn
 
@@ -24,6 +26,18 @@ def test_state_dict_of_conv2d() -> None:
         dense.weight *= ConvolutionCase(3, 9, (5, 5), "A", 3).mask()
     input = randn(2, 3, 8, 8)
     torch.testing.assert_close(layer(input), dense(input))
+
+
+def test_copies() -> None:
+    layer, input = MaskedConv2d(3, 9, 5, "B", 3, dilation=2), randn(2, 3, 8, 8)
+    file = io.BytesIO()
+    torch.save(layer, file)
+    file.seek(0)
+    for clone in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(file, weights_only=False)):
+        assert torch.equal(clone(input), layer(input))
+        with torch.no_grad():
+            clone.weight.zero_()
+        assert layer.weight.all()
 
 
 @pytest.mark.parametrize(
@@ -209,20 +223,3 @@ def test_export_with_dynamic_batch() -> None:
     exported = torch.export.export(layer, (randn(4, 3, 5, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
     input = randn(7, 3, 5, 5)
     assert torch.equal(exported.module()(input), layer(input))
-
-
-def test_transforms() -> None:
-    """torch.func.grad is right; where there is no rule, in forward mode and in vmap, it raises and drops nothing."""
-    layer, input = MaskedConv2d(2, 4, 3, dtype=F64), randn(1, 2, 5, 5, dtype=F64)
-    weights = {name: weight.detach() for name, weight in layer.named_parameters()}
-
-    def loss(weights: dict[str, Tensor], input: Tensor) -> Tensor:
-        return torch.func.functional_call(layer, weights, (input,)).square().sum()
-
-    loss(dict(layer.named_parameters()), input).backward()
-    expected: Any = {name: parameter.grad for name, parameter in layer.named_parameters()}
-    assert_all_accurate(torch.func.grad(loss)(weights, input), expected)
-    with pytest.raises(NotImplementedError, match="jvp"):
-        torch.func.jvp(lambda input: loss(weights, input), (input,), (input,))
-    with pytest.raises(RuntimeError, match="vmap"):
-        torch.vmap(lambda input: torch.func.grad(loss)(weights, input)["weight"])(input[None])

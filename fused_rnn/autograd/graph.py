@@ -1,7 +1,8 @@
-"""What the autograd functions of several operators share: when a graph is needed, and how to differentiate twice."""
+"""What the autograd functions of several operators share: when they are called, and how to differentiate them twice."""
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from itertools import compress, zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,10 +12,9 @@ from torch.autograd import forward_ad
 def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether an operator on ``tensors`` must go through its autograd function rather than be called directly.
 
-    Forward-mode differentiation counts as well: its tensors carry a tangent that a direct call would drop silently,
-    while an autograd function without a jvp raises.
+    The transforms of torch.func count as well: it is the autograd function that knows what they mean.
     """
-    if forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active():
         return True
     if torch.is_grad_enabled():
         for tensor in tensors:  # a loop and no any(): inference of one step counts microseconds
@@ -23,13 +23,46 @@ def needs_graph(*tensors: Tensor | None) -> bool:
     return False
 
 
+def forward_mode() -> bool:
+    """Whether tensors may carry tangents: those of torch.autograd.forward_ad, torch.func.jvp, jacfwd or hessian.
+
+    Then it is the reference that is called, which PyTorch can differentiate in every order and direction. An autograd
+    function with a method ``jvp`` is no alternative: torch.compile cannot trace one.
+    """
+    return forward_ad._current_level >= 0
+
+
+def legacy_vmap(*grad_outputs: Tensor | None) -> bool:
+    """Whether a backward pass runs for many output gradients at once, without torch.func knowing.
+
+    That is ``torch.autograd.grad(is_grads_batched=True)``, which sees neither the autograd functions' own rules nor
+    operators with a list of tensors; the reference it can run through.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return any(grad is not None and torch._C._functorch.is_legacy_batchedtensor(grad) for grad in grad_outputs)
+
+
+def reference_outputs(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Any]) -> tuple[Tensor, ...]:
+    """Call a reference as its operator would be called: half precision is computed in float32.
+
+    Args:
+        function: the reference, called with ``inputs``.
+        inputs: its arguments, of any shapes and one dtype; the first one is not None.
+
+    Returns:
+        Its outputs in that dtype.
+    """
+    return tuple(output.to(inputs[0].dtype) for output in function(*map(_widened, inputs)))
+
+
 def reference_gradients(
-    function: Callable[..., Sequence[Tensor] | Tensor],
+    function: Callable[..., Sequence[Tensor]],
     inputs: Sequence[Tensor | None],
     needed: Sequence[bool],
     grad_outputs: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Differentiate a reference so that the gradients can themselves be differentiated.
+    """Differentiate a reference so that the gradients can themselves be differentiated, in any way.
 
     Args:
         function: the reference, called with ``inputs``; half precision is computed in float32, as the kernels do.
@@ -40,23 +73,52 @@ def reference_gradients(
     Returns:
         For each input its gradient, or None where it is not needed.
     """
-    with torch.enable_grad():
-        # Fresh views: the gradients stop at them, while a second differentiation goes on through them to the inputs.
-        views = [None if tensor is None else tensor.view_as(tensor) for tensor in inputs]
-        outputs = function(*(_widened(view) for view in views))
-        outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
-        pairs = [(out, grad) for out, grad in zip(outputs, grad_outputs, strict=True) if grad is not None]
-        wanted = [view for view, need in zip(views, needed, strict=True) if need and view is not None]
-        gradients = iter(
-            torch.autograd.grad(
-                [out for out, _ in pairs],
-                wanted,
-                [grad.to(out.dtype) for out, grad in pairs],
-                create_graph=True,
-                materialize_grads=True,
-            )
-        )
-    return [next(gradients) if need and view is not None else None for view, need in zip(views, needed, strict=True)]
+    grads = [grad for grad in grad_outputs if grad is not None]
+    if not grads:
+        return [
+            torch.zeros_like(tensor) if need and tensor is not None else None
+            for need, tensor in zip(needed, inputs, strict=True)
+        ]
+    used = [grad is not None for grad in grad_outputs]
+
+    def of_needed(*values: Tensor) -> tuple[Tensor, ...]:
+        given = iter(values)
+        everything = (next(given) if need else tensor for need, tensor in zip(needed, inputs, strict=True))
+        return tuple(compress(function(*map(_widened, everything)), used))
+
+    outputs, pull_back, *_ = torch.func.vjp(of_needed, *compress(inputs, needed))
+    gradients = iter(pull_back(tuple(grad.to(out.dtype) for out, grad in zip(outputs, grads, strict=True))))
+    return [next(gradients) if need else None for need in needed]
+
+
+def second_gradients(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    first_needed: Sequence[bool],
+    grad_outputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """Differentiate :func:`reference_gradients`, likewise.
+
+    Args:
+        function: the reference.
+        inputs: its arguments.
+        first_needed: for each input whether its gradient was needed.
+        grad_outputs: for each output its gradient, or None for zero.
+        needed: for each of ``grad_outputs`` and then of ``inputs`` whether its gradient is needed.
+        grads: for each of the gradients of ``inputs`` its own gradient, or None for zero.
+
+    Returns:
+        For each of ``grad_outputs`` and ``inputs`` its gradient, or None where it is not needed.
+    """
+    count = len(grad_outputs)
+
+    def first(*tensors: Tensor) -> list[Tensor]:
+        gradients = reference_gradients(function, tensors[count:], first_needed, tensors[:count])
+        return [gradient for gradient in gradients if gradient is not None]
+
+    return reference_gradients(first, (*grad_outputs, *inputs), needed, tuple(compress(grads, first_needed)))
 
 
 def where_needed(gradients: Sequence[Tensor | None], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:

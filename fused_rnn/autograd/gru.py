@@ -1,13 +1,23 @@
 """The operator ``gru`` with its gradients."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from fused_rnn import ops, reference
-from fused_rnn.autograd.graph import needs_graph, reference_gradients, where_needed
+from fused_rnn.autograd.batching import ROWS, Batched, fold, loop, shared, unfold
+from fused_rnn.autograd.graph import (
+    forward_mode,
+    legacy_vmap,
+    needs_graph,
+    reference_gradients,
+    reference_outputs,
+    second_gradients,
+    where_needed,
+)
 
 
 def gru(
@@ -22,20 +32,22 @@ def gru(
     Returns:
         ``output`` and ``h_n``, as :func:`fused_rnn.ops.gru` returns them.
     """
-    if needs_graph(input, h0, *weights):
-        output, h_n, _ = GRUFunction.apply(input, h0, batch_sizes, lengths, *weights)
+    if forward_mode():
+        output, h_n = reference_outputs(partial(_reference, batch_sizes, lengths), (input, h0, *weights))
+    elif needs_graph(input, h0, *weights):
+        output, h_n, _ = GRUFunction.apply(batch_sizes, lengths, input, h0, *weights)
     else:
         output, h_n, _ = ops.gru(input, h0, weights, batch_sizes, lengths, False)
     return output, h_n
 
 
-class GRUFunction(torch.autograd.Function):
-    """:func:`fused_rnn.ops.gru` and its gradient; a second derivative goes through the reference."""
+class GRUFunction(Function):
+    """:func:`fused_rnn.ops.gru` and its gradient."""
 
     @staticmethod
     def forward(
-        input: Tensor, h0: Tensor, batch_sizes: Tensor | None, lengths: Tensor | None, *weights: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, h0: Tensor, *weights: Tensor
+    ) -> tuple[Tensor, ...]:
         """Return the operator's outputs, with what the backward pass needs."""
         return ops.gru(input, h0, weights, batch_sizes, lengths, True)
 
@@ -45,23 +57,92 @@ class GRUFunction(torch.autograd.Function):
         sequence, _, gates = output
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(sequence, gates, *inputs)
+        ctx.save_for_backward(*inputs[:2], sequence, gates, *inputs[2:])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, grad_h_n: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments, None where they are not needed."""
-        output, gates, input, h0, batch_sizes, lengths, *weights = ctx.saved_tensors
-        needs_input, needs_h0, _, _, *needs_weights = ctx.needs_input_grad
-        if torch.is_grad_enabled():
-            gradients = reference_gradients(
-                lambda input, h0, *weights: reference.gru(input, h0, weights, batch_sizes, lengths),
-                (input, h0, *weights),
-                (needs_input, needs_h0, *needs_weights),
-                (grad_output, grad_h_n),
-            )
-            return *gradients[:2], None, None, *gradients[2:]
-        grad_input, grad_h0, grad_weights = ops.gru_backward(
-            grad_output, grad_h_n, input, h0, weights, batch_sizes, lengths, output, gates,
-            needs_input, needs_h0, any(needs_weights),
-        )  # fmt: skip
-        return where_needed((grad_input, grad_h0, None, None, *grad_weights), ctx.needs_input_grad)
+        needed = tuple(ctx.needs_input_grad[2:])
+        tensors = ctx.saved_tensors  # once: each look unpacks them, which checkpointing allows no second time
+        saved, inputs = tensors[:4], tensors[4:]
+        grads = (grad_output, grad_h_n)
+        if legacy_vmap(*grads):
+            function = partial(_reference, *saved[:2])
+            return None, None, *reference_gradients(function, inputs, needed, grads)
+        backward: Any = GRUBackwardFunction.apply if needs_graph(*grads, *inputs) else _backward
+        return None, None, *where_needed(backward(needed, *saved, *grads, *inputs), needed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the outputs for all indices of the vmapped dimension."""
+        # Not with lengths: then the order of the gates depends on the whole batch.
+        if args[1] is not None or not shared((in_dims[0], *in_dims[4:])):
+            return loop(GRUFunction.apply, in_dims, info.batch_size, *args)
+        size, batch_sizes = info.batch_size, None if args[0] is None else args[0] * info.batch_size
+        folded = (fold(tensor, dim, size, ROWS) for tensor, dim in zip(args[2:4], in_dims[2:4], strict=True))
+        return unfold(GRUFunction.apply(batch_sizes, None, *folded, *args[4:]), size, ROWS)
+
+
+class GRUBackwardFunction(Function):
+    """:func:`fused_rnn.ops.gru_backward`; its gradient, and all further ones, are the reference's."""
+
+    @staticmethod
+    def forward(needed: tuple[bool, ...], *tensors: Any) -> tuple[Tensor, ...]:
+        """Return the operator's outputs; for the arguments see :func:`_backward`."""
+        return _backward(needed, *tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save the arguments; what the forward pass has saved follows from the others."""
+        needed, batch_sizes, lengths, _, _, *tensors = inputs
+        ctx.needed = needed
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(batch_sizes, lengths, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of forward's arguments, None where they are not needed."""
+        batch_sizes, lengths, *tensors = ctx.saved_tensors
+        function = partial(_reference, batch_sizes, lengths)
+        return *(None,) * 5, *second_gradients(
+            function, tensors[2:], ctx.needed, tensors[:2], ctx.needs_input_grad[5:], grads[: len(ctx.needed)]
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the gradients for all indices of the vmapped dimension."""
+        (needed, batch_sizes, lengths, *tensors), size = args, info.batch_size
+        # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
+        if lengths is not None or any(needed[2:]) or not shared((in_dims[1], *in_dims[9:])):
+            return loop(GRUBackwardFunction.apply, in_dims, size, *args)
+        sizes = None if batch_sizes is None else batch_sizes * size
+        folded = [fold(tensor, dim, size, ROWS) for tensor, dim in zip(tensors[:6], in_dims[3:9], strict=True)]
+        return unfold(GRUBackwardFunction.apply(needed, sizes, None, *folded, *tensors[6:]), size, ROWS)
+
+
+def _backward(
+    needed: tuple[bool, ...],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    input: Tensor,
+    h0: Tensor,
+    *weights: Tensor,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of input, h0 and weights; those that are not ``needed`` may be missing or empty."""
+    needs_input, needs_h0, *needs_weights = needed
+    *gradients, grad_weights = ops.gru_backward(
+        grad_output, grad_h_n, input, h0, weights, batch_sizes, lengths, output, gates,
+        needs_input, needs_h0, any(needs_weights),
+    )  # fmt: skip
+    return *gradients, *grad_weights
+
+
+def _reference(
+    batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, h0: Tensor, *weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what the operator does, but for the gates."""
+    return reference.gru(input, h0, weights, batch_sizes, lengths)

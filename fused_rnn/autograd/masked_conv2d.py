@@ -1,12 +1,17 @@
 """The operator ``masked_conv2d`` with its gradients."""
 
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from fused_rnn import ops, reference
-from fused_rnn.autograd.graph import needs_graph, reference_gradients, where_needed
+from fused_rnn.autograd.batching import IMAGES, Batched, fold, loop, shared, unfold
+from fused_rnn.autograd.graph import forward_mode, needs_graph, reference_outputs, second_gradients, where_needed
+
+Options = tuple[str, int, tuple[int, int]]
+"""``mask_type``, ``data_channels`` and ``dilation``."""
 
 
 def masked_conv2d(
@@ -22,44 +27,105 @@ def masked_conv2d(
     Returns:
         ``[batch, out_channels, height, width]``.
     """
-    call = MaskedConv2dFunction.apply if needs_graph(input, weight, bias) else ops.masked_conv2d
-    return call(input, weight, bias, mask_type, data_channels, dilation)
+    options = (mask_type, data_channels, dilation)
+    if forward_mode():
+        (output,) = reference_outputs(partial(_reference, options), (input, weight, bias))
+        return output
+    if needs_graph(input, weight, bias):
+        (output,) = MaskedConv2dFunction.apply(options, input, weight, bias)
+        return output
+    return ops.masked_conv2d(input, weight, bias, *options)
 
 
-class MaskedConv2dFunction(torch.autograd.Function):
-    """:func:`fused_rnn.ops.masked_conv2d` and its gradient; a second derivative goes through the reference."""
+class MaskedConv2dFunction(Function):
+    """:func:`fused_rnn.ops.masked_conv2d` and its gradient."""
 
     @staticmethod
-    def forward(
-        input: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        mask_type: str,
-        data_channels: int,
-        dilation: tuple[int, int],
-    ) -> Tensor:
+    def forward(options: Options, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor]:
         """Return the operator's output."""
-        return ops.masked_conv2d(input, weight, bias, mask_type, data_channels, dilation)
+        return (ops.masked_conv2d(input, weight, bias, *options),)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
         """Save through save_for_backward, which notices a later change in place."""
-        input, weight, bias, *options = inputs
-        ctx.save_for_backward(input, weight, bias)
-        ctx.options = options
+        ctx.options, *tensors = inputs
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments, None where they are not needed."""
-        input, weight, bias = ctx.saved_tensors
-        needed = ctx.needs_input_grad[:3]
-        if torch.is_grad_enabled():
-            gradients = reference_gradients(
-                lambda input, weight, bias: reference.masked_conv2d(input, weight, bias, *ctx.options),
-                (input, weight, bias),
-                needed,
-                (grad_output,),
-            )
-            return *gradients, None, None, None
-        found = ops.masked_conv2d_backward(grad_output, input, weight, *ctx.options, *needed)
-        return where_needed(found, ctx.needs_input_grad)
+        needed, tensors = tuple(ctx.needs_input_grad[1:]), ctx.saved_tensors
+        backward = MaskedConv2dBackwardFunction.apply if needs_graph(grad_output, *tensors) else _backward
+        return None, *where_needed(backward(ctx.options, needed, grad_output, *tensors), needed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the output for all indices of the vmapped dimension."""
+        if not shared(in_dims[2:]):
+            return loop(MaskedConv2dFunction.apply, in_dims, info.batch_size, *args)
+        options, input, weight, bias = args
+        images = fold(input, in_dims[1], info.batch_size, IMAGES)
+        return unfold(MaskedConv2dFunction.apply(options, images, weight, bias), info.batch_size, IMAGES)
+
+
+class MaskedConv2dBackwardFunction(Function):
+    """:func:`fused_rnn.ops.masked_conv2d_backward`; its gradient, and all further ones, are the reference's."""
+
+    @staticmethod
+    def forward(
+        options: Options,
+        needed: tuple[bool, bool, bool],
+        grad_output: Tensor,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the operator's outputs."""
+        return _backward(options, needed, grad_output, input, weight, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save the arguments."""
+        ctx.options, ctx.needed, *tensors = inputs
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of forward's arguments, None where they are not needed."""
+        grad_output, *inputs = ctx.saved_tensors
+        return (
+            None,
+            None,
+            *second_gradients(
+                partial(_reference, ctx.options), inputs, ctx.needed, (grad_output,), ctx.needs_input_grad[2:], grads
+            ),
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the gradients for all indices of the vmapped dimension."""
+        options, needed, *images, weight, bias = args
+        # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
+        if any(needed[1:]) or not shared(in_dims[4:]):
+            return loop(MaskedConv2dBackwardFunction.apply, in_dims, info.batch_size, *args)
+        folded = [fold(tensor, dim, info.batch_size, IMAGES) for tensor, dim in zip(images, in_dims[2:4], strict=True)]
+        found = MaskedConv2dBackwardFunction.apply(options, needed, *folded, weight, bias)
+        return unfold(found, info.batch_size, IMAGES)
+
+
+def _backward(
+    options: Options,
+    needed: tuple[bool, bool, bool],
+    grad_output: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of input, weight and bias, empty where they are not ``needed``."""
+    return ops.masked_conv2d_backward(grad_output, input, weight, *options, *needed)
+
+
+def _reference(options: Options, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor]:
+    """Return what the operator does."""
+    return (reference.masked_conv2d(input, weight, bias, *options),)

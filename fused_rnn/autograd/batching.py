@@ -1,0 +1,69 @@
+"""What torch.vmap makes of an operator: one call for all indices, folded into its batch, or one call for each index."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Batched = tuple[tuple[Tensor, ...], tuple[int | None, ...]]
+"""Outputs, and the dimension of each that is vmapped, or None."""
+
+ROWS = -2
+"""Where the batch is in everything that LSTM and GRU take and return, but for weights: before the last dimension."""
+IMAGES = 0
+"""Where the batch of images is."""
+
+
+def fold(tensor: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
+    """Fold a vmapped dimension into the batch, as its inner part; the rows of packed sequences stay in their order.
+
+    Args:
+        tensor: of any shape, with the vmapped dimension ``dim``; or None, which stays.
+        dim: the vmapped dimension, or None if all indices share ``tensor``.
+        size: how many indices there are.
+        batch: the batch dimension of ``tensor`` without the vmapped one.
+
+    Returns:
+        The tensor without ``dim``, its batch ``size`` times as large.
+    """
+    if tensor is None:
+        return None
+    first = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+    batch %= first.dim() - 1
+    return first.movedim(0, batch + 1).flatten(batch, batch + 1)
+
+
+def unfold(outputs: tuple[Tensor, ...], size: int, batch: int) -> Batched:
+    """Undo :func:`fold` for all outputs; those of shape [0], which were not wanted, stay as they are."""
+    unfolded: list[Tensor] = []
+    dims: list[int | None] = []
+    for output in outputs:
+        unwanted = output.shape == (0,)
+        at = None if unwanted else batch % output.dim()
+        unfolded.append(output if at is None else output.unflatten(at, (output.size(at) // size, size)))
+        dims.append(None if at is None else at + 1)
+    return tuple(unfolded), tuple(dims)
+
+
+def loop(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[Any, ...], size: int, *args: Any) -> Batched:
+    """Call ``function`` once for each index of the vmapped dimensions, and stack its outputs.
+
+    Args:
+        function: called with ``args``, of which each tensor has its vmapped dimension removed.
+        in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
+        size: how many indices there are.
+        args: the arguments.
+    """
+
+    def at(index: int) -> Iterator[Any]:
+        for arg, dim in zip(args, in_dims, strict=True):
+            yield arg.select(dim, index) if isinstance(dim, int) else arg
+
+    results = [function(*at(index)) for index in range(size)]
+    return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+
+
+def shared(in_dims: tuple[Any, ...]) -> bool:
+    """Whether all indices of a vmapped call share the arguments with these ``in_dims``."""
+    return all(dim is None for dim in in_dims)

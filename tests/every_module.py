@@ -1,0 +1,47 @@
+"""All layers and cells of the package, each with an oracle of the same weights."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from cases import flatten
+from torch import Tensor
+
+import fused_rnn
+from fused_rnn import reference
+
+# The modules, with the shape of an input for each.
+SHAPES = {"LSTM": (3, 2, 3), "GRU": (3, 2, 3), "LSTMCell": (2, 3), "GRUCell": (2, 3), "MaskedConv2d": (2, 2, 3, 3)}
+NAMES = list(SHAPES)
+ARGS = {"LSTM": (3, 2, 2, True, False, 0.0, True), "GRU": (3, 2, 2, True, False, 0.0, True)}
+
+
+class ReferenceConv2d(fused_rnn.MaskedConv2d):
+    """The layer, computed by the reference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        images = input if input.dim() == 4 else input[None]
+        output = reference.masked_conv2d(images, self.weight, self.bias, self.mask_type, self.data_channels)
+        return output if input.dim() == 4 else output[0]
+
+
+def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
+    """Return one of our modules and its oracle: torch.nn's module, or the reference where there is none."""
+    if name == "MaskedConv2d":
+        ours, theirs = fused_rnn.MaskedConv2d(2, 2, 3, "B", 2), ReferenceConv2d(2, 2, 3, "B", 2)
+    else:
+        args = ARGS.get(name, (3, 2))
+        ours, theirs = getattr(fused_rnn, name)(*args), getattr(torch.nn, name)(*args)
+    theirs.load_state_dict(ours.state_dict())
+    return ours.to(dtype), theirs.to(dtype)
+
+
+def random(*shape: int) -> Tensor:
+    """Return random numbers in float64."""
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def vector(module: Callable[..., Any], *args: Any) -> Tensor:
+    """Return all outputs of a module, weighted so that they differ in importance, as one vector."""
+    values = torch.cat([out.flatten() for out in flatten(module(*args))])
+    return values * torch.linspace(1, 2, len(values), dtype=values.dtype)
