@@ -40,7 +40,7 @@ FAULTS = {
         "    if (threadIdx.x % 2) block_barrier();\n    return", says="waits for",
     ),
     "what was read stays there": Fault(
-        "cuda/persistent_product.cuh", "if (sources[n].at && offset < bytes)\n", "if (sources[n].at && offset < 0)\n",
+        "cuda/persistent_product.cuh", "if (b.at[n] && j < b.there)\n", "if (b.at[n] && j < 0)\n",
         cluster=True,
     ),
     "one block ends early": Fault(

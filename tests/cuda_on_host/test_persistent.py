@@ -49,7 +49,7 @@ def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str) -> No
 def test_many_chunks(kernels: Kernels) -> None:
     # More than the warps multiply at a time, and as many as they hold at most.
     for layer, units, held in (
-        (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 32, True: 32}, {False: 0, True: 0}),
+        (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 16, True: 16}, {False: 0, True: 0}),
         (Layer("GRU", time=2, batch=2, hidden_size=388), {False: 16, True: 32}, {False: 4, True: 0}),
         (Layer("LSTM", time=2, batch=2, hidden_size=260), {False: 32, True: 16}, {False: 0, True: 3}),
     ):
