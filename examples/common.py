@@ -16,7 +16,7 @@ import math
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,26 +44,35 @@ class Task(ABC):
     a checkpoint makes the same steps as one that never stopped, and the same steps with either choice of layers.
 
     Args:
-        model: Is trained by Adam.
+        model: Is trained.
         examples: How many there are to train on; an epoch sees each of them once, `options.batch` at a time.
         options: Those of `base_parser`.
         clip: The largest norm of all gradients together.
         decay: Whether the learning rate falls to zero in a straight line over all epochs.
+        make_optimizer: From parameters and learning rate.
 
     Attributes:
         model: As given.
         steps_per_epoch: Steps in an epoch; examples that do not fill a batch are left for another epoch.
         steps_done: Steps so far.
         losses: The loss of each of them.
+        norms: The norm of all gradients of each of them, before clipping.
         scores: What `evaluate` returned after each epoch.
         unit: What `units_per_step` counts.
         units_per_step: How many of them a step trains on.
+        seed: Of everything that is drawn.
     """
 
     unit = "examples"
 
     def __init__(
-        self, model: nn.Module, examples: int, options: argparse.Namespace, clip: float = math.inf, decay: bool = False
+        self,
+        model: nn.Module,
+        examples: int,
+        options: argparse.Namespace,
+        clip: float = math.inf,
+        decay: bool = False,
+        make_optimizer: Callable[[Iterable[nn.Parameter], float], torch.optim.Optimizer] = torch.optim.Adam,
     ) -> None:
         if examples < options.batch:
             raise ValueError(f"--batch must not exceed the {examples} examples there are to train on")
@@ -71,14 +80,15 @@ class Task(ABC):
         self.steps_per_epoch = examples // options.batch
         self.steps_done = 0
         self.losses: list[float] = []
+        self.norms: list[float] = []
         self.scores: list[Numbers] = []
         self.units_per_step: int = options.batch
         self.total_steps: int = options.epochs * self.steps_per_epoch
         self._examples = examples
         self._batch: int = options.batch
-        self._seed: int = options.seed
+        self.seed: int = options.seed
         self._rate: float = options.learning_rate
-        self._optimizer = torch.optim.Adam(model.parameters(), self._rate)
+        self._optimizer = make_optimizer(model.parameters(), self._rate)
         self._clip = clip
         self._decay = decay
 
@@ -93,18 +103,18 @@ class Task(ABC):
     def batch_of(self, step: int) -> Tensor:
         """Which examples the batch of `step` holds, `[batch]`: of a new order each epoch, the same for every model."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = torch.randperm(self._examples, generator=torch.Generator().manual_seed(1000 * self._seed + epoch))
+        order = torch.randperm(self._examples, generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
         return order[place * self._batch : (place + 1) * self._batch]
 
     def step(self) -> float:
         """One batch forward and backward and one step of the optimizer; returns the loss."""
-        torch.manual_seed(self._seed + self.steps_done)  # dropout's masks
+        torch.manual_seed(self.seed + self.steps_done)  # dropout's masks
         if self._decay:
             self._optimizer.param_groups[0]["lr"] = self._rate * (1 - self.steps_done / self.total_steps)
         self._optimizer.zero_grad()
         loss = self.loss(self.steps_done)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
+        self.norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), self._clip).item())
         self._optimizer.step()
         self.steps_done += 1
         self.losses.append(loss.item())
@@ -120,14 +130,15 @@ class Task(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """All that it takes to go on from here."""
-        done = {"steps_done": self.steps_done, "losses": self.losses, "scores": self.scores}
+        done = {name: getattr(self, name) for name in ("steps_done", "losses", "norms", "scores")}
         return done | {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict` of a model of the same sizes."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.steps_done, self.losses, self.scores = state["steps_done"], state["losses"], state["scores"]
+        for name in ("steps_done", "losses", "norms", "scores"):
+            setattr(self, name, state[name])
 
 
 Tasks = Mapping[str, Task]
