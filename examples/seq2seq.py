@@ -194,7 +194,7 @@ def draw_picture(tasks: dict[str, DatesTask], text: str, path: Path) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options on the command line."""
-    parser = base_parser("seq2seq", __doc__, epochs=12, batch=64, learning_rate=3e-3)
+    parser = base_parser("seq2seq", __doc__, epochs=8, batch=64, learning_rate=3e-3)
     add = parser.add_argument_group("data and model").add_argument
     add("--kinds", nargs="+", choices=KINDS, default=KINDS, help="the ways to compare (%(default)s)")
     add("--dates", type=int, default=10000, help="how many dates to train on (%(default)s)")
