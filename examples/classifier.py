@@ -176,7 +176,9 @@ def main(arguments: list[str] | None = None) -> Numbers:
     print(format_numbers(numbers))
     for name, task in tasks.items():
         best = task.network(*encode([text.upper() for text in options.show])).argmax(1)
-        print(f"{name}:", ", ".join(f"{text} is {LABELS[label]}" for text, label in zip(options.show, best, strict=True)))
+        print(
+            f"{name}:", ", ".join(f"{text} is {LABELS[label]}" for text, label in zip(options.show, best, strict=True))
+        )
     draw_picture(tasks, options.picture)
     return numbers
 

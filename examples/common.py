@@ -162,7 +162,9 @@ def base_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument_group("training").add_argument
-    add("--layer", choices=tuple(CHOICES), default="fused", help="whose layers: fused_rnn's or torch.nn's (%(default)s)")
+    add(
+        "--layer", choices=tuple(CHOICES), default="fused", help="whose layers: fused_rnn's or torch.nn's (%(default)s)"
+    )
     add("--epochs", type=int, default=epochs, help="passes over the training data (%(default)s)")
     add("--batch", type=int, default=batch, help="examples a step (%(default)s)")
     add("--learning-rate", type=float, default=learning_rate, help="of Adam (%(default)s)")

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +38,7 @@ JOINTS = {"words": " ", "characters": ""}
 
 
 def split_tokens(text: str, kind: str) -> list[str]:
-    """The tokens of a text.
-
-    Args:
-        text: Any.
-        kind: "words", where each punctuation mark is a token of its own and white space only separates; or
-            "characters".
+    """The "words" or "characters" of a text; among words each punctuation mark is a token of its own.
 
     Example:
         >>> split_tokens("No, it isn't.", "words")
@@ -133,12 +129,7 @@ class Streams:
 
 
 class TextTask(Task):
-    """A language model and its text.
-
-    Args:
-        options: The command line's.
-        kind: "words" or "characters".
-    """
+    """A language model and its text, as words or as characters."""
 
     unit = "tokens"
 
@@ -151,14 +142,8 @@ class TextTask(Task):
         self.vocabulary = Vocabulary.of(training, MIN_COUNT[kind])  # the held-out part must not tell its words
         self.streams = Streams(self.vocabulary.encode(training), options.batch, options.time)
         self.held_out = Streams(self.vocabulary.encode(held_out), HELD_OUT_STREAMS, options.time)
-        self.network = LanguageModel(
-            CHOICES[options.layer],
-            options.cell,
-            len(self.vocabulary.tokens),
-            options.hidden,
-            options.num_layers,
-            options.dropout,
-        )
+        layers, size = CHOICES[options.layer], len(self.vocabulary.tokens)
+        self.network = LanguageModel(layers, options.cell, size, options.hidden, options.num_layers, options.dropout)
         super().__init__(self.network, self.streams.windows * options.batch, options, clip=options.clip, decay=True)
         self.units_per_step = options.batch * options.time
         self._state: State | None = None
@@ -217,11 +202,7 @@ class TextTask(Task):
 
 def load_text(path: Path | None = None) -> str:
     """The text of a file, or the documentation of Python's language that `help()` shows."""
-    if path is not None:
-        return path.read_text(encoding="utf-8")
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics.values())
+    return "\n".join(topics.values()) if path is None else path.read_text(encoding="utf-8")
 
 
 def show(task: TextTask, options: argparse.Namespace) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -26,7 +25,9 @@ class PackedLSTM(nn.LSTM):
         (torch.Size([2, 5, 8]), False, True)
     """
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None) -> tuple:
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple:
         """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
         if lengths is None:
             return super().forward(input, hx)
@@ -43,7 +44,9 @@ class PackedGRU(nn.GRU):
         (torch.Size([5, 2, 8]), False, True)
     """
 
-    def forward(self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None) -> tuple:
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple:
         """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
         if lengths is None:
             return super().forward(input, hx)

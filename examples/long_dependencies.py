@@ -161,7 +161,8 @@ def make_parser() -> argparse.ArgumentParser:
 def make_tasks(options: argparse.Namespace) -> dict[str, AddingTask]:
     """RNN, LSTM and GRU, and two RNNs with large weights."""
     layers, networks = CHOICES[options.layer], {}
-    makers = {"RNN": nn.RNN, "LSTM": layers.lstm, "GRU": layers.gru, CLIPPED: nn.RNN, UNCLIPPED: nn.RNN}
+    makers: dict[str, type[nn.Module]] = {"RNN": nn.RNN, "LSTM": layers.lstm, "GRU": layers.gru}
+    makers |= {CLIPPED: nn.RNN, UNCLIPPED: nn.RNN}
     for name, make in makers.items():
         torch.manual_seed(options.seed)
         networks[name] = Adder(make, options.hidden)

@@ -88,7 +88,8 @@ class PixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, LEVELS, 1)
         )
-        self.to(memory_format=torch.channels_last)  # the faster layout for either choice of layers
+        # The faster layout for either choice of layers.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         """Scores `[batch, 17, 8, 8]` from levels `[batch, 8, 8]`."""

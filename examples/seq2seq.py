@@ -88,7 +88,7 @@ class Seq2seq(nn.Module):
 
     def decode(
         self, given: Tensor, state: tuple[Tensor, Tensor], memory: Tensor, real: Tensor, last: Tensor
-    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
         """Write on.
 
         Args:
@@ -100,9 +100,9 @@ class Seq2seq(nn.Module):
 
         Returns:
             Scores of the next characters `[batch, steps, characters]`, the new state, and with attention how much each
-            step looks at each character of the date, `[batch, steps, time]`.
+            step looks at each character of the date, `[batch, steps, time]`; else nothing, `[batch, steps, 0]`.
         """
-        input, weights = self.written(given), None
+        input, weights = self.written(given), torch.zeros(*given.shape, 0)
         peek = last[:, None].expand(-1, given.shape[1], -1)
         if self.kind == "peeky":
             input = torch.cat([input, peek], dim=2)
@@ -121,15 +121,15 @@ class Seq2seq(nn.Module):
         return self.decode(given, state, memory, dates > 0, state[0][0])[0]
 
     @torch.no_grad()
-    def translate(self, dates: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The likeliest character at each of ten steps, `[batch, 10]`, and where attention looked `[batch, 10, time]`."""
+    def translate(self, dates: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The likeliest character at each step, `[batch, 10]`, and where attention looked, `[batch, 10, time]`."""
         memory, state = self.encode(dates, lengths)
         last, written, looked = state[0][0], [torch.full((len(dates), 1), BEGIN)], []
         for _ in range(ISO_LENGTH):
             scores, state, weights = self.decode(written[-1], state, memory, dates > 0, last)
             written.append(scores.argmax(2))
             looked.append(weights)
-        return torch.cat(written[1:], dim=1), None if looked[0] is None else torch.cat(looked, dim=1)
+        return torch.cat(written[1:], dim=1), torch.cat(looked, dim=1)
 
 
 class DatesTask(Task):

@@ -51,7 +51,7 @@ def next_years(series: Tensor) -> Tensor:
 
 def last_cycle(series: Tensor) -> Tensor:
     """The seasonal-naive forecast in the place of `next_years`, from the eleventh year on, `[years - 21, 11]`."""
-    return series[: -HORIZON].unfold(0, HORIZON, 1)
+    return series[:-HORIZON].unfold(0, HORIZON, 1)
 
 
 class Forecaster(nn.Module):
