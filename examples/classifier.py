@@ -139,7 +139,7 @@ def draw_picture(tasks: dict[str, NamesTask], path: Path) -> None:
         left.plot(range(1, 1 + len(accuracy)), accuracy, "o-", markersize=3, color=colour, label=name)
         labels, found = task.labels[:HELD_OUT], task.answers() == task.labels[:HELD_OUT]
         recall = [found[labels == label].float().mean().item() for label in range(len(LABELS))]
-        places = torch.arange(len(LABELS)) + (0.4 * number - 0.2)
+        places = [label + 0.4 * number - 0.2 for label in range(len(LABELS))]
         right.barh(places, recall, 0.4, color=colour, label=name)
     counts = torch.bincount(labels, minlength=len(LABELS)).tolist()
     right.set_yticks(range(len(LABELS)), [f"{label} ({count})" for label, count in zip(LABELS, counts, strict=True)])

@@ -93,7 +93,8 @@ class LanguageModel(nn.Module):
         self.recurrent = make(hidden_size, hidden_size, num_layers, dropout=dropout if num_layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(hidden_size, tokens)
-        nn.init.uniform_(self.embedding.weight, -0.1, 0.1)
+        # Between what suits a layer's input, 1, and what suits scores, 1 / sqrt(hidden_size).
+        nn.init.normal_(self.embedding.weight, 0, 0.4)
         self.scores.weight = self.embedding.weight  # tied: a token is scored by how near its vector is
 
     def forward(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
@@ -221,7 +222,9 @@ def draw_picture(tasks: dict[str, TextTask], path: Path) -> None:
     figure = make_figure(4.5 * len(tasks), 3.2)
     for axis, (kind, task) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
         epochs = torch.tensor(task.losses).view(-1, task.steps_per_epoch)
-        axis.plot(range(1, len(epochs) + 1), epochs.mean(1).exp(), color=COLOURS[0], label="training (with dropout)")
+        axis.plot(
+            range(1, len(epochs) + 1), epochs.mean(1).exp().tolist(), color=COLOURS[0], label="training (with dropout)"
+        )
         held_out = [numbers["perplexity"] for numbers in task.scores]
         axis.plot(range(1, len(epochs) + 1), held_out, color=COLOURS[1], label="held out")
         axis.set(title=kind, xlabel="epoch", ylabel="perplexity", yscale="log")

@@ -169,7 +169,7 @@ def draw_picture(model: PixelCNN, held_out: Tensor, seed: int, path: Path) -> No
     rows["lower half drawn"] = draw(model, halves, 0.8, seed, first_row=SIZE // 2)
     figure = make_figure(9, 0.75 * len(rows))
     for axis, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        strip = nn.functional.pad(images, (1, 1)).transpose(0, 1).flatten(1)
+        strip = nn.functional.pad(images, (1, 1)).transpose(0, 1).flatten(1).numpy()
         axis.imshow(strip, cmap="gray_r", vmin=0, vmax=LEVELS - 1)
         axis.set_ylabel(title.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])

@@ -185,7 +185,7 @@ def draw_picture(tasks: dict[str, DatesTask], text: str, path: Path) -> None:
     if "attention" in tasks:
         written, looked = tasks["attention"].network.translate(*tasks["attention"].prepare([text]))
         right.set_axis_on()
-        right.imshow(looked[0], cmap="Blues", vmin=0, vmax=1)
+        right.imshow(looked[0].numpy(), cmap="Blues", vmin=0, vmax=1)
         right.set_xticks(range(len(text)), list(text), family="monospace")
         right.set_yticks(range(ISO_LENGTH), [OUTPUT_CHARACTERS[code] for code in written[0]], family="monospace")
         right.set(title="where attention looks", xlabel="read", ylabel="written")

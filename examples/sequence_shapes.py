@@ -157,9 +157,9 @@ class Spell(Writer):
         self.names = torch.tensor([[LETTERS.index(letter) for letter in name.ljust(6, ".")] for name in NAMES])
 
     def first_state(self, pictures: Tensor) -> State:
-        """What the picture shows is h; c is zero."""
+        """What the picture shows is both h and c."""
         seen = _see(self.eye, pictures)
-        return seen, torch.zeros_like(seen)
+        return seen, seen
 
     def targets(self, digits: Tensor) -> Tensor:
         """The name, filled up with points."""
@@ -238,7 +238,8 @@ def draw_picture(tasks: dict[str, ShapeTask], path: Path) -> None:
     upper, lower = figure.subplots(2, len(tasks), squeeze=False, height_ratios=(1, 2))
     for top, axis, (name, task), colour in zip(upper, lower, tasks.items(), COLOURS, strict=False):
         pictures = task.held_out[0][:, :1]
-        top.imshow(nn.functional.pad(pictures[:, 0], (1, 1)).transpose(0, 1).flatten(1), cmap="gray_r")
+        strip = nn.functional.pad(pictures[:, 0], (1, 1)).transpose(0, 1).flatten(1)
+        top.imshow(strip.numpy(), cmap="gray_r")
         top.set(xticks=[], yticks=[], title=f"{task.shape.title}: {name}")
         top.set_xlabel("→ " + task.shape.text(task.shape.answer(pictures)[:, 0]), fontsize=12)
         accuracy = [numbers["accuracy"] for numbers in task.scores]
@@ -250,7 +251,7 @@ def draw_picture(tasks: dict[str, ShapeTask], path: Path) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options on the command line."""
-    parser = base_parser("sequence_shapes", __doc__, epochs=10, batch=64, learning_rate=3e-3)
+    parser = base_parser("sequence_shapes", __doc__, epochs=16, batch=64, learning_rate=3e-3)
     add = parser.add_argument_group("data and models").add_argument
     add("--shapes", nargs="+", choices=tuple(SHAPES), default=tuple(SHAPES), help="the shapes (%(default)s)")
     add("--sequences", type=int, default=6400, help="sequences in an epoch (%(default)s)")

@@ -120,21 +120,22 @@ def draw_picture(task: SunspotsTask, path: Path) -> None:
     """The series with a forecast every eleven years, and the error by years ahead."""
     figure = make_figure(10, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(5, 2))
-    years = torch.arange(FIRST_YEAR, FIRST_YEAR + len(task.series))
-    shown = years >= FIRST_HELD_OUT - 2 * HORIZON
-    left.plot(years[shown], task.series[shown], color="0.3", label="sunspots")
+    first = FIRST_HELD_OUT - 2 * HORIZON
+    shown = task.series[first - FIRST_YEAR :].tolist()
+    left.plot(range(first, first + len(shown)), shown, color="0.3", label="sunspots")
     forecasts = task.forecasts()
     for start in range(0, len(forecasts), HORIZON):
-        ahead = torch.arange(start, start + HORIZON) + FIRST_HELD_OUT
+        ahead = range(FIRST_HELD_OUT + start, FIRST_HELD_OUT + start + HORIZON)
         label = {"label": "forecast, one every 11 years"} if start == 0 else {}
-        left.plot(ahead, forecasts[start], "o-", markersize=3, color=COLOURS[1], **label)
+        left.plot(ahead, forecasts[start].tolist(), "o-", markersize=3, color=COLOURS[1], **label)
         label = {"label": "the last cycle again"} if start == 0 else {}
-        left.plot(ahead, task.naive[start], ":", color=COLOURS[0], **label)
+        left.plot(ahead, task.naive[start].tolist(), ":", color=COLOURS[0], **label)
     left.axvline(FIRST_HELD_OUT - 0.5, color="0.7", linewidth=0.8)
     left.set(title="never trained on: the years right of the line", xlabel="year", ylabel="sunspots")
-    left.legend(fontsize=8)
-    for values, name, colour in ((forecasts, task.network.recurrent._get_name(), 1), (task.naive, "the last cycle", 0)):
-        right.plot(range(1, HORIZON + 1), (values - task.actual).abs().mean(0), color=COLOURS[colour], label=name)
+    left.legend(fontsize=8, loc="upper left")
+    for values, name, colour in ((forecasts, "forecast", 1), (task.naive, "the last cycle again", 0)):
+        errors = (values - task.actual).abs().mean(0)
+        right.plot(range(1, HORIZON + 1), errors.tolist(), color=COLOURS[colour], label=name)
     right.set(title="held-out years", xlabel="years ahead", ylabel="mean absolute error", ylim=(0, None))
     right.legend(fontsize=8)
     save_figure(figure, path)

@@ -20,12 +20,12 @@ from examples.common import STOPPED, Numbers, Task, base_parser, train
 # On the command line of each example: a few seconds.
 TINY = {
     "language_model": "--length 60000 --epochs 3 --batch 8 --time 32 --hidden 48 --draw 5",
-    "long_dependencies": "--time 20 --epochs 5 --sequences 1600 --hidden 32",
-    "classifier": "--epochs 2 --names 3000 --hidden 32",
+    "long_dependencies": "--time 16 --epochs 6 --sequences 1280 --hidden 24 --batch 16",
+    "classifier": "--epochs 4 --names 2000 --hidden 32 --batch 16",
     "seq2seq": "--kinds plain attention --dates 1500 --epochs 5 --hidden 64 --batch 32",
-    "sequence_shapes": "--epochs 3 --sequences 1600 --hidden 48 --batch 32",
+    "sequence_shapes": "--epochs 4 --sequences 1600 --hidden 48 --batch 16 --shapes read compare",
     "time_series": "--epochs 15 --time 66",
-    "pixelcnn": "--epochs 4 --channels 16 --blocks 2 --images 500",
+    "pixelcnn": "--epochs 10 --channels 32 --blocks 2 --images 500 --batch 16",
 }
 
 
