@@ -169,7 +169,8 @@ setup(
     cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
     extras_require={
-        "bench": ["rich", "matplotlib", "onnx", "onnxruntime"],
-        "test": ["pytest", "rich", "matplotlib"],
+        "bench": ["rich", "matplotlib", "scikit-learn", "statsmodels", "onnx", "onnxruntime"],
+        "examples": ["rich", "matplotlib", "scikit-learn", "statsmodels"],
+        "test": ["pytest", "rich", "matplotlib", "scikit-learn", "statsmodels"],
     },
 )

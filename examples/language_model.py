@@ -234,7 +234,7 @@ def draw_picture(tasks: dict[str, TextTask], path: Path) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options on the command line."""
-    parser = base_parser("language_model", __doc__, epochs=10, batch=32, learning_rate=3e-3)
+    parser = base_parser("language_model", __doc__, epochs=6, batch=32, learning_rate=3e-3)
     add = parser.add_argument_group("text and model").add_argument
     add("--text", type=Path, help="a UTF-8 file (default: the topics of Python's own documentation)")
     add("--length", type=int, help="how many characters of it to read (all)")

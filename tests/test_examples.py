@@ -152,12 +152,16 @@ def test_carried_state_is_resumed(tmp_path: Path) -> None:
     assert resumed.step() == straight.step()
 
 
-def test_help_needs_nothing_else() -> None:
-    for example in EXAMPLES:
-        command = [sys.executable, "-m", f"examples.{example}", "--help"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        assert f"python -m examples.{example}" in done.stdout
-        assert "--layer" in done.stdout
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_help_says_how_it_is_called(example: str) -> None:
+    text = import_module(f"examples.{example}").make_parser().format_help()
+    assert f"python -m examples.{example}" in text
+    assert "--layer {fused,torch}" in text
+
+
+def test_example_is_a_command() -> None:
+    command = [sys.executable, "-m", "examples.time_series", "--help"]
+    assert "sunspots" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def test_held_out_words_are_unknown() -> None:
