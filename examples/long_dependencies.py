@@ -29,6 +29,7 @@ GATED = ("LSTM", "GRU")
 CLIPPED, UNCLIPPED = "ReLU RNN, clipped", "ReLU RNN, not clipped"
 CLIP = 1.0
 EXPLODING_RATE = 0.01
+SHOWN_STEPS = 60  # of the trainings that explode
 HELD_OUT = 500
 HELD_OUT_SEED = 10**9
 
@@ -133,10 +134,12 @@ def draw_picture(tasks: Mapping[str, AddingTask], time: int, path: Path) -> None
     (error, distance), (norm, exploded) = figure.subplots(2, 2)
     for (name, task), colour in zip(tasks.items(), COLOURS, strict=False):
         if name in (CLIPPED, UNCLIPPED):
-            norm.plot(task.norms, color=colour, label=name, linewidth=0.8)
-            exploded.plot(task.losses, color=colour, label=name, linewidth=0.8)
+            style, name = ("X-", f"{name}: ends here") if name == UNCLIPPED else (".-", name)
+            norm.plot(task.norms[:SHOWN_STEPS], style, color=colour, label=name)
+            exploded.plot(task.losses[:SHOWN_STEPS], style, color=colour, label=name)
         else:
-            error.plot([numbers["error"] for numbers in task.scores], color=colour, label=name)
+            epochs = range(1, 1 + len(task.scores))
+            error.plot(epochs, [numbers["error"] for numbers in task.scores], color=colour, label=name)
             distance.plot(task.before.tolist(), color=colour, label=f"{name}, untrained")
             distance.plot(
                 gradient_by_distance(task.network, time).tolist(), "--", color=colour, label=f"{name}, trained"
@@ -146,7 +149,7 @@ def draw_picture(tasks: Mapping[str, AddingTask], time: int, path: Path) -> None
     distance.set(title="vanishing gradients", xlabel="steps back", ylabel="gradient by that input", yscale="log")
     norm.axhline(CLIP, color="0.5", linewidth=0.8, label="where it is clipped")
     norm.set(title="exploding gradients", xlabel="step", ylabel="norm before clipping", yscale="log")
-    exploded.set(title="what they do", xlabel="step", ylabel="squared error", yscale="log")
+    exploded.set(title="what comes of it", xlabel="step", ylabel="squared error", yscale="log")
     for axis in (error, distance, norm, exploded):
         axis.legend(fontsize=8)
     save_figure(figure, path)
