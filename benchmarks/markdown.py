@@ -49,7 +49,7 @@ def _training_table(training: list[TrainingResult]) -> str:
     lines.append(["---"] * len(lines[0]))
     for result in training:
         epochs = [f"{result.epoch_seconds(layers):.3g} s" for layers in (THEIRS, OURS)]
-        speeds = [f"{result.units_per_second(layers):.4g} {result.unit}" for layers in (THEIRS, OURS)]
+        speeds = [f"{result.units_per_second(layers):,.0f} {result.unit}" for layers in (THEIRS, OURS)]
         ratio = f"{result.ratio:.2f}x" if result.ratio >= 1 else f"**{result.ratio:.2f}x**"
         lines.append([result.title, *epochs, ratio, *speeds])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -93,7 +93,7 @@ def _print_training(console: Console, training: list[TrainingResult]) -> None:
         ours, theirs = result.step_times[OURS], result.step_times[THEIRS]
         cells = [_time(ours), f"{_ratio(result.ratio)}  {_time(theirs)}"]
         cells += [f"{result.epoch_seconds(layers):.3g} s" for layers in (OURS, THEIRS)]
-        cells += [f"{result.units_per_second(OURS):.4g} {result.unit}", f"{result.units_per_second(THEIRS):.4g}"]
+        cells += [f"{result.units_per_second(OURS):,.0f} {result.unit}", f"{result.units_per_second(THEIRS):,.0f}"]
         scores = " / ".join(format_numbers(result.scores[layers]) for layers in (OURS, THEIRS))
         table.add_row(result.title, *cells, f"{result.difference:.1e}", f"{scores} ({result.steps})")
     console.print(table)
