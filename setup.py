@@ -171,8 +171,9 @@ setup(
     cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
     extras_require={
-        "bench": ["rich", "matplotlib", "onnx", "onnxruntime"],
+        "bench": ["rich", "matplotlib", "scikit-learn", "statsmodels", "onnx", "onnxruntime"],
+        "examples": ["rich", "matplotlib", "scikit-learn", "statsmodels"],
         "onnx": ["onnx", "onnxscript"],
-        "test": ["pytest", "rich", "matplotlib"],
+        "test": ["pytest", "rich", "matplotlib", "scikit-learn", "statsmodels"],
     },
 )

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks [--quick] [--only ...]` and `python -m benchmarks table RESULTS.json`."""
+"""The command line: `python -m benchmarks [--quick] [--only ...]`, `... train [EXAMPLE ...]`, `... table FILE`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from benchmarks.cases import SECTIONS, full_grid, quick_grid
 from benchmarks.chart import draw_chart
@@ -16,11 +17,14 @@ from benchmarks.machine import machine_name
 from benchmarks.markdown import markdown_table
 from benchmarks.report import make_console, print_run
 from benchmarks.results import Run
-from benchmarks.runner import TRAIN, run_benchmarks
+from benchmarks.runner import run_benchmarks
+from examples import EXAMPLES
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_SECONDS, FULL_SECONDS = 2.0, 4.0
-QUICK_TRAINING_SECONDS, FULL_TRAINING_SECONDS = 40.0, 120.0
+TRAIN = "train"
+TRAINING_SECONDS = 20.0  # for each model
+QUICK_EXAMPLES = ("language_model",)
 
 # Memory that was freed is kept for the next output: otherwise each large output is fresh pages, and clearing these
 # takes longer than many of the kernels.
@@ -47,20 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
             parser.error(f"there is no file {options.results}")
         print(markdown_table(Run.load(options.results)), end="")
         return 0
+    if options.command == TRAIN and not set(options.examples) <= set(EXAMPLES):
+        parser.error(f"EXAMPLE must be one of {', '.join(EXAMPLES)}")
     if options.threads is not None:
         if options.threads < 1:
             parser.error("--threads must be 1 or more")
         torch.set_num_threads(options.threads)
     console = make_console()
     try:
-        run = run_benchmarks(
-            quick_grid() if options.quick else full_grid(),
-            options.only or (*SECTIONS, TRAIN),
-            console,
-            compiled=not options.quick,
-            seconds=0.0 if options.check_only else QUICK_SECONDS if options.quick else FULL_SECONDS,
-            training_seconds=_training_seconds(options),
-        )
+        run = _train(options, console) if options.command == TRAIN else _bench(options, console)
     except CheckError as error:
         console.print(f"[bold red]check failed:[/] {error}", soft_wrap=True)
         return 1
@@ -71,7 +70,8 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("all checks passed")
         return 0
     print_run(console, run)
-    parts = [machine_name(run.machine), *(["quick"] if options.quick else []), *(options.only or [])]
+    kind = [TRAIN, *options.examples] if options.command == TRAIN else [*(options.only or [])]
+    parts = [machine_name(run.machine), *(["quick"] if options.quick else []), *kind]
     path = options.output / f"{'-'.join(parts)}.json"
     run.save(path)
     written = [path]
@@ -82,17 +82,31 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _training_seconds(options: argparse.Namespace) -> float:
-    if options.check_only:
-        return 0.0
-    return QUICK_TRAINING_SECONDS if options.quick else FULL_TRAINING_SECONDS
+def _bench(options: argparse.Namespace, console: Console) -> Run:
+    """Every case of the grid, and the examples."""
+    sections = options.only or (*SECTIONS, TRAIN)
+    return run_benchmarks(
+        quick_grid() if options.quick else full_grid(),
+        sections,
+        () if TRAIN not in sections else QUICK_EXAMPLES if options.quick else EXAMPLES,
+        console,
+        compiled=not options.quick,
+        seconds=0.0 if options.check_only else QUICK_SECONDS if options.quick else FULL_SECONDS,
+        training_seconds=0.0 if options.check_only else TRAINING_SECONDS,
+    )
+
+
+def _train(options: argparse.Namespace, console: Console) -> Run:
+    """The examples alone."""
+    seconds = 0.0 if options.check_only else options.seconds
+    return run_benchmarks([], (), options.examples or EXAMPLES, console, training_seconds=seconds)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Check every case against the reference, time fused_rnn against its peers, and train a language "
-        "model with either LSTM.",
+        description="Check every case against the reference, time fused_rnn against its peers, and train the "
+        "examples with either choice of layers.",
     )
     parser.add_argument("--quick", action="store_true", help="a small grid and a short training, under five minutes")
     parser.add_argument("--check-only", action="store_true", help="check every case and time none")
@@ -104,6 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         "--output", type=Path, default=RESULTS, help="folder of the JSON file and the chart (%(default)s)"
     )
     commands = parser.add_subparsers(dest="command", title="instead of a run")
+    train = commands.add_parser(TRAIN, help="train the examples with fused_rnn's layers and with torch.nn's by turns")
+    train.add_argument("examples", nargs="*", metavar="EXAMPLE", help=f"all, or some of {', '.join(EXAMPLES)}")
+    train.add_argument(
+        "--seconds", type=float, default=TRAINING_SECONDS, help="for each model, both trainings together (%(default)s)"
+    )
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")
     return parser

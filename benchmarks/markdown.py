@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from benchmarks.cases import MODE_TITLES, ConvolutionCase, Mode
-from benchmarks.results import Result, Run, Summary, summarise
+from benchmarks.results import OURS, THEIRS, Result, Run, Summary, TrainingResult, summarise
 
 Groups = dict[tuple[str, Mode], list[Result]]
 
 
 def markdown_table(run: Run) -> str:
-    """Markdown tables, one for the recurrent layers and one for the convolution, and a line on how to read them.
+    """Markdown tables: the recurrent layers, the convolution, a line on how to read them, and the training jobs.
 
     Args:
         run: What was measured.
@@ -29,12 +29,8 @@ def markdown_table(run: Run) -> str:
         f"case, bold where fused_rnn is slower. {machine['processor']}, {machine['instruction_set']}, {threads}, "
         f"{versions} ({machine['commit']}), {str(machine['date'])[:10]}.\n"
     )
-    if run.training is not None:
-        ours, theirs = (run.training.seconds[name] for name in ("fused_rnn.LSTM", "torch.nn.LSTM"))
-        parts.append(
-            f"Training the character language model, {run.training.steps} steps: {ours:.1f} s with fused_rnn.LSTM, "
-            f"{theirs:.1f} s with torch.nn.LSTM ({theirs / ours:.2f}x).\n"
-        )
+    if run.training:
+        parts.append(_training_table(run.training))
     return "\n".join(parts)
 
 
@@ -45,6 +41,17 @@ def _table(groups: Groups) -> str:
     for (group, mode), summary in summaries.items():
         cells = [_cell(summary[peer]) if peer in summary else "" for peer in peers]
         lines.append([f"{group} {MODE_TITLES[mode]}", *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _training_table(training: list[TrainingResult]) -> str:
+    lines = [["trained", "an epoch with torch.nn", "with fused_rnn", "", "a second with torch.nn", "with fused_rnn"]]
+    lines.append(["---"] * len(lines[0]))
+    for result in training:
+        epochs = [f"{result.epoch_seconds(layers):.3g} s" for layers in (THEIRS, OURS)]
+        speeds = [f"{result.units_per_second(layers):,.0f} {result.unit}" for layers in (THEIRS, OURS)]
+        ratio = f"{result.ratio:.2f}x" if result.ratio >= 1 else f"**{result.ratio:.2f}x**"
+        lines.append([result.title, *epochs, ratio, *speeds])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from benchmarks.cases import MODE_TITLES
 from benchmarks.problem import FUSED
-from benchmarks.results import Result, Run, Summary, TrainingResult, summarise
+from benchmarks.results import OURS, THEIRS, Result, Run, Summary, TrainingResult, summarise
 from benchmarks.timing import Measurement
+from examples.common import format_numbers
 
 WIDTH_WITHOUT_TERMINAL = 170
 
@@ -28,7 +29,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def print_run(console: Console, run: Run) -> None:
-    """Print machine, limits, all tables, and the training job."""
+    """Print machine, limits, all tables, and the training jobs."""
     machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     console.print(f"[bold]machine[/]  {machine}", soft_wrap=True)
     if run.peak_gflops:
@@ -43,7 +44,7 @@ def print_run(console: Console, run: Run) -> None:
             "Each cell: median of interleaved rounds ±distance of the quartiles, and for a peer first its time over "
             "that of fused.\nlimit: share of what the best large product, convolution or read on this machine allows."
         )
-    if run.training is not None:
+    if run.training:
         _print_training(console, run.training)
 
 
@@ -80,22 +81,24 @@ def _time(time: Measurement) -> str:
     return f"{time.median * factor:.3g} {unit} ±{time.spread / time.median:.0%}"
 
 
-def _print_training(console: Console, training: TrainingResult) -> None:
-    table = Table(title="character language model", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-    for column in ("", "time", "one step", "loss at the end", "held-out perplexity"):
-        table.add_column(column, justify="right" if column else "left")
-    for name, seconds in training.seconds.items():
-        table.add_row(
-            name,
-            f"{seconds:.1f} s",
-            _time(training.step_times[name]),
-            f"{training.losses[name]:.4f}",
-            f"{training.perplexities[name]:.3f}",
-        )
+def _print_training(console: Console, training: list[TrainingResult]) -> None:
+    """Print the training jobs, both choices of layers side by side, and how far their losses agree."""
+    table = Table(title="training the examples", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("")
+    for column in ("one step: fused_rnn", "torch.nn", "an epoch", "torch.nn", "a second", "torch.nn"):
+        table.add_column(column, justify="right")
+    table.add_column("losses differ by", justify="right")
+    table.add_column("held out, after these steps")
+    for result in training:
+        ours, theirs = result.step_times[OURS], result.step_times[THEIRS]
+        cells = [_time(ours), f"{_ratio(result.ratio)}  {_time(theirs)}"]
+        cells += [f"{result.epoch_seconds(layers):.3g} s" for layers in (OURS, THEIRS)]
+        cells += [f"{result.units_per_second(OURS):,.0f} {result.unit}", f"{result.units_per_second(THEIRS):,.0f}"]
+        scores = " / ".join(format_numbers(result.scores[layers]) for layers in (OURS, THEIRS))
+        table.add_row(result.title, *cells, f"{result.difference:.1e}", f"{scores} ({result.steps})")
     console.print(table)
+    first = training[0]
     console.print(
-        f"{training.text}; {training.steps} steps each, by turns. Over the first {training.compared_steps} steps the "
-        f"losses differ by at most {training.difference:.1e} of their value (allowed: {training.tolerance:.0e})."
+        f"Steps by turns from the same seed. Over the first {first.compared_steps} steps the losses may differ by "
+        f"{first.tolerance:.0e} of their value."
     )
-    console.print("[bold]A sample of the model with fused_rnn.LSTM:[/]")
-    console.print(training.sample, markup=False)

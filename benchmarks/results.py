@@ -13,6 +13,8 @@ from benchmarks.cases import Mode
 from benchmarks.problem import FUSED
 from benchmarks.timing import Measurement
 
+OURS, THEIRS = "fused", "torch"  # whose layers a training has, as the examples call them
+
 
 @dataclass(frozen=True)
 class Result:
@@ -56,31 +58,53 @@ class Result:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """The real job: one language model trained twice, with fused_rnn.LSTM and with torch.nn.LSTM.
+    """A real job: one model of an example, trained with our layers and with torch.nn's.
 
     Attributes:
-        text: What it was trained on.
+        example: The module in `examples`.
+        name: Its name of the model.
+        unit: What the model trains on, in the plural.
+        units_per_step: How many of them an optimizer step has.
+        steps_per_epoch: Optimizer steps in an epoch.
         steps: Optimizer steps that both models made, by turns.
         compared_steps: Over so many first steps the losses have to agree ...
         tolerance: ... to this relative difference.
         difference: The largest relative difference over these steps.
-        step_times: Of one optimizer step, by model.
-        seconds: Of all steps, by model.
-        losses: The mean loss of the last steps, in nats a character, by model.
-        perplexities: On held-out text, by model.
-        sample: Text that the fused model wrote.
+        step_times: Of one optimizer step, by layers.
+        losses: The mean loss of the last steps, by layers.
+        scores: On held-out data, by layers.
     """
 
-    text: str
+    example: str
+    name: str
+    unit: str
+    units_per_step: int
+    steps_per_epoch: int
     steps: int
     compared_steps: int
     tolerance: float
     difference: float
     step_times: dict[str, Measurement]
-    seconds: dict[str, float]
     losses: dict[str, float]
-    perplexities: dict[str, float]
-    sample: str
+    scores: dict[str, dict[str, float]]
+
+    @property
+    def title(self) -> str:
+        """Such as `seq2seq: attention`."""
+        return f"{self.example}: {self.name}"
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long a step takes with torch.nn's layers."""
+        return self.step_times[THEIRS].median / self.step_times[OURS].median
+
+    def epoch_seconds(self, layers: str) -> float:
+        """The time of an epoch."""
+        return self.steps_per_epoch * self.step_times[layers].median
+
+    def units_per_second(self, layers: str) -> float:
+        """How much is trained on in a second."""
+        return self.units_per_step / self.step_times[layers].median
 
 
 @dataclass
@@ -91,7 +115,7 @@ class Run:
     peak_gflops: dict[str, float] = field(default_factory=dict)
     read_gigabytes: dict[str, float] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
-    training: TrainingResult | None = None
+    training: list[TrainingResult] = field(default_factory=list)
     not_installed: list[str] = field(default_factory=list)
 
     def groups(self) -> dict[tuple[str, Mode], list[Result]]:
@@ -113,9 +137,9 @@ class Run:
         """Read what `save` wrote."""
         data = json.loads(path.read_text())
         data["results"] = [Result(**{**entry, "times": _times(entry["times"])}) for entry in data["results"]]
-        if data["training"] is not None:
-            training = data["training"]
-            data["training"] = TrainingResult(**{**training, "step_times": _times(training["step_times"])})
+        data["training"] = [
+            TrainingResult(**{**entry, "step_times": _times(entry["step_times"])}) for entry in data["training"]
+        ]
         return cls(**data)
 
 

@@ -1,10 +1,12 @@
-"""One run: check each case, time it, train the language models; what `__main__` calls and what `Run` holds."""
+"""One run: check each case, time it, train the examples; what `__main__` calls and what `Run` holds."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import partial
 
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from benchmarks.cases import MODE_TITLES, Case, Mode, RecurrentCase
 from benchmarks.checking import check
@@ -17,15 +19,15 @@ from benchmarks.recurrent_peers import recurrent_problem
 from benchmarks.report import make_progress
 from benchmarks.results import Result, Run
 from benchmarks.timing import time_peers
-from benchmarks.training import train_language_models
+from benchmarks.training import make_pairs, train_pair
 
 MODES: tuple[Mode, ...] = ("forward", "training")
-TRAIN = "train"
 
 
 def run_benchmarks(
     cases: Sequence[Case],
     sections: Collection[str],
+    examples: Collection[str],
     console: Console,
     *,
     compiled: bool = False,
@@ -36,11 +38,12 @@ def run_benchmarks(
 
     Args:
         cases: The grid.
-        sections: Which sections of it; `TRAIN` among them adds the language models.
+        sections: Which sections of it.
+        examples: Which examples to train with either choice of layers.
         console: Where the progress bar goes.
         compiled: Whether torch.compile of the reference cell takes part.
         seconds: About how long to time each case and mode; 0 only checks.
-        training_seconds: How long the language models train together; 0 only compares their first losses.
+        training_seconds: How long both trainings of a model take together; 0 only compares their first losses.
 
     Returns:
         What was measured.
@@ -61,14 +64,17 @@ def run_benchmarks(
                 if seconds:
                     run.results.append(_time(case, problem, mode, peak, seconds))
                 progress.advance(task)
-        if TRAIN in sections:
-            task = progress.add_task("character language model", total=100)
-            run.training = train_language_models(
-                training_seconds, lambda done: progress.update(task, completed=int(100 * done))
-            )
+        for example in examples:
+            for pair in make_pairs(example):
+                task = progress.add_task(f"{example}: {pair.name}", total=100)
+                run.training.append(train_pair(pair, training_seconds, partial(_show, progress, task)))
     run.peak_gflops = peak.gflops
     run.read_gigabytes = {str(size): rate for size, rate in peak.gigabytes.items()}
     return run
+
+
+def _show(progress: Progress, task: TaskID, done: float) -> None:
+    progress.update(task, completed=int(100 * done))
 
 
 def _make_problem(case: Case, compiled: bool) -> Problem:

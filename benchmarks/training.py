@@ -1,112 +1,122 @@
-"""The real job: a character language model, trained with fused_rnn.LSTM and with torch.nn.LSTM by turns."""
+"""The real jobs: every model of the examples, trained with our layers and with torch.nn's by turns.
+
+Both have the same seed, and so the same weights, batches and dropout; before anything is reported their losses have
+to agree over the first steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from statistics import mean
 from time import perf_counter
 
-import torch
 from torch import nn
 
-import fused_rnn
 from benchmarks.checking import CheckError
-from benchmarks.results import TrainingResult
+from benchmarks.results import OURS, THEIRS, TrainingResult
 from benchmarks.timing import Measurement
-from examples.character_language_model import (
-    CharacterModel,
-    Streams,
-    Trainer,
-    Vocabulary,
-    generate,
-    load_text,
-    perplexity,
-    split,
-)
+from examples.common import Task, Tasks
 
-OURS, THEIRS = "fused_rnn.LSTM", "torch.nn.LSTM"
-
-BATCH, TIME = 32, 100
-LEARNING_RATE = 3e-3
-CLIP = 1.0
-# Rounding differs, and training amplifies it from step to step; over the first steps it has no time to.
-COMPARED_STEPS = 20
-LOSS_TOLERANCE = 1e-4
+# Rounding differs, and training amplifies it from step to step (Adam divides by the gradient's size, however small):
+# over the first ten steps to at most 4e-6, over twenty to 1e-4 and more.
+COMPARED_STEPS = 10
+LOSS_TOLERANCE = 2e-5
 LAST_STEPS = 50
-SAMPLE_CHARACTERS = 400
 
 
-class _Learner:
-    """One of the two models in training, and what was seen of it."""
+@dataclass(frozen=True)
+class Pair:
+    """One model of an example, with either choice of layers.
 
-    def __init__(self, model: CharacterModel, streams: Streams) -> None:
-        self.model = model
-        self.trainer = Trainer(model, streams, LEARNING_RATE, CLIP)
-        self.losses: list[float] = []
-        self.times: list[float] = []
+    Attributes:
+        example: The module in `examples`.
+        name: The example's name of the model.
+        tasks: The same training twice, by layers.
+    """
 
-    def step(self) -> None:
-        begin = perf_counter()
-        self.losses.append(self.trainer.step())
-        self.times.append(perf_counter() - begin)
+    example: str
+    name: str
+    tasks: dict[str, Task]
 
 
-def train_language_models(seconds: float, show_progress: Callable[[float], None]) -> TrainingResult:
-    """Train both models from the same weights on the same windows, one step each by turns.
+def make_pairs(example: str, arguments: Sequence[str] = ()) -> list[Pair]:
+    """The models of an example in which the choice of layers makes a difference.
 
     Args:
-        seconds: How long both train together; the steps whose losses are compared are made in any case.
-        show_progress: Is told which part of `seconds` is over.
+        example: A module in `examples`.
+        arguments: On its command line, beside the choice of layers.
 
     Returns:
-        Times, losses, perplexities on held-out text, and text written by the fused model.
+        One pair for each model; not those without any layer to choose, such as a plain RNN.
+    """
+    module = import_module(f"examples.{example}")
+    parser = module.make_parser()
+    tasks: dict[str, Tasks] = {
+        layers: module.make_tasks(parser.parse_args([*arguments, "--layer", layers])) for layers in (OURS, THEIRS)
+    }
+    pairs = [Pair(example, name, {layers: tasks[layers][name] for layers in tasks}) for name in tasks[OURS]]
+    return [pair for pair in pairs if len({_classes(task.model) for task in pair.tasks.values()}) > 1]
+
+
+def train_pair(
+    pair: Pair, seconds: float, show_progress: Callable[[float], None] = lambda done: None
+) -> TrainingResult:
+    """Train both models on the same batches, one step each by turns.
+
+    Args:
+        pair: The models, which are changed.
+        seconds: How long both train together; the steps whose losses are compared are made in any case.
+        show_progress: Is told which part of that is over.
+
+    Returns:
+        Times, losses and scores.
 
     Raises:
         CheckError: The losses of the first steps differ.
     """
-    text = load_text()
-    vocabulary = Vocabulary.of(text)
-    training, held_out = (Streams(vocabulary.encode(part), BATCH, TIME) for part in split(text))
-    learners = _make_learners(len(vocabulary.characters), training)
-    order = list(learners.values())
-    step, begin = 0, perf_counter()
-    while step < COMPARED_STEPS or perf_counter() - begin < seconds:
-        for learner in order:
-            learner.step()
+    times: dict[str, list[float]] = {layers: [] for layers in pair.tasks}
+    order = list(pair.tasks)
+    difference, begin = 0.0, perf_counter()
+    while len(times[OURS]) < COMPARED_STEPS or perf_counter() - begin < seconds:
+        for layers in order:
+            start = perf_counter()
+            pair.tasks[layers].step()
+            times[layers].append(perf_counter() - start)
         order.reverse()
-        step += 1
-        if step == COMPARED_STEPS:
-            difference = _compare_losses(learners)
-        show_progress(min(1.0, (perf_counter() - begin) / seconds) if seconds else step / COMPARED_STEPS)
+        steps = len(times[OURS])
+        if steps == COMPARED_STEPS:
+            difference = _compare_losses(pair)
+        show_progress(min(1.0, (perf_counter() - begin) / seconds) if seconds else steps / COMPARED_STEPS)
+    ours = pair.tasks[OURS]
     return TrainingResult(
-        text=f"documentation of Python's language, {len(text)} characters",
-        steps=step,
+        example=pair.example,
+        name=pair.name,
+        unit=ours.unit,
+        units_per_step=ours.units_per_step,
+        steps_per_epoch=ours.steps_per_epoch,
+        steps=steps,
         compared_steps=COMPARED_STEPS,
         tolerance=LOSS_TOLERANCE,
         difference=difference,
-        step_times={name: Measurement.of(learner.times) for name, learner in learners.items()},
-        seconds={name: sum(learner.times) for name, learner in learners.items()},
-        losses={name: mean(learner.losses[-LAST_STEPS:]) for name, learner in learners.items()},
-        perplexities={name: perplexity(learner.model, held_out) for name, learner in learners.items()},
-        sample=generate(learners[OURS].model, vocabulary, "The ", SAMPLE_CHARACTERS),
+        step_times={layers: Measurement.of(samples) for layers, samples in times.items()},
+        losses={layers: mean(task.losses[-LAST_STEPS:]) for layers, task in pair.tasks.items()},
+        scores={layers: task.score() for layers, task in pair.tasks.items()},
     )
 
 
-def _make_learners(characters: int, streams: Streams) -> dict[str, _Learner]:
-    torch.manual_seed(0)
-    ours = CharacterModel(characters, lstm=fused_rnn.LSTM)
-    theirs = CharacterModel(characters, lstm=nn.LSTM)
-    theirs.load_state_dict(ours.state_dict())
-    return {OURS: _Learner(ours, streams), THEIRS: _Learner(theirs, streams)}
+def _classes(model: nn.Module) -> tuple[type, ...]:
+    return tuple(type(module) for module in model.modules())
 
 
-def _compare_losses(learners: dict[str, _Learner]) -> float:
+def _compare_losses(pair: Pair) -> float:
     """The largest relative difference of the losses so far, which must be small."""
-    pairs = zip(learners[OURS].losses, learners[THEIRS].losses, strict=True)
-    difference = max(abs(ours - theirs) / theirs for ours, theirs in pairs)
+    losses = zip(pair.tasks[OURS].losses, pair.tasks[THEIRS].losses, strict=True)
+    difference = max(abs(ours - theirs) / theirs for ours, theirs in losses)
     if not difference <= LOSS_TOLERANCE:
         raise CheckError(
-            f"the language models' losses differ by {difference:.2e} within {COMPARED_STEPS} steps, "
-            f"allowed are {LOSS_TOLERANCE:.0e}"
+            f"{pair.example}, {pair.name}: the losses with the layers of fused_rnn and of torch.nn differ by "
+            f"{difference:.2e} within {COMPARED_STEPS} steps, allowed are {LOSS_TOLERANCE:.0e}"
         )
     return difference

@@ -1,1 +1,11 @@
-"""Small complete programs, each readable in one sitting."""
+"""Complete systems, each readable in one sitting; `python -m examples` runs them all."""
+
+EXAMPLES = (
+    "language_model",
+    "long_dependencies",
+    "classifier",
+    "seq2seq",
+    "sequence_shapes",
+    "time_series",
+    "pixelcnn",
+)

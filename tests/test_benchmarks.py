@@ -17,7 +17,6 @@ from benchmarks.problem import Outputs, Peer, Problem
 from benchmarks.recurrent_peers import recurrent_problem
 from benchmarks.results import Result, Run, TrainingResult, summarise
 from benchmarks.timing import MIN_ROUNDS, Measurement, time_peers
-from examples.character_language_model import CharacterModel, Streams, Trainer, Vocabulary, generate, perplexity
 
 MODES: tuple[Mode, ...] = ("forward", "training")
 
@@ -148,18 +147,22 @@ def run() -> Run:
             Result("LSTM", "(1, 2, 3, 4)", "training", 30, 0.5, times(fused=1.0, torch=2.0)),
             Result("LSTM", "(5, 6, 7, 8)", "forward", 10, 0.5, times(fused=2.0, torch=2.0, ONNX_Runtime=4.0)),
         ],
-        training=TrainingResult(
-            "text",
-            5,
-            2,
-            1e-4,
-            1e-6,
-            times(fused=1.0, torch=2.0),
-            {"fused_rnn.LSTM": 5.0, "torch.nn.LSTM": 10.0},
-            {"fused_rnn.LSTM": 1.5, "torch.nn.LSTM": 1.5},
-            {"fused_rnn.LSTM": 4.5, "torch.nn.LSTM": 4.5},
-            "a sample",
-        ),
+        training=[
+            TrainingResult(
+                example="language_model",
+                name="words",
+                unit="tokens",
+                units_per_step=100,
+                steps_per_epoch=5,
+                steps=30,
+                compared_steps=20,
+                tolerance=1e-4,
+                difference=1e-6,
+                step_times=times(fused=1.0, torch=2.0),
+                losses={"fused": 1.5, "torch": 1.5},
+                scores={"fused": {"perplexity": 4.5}, "torch": {"perplexity": 4.5}},
+            )
+        ],
     )
 
 
@@ -179,6 +182,7 @@ def test_results_survive_the_file_and_fill_a_table(run: Run, tmp_path: Path) -> 
     assert "|  | torch | ONNX Runtime |" in table
     assert "| LSTM forward | 2.00x (1.00x) | 1.00x (**0.50x**) |" in table
     assert "| LSTM forward + backward | 2.00x |  |" in table
+    assert "| language_model: words | 10 s | 5 s | 2.00x | 50 tokens | 100 tokens |" in table
 
 
 def test_table_command_prints_the_table(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,27 +211,3 @@ def test_chart_is_written(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "results" / "chart.png"
     draw_chart(run, path)
     assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_language_model_resumes_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    text = "the quick brown fox jumps over the lazy dog. " * 20
-    vocabulary = Vocabulary.of(text)
-
-    def make_trainer() -> Trainer:
-        torch.manual_seed(0)
-        model = CharacterModel(len(vocabulary.characters), embedding_size=4, hidden_size=8)
-        return Trainer(model, Streams(vocabulary.encode(text), batch=4, time=20), learning_rate=0.01, clip=1.0)
-
-    straight, stopped, resumed = make_trainer(), make_trainer(), make_trainer()
-    losses = [straight.step() for _ in range(15)]
-    for _ in range(7):
-        stopped.step()
-    stopped.save(tmp_path / "checkpoint.pt")
-    resumed.resume(tmp_path / "checkpoint.pt")
-    assert [resumed.step() for _ in range(8)] == losses[7:]
-    assert losses[-1] < losses[0]
-    streams = Streams(vocabulary.encode(text), batch=2, time=30)
-    assert perplexity(resumed.model, streams) == perplexity(straight.model, streams)
-    assert generate(resumed.model, vocabulary, "the", 9, seed=3) == generate(
-        straight.model, vocabulary, "the", 9, seed=3
-    )

@@ -1,0 +1,272 @@
+"""A language model of words and one of characters, on text that every Python carries or on your own.
+
+    python -m examples.language_model
+    python -m examples.language_model --text book.txt --tokens characters --hidden 512 --prompt "Once upon a time"
+    python -m examples.language_model --cell GRU --num-layers 3 --temperature 0 0.7
+
+Embedding, stacked LSTM or GRU layers with dropout between them, and scores of the next token made with the embedding's
+own weights. The text is cut into `batch` long streams that are read side by side, `time` tokens a step; the state is
+carried from one step to the next and the gradient stops there (truncated backpropagation through time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from examples.common import COLOURS, Numbers, Task, base_parser, make_figure, save_figure, train
+from examples.layers import CHOICES, Layers
+
+State = Tensor | tuple[Tensor, Tensor]
+
+HELD_OUT = 0.1  # the part of the text, at its end, that is not trained on
+HELD_OUT_STREAMS = 8
+UNKNOWN = "<unknown>"
+TOKENS = ("words", "characters")
+MIN_COUNT = {"words": 2, "characters": 1}
+JOINTS = {"words": " ", "characters": ""}
+
+
+def split_tokens(text: str, kind: str) -> list[str]:
+    """The "words" or "characters" of a text; among words each punctuation mark is a token of its own.
+
+    Example:
+        >>> split_tokens("No, it isn't.", "words")
+        ['No', ',', 'it', 'isn', "'", 't', '.']
+    """
+    return re.findall(r"\w+|[^\w\s]", text) if kind == "words" else list(text)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens that a model knows; a token's place among them is its code, and the first is for all others.
+
+    Example:
+        >>> vocabulary = Vocabulary.of("to be or not to be".split(), min_count=2)
+        >>> vocabulary.tokens
+        ('<unknown>', 'to', 'be')
+        >>> vocabulary.encode("to see".split())
+        tensor([1, 0])
+    """
+
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tokens: Sequence[str], min_count: int) -> Vocabulary:
+        """The tokens that occur at least `min_count` times, frequent ones first."""
+        return cls((UNKNOWN, *(token for token, count in Counter(tokens).most_common() if count >= min_count)))
+
+    def encode(self, tokens: Sequence[str]) -> Tensor:
+        """The codes of `tokens`, `[tokens]`."""
+        codes = {token: code for code, token in enumerate(self.tokens)}
+        return torch.tensor([codes.get(token, 0) for token in tokens])
+
+
+class LanguageModel(nn.Module):
+    """Scores of the next token, from all before it.
+
+    Args:
+        layers: Whose LSTM or GRU.
+        cell: "LSTM" or "GRU".
+        tokens: Size of the vocabulary.
+        hidden_size: Size of a token's vector and of the layers' states.
+        num_layers: How many layers are stacked.
+        dropout: Part of the values between two layers, and around them, that are zero in training.
+    """
+
+    def __init__(
+        self, layers: Layers, cell: str, tokens: int, hidden_size: int, num_layers: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(tokens, hidden_size)
+        make = layers.lstm if cell == "LSTM" else layers.gru
+        self.recurrent = make(hidden_size, hidden_size, num_layers, dropout=dropout if num_layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.scores = nn.Linear(hidden_size, tokens)
+        # Between what suits a layer's input, 1, and what suits scores, 1 / sqrt(hidden_size).
+        nn.init.normal_(self.embedding.weight, 0, 0.4)
+        self.scores.weight = self.embedding.weight  # tied: a token is scored by how near its vector is
+
+    def forward(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Scores `[time, batch, tokens]` of what follows each of `codes` `[time, batch]`, and the new state."""
+        output, state = self.recurrent(self.dropout(self.embedding(codes)), state)
+        return self.scores(self.dropout(output)), state
+
+
+class Streams:
+    """A text as `batch` streams, read side by side in windows of `time` tokens.
+
+    Args:
+        codes: The text, `[tokens]`, longer than `batch * time`.
+        batch: Number of streams.
+        time: Tokens a window.
+
+    Raises:
+        ValueError: The text is too short for one window.
+    """
+
+    def __init__(self, codes: Tensor, batch: int, time: int) -> None:
+        length = len(codes) // batch
+        self.windows = (length - 1) // time
+        if self.windows < 1:
+            raise ValueError(f"{len(codes)} tokens are too few for {batch} streams of {time} and one more")
+        self._codes = codes[: batch * length].view(batch, length).t()
+        self._time = time
+
+    def window(self, number: int) -> tuple[Tensor, Tensor]:
+        """Tokens `[time, batch]` and those that follow them."""
+        start = number * self._time
+        return self._codes[start : start + self._time], self._codes[start + 1 : start + self._time + 1]
+
+
+class TextTask(Task):
+    """A language model and its text, as words or as characters."""
+
+    unit = "tokens"
+
+    def __init__(self, options: argparse.Namespace, kind: str) -> None:
+        torch.manual_seed(options.seed)
+        text = load_text(options.text)[: options.length]
+        end = int(len(text) * (1 - HELD_OUT))
+        training, held_out = split_tokens(text[:end], kind), split_tokens(text[end:], kind)
+        self.kind = kind
+        self.vocabulary = Vocabulary.of(training, MIN_COUNT[kind])  # the held-out part must not tell its words
+        self.streams = Streams(self.vocabulary.encode(training), options.batch, options.time)
+        self.held_out = Streams(self.vocabulary.encode(held_out), HELD_OUT_STREAMS, options.time)
+        layers, size = CHOICES[options.layer], len(self.vocabulary.tokens)
+        self.network = LanguageModel(layers, options.cell, size, options.hidden, options.num_layers, options.dropout)
+        super().__init__(self.network, self.streams.windows * options.batch, options, clip=options.clip, decay=True)
+        self.units_per_step = options.batch * options.time
+        self._state: State | None = None
+
+    def loss(self, step: int) -> Tensor:
+        """Nats a token of one window of all streams; the state goes on to the next window, the gradient does not."""
+        number = step % self.steps_per_epoch
+        inputs, targets = self.streams.window(number)
+        scores, state = self.network(inputs, self._state if number else None)
+        self._state = state.detach() if isinstance(state, Tensor) else (state[0].detach(), state[1].detach())
+        return cross_entropy(scores.flatten(0, 1), targets.flatten())
+
+    def evaluate(self) -> Numbers:
+        """How many tokens the model hesitates between on the held-out text: the exponential of its mean loss."""
+        state, losses = None, []
+        for number in range(self.held_out.windows):
+            inputs, targets = self.held_out.window(number)
+            scores, state = self.network(inputs, state)
+            losses.append(cross_entropy(scores.flatten(0, 1), targets.flatten()).item())
+        return {"perplexity": math.exp(sum(losses) / len(losses))}
+
+    def state_dict(self) -> dict:
+        """With the state that the next window begins with."""
+        return super().state_dict() | {"carried": self._state}
+
+    def load_state_dict(self, state: dict) -> None:
+        """With the state that the next window begins with."""
+        super().load_state_dict(state)
+        self._state = state["carried"]
+
+    @torch.no_grad()
+    def continue_text(self, prompt: str, length: int, temperature: float, seed: int) -> str:
+        """Let the model go on with `prompt` for `length` tokens: the likeliest each at temperature 0, else drawn."""
+        self.network.eval()
+        generator = torch.Generator().manual_seed(seed)
+        tokens = split_tokens(prompt, self.kind)
+        chances, state = self.next_chances(tokens, None, temperature)
+        for _ in range(length):
+            tokens.append(self.vocabulary.tokens[int(torch.multinomial(chances, 1, generator=generator))])
+            chances, state = self.next_chances(tokens[-1:], state, temperature)
+        text = JOINTS[self.kind].join(tokens)
+        return re.sub(r" ([,.;:!?)\]])", r"\1", text) if self.kind == "words" else text
+
+    @torch.no_grad()
+    def next_chances(
+        self, tokens: Sequence[str], state: State | None = None, temperature: float = 1.0
+    ) -> tuple[Tensor, State]:
+        """The chances `[vocabulary]` of what follows `tokens`, the unknown left out, and the new state."""
+        scores, state = self.network(self.vocabulary.encode(tokens)[:, None], state)
+        scores = scores[-1, 0]
+        scores[0] = -math.inf
+        if temperature == 0:
+            return nn.functional.one_hot(scores.argmax(), len(scores)).float(), state
+        return torch.softmax(scores / temperature, dim=0), state
+
+
+def load_text(path: Path | None = None) -> str:
+    """The text of a file, or the documentation of Python's language that `help()` shows."""
+    return "\n".join(topics.values()) if path is None else path.read_text(encoding="utf-8")
+
+
+def show(task: TextTask, options: argparse.Namespace) -> None:
+    """Print the likeliest next tokens, and how the model goes on at each temperature."""
+    task.network.eval()
+    chances, _ = task.next_chances(split_tokens(options.prompt, task.kind))
+    best = [f"{task.vocabulary.tokens[code]!r} {chances[code]:.1%}" for code in chances.topk(5).indices]
+    print(f"\n{task.kind}, {len(task.vocabulary.tokens)} in the vocabulary: after {options.prompt!r} {', '.join(best)}")
+    for temperature in options.temperature:
+        text = task.continue_text(options.prompt, options.draw, temperature, options.seed)
+        print(f"temperature {temperature}: {text}")
+
+
+def draw_picture(tasks: dict[str, TextTask], path: Path) -> None:
+    """Perplexity by epoch, on the text that is trained on and on the text held out."""
+    figure = make_figure(4.5 * len(tasks), 3.2)
+    for axis, (kind, task) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        epochs = torch.tensor(task.losses).view(-1, task.steps_per_epoch)
+        axis.plot(
+            range(1, len(epochs) + 1), epochs.mean(1).exp().tolist(), color=COLOURS[0], label="training (with dropout)"
+        )
+        held_out = [numbers["perplexity"] for numbers in task.scores]
+        axis.plot(range(1, len(epochs) + 1), held_out, color=COLOURS[1], label="held out")
+        axis.set(title=kind, xlabel="epoch", ylabel="perplexity", yscale="log")
+        axis.legend()
+    save_figure(figure, path)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options on the command line."""
+    parser = base_parser("language_model", __doc__, epochs=6, batch=32, learning_rate=3e-3)
+    add = parser.add_argument_group("text and model").add_argument
+    add("--text", type=Path, help="a UTF-8 file (default: the topics of Python's own documentation)")
+    add("--length", type=int, help="how many characters of it to read (all)")
+    add("--tokens", nargs="+", choices=TOKENS, default=TOKENS, help="what to model (%(default)s)")
+    add("--time", type=int, default=64, help="tokens a step (%(default)s)")
+    add("--cell", choices=("LSTM", "GRU"), default="LSTM", help="the layers (%(default)s)")
+    add("--hidden", type=int, default=256, help="size of a token's vector and of the state (%(default)s)")
+    add("--num-layers", type=int, default=2, help="how many layers are stacked (%(default)s)")
+    add("--dropout", type=float, default=0.3, help="between the layers (%(default)s)")
+    add("--clip", type=float, default=1.0, help="largest norm of the gradients (%(default)s)")
+    add = parser.add_argument_group("drawing").add_argument
+    add("--prompt", default="The value of the", help="the beginning to go on with (%(default)r)")
+    add("--draw", type=int, default=60, help="tokens to draw (%(default)s)")
+    add("--temperature", type=float, nargs="+", default=[0.0, 0.5, 1.0, 1.5], help="0: the likeliest (%(default)s)")
+    return parser
+
+
+def make_tasks(options: argparse.Namespace) -> dict[str, TextTask]:
+    """One model for words, one for characters."""
+    return {kind: TextTask(options, kind) for kind in options.tokens}
+
+
+def main(arguments: list[str] | None = None) -> Numbers:
+    """Train, evaluate and draw samples, as the command line says."""
+    options = make_parser().parse_args(arguments)
+    tasks = make_tasks(options)
+    train(tasks, options)
+    for task in tasks.values():
+        show(task, options)
+    draw_picture(tasks, options.picture)
+    return {f"perplexity of {kind}": task.scores[-1]["perplexity"] for kind, task in tasks.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The choice of layers, `--layer fused` or `--layer torch`: the same arguments, weights and numbers, other kernels.
+
+What torch.nn has no layer for, it gets here: ragged batches by packing, masked convolution by masking the weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import fused_rnn
+
+
+class PackedLSTM(nn.LSTM):
+    """torch.nn.LSTM that takes `lengths` as fused_rnn.LSTM does, by way of a PackedSequence.
+
+    Example:
+        >>> layer = PackedLSTM(4, 8, batch_first=True)
+        >>> output, (h_n, _) = layer(torch.ones(2, 5, 4), lengths=torch.tensor([3, 5]))
+        >>> output.shape, bool(output[0, 3:].any()), torch.equal(h_n[0, 0], output[0, 2])
+        (torch.Size([2, 5, 8]), False, True)
+    """
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
+    ) -> tuple:
+        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
+        if lengths is None:
+            return super().forward(input, hx)
+        return _packed(super().forward, input, hx, lengths, self.batch_first)
+
+
+class PackedGRU(nn.GRU):
+    """torch.nn.GRU that takes `lengths` as fused_rnn.GRU does, by way of a PackedSequence.
+
+    Example:
+        >>> layer = PackedGRU(4, 8)
+        >>> output, h_n = layer(torch.ones(5, 2, 4), lengths=torch.tensor([3, 5]))
+        >>> output.shape, bool(output[3:, 0].any()), torch.equal(h_n[0, 0], output[2, 0])
+        (torch.Size([5, 2, 8]), False, True)
+    """
+
+    def forward(  # type: ignore[override]
+        self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
+    ) -> tuple:
+        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
+        if lengths is None:
+            return super().forward(input, hx)
+        return _packed(super().forward, input, hx, lengths, self.batch_first)
+
+
+def _packed(forward: Callable, input: Tensor, hx: object, lengths: Tensor, batch_first: bool) -> tuple:
+    packed = pack_padded_sequence(input, lengths, batch_first, enforce_sorted=False)
+    output, state = forward(packed, hx)
+    padded, _ = pad_packed_sequence(output, batch_first, total_length=input.shape[1 if batch_first else 0])
+    return padded, state
+
+
+class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
+    """fused_rnn.MaskedConv2d as most PixelCNNs have it: a whole convolution with a weight of which half is zero.
+
+    Example:
+        >>> layer, image = DenseMaskedConv2d(2, 3, 5, mask_type="B"), torch.randn(1, 2, 8, 8)
+        >>> fused = fused_rnn.MaskedConv2d(2, 3, 5, mask_type="B")
+        >>> _ = fused.load_state_dict(layer.state_dict())
+        >>> torch.allclose(layer(image), fused(image), atol=1e-5)
+        True
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve images `[batch, in_channels, height, width]`."""
+        sizes = (self.kernel_size[0], self.kernel_size[1])
+        mask = fused_rnn.reference.mask(self.out_channels, self.in_channels, sizes, self.mask_type, self.data_channels)
+        return conv2d(input, self.weight * mask, self.bias, padding="same", dilation=self.dilation)
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The classes that a model makes its layers of.
+
+    Example:
+        >>> CHOICES["torch"].lstm(4, 8, num_layers=2)
+        PackedLSTM(4, 8, num_layers=2)
+    """
+
+    lstm: type[nn.Module]
+    gru: type[nn.Module]
+    masked_conv2d: type[nn.Module]
+
+
+CHOICES = {
+    "fused": Layers(fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.MaskedConv2d),
+    "torch": Layers(PackedLSTM, PackedGRU, DenseMaskedConv2d),
+}
