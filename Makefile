@@ -3,6 +3,8 @@
 #   make test       all tests, linters and docstring examples
 #   make test-long  the tests marked `long`: campaigns of minutes
 #   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
+#   make gpu        the tests that need an NVIDIA GPU, then the benchmarks against cuDNN
+#   make sanitize-cuda  some of these tests under compute-sanitizer
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
 #   make clean      remove what was built, and the environment
@@ -13,7 +15,7 @@ BIN := $(VENV)/bin
 ECOSYSTEM := .venv-ecosystem
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: bench test test-long ecosystem lint build format clean
+.PHONY: bench test test-long ecosystem gpu sanitize-cuda lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -26,6 +28,16 @@ test-long: build
 # With the extension that `build` left in this folder: both environments have the same torch.
 ecosystem: build $(ECOSYSTEM)/installed
 	$(ECOSYSTEM)/bin/python -m pytest -m ecosystem tests/ecosystem
+
+gpu: build
+	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m needs_cuda
+	$(BIN)/python -m benchmarks.gpu
+
+sanitize-cuda: build
+	for tool in memcheck racecheck; do \
+	  FAIL_WITHOUT_CUDA=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
+	    $(BIN)/python -m pytest -m needs_cuda -k "test_lengths_on_the_gpu or test_cells or test_threads" || exit 1; \
+	done
 
 lint: build
 	$(BIN)/ruff check .

@@ -127,7 +127,11 @@ class BuildKernels(cpp_extension.BuildExtension):
                 build("cxx", source, name, f"{flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
         if CUDA_HOME is not None:
             lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}")
-            lines.append("rule cuda\n  command = $nvcc" + depfile)
+            # What ptxas tells of registers and spills is kept beside the object, for a test to read.
+            lines.append(
+                "rule cuda\n  command = $nvcc -Xptxas -v -MMD -MF $out.d -c $in -o $out 2> $out.log"
+                " || (cat $out.log; exit 1)\n  depfile = $out.d\n  deps = gcc"
+            )
             for source in sorted((CSRC / "cuda").glob("*.cu")):
                 build("cuda", source, "cuda")
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
