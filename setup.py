@@ -178,6 +178,6 @@ setup(
         "bench": ["rich", "matplotlib", "scikit-learn", "statsmodels", "onnx", "onnxruntime"],
         "examples": ["rich", "matplotlib", "scikit-learn", "statsmodels"],
         "onnx": ["onnx", "onnxscript"],
-        "test": ["pytest", "rich", "matplotlib", "scikit-learn", "statsmodels"],
+        "test": ["pytest", "expecttest", "rich", "matplotlib", "scikit-learn", "statsmodels"],
     },
 )
