@@ -75,8 +75,9 @@ def main(arguments: list[str] | None = None) -> int:
             ours, theirs = _timed([_call(fused, input, what), _call(peer, input, what)], time)
             rows.append(Row(kind, dtype, time, batch, hidden_size, bool(both), what, *ours, *theirs))
     _print(console, rows)
-    machine = {**describe_machine(), **_gpu()}
-    path = options.output / f"{machine['gpu'].lower().replace(' ', '-')}.json"
+    gpu = _gpu()
+    machine = {**describe_machine(), **gpu}
+    path = options.output / f"{gpu['gpu'].lower().replace(' ', '-')}.json"
     path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
     console.print(f"Written: {path}")
     return 0

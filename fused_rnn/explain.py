@@ -33,12 +33,11 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
     """
     if not isinstance(module, (LSTM, GRU)):
         raise TypeError(f"module must be a fused_rnn.LSTM or fused_rnn.GRU, got {type(module).__name__}")
-    packed = isinstance(input, PackedSequence)
-    data = input.data if packed else input
+    data: Tensor = input.data if isinstance(input, PackedSequence) else input
     head = f"{type(module).__name__} on {data.device}, {data.dtype}"
     if data.device.type != "cuda":
         return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
-    if packed:
+    if isinstance(input, PackedSequence):
         time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
     else:
         time, batch = (data.size(0), 1) if data.dim() == 2 else data.shape[:2]

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ pytestmark = pytest.mark.needs_cuda
 
 # Sizes that the persistent kernels take, which share out hidden units in multiples of 16 bytes.
 PERSISTENT = [
-    Case(kind, **sizes)  # type: ignore[arg-type]
+    Case(kind, **sizes)
     for kind in KINDS
     for sizes in (
         {"time": 7, "batch": 3, "input_size": 5, "hidden_size": 8},
@@ -42,10 +43,13 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=["ieee", "tf32"])
 def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let float32 be computed exactly, or with tf32."""
-    before = torch.backends.cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision
-    torch.backends.cudnn.rnn.fp32_precision = torch.backends.cuda.matmul.fp32_precision = request.param
+    settings: Any = [torch.backends.cudnn.rnn, torch.backends.cuda.matmul]
+    before = [setting.fp32_precision for setting in settings]
+    for setting in settings:
+        setting.fp32_precision = request.param
     yield request.param
-    torch.backends.cudnn.rnn.fp32_precision, torch.backends.cuda.matmul.fp32_precision = before
+    for setting, value in zip(settings, before, strict=True):
+        setting.fp32_precision = value
 
 
 def check(case: Case, dtype: torch.dtype, peer_dtype: torch.dtype | None = None) -> None:
@@ -81,7 +85,7 @@ def test_deterministic(case: Case, dtype: torch.dtype) -> None:
         assert_identical(case.result(fused_rnn, dtype, "cuda"), first)
 
 
-def layer_on_gpu(kind: str = "LSTM") -> tuple[torch.nn.Module, Tensor]:
+def layer_on_gpu(kind: str = "LSTM") -> tuple[Any, Tensor]:
     """Return a layer that takes a persistent kernel of several blocks, and an input."""
     torch.manual_seed(0)
     layer = getattr(fused_rnn, kind)(64, 256, device="cuda", dtype=torch.bfloat16)
@@ -154,7 +158,7 @@ def test_cells(kind: str) -> None:
     peer.load_state_dict(ours.state_dict())
     input, hx = torch.randn(5, 40, device="cuda"), (state, state) if kind == "LSTM" else state
     exact = copy.deepcopy(peer).cpu().double()
-    double = tuple(h.cpu().double() for h in hx) if kind == "LSTM" else hx.cpu().double()
+    double = (state.cpu().double(),) * 2 if kind == "LSTM" else state.cpu().double()
     for mine, other, truth in zip(
         flatten(ours(input, hx)), flatten(peer(input, hx)), flatten(exact(input.cpu().double(), double)), strict=True
     ):
