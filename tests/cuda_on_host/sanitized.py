@@ -47,7 +47,7 @@ def main(library: Path) -> None:
     print("all have run", flush=True)
     host = OnHost(kernels, Layer("LSTM", batch=9, hidden_size=20))
     host.output = host.output[:-1].clone()
-    host.forward(plan_of(host.layer, False, True, units=8))
+    host.forward(plan_of(host.layer, False, True, units=16))
 
 
 if __name__ == "__main__":
