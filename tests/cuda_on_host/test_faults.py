@@ -35,6 +35,15 @@ FAULTS = {
     "no barrier after the products": Fault(
         "cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    return",
     ),
+    "one buffer of partial sums": Fault("cuda/persistent_walk.cuh", "    turn_ ^= 1;\n", ""),
+    "no barrier before the last states": Fault(
+        "cuda/persistent_forward.cuh", "    block_barrier();\n    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
+        "    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
+    ),
+    "no meeting before the first step": Fault(
+        "cuda/persistent_forward.cuh", "    cluster_barrier();\n  }\n\n  // The input's", "  }\n\n  // The input's",
+        cluster=True, says="waits for what no block will write",
+    ),
     "half a barrier": Fault(
         "cuda/persistent_walk.cuh", "    block_barrier();\n    return",
         "    if (threadIdx.x % 2) block_barrier();\n    return", says="waits for",
@@ -73,17 +82,23 @@ def test_a_fault_is_seen(name: str) -> None:
     fault = FAULTS[name]
     edits = [FEW, (fault.file, fault.old, fault.new)]
     kernels = Kernels(build_variant(name.replace(" ", "_"), edits, [f"lstm_{fault.kernel}_float32"]))
-    layer = Layer("LSTM", time=5, batch=11, hidden_size=20, nan=fault.nan)
-    host = OnHost(kernels, layer)
+    layer = Layer("LSTM", time=5, batch=20, hidden_size=20, nan=fault.nan)
     with pytest.raises((AssertionError, RuntimeError), match=fault.says):
-        run_and_compare(host, fault.cluster)
+        run_and_compare(kernels, layer, fault.cluster)
 
 
-def run_and_compare(host: OnHost, cluster: bool) -> None:
-    layer = host.layer
-    host.forward(plan_of(layer, False, cluster, units=8))
-    host.backward(plan_of(layer, True, cluster, units=8))
-    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool) -> None:
+    for seed in range(4):
+        kernels.choose_schedule(seed)
+        host = OnHost(kernels, layer)
+        host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
+        host.backward(plan_of(layer, True, cluster, units=8, sequences=24))
+        assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+
+
+def test_without_a_fault(kernels: Kernels) -> None:
+    for cluster in (False, True):
+        run_and_compare(kernels, Layer("LSTM", time=5, batch=20, hidden_size=20), cluster)
 
 
 def test_an_edit_that_finds_nothing_is_an_error() -> None:
