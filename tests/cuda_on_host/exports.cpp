@@ -26,6 +26,7 @@ const char* pointwise_backward(int cell, int element, const PointwiseBackward<vo
 void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
   *plan = choose_plan(*problem, *device, *wish);
 }
+const char* why_plain_of(const PersistentProblem* problem, const Wish* wish) { return why_plain(*problem, *wish); }
 bool is_built(int gates, bool backward, bool cluster, int row_tiles, int batch_tiles, int held) {
   return is_instantiated(gates, backward, cluster, row_tiles, batch_tiles, held);
 }

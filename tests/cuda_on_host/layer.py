@@ -56,10 +56,14 @@ class Layer:
     def outputs(self) -> tuple[str, ...]:
         return ("output", "h_n", "c_n", "cells") if self.is_lstm else ("output", "h_n")
 
+    def sizes(self) -> Tensor | None:
+        """Return the batch sizes of packed sequences."""
+        return None if self.batch_sizes is None else torch.tensor(self.batch_sizes)
+
     def steps(self) -> list[tuple[Tensor, Tensor]]:
         """Return the rows and the sequences of each step."""
         input = torch.empty(self.rows, 1) if self.batch_sizes else torch.empty(self.time, self.batch, 1)
-        return time_steps(input, self.batch_sizes and torch.tensor(self.batch_sizes), self.lengths)
+        return time_steps(input, self.sizes(), self.lengths)
 
     @cache  # noqa: B019  (layers live as long as the tests do)
     def tensors(self) -> tuple[Tensor, list[Tensor], list[Tensor], Result]:
@@ -109,17 +113,16 @@ def by_reference(layer: Layer, dtype: torch.dtype, tf32: bool = False) -> Result
     """Return outputs and gradients by the reference, computed in ``dtype``; recurrent products perhaps in tf32."""
     input, states, weights, grads = layer.tensors()
     inputs = [tensor.to(dtype).requires_grad_() for tensor in (input, *states, *weights)]
-    shape = (layer.rows,) if layer.batch_sizes else (layer.time, layer.batch)
-    hx, weights = inputs[1 : 1 + len(states)], inputs[1 + len(states) :]
-    sizes = layer.batch_sizes and torch.tensor(layer.batch_sizes)
-    arguments = (inputs[0].view(*shape, -1), *hx, weights, sizes, layer.lengths)
+    rows = inputs[0] if layer.batch_sizes else inputs[0].view(layer.time, layer.batch, -1)
+    hx, weights = tuple(inputs[1 : 1 + len(states)]), inputs[1 + len(states) :]
+    sizes, lengths = layer.sizes(), layer.lengths
     if tf32:
-        cell = tf32_cell(layer.kind)
-        outputs, final = run_directions(cell, arguments[0], tuple(hx), weights, sizes, layer.lengths)
-        output, (h_n, *c_n) = outputs[0], final
-        results = [output, h_n, *c_n, *outputs[1:]]
+        every, final = run_directions(tf32_cell(layer.kind), rows, hx, weights, sizes, lengths)
+        results = [every[0], *final, *every[1:]]
+    elif layer.is_lstm:
+        results = list(reference.lstm(rows, hx[0], hx[1], weights, sizes, lengths, return_states=True))
     else:
-        results = list(reference.lstm(*arguments, return_states=True) if layer.is_lstm else reference.gru(*arguments))
+        results = list(reference.gru(rows, hx[0], weights, sizes, lengths))
     named = {name: out.reshape(grads[name].shape) for name, out in zip(layer.outputs, results, strict=True)}
     used = [name for name in named if name not in layer.unused]
     gradients = torch.autograd.grad(

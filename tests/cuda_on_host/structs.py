@@ -1,7 +1,7 @@
 """The structs of csrc/params/recurrent_cuda.h and csrc/cuda/persistent_plan.h, and calls of the kernels with them."""
 
 import ctypes
-from ctypes import c_bool, c_int, c_int32, c_int64, c_void_p
+from ctypes import c_bool, c_char_p, c_int, c_int32, c_int64, c_void_p
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -120,7 +120,7 @@ class Kernels:
             RuntimeError: a thread waits for ever, or the launch is refused.
         """
         launch = self._library[function]
-        launch.restype = ctypes.c_char_p
+        launch.restype = c_char_p
         error = launch(CELLS[kind], ELEMENTS[dtype], ctypes.byref(params))
         if error is not None:
             raise RuntimeError(error.decode())
@@ -130,6 +130,11 @@ class Kernels:
         plan = Plan()
         self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
         return plan
+
+    def why_plain(self, problem: Problem, wish: Wish) -> str:
+        """Return why there is no plan."""
+        self._library.why_plain_of.restype = c_char_p
+        return self._library.why_plain_of(ctypes.byref(problem), ctypes.byref(wish)).decode()
 
     def shared_bytes(self, plan: Plan, problem: Problem) -> int:
         """Return how much shared memory the blocks of a plan need."""

@@ -37,7 +37,8 @@ FAULTS = {
     ),
     "one buffer of partial sums": Fault("cuda/persistent_walk.cuh", "    turn_ ^= 1;\n", ""),
     "no barrier before the last states": Fault(
-        "cuda/persistent_forward.cuh", "    block_barrier();\n    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
+        "cuda/persistent_forward.cuh",
+        "    block_barrier();\n    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
         "    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
     ),
     "no meeting before the first step": Fault(

@@ -68,13 +68,24 @@ def test_small_layers_have_a_plan(kernels: Kernels) -> None:
                 assert kernels.choose_plan(problem, device, Wish()).blocks > 0
 
 
-def test_no_plan(kernels: Kernels) -> None:
-    h100 = DEVICES["H100"]
-    unaligned = Problem(8, 12, 1, 4, 2, False, False)
-    too_large = Problem(8, 4096, 1, 4, 4, False, False)
-    assert kernels.choose_plan(unaligned, h100, Wish()).blocks == 0
-    assert kernels.choose_plan(too_large, h100, Wish()).blocks == 0
-    assert kernels.choose_plan(Problem(8, 64, 1, 4, 2, False, False), h100, Wish(path=PLAIN)).blocks == 0
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"hidden_size": 12}, "16 bytes"),
+        ({"hidden_size": 4096, "element_bytes": 4}, "do not fit"),
+        ({"element_bytes": 8}, "float64"),
+        ({"projected": True}, "projection"),
+        ({"one_step": True}, "single step"),
+    ],
+    ids=str,
+)
+def test_no_plan(kernels: Kernels, change: dict[str, int], why: str) -> None:
+    numbers = {"batch": 8, "hidden_size": 64, "directions": 1, "gates": 4, "element_bytes": 2}
+    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], Wish()).blocks > 0
+    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], Wish(path=PLAIN)).blocks == 0
+    problem = Problem(**{**numbers, **change})
+    assert kernels.choose_plan(problem, DEVICES["H100"], Wish()).blocks == 0
+    assert why in kernels.why_plain(problem, Wish())
 
 
 def test_wishes(kernels: Kernels) -> None:

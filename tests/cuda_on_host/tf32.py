@@ -21,7 +21,7 @@ class Tf32Linear(torch.autograd.Function):
         return linear(round_to_tf32(input), round_to_tf32(weight))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
         input, weight = ctx.saved_tensors  # type: ignore[attr-defined]
         return round_to_tf32(grad) @ round_to_tf32(weight), grad.T @ input
 
