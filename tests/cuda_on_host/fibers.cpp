@@ -160,6 +160,7 @@ class Block {
       if (++peers_.arrived == peers_.size) {
         peers_.arrived = 0;
         peers_.generation += 1;
+        note_progress();
       } else {
         while (peers_.generation == generation) pause();
       }
@@ -239,14 +240,17 @@ class Block {
       return false;
     }
     uint64_t total = 0;
-    for (const Block* block : grid_.blocks) total += block->progress_;
+    std::vector<const Block*> running;
+    for (const Block* block : grid_.blocks) {
+      if (!block->has_ended_) running.push_back(block);  // before its progress is read: an end is progress too
+      total += block->progress_;
+    }
     // Once all have looked a few times since anyone did anything, nothing will ever change. Once is not enough: a
     // thread may pause between seeing what it waits for and going on.
     looks_ = total == looked_at_ ? looks_ + 1 : 0;
     looked_at_ = total;
     if (looks_ >= kLooks) settled_at_ = total;
-    if (std::all_of(grid_.blocks.begin(), grid_.blocks.end(),
-                    [&](const Block* block) { return block->has_ended_ || block->settled_at_ == total; }))
+    if (std::all_of(running.begin(), running.end(), [&](const Block* block) { return block->settled_at_ == total; }))
       grid_.fail("block " + std::to_string(index_) + " waits for what no block will write: " + who_waits());
     std::this_thread::yield();
     std::swap(ready_, paused_);
