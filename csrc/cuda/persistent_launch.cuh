@@ -8,12 +8,12 @@
 namespace fused_rnn::cuda {
 
 // Calls body.template operator()<row_tiles, batch_tiles, cluster, held>() with the plan's numbers.
-template <int kGates, bool kBackward, typename Body>
+template <typename T, int kGates, bool kBackward, typename Body>
 const char* with_tiles(const PersistentPlan& plan, const Body& body) {
   const char* error = "no kernel is built for this plan";
   const auto with_held = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int... kHeld>() {
     const auto one = [&]<int kOne>() {
-      if constexpr (is_instantiated(kGates, kBackward, kCluster, kRowTiles, kBatchTiles, kOne))
+      if constexpr (is_instantiated(kGates, kBackward, sizeof(T), kCluster, kRowTiles, kBatchTiles, kOne))
         if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
             plan.held == kOne)
           error = body.template operator()<kRowTiles, kBatchTiles, kCluster, kOne>();
@@ -46,10 +46,11 @@ const char* launch_persistent(const CudaForward<T, float>& params, void* stream)
   const int64_t bytes = params.steps.rows * params.directions * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.output, bytes, stream)) return error;
-  return with_tiles<Cell::kGates, false>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
-    return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
-                  launch_of(params, layout.total, stream), params);
-  });
+  return with_tiles<T, Cell::kGates, false>(
+      params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
+        return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
+                      launch_of(params, layout.total, stream), params);
+      });
 }
 
 template <typename Cell, typename T>
@@ -58,10 +59,11 @@ const char* launch_persistent(const CudaBackward<T, float>& params, void* stream
   const int64_t bytes = params.steps.rows * params.directions * 4 * params.hidden_size * int64_t(sizeof(T));
   if (!params.plan.cluster)
     if (const char* error = fill_with_ones(params.grad_gates, bytes, stream)) return error;
-  return with_tiles<Cell::kGates, true>(params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
-    return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
-                  launch_of(params, layout.total, stream), params);
-  });
+  return with_tiles<T, Cell::kGates, true>(
+      params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
+        return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
+                      launch_of(params, layout.total, stream), params);
+      });
 }
 
 }  // namespace fused_rnn::cuda

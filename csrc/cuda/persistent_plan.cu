@@ -63,11 +63,11 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
                    PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
     for (plan.held = 0; plan.held <= 4; ++plan.held) {
-      const bool fits =
-          is_instantiated(problem.gates, problem.backward, plan.cluster, plan.row_tiles, plan.batch_tiles, plan.held) &&
-          plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
-          (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
-          (plan.held == 0 || plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
+      const bool fits = is_instantiated(problem.gates, problem.backward, problem.element_bytes, plan.cluster,
+                                        plan.row_tiles, plan.batch_tiles, plan.held) &&
+                        plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
+                        (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
+                        (plan.held == 0 || plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
       if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
       const double time = estimate_step(plan, problem);
       if (best.blocks == 0 || time < least) best = plan, least = time;

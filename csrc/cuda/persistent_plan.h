@@ -40,16 +40,17 @@ FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int 
 }
 
 // The plans for which kernels are built: 8, 16 or 32 units; in a cluster, several tiles of sequences only with the most
-// units; weights held in registers only where they fit.
-FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, bool cluster, int row_tiles,
-                                                     int batch_tiles, int held) {
+// units; weights held in registers only where they fit, which is less where float32 takes three products.
+FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, int64_t element_bytes, bool cluster,
+                                                     int row_tiles, int batch_tiles, int held) {
   int units = 8;
   while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
   if (units > 32 || row_tiles * batch_tiles > 16) return false;
-  if (held > 0 && batch_tiles > 1) return false;
   if (cluster && batch_tiles > 1 && units < 32) return false;
   if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
   if (held == 0) return true;
+  const int tiles = held * row_tiles * (backward ? gates : 1);
+  if (batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
   if (backward) return held == 1 || (held == 3 && row_tiles == 1 && !cluster);
   return row_tiles > 2 && (held == 2 || (held == 4 && row_tiles <= 4 && !cluster));
 }

@@ -27,8 +27,8 @@ void plan_for(const PersistentProblem* problem, const Device* device, const Wish
   *plan = choose_plan(*problem, *device, *wish);
 }
 const char* why_plain_of(const PersistentProblem* problem, const Wish* wish) { return why_plain(*problem, *wish); }
-bool is_built(int gates, bool backward, bool cluster, int row_tiles, int batch_tiles, int held) {
-  return is_instantiated(gates, backward, cluster, row_tiles, batch_tiles, held);
+bool is_built(int gates, bool backward, int element_bytes, bool cluster, int row_tiles, int batch_tiles, int held) {
+  return is_instantiated(gates, backward, element_bytes, cluster, row_tiles, batch_tiles, held);
 }
 int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
   return shared_layout(*plan, *problem).total;

@@ -28,7 +28,7 @@ def main(library: Path) -> None:
             of_forward, of_backward = (
                 [
                     tiles
-                    for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, cluster)
+                    for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, dtype.itemsize, cluster)
                     if tiles.batch_tiles > 1 or tiles.held
                 ]
                 for backward in (False, True)

@@ -142,10 +142,9 @@ class Kernels:
         return self._library.shared_bytes_of(ctypes.byref(plan), ctypes.byref(problem))
 
     @cache  # noqa: B019  (there is one for all tests)
-    def built(self, gates: int, backward: bool, cluster: bool) -> list[Tiles]:
+    def built(self, gates: int, backward: bool, element_bytes: int, cluster: bool) -> list[Tiles]:
         """Return for which plans there is a kernel."""
         self._library.is_built.restype = c_bool
         every = product(range(1, 17), range(1, 9), range(9))
-        return [
-            Tiles(*tiles) for tiles in every if self._library.is_built(gates, c_bool(backward), c_bool(cluster), *tiles)
-        ]
+        kind = (gates, c_bool(backward), element_bytes, c_bool(cluster))
+        return [Tiles(*tiles) for tiles in every if self._library.is_built(*kind, *tiles)]

@@ -36,7 +36,8 @@ def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str) -> None:
-    built = [kernels.built(4 if kind == "LSTM" else 3, backward, CLUSTER[path]) for backward in (False, True)]
+    gates, size = 4 if kind == "LSTM" else 3, NUMBERS[number][0].itemsize
+    built = [kernels.built(gates, backward, size, CLUSTER[path]) for backward in (False, True)]
     assert min(map(len, built)) > 4
     for index, (forward, backward) in enumerate(zip(built[0], cycle(built[1]), strict=False)):
         seed = f"{kind} {number} {path} {forward} {backward}"
@@ -50,12 +51,12 @@ def test_many_chunks(kernels: Kernels) -> None:
     # More than the warps multiply at a time, and as many as they hold at most.
     for layer, units, held in (
         (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 16, True: 16}, {False: 0, True: 0}),
-        (Layer("GRU", time=2, batch=2, hidden_size=388), {False: 16, True: 32}, {False: 4, True: 0}),
-        (Layer("LSTM", time=2, batch=2, hidden_size=260), {False: 32, True: 16}, {False: 0, True: 3}),
+        (Layer("GRU", torch.bfloat16, time=2, batch=2, hidden_size=392), {False: 16, True: 32}, {False: 4, True: 0}),
+        (Layer("LSTM", torch.bfloat16, time=2, batch=2, hidden_size=264), {False: 32, True: 16}, {False: 0, True: 3}),
     ):
         forward, backward = (plan_of(layer, b, False, units[b], held=held[b]) for b in (False, True))
         check(kernels, layer, forward, backward)
-    layer = Layer("LSTM", time=2, batch=2, hidden_size=140)
+    layer = Layer("LSTM", torch.bfloat16, time=2, batch=2, hidden_size=280)
     check(kernels, layer, plan_of(layer, False, True, 32, held=2), plan_of(layer, True, True, 32))
 
 

@@ -33,7 +33,7 @@ def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) 
     # Each thread finishes two units of one sequence at a time.
     assert plan.units * plan.batch_tiles * 8 <= 2 * THREADS
     # It can be launched.
-    built = kernels.built(problem.gates, problem.backward, plan.cluster)
+    built = kernels.built(problem.gates, problem.backward, problem.element_bytes, plan.cluster)
     assert Tiles(plan.row_tiles, plan.batch_tiles, plan.held) in built
     assert plan.held == 0 or plan.held * 8 * 64 >= problem.hidden_size * problem.element_bytes
     assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
