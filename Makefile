@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ECOSYSTEM := .venv-ecosystem
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
 .PHONY: bench test test-long ecosystem gpu sanitize-cuda lint build format clean
 bench: build
@@ -43,12 +44,12 @@ lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES) $(CXX_TESTS)
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CXX_FILES)
+	$(BIN)/clang-format -i $(CXX_FILES) $(CXX_TESTS)
 
 build: $(VENV)/built
 

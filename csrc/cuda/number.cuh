@@ -127,8 +127,10 @@ struct Number<float> {
 
  private:
   static FUSED_RNN_DEVICE uint32_t tf32(uint32_t value) { return round_to_tf32(bits_as<float>(value)); }
+  // What rounding left out; nothing of an infinity.
   static FUSED_RNN_DEVICE uint32_t rest(uint32_t value, uint32_t high) {
-    return round_to_tf32(bits_as<float>(value) - bits_as<float>(high));
+    const float all = bits_as<float>(value), rounded = bits_as<float>(high);
+    return all == rounded ? 0 : round_to_tf32(all - rounded);
   }
 };
 
