@@ -1,3 +1,5 @@
+// How threads wait, go on, and are found to wait for ever; see fibers.h.
+
 #include "fibers.h"
 
 #include <setjmp.h>
