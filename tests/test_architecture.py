@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
 OPERATORS = ["lstm", "gru", "masked_conv2d"]
+ON_A_GPU = ["lstm", "gru"]
 
 # For each folder of csrc what its files may include, beside the C++ library; a folder includes its own files freely.
 MAY_INCLUDE = {
@@ -131,6 +132,7 @@ def test_an_operator_has_one_name_in_every_folder(operator: str) -> None:
         f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "autograd", "functional", "modules", "reference")
     ]
     cpp = [f"csrc/ops/{operator}.cpp", f"csrc/cpu/{operator}.h", f"csrc/cpu/{operator}_kernel.cpp"]
-    for file in [*python, *cpp, f"tests/test_{operator}.py"]:
+    cuda = [f"csrc/cuda/{operator}.cuh"] if operator in ON_A_GPU else []
+    for file in [*python, *cpp, *cuda, f"tests/test_{operator}.py"]:
         assert (ROOT / file).exists(), file
     assert re.search(rf'"{operator}\(', (CSRC / "ops" / "schemas.cpp").read_text())
