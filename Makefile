@@ -5,6 +5,7 @@
 #   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
 #   make gpu        the tests that need an NVIDIA GPU, then the benchmarks against cuDNN
 #   make sanitize-cuda  some of these tests under compute-sanitizer
+#   make examples   every example in its default setting: pictures, and the table of examples/README.md
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
 #   make clean      remove what was built, and the environment
@@ -16,7 +17,7 @@ ECOSYSTEM := .venv-ecosystem
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.h')
 
-.PHONY: bench test test-long ecosystem gpu sanitize-cuda lint build format clean
+.PHONY: bench test test-long ecosystem gpu sanitize-cuda examples lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -39,6 +40,9 @@ sanitize-cuda: build
 	  FAIL_WITHOUT_CUDA=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(BIN)/python -m pytest -m needs_cuda -k "test_lengths_on_the_gpu or test_cells or test_threads" || exit 1; \
 	done
+
+examples: build
+	$(BIN)/python -m examples
 
 lint: build
 	$(BIN)/ruff check .

@@ -29,11 +29,16 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"\n{name}")
         start = perf_counter()
         picture = options.pictures / f"{name}.png"
-        numbers = import_module(f"examples.{name}").main(["--layer", options.layer, "--picture", str(picture)])
+        module = import_module(f"examples.{name}")
+        numbers = module.main(["--layer", options.layer, "--picture", str(picture)])
         seconds = perf_counter() - start
-        rows.append(f"| `python -m examples.{name}` | {seconds:.0f} s | {format_numbers(numbers)} |")
-    print(f"\n| command | time, {torch.get_num_threads()} threads | result |\n| --- | --- | --- |")
-    print("\n".join(rows))
+        shows = (module.__doc__ or "").splitlines()[0].rstrip(".")
+        cells = [shows, f"`python -m examples.{name}`", f"{seconds:.0f} s", format_numbers(numbers)]
+        rows.append([*cells, f"![{name}](pictures/{name}.png)"])
+    head = ["what it shows", "command", f"time, {torch.get_num_threads()} threads", "result", "picture"]
+    print()
+    for row in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

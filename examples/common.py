@@ -244,6 +244,8 @@ def _save(tasks: Tasks, path: Path) -> None:
 
 
 def _load(tasks: Tasks, path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"--resume: there is no checkpoint {path}; leave it out to begin anew")
     content = torch.load(path, weights_only=True)
     for name, task in tasks.items():
         task.load_state_dict(content[name])

@@ -19,6 +19,7 @@ class PackedLSTM(nn.LSTM):
     """torch.nn.LSTM that takes `lengths` as fused_rnn.LSTM does, by way of a PackedSequence.
 
     Example:
+        >>> import torch
         >>> layer = PackedLSTM(4, 8, batch_first=True)
         >>> output, (h_n, _) = layer(torch.ones(2, 5, 4), lengths=torch.tensor([3, 5]))
         >>> output.shape, bool(output[0, 3:].any()), torch.equal(h_n[0, 0], output[0, 2])
@@ -38,6 +39,7 @@ class PackedGRU(nn.GRU):
     """torch.nn.GRU that takes `lengths` as fused_rnn.GRU does, by way of a PackedSequence.
 
     Example:
+        >>> import torch
         >>> layer = PackedGRU(4, 8)
         >>> output, h_n = layer(torch.ones(5, 2, 4), lengths=torch.tensor([3, 5]))
         >>> output.shape, bool(output[3:, 0].any()), torch.equal(h_n[0, 0], output[2, 0])
@@ -64,6 +66,7 @@ class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
     """fused_rnn.MaskedConv2d as most PixelCNNs have it: a whole convolution with a weight of which half is zero.
 
     Example:
+        >>> import torch
         >>> layer, image = DenseMaskedConv2d(2, 3, 5, mask_type="B"), torch.randn(1, 2, 8, 8)
         >>> fused = fused_rnn.MaskedConv2d(2, 3, 5, mask_type="B")
         >>> _ = fused.load_state_dict(layer.state_dict())

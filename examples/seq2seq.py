@@ -39,7 +39,7 @@ def write_date(day: date, draw: random.Random) -> str:
     Example:
         >>> draw = random.Random(0)
         >>> [write_date(date(2026, 11, 3), draw) for _ in range(3)]
-        []
+        ['11/3/2026', '11/03/26', '3 november 2026']
     """
     number = day.day
     nth = f"{number}{'th' if 10 < number < 14 else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"

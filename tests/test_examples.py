@@ -142,6 +142,18 @@ def test_stopped_training_goes_on_as_if_it_had_not_stopped(stop_at: int, tmp_pat
     assert len(straight.scores) == 3
 
 
+def test_resuming_needs_a_checkpoint(tmp_path: Path) -> None:
+    options = line_options(tmp_path, "--resume")
+    with pytest.raises(FileNotFoundError, match="--resume: there is no checkpoint .*line.pt"):
+        train({"line": Line(options)}, options)
+
+
+def test_batch_must_fit() -> None:
+    options = base_parser("line", "A line.", epochs=3, batch=101, learning_rate=0.01).parse_args([])
+    with pytest.raises(ValueError, match="--batch must not exceed the 100 examples"):
+        Line(options)
+
+
 def test_every_epoch_sees_every_example_once_in_another_order(tmp_path: Path) -> None:
     line = Line(line_options(tmp_path))
     epochs = [torch.cat([line.batch_of(10 * epoch + step) for step in range(10)]) for epoch in range(2)]
