@@ -141,12 +141,12 @@ def draw_picture(tasks: dict[str, SpacesTask], texts: list[str], path: Path) -> 
     right.set_axis_off()
     right.set(xlim=(0, 1), ylim=(3 * len(texts), 0))
     for line, text in enumerate(texts):
-        right.text(0, 3 * line + 0.5, text, family="monospace", fontsize=8, color="0.5")
+        right.text(0, 3 * line + 0.5, text, family="monospace", fontsize=11, color="0.5")
     for number, ((name, task), colour) in enumerate(zip(tasks.items(), COLOURS, strict=False)):
         scores = [numbers["F1"] for numbers in task.scores]
         left.plot(range(1, 1 + len(scores)), scores, "o-", markersize=3, color=colour, label=name)
         for line, text in enumerate(texts):
-            right.text(0, 3 * line + 1.2 + 0.7 * number, task.read(text), family="monospace", fontsize=8, color=colour)
+            right.text(0, 3 * line + 1.2 + 0.7 * number, task.read(text), family="monospace", fontsize=11, color=colour)
     left.set(title="ends of words in held-out sentences", xlabel="epoch", ylabel="F1")
     left.legend()
     save_figure(figure, path)

@@ -144,7 +144,7 @@ def test_stopped_training_goes_on_as_if_it_had_not_stopped(stop_at: int, tmp_pat
 
 def test_resuming_needs_a_checkpoint(tmp_path: Path) -> None:
     options = line_options(tmp_path, "--resume")
-    with pytest.raises(FileNotFoundError, match="--resume: there is no checkpoint .*line.pt"):
+    with pytest.raises(FileNotFoundError, match="--resume: there is no checkpoint"):
         train({"line": Line(options)}, options)
 
 
