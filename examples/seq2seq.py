@@ -150,7 +150,7 @@ class DatesTask(Task):
         self.dates, self.lengths = self.prepare([write_date(day, draw) for day in days])
         self.targets = torch.stack([encode(day.isoformat(), OUTPUT_CHARACTERS) - 1 for day in days])
         self.network = Seq2seq(CHOICES[options.layer], kind, options.hidden)
-        super().__init__(self.network, options.dates, options, clip=1.0)
+        super().__init__(self.network, options.dates, options, clip=1.0, decay=True)
 
     def prepare(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         """Characters `[batch, time]`, padded with 0, and the length of each text."""
