@@ -84,7 +84,7 @@ def remember(network: Adder, time: int) -> None:
 def make_exploding(input_size: int, hidden_size: int) -> nn.RNN:
     """An RNN of rectified linear units, each of which begins as a copy of what it was a step before."""
     recurrent = nn.RNN(input_size, hidden_size, nonlinearity="relu", bias=False)
-    nn.init.eye_(recurrent.weight_hh_l0)
+    nn.init.eye_(recurrent.get_parameter("weight_hh_l0"))
     return recurrent
 
 

@@ -207,6 +207,23 @@ def test_checks_alone_write_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_train_command_writes_both_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", str(tmp_path), "train", "time_series", "--seconds", "0"]) == 0
+    assert "time_series: sunspots" in capsys.readouterr().out
+    (path,) = tmp_path.iterdir()
+    assert path.name.endswith("train-time_series.json")
+    (result,) = Run.load(path).training
+    assert result.title == "time_series: sunspots"
+    assert set(result.step_times) == set(result.losses) == set(result.scores) == {"fused", "torch"}
+    assert "| time_series: sunspots |" in markdown_table(Run.load(path))
+
+
+def test_train_command_knows_its_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "nonsense"])
+    assert "EXAMPLE must be one of language_model" in capsys.readouterr().err
+
+
 def test_chart_is_written(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "results" / "chart.png"
     draw_chart(run, path)
