@@ -202,8 +202,10 @@ class TextTask(Task):
 
 
 def load_text(path: Path | None = None) -> str:
-    """The text of a file, or the documentation of Python's language that `help()` shows."""
-    return "\n".join(topics.values()) if path is None else path.read_text(encoding="utf-8")
+    """The text of a file, or what `help()` shows of Python's language, without the paragraphs that it repeats."""
+    if path is not None:
+        return path.read_text(encoding="utf-8")
+    return "\n\n".join(dict.fromkeys("\n\n".join(topics.values()).split("\n\n")))
 
 
 def show(task: TextTask, options: argparse.Namespace) -> None:
@@ -228,6 +230,8 @@ def draw_picture(tasks: dict[str, TextTask], path: Path) -> None:
         held_out = [numbers["perplexity"] for numbers in task.scores]
         axis.plot(range(1, len(epochs) + 1), held_out, color=COLOURS[1], label="held out")
         axis.set(title=kind, xlabel="epoch", ylabel="perplexity", yscale="log")
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter("{x:g}")
         axis.legend()
     save_figure(figure, path)
 
