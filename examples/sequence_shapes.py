@@ -20,26 +20,17 @@ from abc import abstractmethod
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from examples.common import COLOURS, Numbers, Task, base_parser, make_figure, save_figure, train
+from examples.eye import Eye, draw_pictures
 from examples.layers import CHOICES, Layers
 
-HELD_OUT = 300
 HELD_OUT_BATCH = 500
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 LETTERS = ".efghinorstuvwxz"  # a point ends a name and begins the next
 State = tuple[Tensor, Tensor]
-
-
-def make_eye(size: int) -> nn.Sequential:
-    """A small convolutional network: what a picture `[batch, 1, 8, 8]` shows, `[batch, size]`."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 4 * 4, size), nn.Tanh(),
-    )  # fmt: skip
 
 
 class Shape(nn.Module):
@@ -92,7 +83,7 @@ class Compare(Shape):
 
     def __init__(self, layers: Layers, hidden_size: int) -> None:
         super().__init__()
-        self.eye = make_eye(hidden_size)
+        self.eye = Eye(hidden_size)
         self.recurrent = layers.lstm(hidden_size, hidden_size)
         self.scores = nn.Linear(hidden_size, 2)
 
@@ -102,7 +93,7 @@ class Compare(Shape):
 
     def forward(self, pictures: Tensor, targets: Tensor | None = None) -> Tensor:
         """`[pictures, batch, 2]`."""
-        output, _ = self.recurrent(_see(self.eye, pictures))
+        output, _ = self.recurrent(self.eye(pictures))
         return self.scores(output)
 
     def text(self, answers: Tensor) -> str:
@@ -122,7 +113,7 @@ class Writer(Shape):
 
     def __init__(self, layers: Layers, hidden_size: int, answers: int, steps: int) -> None:
         super().__init__()
-        self.eye = make_eye(hidden_size)
+        self.eye = Eye(hidden_size)
         self.embedding = nn.Embedding(answers, 32)
         self.decoder = layers.lstm(32, hidden_size)
         self.scores = nn.Linear(hidden_size, answers)
@@ -158,7 +149,7 @@ class Spell(Writer):
 
     def first_state(self, pictures: Tensor) -> State:
         """What the picture shows is both h and c."""
-        seen = _see(self.eye, pictures)
+        seen = self.eye(pictures)
         return seen, seen
 
     def targets(self, digits: Tensor) -> Tensor:
@@ -181,7 +172,7 @@ class Sort(Writer):
 
     def first_state(self, pictures: Tensor) -> State:
         """The last state of the layer that reads."""
-        return self.encoder(_see(self.eye, pictures))[1]
+        return self.encoder(self.eye(pictures))[1]
 
     def targets(self, digits: Tensor) -> Tensor:
         """From small to large, each plus one: 0 is what begins."""
@@ -195,11 +186,6 @@ class Sort(Writer):
 SHAPES: dict[str, type[Shape]] = {"spell": Spell, "read": Read, "sort": Sort, "compare": Compare}
 
 
-def _see(eye: nn.Module, pictures: Tensor) -> Tensor:
-    """The eye on each of `[time, batch, 8, 8]`, `[time, batch, size]`: time and batch are one batch to it."""
-    return eye(pictures.flatten(0, 1)[:, None]).unflatten(0, pictures.shape[:2])
-
-
 class ShapeTask(Task):
     """One of `SHAPES` and the digits; the pictures of a batch are drawn anew at each step."""
 
@@ -207,22 +193,16 @@ class ShapeTask(Task):
 
     def __init__(self, options: argparse.Namespace, shape: str) -> None:
         torch.manual_seed(options.seed)
-        data = load_digits()
-        self.images, self.digits = torch.from_numpy(data.images).float() / 16, torch.from_numpy(data.target)
         self.shape = SHAPES[shape](CHOICES[options.layer], options.hidden)
         super().__init__(self.shape, options.sequences, options, clip=1.0, decay=True)
-        self.held_out = self._draw(HELD_OUT_BATCH, len(self.images) - HELD_OUT, len(self.images), 10**9)
-
-    def _draw(self, count: int, first: int, end: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Pictures `[pictures, count, 8, 8]` from a part of the data, and the right answers `[steps, count]`."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(first, end, (self.shape.pictures, count), generator=generator)
-        return self.images[rows], self.shape.targets(self.digits[rows])
+        pictures, digits = draw_pictures(self.shape.pictures, HELD_OUT_BATCH, held_out=True, seed=10**9)
+        self.held_out = pictures, self.shape.targets(digits)
 
     def loss(self, step: int) -> Tensor:
         """Nats an answer."""
         seed = 10**6 * self.seed + step
-        pictures, targets = self._draw(self.units_per_step, 0, len(self.images) - HELD_OUT, seed)
+        pictures, digits = draw_pictures(self.shape.pictures, self.units_per_step, held_out=False, seed=seed)
+        targets = self.shape.targets(digits)
         return cross_entropy(self.shape(pictures, targets).flatten(0, 1), targets.flatten())
 
     def evaluate(self) -> Numbers:

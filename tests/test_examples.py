@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmarks.checking import CheckError
 from benchmarks.training import COMPARED_STEPS, make_pairs, train_pair
-from examples import EXAMPLES, language_model, pixelcnn, seq2seq, sequence_shapes
+from examples import EXAMPLES, language_model, pixelcnn, seq2seq, sequence_shapes, text
 from examples.common import STOPPED, Numbers, Task, base_parser, train
 
 # On the command line of each example: a few seconds.
@@ -185,9 +185,9 @@ def test_example_is_a_command() -> None:
 def test_held_out_words_are_unknown() -> None:
     options = language_model.make_parser().parse_args(["--tokens", "words", "--hidden", "8"])
     task = language_model.make_tasks(options)["words"]
-    text = language_model.load_text()
-    training = language_model.split_tokens(text[: int(len(text) * 0.9)], "words")
-    assert set(task.vocabulary.tokens) - set(training) == {language_model.UNKNOWN}
+    everything = text.load_text()
+    training = text.split_tokens(everything[: int(len(everything) * 0.9)], "words")
+    assert set(task.vocabulary.tokens) - set(training) == {text.UNKNOWN}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.5])
@@ -198,7 +198,7 @@ def test_text_is_drawn_the_same_from_the_same_seed_and_is_never_unknown(temperat
     assert texts[0] == texts[1]
     assert (texts[0] == texts[2]) == (temperature == 0)
     assert texts[0].startswith("The value of ")
-    assert language_model.UNKNOWN not in texts[0]
+    assert text.UNKNOWN not in texts[0]
 
 
 def test_completed_images_keep_what_was_given() -> None:
