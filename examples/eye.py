@@ -10,7 +10,7 @@ HELD_OUT = 300  # of the 1797 pictures the last ones, by other writers
 
 
 def draw_pictures(steps: int, batch: int, held_out: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures `[steps, batch, 8, 8]` from 0 to 1, drawn from one part of the data, and their digits `[steps, batch]`."""
+    """Pictures `[steps, batch, 8, 8]` from 0 to 1 of one part of the data, and their digits `[steps, batch]`."""
     images, digits = _load()
     first, end = (len(images) - HELD_OUT, len(images)) if held_out else (0, len(images) - HELD_OUT)
     rows = torch.randint(first, end, (steps, batch), generator=torch.Generator().manual_seed(seed))

@@ -180,3 +180,21 @@ def test_explain() -> None:
     layer, input = layer_on_gpu()
     assert "cluster" in fused_rnn.explain(layer, input) or "grid" in fused_rnn.explain(layer, input)
     assert "plain, since float64" in fused_rnn.explain(layer.double(), input.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "LSTMCell", "GRUCell"])
+def test_autocast_and_gradient_scaler(kind: str, dtype: torch.dtype) -> None:
+    module: Any = getattr(fused_rnn, kind)(16, 32, device="cuda")
+    input = torch.randn(*(() if "Cell" in kind else (5,)), 3, 16, device="cuda")
+    with torch.autocast("cuda", dtype):
+        outputs = flatten(module(input))
+    assert {output.dtype for output in outputs} == {dtype}
+    assert all(map(torch.equal, outputs, flatten(copy.deepcopy(module).to(dtype)(input.to(dtype)))))
+    scaler, optimizer = torch.amp.GradScaler("cuda", init_scale=2.0**8), torch.optim.SGD(module.parameters(), 0.1)
+    before = [parameter.detach().clone() for parameter in module.parameters()]
+    scaler.scale(outputs[0].float().sum()).backward()
+    gradients = [parameter.grad / 2**8 for parameter in module.parameters()]
+    scaler.step(optimizer)
+    for old, new, gradient in zip(before, module.parameters(), gradients, strict=True):
+        torch.testing.assert_close(new, old - 0.1 * gradient)

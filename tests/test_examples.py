@@ -43,7 +43,7 @@ def run(example: str, folder: Path, *more: str) -> Numbers:
 
 def test_every_example_is_listed() -> None:
     files = {path.stem for path in Path(pixelcnn.__file__).parent.glob("[a-z]*.py")}
-    assert files == set(EXAMPLES) | {"common", "layers"}
+    assert files == set(EXAMPLES) | {"common", "eye", "layers", "text"}
     assert set(TINY) == set(EXAMPLES)
 
 
