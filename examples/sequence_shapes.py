@@ -1,7 +1,6 @@
 """The four shapes of sequence work, one small model each: which outputs are used, and what a batch looks like.
 
     python -m examples.sequence_shapes
-    python -m examples.sequence_shapes --shapes spell sort --epochs 20
 
     one to many    spell     a picture of a digit -> its name, letter by letter; the picture is the first state
     many to one    read      the eight rows of a picture -> the digit; only the last output is used
@@ -102,14 +101,7 @@ class Compare(Shape):
 
 
 class Writer(Shape):
-    """A layer that writes: each step's input is the answer of the step before it.
-
-    Args:
-        layers: Whose LSTM.
-        hidden_size: Size of the state.
-        answers: How many there are to choose from; the first one begins.
-        steps: How many are written.
-    """
+    """A layer that writes `steps` answers: each step's input is the answer before it; answer 0 begins."""
 
     def __init__(self, layers: Layers, hidden_size: int, answers: int, steps: int) -> None:
         super().__init__()
