@@ -3,7 +3,7 @@
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -13,11 +13,13 @@ from cases import KINDS, flatten
 from comparing import assert_all_accurate
 from every_module import NAMES, SHAPES, pair, random, vector
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
 import fused_rnn
+from fused_rnn import functional
 
 
 def gradients(module: torch.nn.Module, input: Tensor, call: Callable[..., Any]) -> dict[str, Tensor]:
@@ -137,6 +139,34 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
         flatten(low(input.to(dtype)))[0].float().square().sum(), list(low.parameters()), materialize_grads=True
     )
     assert all(torch.equal(grad, own.float()) for grad, own in zip(grads, of_low, strict=True))
+
+
+@pytest.fixture
+def _autocast_on_cuda() -> Iterator[None]:
+    """What torch.autocast("cuda") switches on, which it refuses to do without a GPU."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", torch.bfloat16)
+    yield
+    torch.set_autocast_enabled("cuda", False)
+    torch.set_autocast_dtype("cuda", before)
+
+
+@pytest.mark.usefixtures("_autocast_on_cuda")
+def test_autocast_of_a_gpu_is_not_that_of_the_cpu() -> None:
+    """With tensors that have no values: the operators on a GPU get the lower precision, those on the CPU do not."""
+    for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float32)):
+        empty = partial(torch.empty, device=device)
+        with FakeTensorMode():
+            input, step, picture = empty(5, 3, 4), empty(3, 4), empty(2, 4, 5, 5)
+            outputs = [
+                *flatten(functional.lstm(input, None, [empty(32, 4), empty(32, 8), empty(32), empty(32)])),
+                *flatten(functional.gru(input, None, [empty(24, 4), empty(24, 8)])),
+                *functional.lstm_cell(step, None, empty(32, 4), empty(32, 8)),
+                functional.gru_cell(step, None, empty(24, 4), empty(24, 8)),
+                functional.masked_conv2d(picture, empty(8, 4, 3, 3), None, mask_type="A"),
+            ]
+        assert {(output.device.type, output.dtype) for output in outputs} == {(device, dtype)}
 
 
 @pytest.mark.parametrize("name", NAMES)
