@@ -67,3 +67,34 @@ def loop(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[Any, ...], 
 def shared(in_dims: tuple[Any, ...]) -> bool:
     """Whether all indices of a vmapped call share the arguments with these ``in_dims``."""
     return all(dim is None for dim in in_dims)
+
+
+def vmap_layer(
+    function: Callable[..., tuple[Tensor, ...]],
+    size: int,
+    in_dims: tuple[Any, ...],
+    args: tuple[Any, ...],
+    batch_sizes: int,
+    weights: int,
+    foldable: bool = True,
+) -> Batched:
+    """Call a recurrent layer, or its backward pass, for all indices: once where they share all but rows and states.
+
+    Args:
+        function: called with ``args``.
+        size: how many indices there are.
+        in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
+        args: the arguments: some that are no tensors, batch sizes, lengths, rows and states, then the weights.
+        batch_sizes: the place of the batch sizes among them; that of the lengths is the next.
+        weights: the place of the first weight.
+        foldable: whether the outputs for all indices can come from one call.
+    """
+    sizes, lengths, *rows = args[batch_sizes:weights]
+    # Not with lengths: then the order of the gates depends on the whole batch.
+    if lengths is not None or not foldable or not shared((in_dims[batch_sizes], *in_dims[weights:])):
+        return loop(function, in_dims, size, *args)
+    folded = (
+        fold(tensor, dim, size, ROWS) for tensor, dim in zip(rows, in_dims[batch_sizes + 2 : weights], strict=True)
+    )
+    sizes = None if sizes is None else sizes * size
+    return unfold(function(*args[:batch_sizes], sizes, None, *folded, *args[weights:]), size, ROWS)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fused_rnn import ops, reference
-from fused_rnn.autograd.batching import ROWS, Batched, fold, loop, shared, unfold
+from fused_rnn.autograd.batching import Batched, vmap_layer
 from fused_rnn.autograd.graph import (
     forward_mode,
     legacy_vmap,
@@ -75,12 +75,7 @@ class GRUFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the outputs for all indices of the vmapped dimension."""
-        # Not with lengths: then the order of the gates depends on the whole batch.
-        if args[1] is not None or not shared((in_dims[0], *in_dims[4:])):
-            return loop(GRUFunction.apply, in_dims, info.batch_size, *args)
-        size, batch_sizes = info.batch_size, None if args[0] is None else args[0] * info.batch_size
-        folded = (fold(tensor, dim, size, ROWS) for tensor, dim in zip(args[2:4], in_dims[2:4], strict=True))
-        return unfold(GRUFunction.apply(batch_sizes, None, *folded, *args[4:]), size, ROWS)
+        return vmap_layer(GRUFunction.apply, info.batch_size, in_dims, args, batch_sizes=0, weights=4)
 
 
 class GRUBackwardFunction(Function):
@@ -111,13 +106,9 @@ class GRUBackwardFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the gradients for all indices of the vmapped dimension."""
-        (needed, batch_sizes, lengths, *tensors), size = args, info.batch_size
         # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
-        if lengths is not None or any(needed[2:]) or not shared((in_dims[1], *in_dims[9:])):
-            return loop(GRUBackwardFunction.apply, in_dims, size, *args)
-        sizes = None if batch_sizes is None else batch_sizes * size
-        folded = [fold(tensor, dim, size, ROWS) for tensor, dim in zip(tensors[:6], in_dims[3:9], strict=True)]
-        return unfold(GRUBackwardFunction.apply(needed, sizes, None, *folded, *tensors[6:]), size, ROWS)
+        foldable = not any(args[0][2:])
+        return vmap_layer(GRUBackwardFunction.apply, info.batch_size, in_dims, args, 1, 9, foldable)
 
 
 def _backward(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fused_rnn import ops, reference
-from fused_rnn.autograd.batching import ROWS, Batched, fold, loop, shared, unfold
+from fused_rnn.autograd.batching import Batched, vmap_layer
 from fused_rnn.autograd.graph import (
     forward_mode,
     legacy_vmap,
@@ -89,12 +89,7 @@ class LSTMFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the outputs for all indices of the vmapped dimension."""
-        # Not with lengths: then the order of the gates depends on the whole batch.
-        if args[1] is not None or not shared((in_dims[0], *in_dims[5:])):
-            return loop(LSTMFunction.apply, in_dims, info.batch_size, *args)
-        size, batch_sizes = info.batch_size, None if args[0] is None else args[0] * info.batch_size
-        folded = (fold(tensor, dim, size, ROWS) for tensor, dim in zip(args[2:5], in_dims[2:5], strict=True))
-        return unfold(LSTMFunction.apply(batch_sizes, None, *folded, *args[5:]), size, ROWS)
+        return vmap_layer(LSTMFunction.apply, info.batch_size, in_dims, args, batch_sizes=0, weights=5)
 
 
 class LSTMBackwardFunction(Function):
@@ -125,13 +120,9 @@ class LSTMBackwardFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the gradients for all indices of the vmapped dimension."""
-        (needed, batch_sizes, lengths, *tensors), size = args, info.batch_size
         # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
-        if lengths is not None or any(needed[3:]) or not shared((in_dims[1], *in_dims[13:])):
-            return loop(LSTMBackwardFunction.apply, in_dims, size, *args)
-        sizes = None if batch_sizes is None else batch_sizes * size
-        folded = [fold(tensor, dim, size, ROWS) for tensor, dim in zip(tensors[:10], in_dims[3:13], strict=True)]
-        return unfold(LSTMBackwardFunction.apply(needed, sizes, None, *folded, *tensors[10:]), size, ROWS)
+        foldable = not any(args[0][3:])
+        return vmap_layer(LSTMBackwardFunction.apply, info.batch_size, in_dims, args, 1, 13, foldable)
 
 
 def _backward(
