@@ -2,10 +2,8 @@
 
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cmath>
+#include <type_traits>
 
 #include "cuda/platform.cuh"
 
@@ -40,16 +38,6 @@ struct HalfActivation {
 };
 
 template <typename T>
-struct ActivationOf {
-  using Type = Activation;
-};
-template <>
-struct ActivationOf<__nv_bfloat16> {
-  using Type = HalfActivation;
-};
-template <>
-struct ActivationOf<__half> {
-  using Type = HalfActivation;
-};
+using ActivationOf = std::conditional_t<sizeof(T) == 2, HalfActivation, Activation>;
 
 }  // namespace fused_rnn::cuda

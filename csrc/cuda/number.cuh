@@ -6,6 +6,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/platform.cuh"
 
@@ -24,15 +25,7 @@ FUSED_RNN_DEVICE To bits_as(From value) {
 
 // What a value of type T is computed in.
 template <typename T>
-struct StateOf {
-  using Type = float;
-};
-template <>
-struct StateOf<double> {
-  using Type = double;
-};
-template <typename T>
-using State = typename StateOf<T>::Type;
+using State = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 FUSED_RNN_DEVICE float widen(float value) { return value; }
 FUSED_RNN_DEVICE double widen(double value) { return value; }
@@ -51,15 +44,7 @@ FUSED_RNN_DEVICE T narrow(State<T> value) {
 
 // Two neighbouring values, as one word or two.
 template <typename T>
-struct PairOf {
-  using Words = uint32_t;
-};
-template <>
-struct PairOf<float> {
-  using Words = uint2;
-};
-template <typename T>
-using Pair = typename PairOf<T>::Words;
+using Pair = std::conditional_t<sizeof(T) == 2, uint32_t, uint2>;
 
 // What nobody hands on: a word of ones.
 constexpr uint32_t kMissing = 0xffffffffu;

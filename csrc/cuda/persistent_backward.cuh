@@ -12,9 +12,9 @@ class PersistentBackward
     : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld> {
   using Walk = PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld>;
   using Part = typename Walk::Part;
-  using Math = typename ActivationOf<T>::Type;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::ragged_,
-      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_;
+  using Math = ActivationOf<T>;
+  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::shared_,
+      Walk::size_, Walk::unit_, Walk::weights_;
 
  public:
   FUSED_RNN_DEVICE PersistentBackward(const CudaBackward<T, float>& params, char* shared) : Walk(params, shared) {}

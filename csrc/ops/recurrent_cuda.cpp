@@ -28,9 +28,10 @@ cuda::Element element_of(at::ScalarType type) {
   }
 }
 
-// The kernels read up to 16 bytes at a time.
+// The kernels read up to 16 bytes at a time. An undefined tensor stays one.
 Tensor aligned(const Tensor& tensor) {
-  return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0 ? tensor : tensor.clone();
+  const bool ready = !tensor.defined() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
+  return ready ? tensor : tensor.clone();
 }
 
 // Fills in what the params of forward and backward share; returns tensors to keep until the launch.
@@ -110,8 +111,7 @@ void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
   params.output = data_of(states.output);
   params.gates = data_of(states.gates);
   params.cells = data_of(states.cells);
-  const Tensor grad_output = gradients.output.defined() ? aligned(gradients.output) : Tensor();
-  const Tensor grad_cells = gradients.cells.defined() ? aligned(gradients.cells) : Tensor();
+  const Tensor grad_output = aligned(gradients.output), grad_cells = aligned(gradients.cells);
   params.grad_output = data_of(grad_output);
   params.grad_cells = data_of(grad_cells);
   params.grad_h_n = data_of(gradients.h_n);
