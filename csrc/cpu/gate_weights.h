@@ -1,5 +1,4 @@
-// The weights of a layer's gates as the forward loop wants them: for each block of kLanes hidden units, for each value
-// of the depth, one vector a gate.
+// The gates' sums of a block of hidden units, with weights that are packed or read as they lie.
 
 #pragma once
 
@@ -7,39 +6,46 @@
 
 #include <cstdint>
 
-#include "cpu/gemm.h"
 #include "cpu/tile.h"
 
 namespace fused_rnn::cpu {
 namespace {
 
-// Packs kGates rows-of-a-block of weight [kGates * hidden, depth] into packed [depth, kGates, kLanes]; units from
-// `count` on are zero.
-template <int kGates, typename T>
-inline void pack_gates(const T* weight, int64_t hidden, int64_t depth, int64_t unit, int64_t count, T* packed) {
-  constexpr int64_t kStride = kGates * kLanes<T>;
-  for (int64_t gate = 0; gate < kGates; ++gate) {
-    const T* source = weight + (gate * hidden + unit) * depth;
-    T* target = packed + gate * kLanes<T>;
-    int64_t k = 0;
-    if (count == kLanes<T>)
-      for (; k + kLanes<T> <= depth; k += kLanes<T>)
-        at::vec::transpose_mxn<T, kLanes<T>, kLanes<T>>(source + k, depth, target + k * kStride, kStride);
-    for (; k < depth; ++k)
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane)
-        target[k * kStride + lane] = lane < count ? source[lane * depth + k] : T(0);
-  }
+// How many gates a tile of kRows rows and kWidth vectors of units sums at once: fewer than eight accumulators would
+// wait for one another.
+template <int kRows, int kWidth>
+inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   ? 4
+                                    : kRows * kWidth * 2 <= kMaxRows * kVectors ? 2
+                                                                                : 1;
+
+// sums[row, sum_of(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
+// [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to ask for in the meantime. sums
+// is [kRows, 4, kWidth vectors].
+template <int kRows, int kWidth, int kGates, typename T, typename SumOf>
+inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
+                           Lines<T> next, int gate, const SumOf& sum_of, T* sums) {
+  constexpr int64_t kUnits = kWidth * kLanes<T>;
+  Tile<T, kRows, kGates * kWidth> tile;
+  const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
+    return sums + (row * 4 + sum_of(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
+  };
+  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
+    unroll<kGates * kWidth>([&](auto column)
+                                FUSED_RNN_INLINE { tile.sum[row][column] = Vec<T>::loadu(at(row, column)); });
+  });
+  tile.template multiply<kWidth>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
+  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
+    unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE { tile.sum[row][column].store(at(row, column)); });
+  });
 }
 
-// sums[row, gate, unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows and `count` units: reads the
-// weights as they lie, for calls with too few rows to repay packing. sums is [kRows, 4, kLanes]; kColumn says where a
-// gate goes.
-template <int kRows, int... kColumn, typename T>
-inline void dot_gates(const T* a, int64_t a_row, const T* weight, int64_t hidden, int64_t depth, int64_t count,
-                      T* sums) {
-  constexpr int kColumnOf[] = {kColumn...};
+// sums[row, sum_of(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
+// units: reads the weights as they lie, for calls with too few rows to repay packing. sums is [kRows, 4, width].
+template <int kRows, typename T, typename SumOf>
+inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int64_t hidden, int64_t depth,
+                      int64_t count, const SumOf& sum_of, T* sums, int64_t width) {
   constexpr int kUnits = 4;
-  for (int gate = 0; gate < static_cast<int>(sizeof...(kColumn)); ++gate) {
+  for (int gate = 0; gate < gates; ++gate) {
     for (int64_t unit = 0; unit < count; unit += kUnits) {
       // Past the last unit the last one is computed again: that costs less than a special case.
       const T* source[kUnits];
@@ -67,7 +73,7 @@ inline void dot_gates(const T* a, int64_t a_row, const T* weight, int64_t hidden
       unroll<kRows * kUnits>([&](auto i) FUSED_RNN_INLINE {
         constexpr int row = i / kUnits, u = i % kUnits;
         if (unit + u < count)
-          sums[(row * kVectors + kColumnOf[gate]) * kLanes<T> + unit + u] +=
+          sums[(row * 4 + sum_of(gate)) * width + unit + u] +=
               at::vec::vec_reduce_all<T>([](Vec<T>& x, Vec<T>& y) { return x + y; }, tile.sum[row][u]);
       });
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
@@ -10,12 +11,6 @@
 
 namespace fused_rnn::cpu {
 namespace {
-
-// A panel is two vectors wide; with 12 rows (AVX-512) or 6 that fills the registers with accumulators.
-inline constexpr int kPanelVectors = 2;
-inline constexpr int kPanelRows = 2 * kMaxRows;
-template <typename T>
-inline constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
 
 // A matrix to read: element (r, c) is at data[r * row + c * column].
 template <typename T>
@@ -26,41 +21,44 @@ struct Matrix {
   Matrix from(int64_t r, int64_t c) const { return {at(r, c), row, column}; }
 };
 
-// Copies `columns` (kPanel or fewer) columns of b into packed [depth, kPanel], padded with zeros.
-template <typename T>
+// Copies `columns` columns of b into packed [depth, kWidth], padded with zeros.
+template <typename T, int64_t kWidth = kPanel<T>>
 inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
   if (b.column == 1) {
-    for (int64_t k = 0; k < depth; ++k, packed += kPanel<T>)
-      for (int64_t first = 0; first < kPanel<T>; first += kLanes<T>) {
+    for (int64_t k = 0; k < depth; ++k, packed += kWidth)
+      for (int64_t first = 0; first < kWidth; first += kLanes<T>) {
         const int64_t count = columns - first;
         const auto value = count >= kLanes<T> ? load(b.at(k, first))
                            : count > 0        ? load(b.at(k, first), count)
                                               : Vec<T>(T(0));
         value.store(packed + first);
       }
-  } else if (columns == kPanel<T> && b.row == 1) {
+  } else if (columns == kWidth && b.row == 1) {
     int64_t k = 0;
     for (; k + kLanes<T> <= depth; k += kLanes<T>)
-      for (int64_t first = 0; first < kPanel<T>; first += kLanes<T>)
-        at::vec::transpose_mxn<T, kLanes<T>, kLanes<T>>(b.at(k, first), b.column, packed + k * kPanel<T> + first,
-                                                        kPanel<T>);
+      for (int64_t first = 0; first < kWidth; first += kLanes<T>)
+        at::vec::transpose_mxn<T, kLanes<T>, kLanes<T>>(b.at(k, first), b.column, packed + k * kWidth + first, kWidth);
     for (; k < depth; ++k)
-      for (int64_t column = 0; column < kPanel<T>; ++column) packed[k * kPanel<T> + column] = *b.at(k, column);
+      for (int64_t column = 0; column < kWidth; ++column) packed[k * kWidth + column] = *b.at(k, column);
   } else {
     for (int64_t k = 0; k < depth; ++k)
-      for (int64_t column = 0; column < kPanel<T>; ++column)
-        packed[k * kPanel<T> + column] = column < columns ? *b.at(k, column) : T(0);
+      for (int64_t column = 0; column < kWidth; ++column)
+        packed[k * kWidth + column] = column < columns ? *b.at(k, column) : T(0);
   }
 }
 
-// Copies `rows` rows of a, whose columns are contiguous, into packed [depth, rows].
+// Copies `rows` rows of a, whose columns are contiguous, into tiles, packed one after another: [depth, tile's rows].
+// A few columns at a time, all tiles of them before the next: their lines may be so far apart that they share few
+// places in the cache.
 template <typename T>
 inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
-  for (int64_t k = 0; k < depth; ++k, packed += rows)
-    for (int64_t row = 0; row < rows; row += kLanes<T>) {
-      const int64_t count = smaller(rows - row, kLanes<T>);
-      store(packed + row, load(a.at(row, k), count), count);
-    }
+  constexpr int64_t kColumns = 8;
+  for (int64_t first = 0; first < depth; first += kColumns)
+    for_each_tile<kPanelRows>(rows, [&](auto tile_rows, int64_t row) {
+      const int64_t end = smaller(first + kColumns, depth);
+      for (int64_t k = first; k < end; ++k)
+        std::memcpy(packed + row * depth + k * tile_rows, a.at(row, k), tile_rows * sizeof(T));
+    });
 }
 
 // c[kRows, columns] = (accumulate ? c : 0) + a times a panel; columns is kPanel or fewer.
@@ -68,8 +66,13 @@ template <typename T, int kRows>
 inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* panel, int64_t panel_depth,
                            int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
   Tile<T, kRows, kPanelVectors> tile;
+  // The target's lines are asked for now, to be near when the sums are done.
+  for (int64_t row = 0; row < kRows; ++row) {
+    __builtin_prefetch(c + row * c_row, 1);
+    __builtin_prefetch(c + row * c_row + columns - 1, 1);
+  }
   tile.zero();
-  tile.template multiply<0, 1>(a, a_row, a_depth, panel, panel_depth, depth);
+  tile.multiply(a, a_row, a_depth, panel, panel_depth, depth);
   if (accumulate) tile.add(c, c_row, columns);
   tile.store_to(c, c_row, columns);
 }
@@ -104,7 +107,7 @@ struct Product {
   T* row_sums = nullptr;    // [rows], the sums of a's rows, or null; only where a's rows are contiguous (a.row is 1)
 };
 
-// target (+)= sums over the depth of a packed tile.
+// target (+)= sums over the depth of a packed tile. Reads whole vectors, up to kLanes values beyond the tile.
 template <typename T>
 inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target, bool accumulate) {
   for (int64_t row = 0; row < rows; row += kLanes<T>) {
@@ -113,8 +116,8 @@ inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target
     Vec<T> sums[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4)
-      for (int64_t i = 0; i < 4; ++i) sums[i] = sums[i] + load(packed + (k + i) * rows + row, count);
-    for (; k < depth; ++k) sums[0] = sums[0] + load(packed + k * rows + row, count);
+      for (int64_t i = 0; i < 4; ++i) sums[i] = sums[i] + Vec<T>::loadu(packed + (k + i) * rows + row);
+    for (; k < depth; ++k) sums[0] = sums[0] + Vec<T>::loadu(packed + k * rows + row);
     const Vec<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     store(target + row, accumulate ? sum + load(target + row, count) : sum, count);
   }
@@ -129,7 +132,7 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   const bool pack_b = p.b.column != 1 || rows.size() > kFewRows;
   const int64_t most_depth = smaller(p.depth, kBlockDepth), most_columns = smaller(columns.size(), kBlockColumns);
   Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
-  Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) : 0);
+  Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) + kLanes<T> : 0);
   // At least once: a product without depth is zero.
   for (int64_t k = 0; k == 0 || k < p.depth; k += kBlockDepth) {
     const int64_t part = smaller(p.depth - k, kBlockDepth);
@@ -142,11 +145,10 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
                      packed_b.data() + (pack_b ? column * part : 0));
       for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
         const int64_t height = smaller(rows.end - top, kBlockRows);
-        if (pack_a)
+        if (pack_a) pack_rows(p.a.from(top, k), part, height, packed_a.data());
+        if (p.row_sums && first == 0)
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            T* tile = packed_a.data() + row * part;
-            pack_rows(p.a.from(top + row, k), part, tile_rows(), tile);
-            if (p.row_sums && first == 0) add_row_sums<T>(tile, tile_rows(), part, p.row_sums + top + row, add);
+            add_row_sums<T>(packed_a.data() + row * part, tile_rows(), part, p.row_sums + top + row, add);
           });
         const int64_t next = top + kBlockRows;
         for (int64_t column = 0; column < width; column += kPanel<T>) {

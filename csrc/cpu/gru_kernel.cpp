@@ -16,63 +16,43 @@ struct GRUCell {
   static constexpr Part kHiddenParts[] = {{0, 2}, {3, 1}};
   static constexpr bool kCarriesHidden = true;
 
-  // The biases of the units of a block: of r, of z, of the input's and of the recurrent part of n.
+  // Which of the four sums a gate's product of the hidden values goes into.
+  static constexpr int hidden_sum(int gate) { return gate < 2 ? gate : 3; }
+
+  // The biases of the units of a block, [4, width]: of r, of z, of the input's and of the recurrent part of n.
   template <typename T>
-  static void pack_bias(const RecurrentWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed) {
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+  static void pack_bias(const RecurrentWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed,
+                        int64_t width) {
+    for (int64_t lane = 0; lane < width; ++lane) {
       const bool used = weights.bias_ih && lane < units;
       const auto at = [&](const T* bias, int64_t gate) { return used ? bias[gate * hidden + unit + lane] : T(0); };
       packed[lane] = at(weights.bias_ih, 0) + at(weights.bias_hh, 0);
-      packed[kLanes<T> + lane] = at(weights.bias_ih, 1) + at(weights.bias_hh, 1);
-      packed[2 * kLanes<T> + lane] = at(weights.bias_ih, 2);
-      packed[3 * kLanes<T> + lane] = at(weights.bias_hh, 2);
+      packed[width + lane] = at(weights.bias_ih, 1) + at(weights.bias_hh, 1);
+      packed[2 * width + lane] = at(weights.bias_ih, 2);
+      packed[3 * width + lane] = at(weights.bias_hh, 2);
     }
   }
 
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void multiply_input(Tile<T, kRows>& tile, const T* a, int64_t row, const T* w,
-                                              int64_t depth) {
-    tile.template multiply<0, 1, 2>(a, row, 1, w, kGates * kLanes<T>, depth);
-  }
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void multiply_hidden(Tile<T, kRows>& tile, const T* a, int64_t row, const T* w,
-                                               int64_t depth) {
-    tile.template multiply<0, 1, 3>(a, row, 1, w, kGates * kLanes<T>, depth);
-  }
-
-  template <int kRows, typename T>
-  static void dot_input(const T* a, int64_t row, const T* w, int64_t hidden, int64_t depth, int64_t units, T* sums) {
-    dot_gates<kRows, 0, 1, 2>(a, row, w, hidden, depth, units, sums);
-  }
-  template <int kRows, typename T>
-  static void dot_hidden(const T* a, int64_t row, const T* w, int64_t hidden, int64_t depth, int64_t units, T* sums) {
-    dot_gates<kRows, 0, 1, 3>(a, row, w, hidden, depth, units, sums);
-  }
-
-  // Turns a tile of sums into states.
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void finish(Tile<T, kRows>& tile, int64_t unit, const CellPlace<T>& place) {
-    unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-      auto& sum = tile.sum[row];
-      cells::GRUGates<Vec<T>> gates = {sum[0], sum[1], sum[2], sum[3]};
-      const Vec<T> previous = load(place.previous + row * place.previous_row + unit, place.units);
-      const Vec<T> hidden = cells::gru_forward<Activation>(gates, previous);
-      store(place.hidden + row * place.hidden_row, hidden, place.units);
-      if (place.gates) {
-        const Vec<T> kept[] = {gates.r, gates.z, gates.n, gates.hn};
-        unroll<4>([&](auto gate) FUSED_RNN_INLINE {
-          store(place.gates + (row * 4 + gate) * place.hidden_size, kept[gate], place.units);
-        });
-      }
-    });
+  // Turns the sums of one vector of units, gate stride `stride`, into states.
+  template <typename T>
+  static FUSED_RNN_INLINE void finish(const T* sums, int64_t stride, const CellPlace<T>& place) {
+    const auto sum = [&](int gate) FUSED_RNN_INLINE { return Vec<T>::loadu(sums + gate * stride); };
+    cells::GRUGates<Vec<T>> gates = {sum(0), sum(1), sum(2), sum(3)};
+    const Vec<T> hidden = cells::gru_forward<Activation>(gates, load(place.previous, place.units));
+    store(place.hidden, hidden, place.units);
+    if (place.gates) {
+      const Vec<T> kept[] = {gates.r, gates.z, gates.n, gates.hn};
+      unroll<4>([&](auto gate)
+                    FUSED_RNN_INLINE { store(place.gates + gate * place.hidden_size, kept[gate], place.units); });
+    }
   }
 
   // tile += gradients of the sums, transposed weights.
   template <typename AnyTile, typename T>
   static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* w, int64_t stride,
-                                             int64_t hidden) {
-    tile.template multiply<0, 1>(a, row, 1, w, stride, 2 * hidden);
-    tile.template multiply<0, 1>(a + 3 * hidden, row, 1, w + 2 * hidden * stride, stride, hidden);
+                                             int64_t hidden, Lines<T> next) {
+    tile.multiply(a, row, 1, w, stride, 2 * hidden, 0, next);
+    tile.multiply(a + 3 * hidden, row, 1, w + 2 * hidden * stride, stride, hidden, 0, next.from(2 * hidden));
   }
 
   // Turns the gradient of hidden values into those of the gates' sums, for one row.

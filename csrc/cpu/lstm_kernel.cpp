@@ -16,63 +16,42 @@ struct LSTMCell {
   static constexpr Part kHiddenParts[] = {{0, 4}};
   static constexpr bool kCarriesHidden = false;
 
-  // Both biases of the units of a block, one vector a gate.
+  // Which of the four sums a gate's product of the hidden values goes into.
+  static constexpr int hidden_sum(int gate) { return gate; }
+
+  // Both biases of the units of a block, [4, width].
   template <typename T>
-  static void pack_bias(const RecurrentWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed) {
+  static void pack_bias(const RecurrentWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed,
+                        int64_t width) {
     for (int64_t gate = 0; gate < kGates; ++gate)
-      for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+      for (int64_t lane = 0; lane < width; ++lane) {
         const int64_t i = gate * hidden + unit + lane;
-        packed[gate * kLanes<T> + lane] =
-            weights.bias_ih && lane < units ? weights.bias_ih[i] + weights.bias_hh[i] : T(0);
+        packed[gate * width + lane] = weights.bias_ih && lane < units ? weights.bias_ih[i] + weights.bias_hh[i] : T(0);
       }
   }
 
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void multiply_input(Tile<T, kRows>& tile, const T* a, int64_t row, const T* w,
-                                              int64_t depth) {
-    tile.template multiply<0, 1, 2, 3>(a, row, 1, w, kGates * kLanes<T>, depth);
-  }
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void multiply_hidden(Tile<T, kRows>& tile, const T* a, int64_t row, const T* w,
-                                               int64_t depth) {
-    multiply_input(tile, a, row, w, depth);
-  }
-
-  template <int kRows, typename T>
-  static void dot_input(const T* a, int64_t row, const T* w, int64_t hidden, int64_t depth, int64_t units, T* sums) {
-    dot_gates<kRows, 0, 1, 2, 3>(a, row, w, hidden, depth, units, sums);
-  }
-  template <int kRows, typename T>
-  static void dot_hidden(const T* a, int64_t row, const T* w, int64_t hidden, int64_t depth, int64_t units, T* sums) {
-    dot_gates<kRows, 0, 1, 2, 3>(a, row, w, hidden, depth, units, sums);
-  }
-
-  // Turns a tile of sums into states.
-  template <typename T, int kRows>
-  static FUSED_RNN_INLINE void finish(Tile<T, kRows>& tile, int64_t unit, const CellPlace<T>& place) {
-    unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-      auto& sum = tile.sum[row];
-      T* cell_place = place.cell + row * place.hidden_size;
-      cells::LSTMGates<Vec<T>> gates = {sum[0], sum[1], sum[2], sum[3]};
-      Vec<T> cell = load(cell_place, place.units);
-      const Vec<T> hidden = cells::lstm_forward<Activation>(gates, cell);
-      store(cell_place, cell, place.units);
-      store(place.hidden + row * place.hidden_row, hidden, place.units);
-      if (place.gates) {
-        const Vec<T> kept[] = {gates.i, gates.f, gates.g, gates.o};
-        unroll<4>([&](auto gate) FUSED_RNN_INLINE {
-          store(place.gates + (row * 4 + gate) * place.hidden_size, kept[gate], place.units);
-        });
-        store(place.cells + row * place.hidden_size, cell, place.units);
-      }
-    });
+  // Turns the sums of one vector of units, gate stride `stride`, into states.
+  template <typename T>
+  static FUSED_RNN_INLINE void finish(const T* sums, int64_t stride, const CellPlace<T>& place) {
+    const auto sum = [&](int gate) FUSED_RNN_INLINE { return Vec<T>::loadu(sums + gate * stride); };
+    cells::LSTMGates<Vec<T>> gates = {sum(0), sum(1), sum(2), sum(3)};
+    Vec<T> cell = load(place.cell, place.units);
+    const Vec<T> hidden = cells::lstm_forward<Activation>(gates, cell);
+    store(place.cell, cell, place.units);
+    store(place.hidden, hidden, place.units);
+    if (place.gates) {
+      const Vec<T> kept[] = {gates.i, gates.f, gates.g, gates.o};
+      unroll<4>([&](auto gate)
+                    FUSED_RNN_INLINE { store(place.gates + gate * place.hidden_size, kept[gate], place.units); });
+      store(place.cells, cell, place.units);
+    }
   }
 
   // tile += gradients of the sums, transposed weights.
   template <typename AnyTile, typename T>
   static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* w, int64_t stride,
-                                             int64_t hidden) {
-    tile.template multiply<0, 1>(a, row, 1, w, stride, kGates * hidden);
+                                             int64_t hidden, Lines<T> next) {
+    tile.multiply(a, row, 1, w, stride, kGates * hidden, 0, next);
   }
 
   // The hidden value of an output gate and a cell.

@@ -110,8 +110,8 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   const int64_t last = panel.columns.size() - (kColumns - 1) * kLanes<T>;
   T* sums = target.at(row, 0) + panel.columns.begin;
   const auto multiply = [&](auto& tile, const Run& run, int64_t pixel) FUSED_RNN_INLINE {
-    tile.multiply_all(source.at(row + run.row, pixel + run.column) + panel.channels.begin, source.channels, 1,
-                      weights + (run.tap - panel.taps.begin) * depth * kWidth, kWidth, run.taps * depth);
+    tile.multiply(source.at(row + run.row, pixel + run.column) + panel.channels.begin, source.channels, 1,
+                  weights + (run.tap - panel.taps.begin) * depth * kWidth, kWidth, run.taps * depth);
   };
   // What the first tile of a pixel starts from.
   const T* start = panel.first ? c.bias + panel.columns.begin : sums;

@@ -39,8 +39,8 @@ void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_c
     for (int64_t line = lines.begin; line < lines.end; ++line) {
       if (!image.contains(line + run.row)) continue;
       const T* input = w.input.at(line + run.row, pixels.begin + run.column) + sum_row - run.tap * s.in_channels;
-      tile.multiply_all(input, 1, s.in_channels, w.grad_output.at(line, pixels.begin) + first_column, s.out_channels,
-                        pixels.size());
+      tile.multiply(input, 1, s.in_channels, w.grad_output.at(line, pixels.begin) + first_column, s.out_channels,
+                    pixels.size());
     }
     T* sums = w.block(first_column) + sum_row * kWidth;
     tile.add(sums, kWidth, kWidth);

@@ -11,9 +11,9 @@
 namespace fused_rnn::cpu {
 namespace {
 
-inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+inline constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+inline constexpr int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // A half-open range of work.
 struct Range {

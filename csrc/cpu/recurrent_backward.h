@@ -127,10 +127,13 @@ class BackwardLoop {
   // tile = gradients of the sums of the following step, from batch row b on, times weight_hh.
   template <typename AnyTile>
   FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
-                                      int64_t column) {
+                                      int64_t column, int64_t tile_index) {
     const Panel weights = panel(p_.weights[direction].hh, sums_size_, s_.output_size, packed_back(direction), column);
+    // The first tile asks for the next panel; with AVX-512, where a panel's row has two lines, the first two.
+    const int64_t portion = tile_index * sums_size_ * Lines<T>::kValues, size = sums_size_ * kPanel<T>;
+    const Lines<T> next = {weights.data + (portion < size ? size + portion : 0)};
     Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights.data,
-                        weights.stride, s_.hidden_size);
+                        weights.stride, s_.hidden_size, next);
   }
 
   // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.
@@ -155,7 +158,7 @@ class BackwardLoop {
       if (!projected()) prefetch(direction, step, column, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
-      if (goes_on) multiply_back(tile, direction, following, b, column);
+      if (goes_on) multiply_back(tile, direction, following, b, column, offset / tile_rows());
       if (!goes_on || Cell::kCarriesHidden)
         tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
       if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
@@ -176,7 +179,7 @@ class BackwardLoop {
       T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
-      multiply_back(tile, direction, following, b, column);
+      multiply_back(tile, direction, following, b, column, offset / tile_rows());
       if (Cell::kCarriesHidden) tile.add(grad_h, s_.output_size, count);
       tile.store_to(grad_h, s_.output_size, count);
     });
@@ -193,16 +196,16 @@ class BackwardLoop {
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       const int64_t row = direction * s_.steps.rows() + step.first_row + b;
-      tile.template multiply<0, 1>(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1, weights.data,
-                                   weights.stride, s_.output_size);
+      tile.multiply(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1, weights.data, weights.stride,
+                    s_.output_size);
       finish(tile, direction, step, unit, count, b);
     });
   }
 
   // Steps back the cells of a tile of gradients of hidden values.
   template <int kRows>
-  void finish(const Tile<T, kRows, kPanelVectors>& tile, int64_t direction, const Step& step, int64_t unit,
-              int64_t count, int64_t b) {
+  __attribute__((flatten)) void finish(const Tile<T, kRows, kPanelVectors>& tile, int64_t direction, const Step& step,
+                                       int64_t unit, int64_t count, int64_t b) {
     alignas(64) T grad_hidden[kRows * kPanel<T>];
     tile.store_to(grad_hidden, kPanel<T>, kPanel<T>);
     const int64_t hidden = s_.hidden_size, all_rows = direction * s_.steps.rows();

@@ -17,16 +17,14 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Where a cell finds and leaves the values of the rows and units of one tile.
+// Where a cell finds and leaves the values of one vector of units of a row.
 template <typename T>
 struct CellPlace {
-  const T* previous;  // hidden values of the step before, row stride previous_row
-  int64_t previous_row;
-  T* hidden;  // hidden values of this step, row stride hidden_row
-  int64_t hidden_row;
-  T* cell;   // cell values, stepped in place, row stride hidden_size (LSTM only)
-  T* gates;  // row stride 4 * hidden_size; null if they are not kept
-  T* cells;  // row stride hidden_size; null likewise
+  const T* previous;  // hidden values of the step before
+  T* hidden;          // hidden values of this step
+  T* cell;            // cell values, stepped in place (LSTM only)
+  T* gates;           // gate stride hidden_size; null if they are not kept
+  T* cells;           // null likewise
   int64_t hidden_size;
   int64_t units;  // lanes in use
 };
@@ -40,9 +38,10 @@ class ForwardLoop {
         direct_(reads_directly(s_)),
         hoisted_(!direct_ && s_.steps.batch < kFusedRows),
         depth_(s_.output_size + (hoisted_ || direct_ ? 0 : s_.input_size)),
-        blocks_(divide_up(s_.hidden_size, kLanes<T>)),
-        weights_(direct_ ? 0 : s_.directions * blocks_ * depth_ * kBlockWidth),
-        biases_(s_.directions * blocks_ * kSumWidth),
+        block_units_(s_.hidden_size < 4 * s_.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
+        blocks_(divide_up(s_.hidden_size, block_units_)),
+        weights_(direct_ ? 0 : s_.directions * blocks_ * block_size()),
+        biases_(s_.directions * blocks_ * 4 * block_units_),
         sums_(hoisted_ && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
         projection_(projected() ? s_.directions * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size
                                 : 0),
@@ -54,7 +53,7 @@ class ForwardLoop {
     parallel(useful_threads(s_, work), [&](int64_t thread, int64_t count) {
       pack(thread, count);
       everyone_.wait(count);
-      const int64_t bytes = blocks_ * depth_ * kBlockWidth * static_cast<int64_t>(sizeof(T));
+      const int64_t bytes = blocks_ * block_size() * static_cast<int64_t>(sizeof(T));
       const Member member = assign(s_, bytes, thread, count);
       for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
     });
@@ -63,8 +62,8 @@ class ForwardLoop {
  private:
   // From so many batch rows on, the input's product is part of the step; below, it is one product over all steps.
   static constexpr int64_t kFusedRows = 4;
-  static constexpr int64_t kBlockWidth = Cell::kGates * kLanes<T>;
-  static constexpr int64_t kSumWidth = kVectors * kLanes<T>;
+  // Rows whose sums are kept while weights pass by.
+  static constexpr int64_t kGroupRows = 48;
 
   // Whether the weights are read as they lie: packing repays only if many rows use it, the more the longer the sums are
   // (a short sum costs little more than its last additions across a vector). Measured; see benchmarks/NOTES.md.
@@ -94,29 +93,27 @@ class ForwardLoop {
   T* input_sums(int64_t direction) {
     return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * 4 * s_.hidden_size;
   }
-  T* packed(int64_t direction, int64_t block) {
-    return weights_.data() + (direction * blocks_ + block) * depth_ * kBlockWidth;
+  int64_t block_size() const { return Cell::kGates * depth_ * block_units_; }
+  T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks_ + block) * block_size(); }
+  T* bias(int64_t direction, int64_t block) {
+    return biases_.data() + (direction * blocks_ + block) * 4 * block_units_;
   }
   T* packed_projection(int64_t direction) {
     return projection_.data() + direction * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size;
   }
-  int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * kLanes<T>, kLanes<T>); }
+  int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * block_units_, block_units_); }
+
+  // Calls body(std::integral_constant<int, vectors>) with the number of vectors that a block's units fill.
+  template <typename Body>
+  void for_width_of(int64_t block, const Body& body) const {
+    units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
+  }
 
   // Packs this thread's share of the weights and biases.
   void pack(int64_t thread, int64_t count) {
     const Range mine = share(s_.directions * blocks_, thread, count);
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const int64_t d = i / blocks_, block = i % blocks_, unit = block * kLanes<T>;
-      const auto& w = p_.weights[d];
-      Cell::pack_bias(w, s_.hidden_size, unit, units(block), biases_.data() + i * kSumWidth);
-      if (direct_) continue;
-      T* target = packed(d, block);
-      if (!hoisted_) {
-        pack_gates<Cell::kGates>(w.ih, s_.hidden_size, s_.input_size, unit, units(block), target);
-        target += s_.input_size * kBlockWidth;
-      }
-      pack_gates<Cell::kGates>(w.hh, s_.hidden_size, s_.output_size, unit, units(block), target);
-    }
+    for (int64_t i = mine.begin; i < mine.end; ++i)
+      for_width_of(i % blocks_, [&](auto width) { pack_block<width * kLanes<T>>(i / blocks_, i % blocks_); });
     if (!projected()) return;
     const int64_t panels = divide_up(s_.output_size, kPanel<T>);
     const Range ours = share(s_.directions * panels, thread, count);
@@ -124,6 +121,23 @@ class ForwardLoop {
       const int64_t d = i / panels, column = i % panels * kPanel<T>, left = s_.output_size - column;
       pack_panel<T>({p_.weights[d].hr + column * s_.hidden_size, 1, s_.hidden_size}, s_.hidden_size,
                     smaller(left, kPanel<T>), packed_projection(d) + column * s_.hidden_size);
+    }
+  }
+
+  // Packs a block's weights as [gates, depth, kWidth], and its biases as [4, kWidth].
+  template <int64_t kWidth>
+  void pack_block(int64_t direction, int64_t block) {
+    const int64_t unit = block * block_units_, count = units(block);
+    const auto& w = p_.weights[direction];
+    Cell::pack_bias(w, s_.hidden_size, unit, count, bias(direction, block), kWidth);
+    if (direct_) return;
+    T* target = packed(direction, block);
+    const int64_t inputs = depth_ - s_.output_size;
+    for (int64_t gate = 0; gate < Cell::kGates; ++gate, target += depth_ * kWidth) {
+      const int64_t row = gate * s_.hidden_size + unit;
+      pack_panel<T, kWidth>({w.ih + row * s_.input_size, 1, s_.input_size}, inputs, count, target);
+      pack_panel<T, kWidth>({w.hh + row * s_.output_size, 1, s_.output_size}, s_.output_size, count,
+                            target + inputs * kWidth);
     }
   }
 
@@ -148,73 +162,126 @@ class ForwardLoop {
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
   void rows(int64_t direction, const Step& step, int64_t block, Range batch, bool has_previous) {
-    const int64_t hidden = s_.hidden_size, width = s_.directions * s_.output_size, unit = block * kLanes<T>;
-    for_each_tile<kMaxRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
-      const int64_t b = batch.begin + offset, row = step.first_row + b;
-      CellPlace<T> place;
-      place.previous = has_previous ? p_.output + (step.previous_first + b) * width + direction * s_.output_size
-                                    : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
-      place.previous_row = has_previous ? width : s_.output_size;
-      place.hidden = projected() ? unprojected_.data() + (direction * s_.steps.batch + b) * hidden + unit
-                                 : p_.output + row * width + direction * hidden + unit;
-      place.hidden_row = projected() ? hidden : width;
-      place.cell = p_.c_n ? p_.c_n + (direction * s_.steps.batch + b) * hidden + unit : nullptr;
-      const int64_t saved = direction * s_.steps.rows() + row;
-      place.gates = p_.gates ? p_.gates + saved * 4 * hidden + unit : nullptr;
-      place.cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr;
-      place.hidden_size = hidden;
-      place.units = units(block);
-      if (place.gates) {
-        // What is kept goes to lines that are far away when the sums are done, unless they are asked for now.
-        for (int64_t r = 0; r < tile_rows(); ++r) {
-          for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(place.gates + (r * 4 + gate) * hidden, 1);
-          if (place.cells) __builtin_prefetch(place.cells + r * hidden, 1);
-        }
-      }
-      Tile<T, tile_rows()> tile;
-      sum(tile, direction, block, row, place);
-      Cell::finish(tile, unit, place);
+    const int64_t width = s_.directions * s_.output_size;
+    const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
+                                     : p_.h0 + direction * s_.steps.batch * s_.output_size;
+    const int64_t previous_row = has_previous ? width : s_.output_size;
+    for_width_of(block, [&](auto vectors) {
+      for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
+        group<vectors()>({direction, block, first, smaller(batch.end - first, kGroupRows), step.first_row + first,
+                          previous + first * previous_row, previous_row});
     });
   }
 
-  // The gates' sums of a tile: bias + input times weight_ih + previous hidden values times weight_hh.
-  template <int kRows>
-  FUSED_RNN_INLINE void sum(Tile<T, kRows>& tile, int64_t direction, int64_t block, int64_t row,
-                            const CellPlace<T>& place) {
-    const T* bias = biases_.data() + (direction * blocks_ + block) * kSumWidth;
-    unroll<kRows * kVectors>([&](auto i) FUSED_RNN_INLINE {
-      tile.sum[i / kVectors][i % kVectors] = Vec<T>::loadu(bias + i % kVectors * kLanes<T>);
-    });
-    const T* input = p_.input + row * s_.input_size;
+  // Some rows of a step and a block of units.
+  struct Group {
+    int64_t direction, block;
+    int64_t batch, rows;  // the first batch row, and how many
+    int64_t row;          // the first in arrays of all rows
+    const T* previous;    // hidden values of the step before, from the first row on
+    int64_t previous_row;
+  };
+
+  template <int kWidth>
+  void group(const Group& g) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    alignas(64) T sums[kGroupRows * 4 * kUnits];
+    start<kWidth>(g, sums);
     if (direct_) {
-      sum_direct(tile, direction, block, input, place);
-      return;
-    }
-    const T* weights = packed(direction, block);
-    if (hoisted_) {
-      const T* sums = input_sums(direction) + row * 4 * s_.hidden_size + block * kLanes<T>;
-      unroll<kRows * Cell::kGates>([&](auto i) FUSED_RNN_INLINE {
-        constexpr int r = i / Cell::kGates, gate = i % Cell::kGates;
-        tile.sum[r][gate] += load(sums + (r * 4 + gate) * s_.hidden_size, place.units);
+      for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
+        add_directly<tile_rows()>(g, row, sums + row * 4 * kUnits, kUnits);
       });
     } else {
-      Cell::multiply_input(tile, input, s_.input_size, weights, s_.input_size);
-      weights += s_.input_size * kBlockWidth;
+      // All rows meet the weights of a gate before those of the next, while these are near.
+      for (int gate = 0; gate < Cell::kGates; ++gate)
+        for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
+          constexpr int kAtOnce = smaller(kGatesAtOnce<tile_rows(), kWidth>, Cell::kGates);
+          constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
+          if (gate % kAtOnce != 0) return;
+          if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
+          if (gate + kAtOnce <= Cell::kGates)
+            add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
+          else
+            add<tile_rows(), kWidth, kRest>(g, gate, row, sums + row * 4 * kUnits);
+        });
     }
-    Cell::multiply_hidden(tile, place.previous, place.previous_row, weights, s_.output_size);
+    finish<kUnits>(g, sums);
+  }
+
+  // Turns sums into states. Flattened: calls would keep one vector from being begun while another waits.
+  template <int64_t kUnits>
+  __attribute__((flatten)) void finish(const Group& g, const T* sums) {
+    for (int64_t row = 0; row < g.rows; ++row)
+      for (int64_t lane = 0; lane < units(g.block); lane += kLanes<T>)
+        Cell::finish(sums + row * 4 * kUnits + lane, kUnits, place_at(g, row, lane));
+  }
+
+  // What is kept goes to lines that are far away when the sums are done, unless they are asked for before.
+  void prefetch(const Group& g, int64_t row, int64_t rows) const {
+    if (!p_.gates) return;
+    const int64_t hidden = s_.hidden_size, unit = g.block * block_units_;
+    const int64_t from = g.direction * s_.steps.rows() + g.row + row;
+    for (int64_t r = from; r < from + rows; ++r) {
+      for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(p_.gates + (r * 4 + gate) * hidden + unit, 1);
+      if (p_.cells) __builtin_prefetch(p_.cells + r * hidden + unit, 1);
+    }
+  }
+
+  // What the gates' sums start with: the biases, and the input's part if that is known.
+  template <int kWidth>
+  void start(const Group& g, T* sums) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    const T* bias_of_block = bias(g.direction, g.block);
+    for (int64_t row = 0; row < g.rows; ++row)
+      std::memcpy(sums + row * 4 * kUnits, bias_of_block, 4 * kUnits * sizeof(T));
+    if (!hoisted_) return;
+    const T* known = input_sums(g.direction) + g.row * 4 * s_.hidden_size + g.block * block_units_;
+    for (int64_t i = 0; i < g.rows * 4; ++i) {
+      if (i % 4 >= Cell::kGates) continue;
+      for (int64_t unit = 0; unit < units(g.block); ++unit) sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
+    }
+  }
+
+  // Which of the four sums a gate's product of the input goes into; Cell::hidden_sum is that for the hidden values.
+  static constexpr int input_sum(int gate) { return gate; }
+
+  // Adds input times weight_ih and previous hidden values times weight_hh to kGates gates' sums, from `gate` on. The
+  // first tiles ask for the weights that come next.
+  template <int kRows, int kWidth, int kGates>
+  void add(const Group& g, int gate, int64_t row, T* sums) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    const int64_t stride = depth_ * kUnits, inputs = depth_ - s_.output_size;
+    const T* weights = packed(g.direction, g.block) + gate * stride;
+    const int64_t portion = row / kRows * depth_ * Lines<T>::kValues;
+    const Lines<T> next = {weights + (portion < kGates * stride ? kGates * stride + portion : 0)};
+    if (inputs > 0)
+      multiply_gates<kRows, kWidth, kGates>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights, stride,
+                                            inputs, next, gate, input_sum, sums);
+    multiply_gates<kRows, kWidth, kGates>(g.previous + row * g.previous_row, g.previous_row, weights + inputs * kUnits,
+                                          stride, s_.output_size, next.from(inputs), gate, Cell::hidden_sum, sums);
   }
 
   template <int kRows>
-  void sum_direct(Tile<T, kRows>& tile, int64_t direction, int64_t block, const T* input, const CellPlace<T>& place) {
-    alignas(64) T sums[kRows * kSumWidth];
-    const int64_t unit = block * kLanes<T>, hidden = s_.hidden_size;
-    unroll<kRows>([&](auto row) FUSED_RNN_INLINE { tile.store_row(row, sums + row * kSumWidth); });
-    const auto& w = p_.weights[direction];
-    Cell::template dot_input<kRows>(input, s_.input_size, w.ih + unit * s_.input_size, hidden, s_.input_size,
-                                    place.units, sums);
-    Cell::template dot_hidden<kRows>(place.previous, place.previous_row, w.hh + unit * s_.output_size, hidden,
-                                     s_.output_size, place.units, sums);
-    tile.load_from(sums, kSumWidth, kSumWidth);
+  void add_directly(const Group& g, int64_t row, T* sums, int64_t width) {
+    const int64_t unit = g.block * block_units_, hidden = s_.hidden_size;
+    const auto& w = p_.weights[g.direction];
+    dot_gates<kRows>(p_.input + (g.row + row) * s_.input_size, s_.input_size, w.ih + unit * s_.input_size, Cell::kGates,
+                     hidden, s_.input_size, units(g.block), input_sum, sums, width);
+    dot_gates<kRows>(g.previous + row * g.previous_row, g.previous_row, w.hh + unit * s_.output_size, Cell::kGates,
+                     hidden, s_.output_size, units(g.block), Cell::hidden_sum, sums, width);
+  }
+
+  CellPlace<T> place_at(const Group& g, int64_t r, int64_t lane) {
+    const int64_t hidden = s_.hidden_size, unit = g.block * block_units_ + lane, row = g.row + r;
+    const int64_t saved = g.direction * s_.steps.rows() + row, state = g.direction * s_.steps.batch + g.batch + r;
+    return {.previous = g.previous + r * g.previous_row + unit,
+            .hidden = projected() ? unprojected_.data() + state * hidden + unit
+                                  : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
+            .cell = p_.c_n ? p_.c_n + state * hidden + unit : nullptr,
+            .gates = p_.gates ? p_.gates + saved * 4 * hidden + unit : nullptr,
+            .cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr,
+            .hidden_size = hidden,
+            .units = smaller(s_.hidden_size - unit, kLanes<T>)};
   }
 
   // output = hidden values times weight_hr, for this member's columns.
@@ -251,10 +318,11 @@ class ForwardLoop {
   const RecurrentForward<T>& p_;
   const RecurrentSizes& s_;
   const bool direct_, hoisted_;
-  const int64_t depth_;     // of a packed block: the input's part, if it is not hoisted, then the hidden values'
-  const int64_t blocks_;    // of kLanes hidden units
-  Scratch<T> weights_;      // [directions, blocks, depth, kGates, kLanes]
-  Scratch<T> biases_;       // [directions, blocks, kVectors, kLanes]
+  const int64_t depth_;        // of packed weights: the input's part, if it is not hoisted, then the hidden values'
+  const int64_t block_units_;  // hidden units of a block: a panel, or a vector if there would be too few blocks
+  const int64_t blocks_;
+  Scratch<T> weights_;      // [directions, blocks, kGates, depth, block_units]
+  Scratch<T> biases_;       // [directions, blocks, 4, block_units]
   Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
   Scratch<T> projection_;   // [directions, panels, hidden, kPanel]
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection

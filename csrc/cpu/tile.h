@@ -19,13 +19,19 @@ template <typename T>
 inline constexpr int64_t kLanes = Vec<T>::size();
 
 // Vectors and rows of the largest tile that still fits the registers: 6 x 4 of 32 with AVX-512, 3 x 4 of 16 otherwise.
-// Four vectors are the four gates of an LSTM, or four neighbours in a plain product.
 inline constexpr int kVectors = 4;
 #if defined(CPU_CAPABILITY_AVX512)
 inline constexpr int kMaxRows = 6;
 #else
 inline constexpr int kMaxRows = 3;
 #endif
+
+// The same half as wide: a panel of a matrix of weights is two vectors wide. Needs half as many weights for each
+// multiplication, so that they may come from the second-level cache.
+inline constexpr int kPanelVectors = 2;
+inline constexpr int kPanelRows = 2 * kMaxRows;
+template <typename T>
+inline constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
 
 // Loads `count` values (kLanes or fewer); the lanes above are zero.
 template <typename T>
@@ -49,6 +55,18 @@ inline __attribute__((always_inline)) void unroll(const Body& body) {
 }
 
 #define FUSED_RNN_INLINE __attribute__((always_inline))
+
+// What is done at each step of a sum besides: nothing, or asking for one cache line of an array that is needed soon.
+struct Nothing {
+  FUSED_RNN_INLINE void operator()(int64_t) const {}
+};
+template <typename T>
+struct Lines {
+  static constexpr int64_t kValues = 64 / static_cast<int64_t>(sizeof(T));  // of a line
+  const T* first;
+  FUSED_RNN_INLINE void operator()(int64_t k) const { __builtin_prefetch(first + k * kValues, 0, 2); }
+  Lines from(int64_t k) const { return {first + k * kValues}; }
+};
 
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the
 // result does not depend on how rows are cut into tiles or work into threads.
@@ -95,35 +113,27 @@ struct Tile {
     });
   }
 
-  // sum[row][kColumn of position] += sum over k of a[row * a_row + k * a_depth] * b[k * b_depth + position * kLanes].
-  template <int... kColumn>
+  // sum[row][c] += sum over k of a[row * a_row + k * a_depth] times the c-th vector of row k of b. The vectors of a row
+  // lie in groups of kGroup, one group b_group values after the other. Calls ahead(k) at each step of the depth.
+  template <int kGroup = kColumns, typename Ahead = Nothing>
   FUSED_RNN_INLINE void multiply(const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict b,
-                                 int64_t b_depth, int64_t depth) {
-    constexpr int kColumnOf[] = {kColumn...};
-    constexpr int kCount = sizeof...(kColumn);
+                                 int64_t b_depth, int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
-      Vec<T> factor[kCount];
-      unroll<kCount>([&](auto position)
-                         FUSED_RNN_INLINE { factor[position] = Vec<T>::loadu(b + position * kLanes<T>); });
+      Vec<T> factor[kColumns];
+      unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
+        factor[column] = Vec<T>::loadu(b + column / kGroup * b_group + column % kGroup * kLanes<T>);
+      });
       unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
         const Vec<T> value(a[row * a_row]);
-        unroll<kCount>([&](auto position) FUSED_RNN_INLINE {
-          Vec<T>& target = sum[row][kColumnOf[position]];
-          target = at::vec::fmadd(value, factor[position], target);
+        unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
+          sum[row][column] = at::vec::fmadd(value, factor[column], sum[row][column]);
         });
       });
+      ahead(k);
       a += a_depth;
       b += b_depth;
     }
-  }
-
-  // multiply() with all columns.
-  FUSED_RNN_INLINE void multiply_all(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
-                                     int64_t depth) {
-    [&]<int... kColumn>(std::integer_sequence<int, kColumn...>) FUSED_RNN_INLINE {
-      multiply<kColumn...>(a, a_row, a_depth, b, b_depth, depth);
-    }(std::make_integer_sequence<int, kColumns>());
   }
 };
 
