@@ -94,6 +94,9 @@ inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
 inline constexpr int64_t kFewRows = 4 * kPanelRows;
+// A matrix that fewer rows still read as it lies is read so few of its rows at a time that hardware fetches them ahead.
+inline constexpr int64_t kVeryFewRows = kMaxRows;
+inline constexpr int64_t kThinDepth = 16;
 
 // c = a b, or c += a b.
 template <typename T>
@@ -123,22 +126,55 @@ inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target
   }
 }
 
+// Products of so little depth are mostly writing: one row after the other, as memory likes it.
+inline constexpr int64_t kShallow = 4;
+
+// gemm_block() for a depth of at most kShallow; b's rows are contiguous.
+template <typename T>
+inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
+  constexpr int64_t kWidth = kVectors * kLanes<T>;
+  const int64_t whole = columns.begin + columns.size() / kWidth * kWidth, rest = columns.end - whole;
+  Scratch<T> last(p.depth * kWidth);
+  pack_panel<T, kWidth>(p.b.from(0, whole), p.depth, rest, last.data());
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    T* c = p.c + row * p.c_row;
+    const auto compute = [&](int64_t column, const T* b, int64_t b_row, int64_t width) FUSED_RNN_INLINE {
+      Tile<T, 1> tile;
+      tile.zero();
+      tile.multiply(p.a.at(row, 0), 0, p.a.column, b, b_row, p.depth);
+      if (p.accumulate) tile.add(c + column, 0, width);
+      tile.store_to(c + column, 0, width);
+    };
+    for (int64_t column = columns.begin; column < whole; column += kWidth)
+      compute(column, p.b.at(0, column), p.b.row, kWidth);
+    if (rest > 0) compute(whole, last.data(), kWidth, rest);
+    if (!p.row_sums || columns.begin > 0) continue;
+    T sum = p.accumulate ? p.row_sums[row] : T(0);
+    for (int64_t k = 0; k < p.depth; ++k) sum += *p.a.at(row, k);
+    p.row_sums[row] = sum;
+  }
+}
+
 // One thread's part of gemm(): all of the given rows and columns.
 template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
+  if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
   const bool pack_a = p.a.column != 1;
   // Panels of b that few rows read are read as they lie, but for the last one if it is not full.
-  const bool pack_b = p.b.column != 1 || rows.size() > kFewRows;
-  const int64_t most_depth = smaller(p.depth, kBlockDepth), most_columns = smaller(columns.size(), kBlockColumns);
+  const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
+  const bool thin = !pack_b && p.rows <= kVeryFewRows;
+  const int64_t block_depth = thin ? kThinDepth : kBlockDepth;
+  const int64_t block_columns = thin ? columns.size() : kBlockColumns;
+  const int64_t most_depth = smaller(p.depth, block_depth), most_columns = smaller(columns.size(), block_columns);
   Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
   Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) + kLanes<T> : 0);
   // At least once: a product without depth is zero.
-  for (int64_t k = 0; k == 0 || k < p.depth; k += kBlockDepth) {
-    const int64_t part = smaller(p.depth - k, kBlockDepth);
+  for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {
+    const int64_t part = smaller(p.depth - k, block_depth);
     const bool add = p.accumulate || k > 0;
-    for (int64_t first = columns.begin; first < columns.end; first += kBlockColumns) {
-      const int64_t width = smaller(columns.end - first, kBlockColumns);
+    for (int64_t first = columns.begin; first < columns.end; first += block_columns) {
+      const int64_t width = smaller(columns.end - first, block_columns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
         if (pack_b || width - column < kPanel<T>)
           pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),

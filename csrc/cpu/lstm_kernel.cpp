@@ -47,11 +47,11 @@ struct LSTMCell {
     }
   }
 
-  // tile += gradients of the sums, transposed weights.
+  // tile += gradients of the sums times a panel of weights.
   template <typename AnyTile, typename T>
-  static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* w, int64_t stride,
-                                             int64_t hidden, Lines<T> next) {
-    tile.multiply(a, row, 1, w, stride, kGates * hidden, 0, next);
+  static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* panel, int64_t hidden,
+                                             Lines<T> next) {
+    tile.multiply(a, row, 1, panel, kPanel<T>, kGates * hidden, 0, next);
   }
 
   // The hidden value of an output gate and a cell.

@@ -38,7 +38,8 @@ class BackwardLoop {
         s_(params.sizes),
         direct_(s_.steps.time * divide_up(s_.steps.batch, kPanelRows) <= kDirectTiles),
         sums_size_(Cell::kGates * s_.hidden_size),
-        back_(packed_size(s_.output_size, sums_size_)),
+        back_(direct_ ? 0 : packed_size(s_.output_size, sums_size_)),
+        product_(direct_ ? s_.directions * s_.steps.batch * s_.output_size : 0),
         project_back_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
         grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
@@ -54,18 +55,19 @@ class BackwardLoop {
   }
 
  private:
-  // Up to so many register tiles in all steps, full panels of the weights are read as they lie.
+  // Up to so many register tiles in all steps, weight_hh is read as it lies.
   static constexpr int64_t kDirectTiles = 8;
 
   static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
-  // How much the panels of a weight [depth, columns] take for all directions; nothing if all are read as they lie.
-  int64_t packed_size(int64_t columns, int64_t depth) const {
-    return direct_ && columns % kPanel<T> == 0 ? 0 : s_.directions * padded(columns) * depth;
-  }
+  // How much the panels of a weight [depth, columns] take for all directions.
+  int64_t packed_size(int64_t columns, int64_t depth) const { return s_.directions * padded(columns) * depth; }
   static int64_t width(int64_t left) { return smaller(left, kPanel<T>); }
   bool projected() const { return p_.weights[0].hr != nullptr; }
 
   T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * sums_size_; }
+  T* product(int64_t direction, int64_t b) {
+    return product_.data() + (direction * s_.steps.batch + b) * s_.output_size;
+  }
   T* packed_project_back(int64_t direction) {
     return project_back_.data() + direction * padded(s_.hidden_size) * s_.output_size;
   }
@@ -74,26 +76,15 @@ class BackwardLoop {
   void pack_weight(const T* weight, int64_t depth, int64_t columns, T* packed, int64_t thread, int64_t count) {
     const Range mine = share(columns, thread, count, kPanel<T>);
     for (int64_t column = mine.begin; column < mine.end; column += kPanel<T>)
-      if (!direct_ || columns - column < kPanel<T>)
-        pack_panel<T>({weight + column, columns, 1}, depth, width(columns - column), packed + column * depth);
+      pack_panel<T>({weight + column, columns, 1}, depth, width(columns - column), packed + column * depth);
   }
 
   void pack(int64_t thread, int64_t count) {
     for (int64_t d = 0; d < s_.directions; ++d) {
-      pack_weight(p_.weights[d].hh, sums_size_, s_.output_size, packed_back(d), thread, count);
+      if (!direct_) pack_weight(p_.weights[d].hh, sums_size_, s_.output_size, packed_back(d), thread, count);
       if (projected())
         pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_project_back(d), thread, count);
     }
-  }
-
-  // Columns of a weight [depth, columns] from `column` on: where they are and how far apart its rows.
-  struct Panel {
-    const T* data;
-    int64_t stride;
-  };
-  Panel panel(const T* weight, int64_t depth, int64_t columns, const T* packed, int64_t column) const {
-    if (direct_ && columns - column >= kPanel<T>) return {weight + column, columns};
-    return {packed + column * depth, kPanel<T>};
   }
 
   // A team member's part in all steps of a direction. After the last one, the gradients of the initial states are done.
@@ -106,6 +97,7 @@ class BackwardLoop {
       const Step following = index + 1 < s_.steps.time ? step_at(s_.steps, direction, index + 1) : Step{};
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
       const int64_t continued = following.previous_rows;
+      if (direct_) multiply_directly(direction, following, intersect(member.batch, {0, following.rows}), columns);
       for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>) {
         rows(direction, step, following, column, intersect(member.batch, {0, continued}), true);
         rows(direction, step, following, column, intersect(member.batch, {continued, step.rows}), false);
@@ -124,16 +116,39 @@ class BackwardLoop {
     return p_.grad_gates + (direction * s_.steps.rows() + row) * 4 * s_.hidden_size;
   }
 
-  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh.
+  // What multiply_back() gives, for all `columns`, with weight_hh read as it lies.
+  void multiply_directly(int64_t direction, const Step& following, Range batch, Range columns) {
+    int64_t depth = 0;
+    for (const Part part : Cell::kHiddenParts) {
+      const int64_t count = part.count * s_.hidden_size;
+      gemm_block<T>(
+          {.rows = s_.steps.batch,
+           .columns = s_.output_size,
+           .depth = count,
+           .a = {grad_gates_row(direction, following.first_row) + part.first * s_.hidden_size, 4 * s_.hidden_size, 1},
+           .b = {p_.weights[direction].hh + depth * s_.output_size, s_.output_size, 1},
+           .c = product(direction, 0),
+           .c_row = s_.output_size,
+           .accumulate = depth > 0},
+          batch, columns);
+      depth += count;
+    }
+  }
+
+  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh. The first tiles ask for
+  // the panel that comes next.
   template <typename AnyTile>
   FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
                                       int64_t column, int64_t tile_index) {
-    const Panel weights = panel(p_.weights[direction].hh, sums_size_, s_.output_size, packed_back(direction), column);
-    // The first tile asks for the next panel; with AVX-512, where a panel's row has two lines, the first two.
+    if (direct_) {
+      tile.load_from(product(direction, b) + column, s_.output_size, width(s_.output_size - column));
+      return;
+    }
+    const T* weights = packed_back(direction) + column * sums_size_;
     const int64_t portion = tile_index * sums_size_ * Lines<T>::kValues, size = sums_size_ * kPanel<T>;
-    const Lines<T> next = {weights.data + (portion < size ? size + portion : 0)};
-    Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights.data,
-                        weights.stride, s_.hidden_size, next);
+    tile.zero();
+    Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights,
+                        s_.hidden_size, Lines<T>{weights + (portion < size ? size + portion : 0)});
   }
 
   // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.
@@ -157,8 +172,10 @@ class BackwardLoop {
       const int64_t b = batch.begin + offset, row = step.first_row + b;
       if (!projected()) prefetch(direction, step, column, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
-      tile.zero();
-      if (goes_on) multiply_back(tile, direction, following, b, column, offset / tile_rows());
+      if (goes_on)
+        multiply_back(tile, direction, following, b, column, offset / tile_rows());
+      else
+        tile.zero();
       if (!goes_on || Cell::kCarriesHidden)
         tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
       if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
@@ -178,7 +195,6 @@ class BackwardLoop {
       const int64_t b = batch.begin + offset;
       T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
       Tile<T, tile_rows(), kPanelVectors> tile;
-      tile.zero();
       multiply_back(tile, direction, following, b, column, offset / tile_rows());
       if (Cell::kCarriesHidden) tile.add(grad_h, s_.output_size, count);
       tile.store_to(grad_h, s_.output_size, count);
@@ -188,16 +204,14 @@ class BackwardLoop {
   // The gradient of hidden values before the projection, and the step from there.
   void project(int64_t direction, const Step& step, int64_t unit, Range batch) {
     const int64_t count = width(s_.hidden_size - unit);
-    const Panel weights =
-        panel(p_.weights[direction].hr, s_.output_size, s_.hidden_size, packed_project_back(direction), unit);
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset;
       prefetch(direction, step, unit, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       const int64_t row = direction * s_.steps.rows() + step.first_row + b;
-      tile.multiply(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1, weights.data, weights.stride,
-                    s_.output_size);
+      tile.multiply(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1,
+                    packed_project_back(direction) + unit * s_.output_size, kPanel<T>, s_.output_size);
       finish(tile, direction, step, unit, count, b);
     });
   }
@@ -241,7 +255,8 @@ class BackwardLoop {
   const RecurrentSizes& s_;
   const bool direct_;
   const int64_t sums_size_;  // gates' sums of a row that come from the hidden values
-  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh
+  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh; unless it is read directly
+  Scratch<T> product_;       // [directions, batch, output_size]: else, the product with it
   Scratch<T> project_back_;  // [directions, panels, output_size, kPanel]: weight_hr
   Scratch<T> grad_hidden_;   // [directions, rows, output_size]: only with a projection
   Barrier everyone_, teams_[2];

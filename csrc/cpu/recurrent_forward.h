@@ -37,10 +37,11 @@ class ForwardLoop {
         s_(params.sizes),
         direct_(reads_directly(s_)),
         hoisted_(!direct_ && s_.steps.batch < kFusedRows),
+        single_(!direct_ && s_.steps.time == 1),
         depth_(s_.output_size + (hoisted_ || direct_ ? 0 : s_.input_size)),
         block_units_(s_.hidden_size < 4 * s_.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
         blocks_(divide_up(s_.hidden_size, block_units_)),
-        weights_(direct_ ? 0 : s_.directions * blocks_ * block_size()),
+        weights_(direct_ || single_ ? 0 : s_.directions * blocks_ * block_size()),
         biases_(s_.directions * blocks_ * 4 * block_units_),
         sums_(hoisted_ && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
         projection_(projected() ? s_.directions * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size
@@ -130,8 +131,12 @@ class ForwardLoop {
     const int64_t unit = block * block_units_, count = units(block);
     const auto& w = p_.weights[direction];
     Cell::pack_bias(w, s_.hidden_size, unit, count, bias(direction, block), kWidth);
-    if (direct_) return;
-    T* target = packed(direction, block);
+    if (!direct_ && !single_) pack_weights<kWidth>(direction, block, packed(direction, block));
+  }
+  template <int64_t kWidth>
+  void pack_weights(int64_t direction, int64_t block, T* target) {
+    const int64_t unit = block * block_units_, count = units(block);
+    const auto& w = p_.weights[direction];
     const int64_t inputs = depth_ - s_.output_size;
     for (int64_t gate = 0; gate < Cell::kGates; ++gate, target += depth_ * kWidth) {
       const int64_t row = gate * s_.hidden_size + unit;
@@ -145,11 +150,15 @@ class ForwardLoop {
   void walk(int64_t direction, const Member& member) {
     const Range blocks = share(blocks_, member.index, member.team);
     Barrier& team = teams_[direction];
+    Scratch<T> own(single_ ? block_size() : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        rows(direction, step, block, intersect(member.batch, {0, step.previous_rows}), true);
-        rows(direction, step, block, intersect(member.batch, {step.previous_rows, step.rows}), false);
+        if (single_)
+          for_width_of(block, [&](auto width) { pack_weights<width * kLanes<T>>(direction, block, own.data()); });
+        const T* weights = direct_ ? nullptr : single_ ? own.data() : packed(direction, block);
+        rows(direction, step, block, weights, intersect(member.batch, {0, step.previous_rows}), true);
+        rows(direction, step, block, weights, intersect(member.batch, {step.previous_rows, step.rows}), false);
       }
       team.wait(member.team);
       if (projected()) {
@@ -161,21 +170,22 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, Range batch, bool has_previous) {
+  void rows(int64_t direction, const Step& step, int64_t block, const T* weights, Range batch, bool has_previous) {
     const int64_t width = s_.directions * s_.output_size;
     const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
                                      : p_.h0 + direction * s_.steps.batch * s_.output_size;
     const int64_t previous_row = has_previous ? width : s_.output_size;
     for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, first, smaller(batch.end - first, kGroupRows), step.first_row + first,
-                          previous + first * previous_row, previous_row});
+        group<vectors()>({direction, block, weights, first, smaller(batch.end - first, kGroupRows),
+                          step.first_row + first, previous + first * previous_row, previous_row});
     });
   }
 
   // Some rows of a step and a block of units.
   struct Group {
     int64_t direction, block;
+    const T* weights;     // packed, unless they are read directly
     int64_t batch, rows;  // the first batch row, and how many
     int64_t row;          // the first in arrays of all rows
     const T* previous;    // hidden values of the step before, from the first row on
@@ -251,9 +261,10 @@ class ForwardLoop {
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t stride = depth_ * kUnits, inputs = depth_ - s_.output_size;
-    const T* weights = packed(g.direction, g.block) + gate * stride;
+    const T* weights = g.weights + gate * stride;
     const int64_t portion = row / kRows * depth_ * Lines<T>::kValues;
-    const Lines<T> next = {weights + (portion < kGates * stride ? kGates * stride + portion : 0)};
+    const bool known = portion < kGates * stride && (!single_ || gate + kGates < Cell::kGates);
+    const Lines<T> next = {weights + (known ? kGates * stride + portion : 0)};
     if (inputs > 0)
       multiply_gates<kRows, kWidth, kGates>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights, stride,
                                             inputs, next, gate, input_sum, sums);
@@ -318,6 +329,7 @@ class ForwardLoop {
   const RecurrentForward<T>& p_;
   const RecurrentSizes& s_;
   const bool direct_, hoisted_;
+  const bool single_;          // one step: each thread packs a block's weights just before it uses them
   const int64_t depth_;        // of packed weights: the input's part, if it is not hoisted, then the hidden values'
   const int64_t block_units_;  // hidden units of a block: a panel, or a vector if there would be too few blocks
   const int64_t blocks_;
