@@ -32,6 +32,20 @@ def forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def reaches_operator(input: Tensor) -> bool:
+    """Whether a call with ``input`` ends in a kernel, which checks all that it is given.
+
+    It does not where only shapes are computed, nor where a transform calls the reference.
+    """
+    return (
+        type(input) is Tensor
+        and not input.is_meta
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and not forward_mode()
+    )
+
+
 def legacy_vmap(*grad_outputs: Tensor | None) -> bool:
     """Whether a backward pass runs for many output gradients at once, without torch.func knowing.
 

@@ -6,6 +6,9 @@ from torch import Tensor
 
 def autocast_enabled(device: torch.device) -> bool:
     """Return whether tensors on ``device`` are to be converted."""
+    # One look is enough where none is on: a call can be shorter than many looks.
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return False
     # Not torch.amp.is_autocast_available, which torch.compile cannot trace before 2.13; only meta has no autocast.
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 

@@ -74,16 +74,16 @@ def check_lengths(lengths: Tensor, input: Tensor) -> None:
 
 
 def check_cell_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
-    """Check how many dimensions ``input`` and the states have."""
+    """Check how many dimensions ``input`` and the states of the cell of ``name``, such as LSTM, have."""
     rank = input.dim()
     if rank not in (1, 2):
-        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
+        raise ValueError(f"{name}Cell: Expected input to be 1D or 2D, got {rank}D instead")
     for index, state in enumerate(hx or ()):
         if state.dim() != rank:
             label = f"hx[{index}]" if hx is not None and len(hx) > 1 else "hidden"
             if state.dim() not in (1, 2):
-                raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
-            raise RuntimeError(f"{name}: Expected {label} to be {rank}D as input is, got {state.dim()}D instead")
+                raise ValueError(f"{name}Cell: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+            raise RuntimeError(f"{name}Cell: Expected {label} to be {rank}D as input is, got {state.dim()}D instead")
 
 
 def check_cell_sizes(input: Tensor, hx: Sequence[Tensor], weight_ih: Tensor, hidden_size: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fused_rnn.autograd.graph import reaches_operator
 from fused_rnn.functional.autocast import autocast, autocast_enabled
 from fused_rnn.functional.checks import (
     check_attributes,
@@ -36,6 +37,8 @@ class Mode(NamedTuple):
 
     Where it has an argument ``return_states``, it can return one more tensor, laid out like the output.
     """
+    has_operator: bool = True
+    """Whether it ends in an operator, which checks what it is given, rather than in the reference."""
 
 
 def run(
@@ -75,6 +78,7 @@ def run(
         data, batch_sizes, sorted_indices, unsorted_indices = input
         check_layer_ranks(mode.name, data, hx, packed=True)
         data, hx, weights = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
+        check_attributes(data, hx, weights)
         if sorted_indices is not None:
             hx = [state.index_select(1, sorted_indices) for state in hx]
         sequences, states = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
@@ -92,7 +96,15 @@ def run(
     input, hx, weights = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
     if lengths is not None:
         lengths = _lengths_of(input, lengths)
-    sequences, states = _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
+    trusted = mode.has_operator and reaches_operator(input)
+    if not trusted:
+        check_attributes(input, hx, weights)
+    try:
+        sequences, states = _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
+    except Exception:
+        if trusted:  # refuse with torch.nn's words what the operator refuses with its own
+            check_attributes(input, hx, weights)
+        raise
     if unbatched:
         return [values.squeeze(1) for values in sequences], tuple(state.squeeze(1) for state in states)
     return [values.transpose(0, 1) for values in sequences] if batch_first else sequences, states
@@ -118,7 +130,7 @@ def run_cell(
         bias_ih: ``[gates * hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[gates * hidden_size]``, or None if ``bias_ih`` is None too.
     """
-    check_cell_ranks(f"{mode.name}Cell", input, hx)
+    check_cell_ranks(mode.name, input, hx)
     unbatched = input.dim() == 1
     if unbatched:
         input = input.unsqueeze(0)
@@ -130,14 +142,30 @@ def run_cell(
         raise ValueError("bias_ih and bias_hh must be given together")
 
     input, hx, weights = _autocast(input, hx, weights)
-    hidden_size = weight_hh.size(-1)
     if hx is None:
-        hx = [input.new_zeros(input.size(0), hidden_size)] * mode.states
-    check_cell_sizes(input, hx, weight_ih, hidden_size)
+        hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.states
+    trusted = mode.has_operator and reaches_operator(input)
+    if not trusted:
+        _check_cell(input, hx, weights)
+    try:
+        # Written out for one and two states: inference of one small step counts microseconds.
+        if mode.states == 1:
+            _, h = mode.layer(input.unsqueeze(0), hx[0].unsqueeze(0), weights, None)
+            states: States = (h.squeeze(0),)
+        else:
+            _, h, c = mode.layer(input.unsqueeze(0), hx[0].unsqueeze(0), hx[1].unsqueeze(0), weights, None)
+            states = (h.squeeze(0), c.squeeze(0))
+    except Exception:
+        if trusted:
+            _check_cell(input, hx, weights)
+        raise
+    return tuple(state.squeeze(0) for state in states) if unbatched else states
+
+
+def _check_cell(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """Refuse with torch.nn's words what the operator refuses with its own, or, if it is not called, in its place."""
+    check_cell_sizes(input, hx, weights[0], weights[1].size(-1))
     check_attributes(input, hx, weights)
-    _, *states = mode.layer(input.unsqueeze(0), *(state.unsqueeze(0) for state in hx), weights, None)
-    states = [state.squeeze(0) for state in states]
-    return tuple(state.squeeze(0) for state in states) if unbatched else tuple(states)
 
 
 def _prepare(
@@ -155,11 +183,10 @@ def _prepare(
     check_layer_input(input, batch_sizes, weights[0])
     batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
     expected = [(rows, batch, size) for rows, size in shapes]
-    if hx is None:
-        hx = [input.new_zeros(shape) for shape in expected]
-    else:
+    if hx is not None:
         check_layer_states(hx, expected)
-    check_attributes(input, hx, weights)
+    else:
+        hx = [input.new_zeros(shape) for shape in expected]
     return input, hx, weights
 
 

@@ -106,7 +106,7 @@ class GRU(torch.nn.RNNBase):
         return functional.gru(
             input,
             hx,
-            current_weights(self),
+            current_weights(self, self._flat_weights_names),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from fused_rnn import reference
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
-from fused_rnn.modules.weights import current_weights
+from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
-MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=partial(reference.gru, reset_after=False))
+MODE = Mode(
+    "GRU", gates=3, states=1, weight_counts=(2, 4), layer=partial(reference.gru, reset_after=False), has_operator=False
+)
 
 
 class GRUResetBefore(torch.nn.RNNBase):
@@ -67,7 +69,7 @@ class GRUResetBefore(torch.nn.RNNBase):
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
         form = (self.num_layers, self.bidirectional, dropout, self.batch_first)
-        (output,), (h_n,) = run(MODE, input, states, current_weights(self), *form, lengths)
+        (output,), (h_n,) = run(MODE, input, states, current_weights(self, self._flat_weights_names), *form, lengths)
         return output, h_n
 
 
@@ -101,5 +103,5 @@ class GRUCellResetBefore(torch.nn.RNNCellBase):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Run one step; see :meth:`fused_rnn.GRUCell.forward` for arguments, results and errors."""
         states = None if hx is None else (hx,)
-        (h,) = run_cell(MODE, input, states, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        (h,) = run_cell(MODE, input, states, *current_weights(self, CELL_WEIGHTS))
         return h

@@ -118,7 +118,7 @@ class LSTM(torch.nn.RNNBase):
         return functional.lstm(
             input,
             hx,
-            current_weights(self),
+            current_weights(self, self._flat_weights_names),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn import functional
+from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
 class LSTMCell(torch.nn.LSTMCell):
@@ -42,4 +43,4 @@ class LSTMCell(torch.nn.LSTMCell):
             RuntimeError: sizes do not fit, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        return functional.lstm_cell(input, hx, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return functional.lstm_cell(input, hx, *current_weights(self, CELL_WEIGHTS))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import gradient, gradients, saved_gates
+from fused_rnn.ops.shapes import check_device, gradient, gradients, saved_gates
 
 _gru = torch.ops.fused_rnn.gru.default
 _gru_backward = torch.ops.fused_rnn.gru_backward.default
@@ -90,6 +90,7 @@ def _(
     lengths: Tensor | None,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_device(input, h0, *weights)
     directions, _, hidden_size = h0.shape
     return (
         input.new_empty(*input.shape[:-1], directions * hidden_size),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import gradient, gradients, saved, saved_gates
+from fused_rnn.ops.shapes import check_device, gradient, gradients, saved, saved_gates
 
 _lstm = torch.ops.fused_rnn.lstm.default
 _lstm_backward = torch.ops.fused_rnn.lstm_backward.default
@@ -105,6 +105,7 @@ def _(
     lengths: Tensor | None,
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    check_device(input, h0, c0, *weights)
     directions, _, hidden_size = c0.shape
     return (
         input.new_empty(*input.shape[:-1], directions * h0.shape[-1]),

@@ -32,3 +32,10 @@ def gradient(tensor: Tensor, wanted: bool) -> Tensor:
 def gradients(tensors: Sequence[Tensor], wanted: bool) -> list[Tensor]:
     """Empty tensors for the gradients of ``tensors``, or none if they are not wanted."""
     return [gradient(tensor, wanted) for tensor in tensors] if wanted else []
+
+
+def check_device(input: Tensor, *others: Tensor) -> None:
+    """Refuse tensors on another device than ``input``, as the kernels do: one on meta brings all of them here."""
+    for tensor in others:
+        if tensor.device != input.device:
+            raise RuntimeError(f"all tensors must be on the device of input, {input.device}, got {tensor.device}")
