@@ -1,7 +1,7 @@
 """The command line.
 
 `python -m benchmarks [--quick] [--only ...]` times every case against its peers; `... train [EXAMPLE ...]` trains the
-examples, `... scaling` sees how the time grows with each size; `... table FILE` prints.
+examples, `... scaling` sees how the time grows with each size, `... memory` what a call takes; `... table FILE` prints.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from benchmarks.chart import draw_chart
 from benchmarks.checking import CheckError
 from benchmarks.machine import machine_name
 from benchmarks.markdown import markdown_table
+from benchmarks.memory import default_cases, run_memory
 from benchmarks.report import make_console, print_run
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
@@ -33,7 +34,7 @@ QUICK_SECONDS, FULL_SECONDS = 2.0, 4.0
 TRAIN = "train"
 TRAINING_SECONDS = 20.0  # for each model
 QUICK_EXAMPLES = ("language_model",)
-SCALING = "scaling"
+SCALING, MEMORY = "scaling", "memory"
 SCALING_SECONDS = 1.5  # for each point, kind and mode
 
 # What was measured, the words of the file's name, and the charts that go with it by the ending of theirs.
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == TRAIN and not set(options.examples) <= set(EXAMPLES):
         parser.error(f"EXAMPLE must be one of {', '.join(EXAMPLES)}")
+    if options.command == MEMORY and options.check_only:
+        parser.error("memory does nothing that --check-only would leave")
     if options.threads is not None:
         if options.threads < 1:
             parser.error("--threads must be 1 or more")
@@ -123,7 +126,12 @@ def _scale(options: argparse.Namespace, console: Console) -> Outcome:
     return run, [SCALING], {f"-{sweep.quantity}": partial(draw_scaling, sweep) for sweep in sweeps}
 
 
-_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale}
+def _measure_memory(options: argparse.Namespace, console: Console) -> Outcome:
+    """What a call takes at its peak."""
+    return run_memory(default_cases(), console), [MEMORY], {}
+
+
+_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale, MEMORY: _measure_memory}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -153,7 +161,9 @@ def _parser() -> argparse.ArgumentParser:
     scaling.add_argument(
         "--seconds", type=float, default=SCALING_SECONDS, help="for each point, LSTM or GRU, and mode (%(default)s)"
     )
-    scaling.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
+    memory = commands.add_parser(MEMORY, help="what inference and training take at their peak, ours and torch.nn's")
+    for command in (scaling, memory):
+        command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")
     return parser
