@@ -1,10 +1,16 @@
-"""The command line: `python -m benchmarks [--quick] [--only ...]`, `... train [EXAMPLE ...]`, `... table FILE`."""
+"""The command line.
+
+`python -m benchmarks [--quick] [--only ...]` times every case against its peers; `... train [EXAMPLE ...]` trains the
+examples, `... scaling` sees how the time grows with each size, `... memory` what a call takes; `... table FILE` prints.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,9 +21,12 @@ from benchmarks.chart import draw_chart
 from benchmarks.checking import CheckError
 from benchmarks.machine import machine_name
 from benchmarks.markdown import markdown_table
+from benchmarks.memory import default_cases, run_memory
 from benchmarks.report import make_console, print_run
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
+from benchmarks.scaling import default_sweeps, run_scaling
+from benchmarks.scaling_chart import draw_scaling
 from examples import EXAMPLES
 
 RESULTS = Path(__file__).parent / "results"
@@ -25,6 +34,11 @@ QUICK_SECONDS, FULL_SECONDS = 2.0, 4.0
 TRAIN = "train"
 TRAINING_SECONDS = 20.0  # for each model
 QUICK_EXAMPLES = ("language_model",)
+SCALING, MEMORY = "scaling", "memory"
+SCALING_SECONDS = 1.5  # for each point, kind and mode
+
+# What was measured, the words of the file's name, and the charts that go with it by the ending of theirs.
+Outcome = tuple[Run, list[str], Mapping[str, Callable[[Run, Path], None]]]
 
 # Memory that was freed is kept for the next output: otherwise each large output is fresh pages, and clearing these
 # takes longer than many of the kernels.
@@ -53,13 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == TRAIN and not set(options.examples) <= set(EXAMPLES):
         parser.error(f"EXAMPLE must be one of {', '.join(EXAMPLES)}")
+    if options.command == MEMORY and options.check_only:
+        parser.error("memory does nothing that --check-only would leave")
     if options.threads is not None:
         if options.threads < 1:
             parser.error("--threads must be 1 or more")
         torch.set_num_threads(options.threads)
     console = make_console()
     try:
-        run = _train(options, console) if options.command == TRAIN else _bench(options, console)
+        run, kind, charts = _ACTIONS[options.command](options, console)
     except CheckError as error:
         console.print(f"[bold red]check failed:[/] {error}", soft_wrap=True)
         return 1
@@ -70,22 +86,20 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("all checks passed")
         return 0
     print_run(console, run)
-    kind = [TRAIN, *options.examples] if options.command == TRAIN else [*(options.only or [])]
-    parts = [machine_name(run.machine), *(["quick"] if options.quick else []), *kind]
-    path = options.output / f"{'-'.join(parts)}.json"
+    path = options.output / f"{'-'.join([machine_name(run.machine), *kind])}.json"
     run.save(path)
     written = [path]
-    if run.results:
-        draw_chart(run, path.with_suffix(".png"))
-        written.append(path.with_suffix(".png"))
+    for ending, draw in charts.items():
+        written.append(path.with_name(f"{path.stem}{ending}.png"))
+        draw(run, written[-1])
     console.print(f"written: {', '.join(map(str, written))}", soft_wrap=True)
     return 0
 
 
-def _bench(options: argparse.Namespace, console: Console) -> Run:
+def _bench(options: argparse.Namespace, console: Console) -> Outcome:
     """Every case of the grid, and the examples."""
     sections = options.only or (*SECTIONS, TRAIN)
-    return run_benchmarks(
+    run = run_benchmarks(
         quick_grid() if options.quick else full_grid(),
         sections,
         () if TRAIN not in sections else QUICK_EXAMPLES if options.quick else EXAMPLES,
@@ -94,19 +108,37 @@ def _bench(options: argparse.Namespace, console: Console) -> Run:
         seconds=0.0 if options.check_only else QUICK_SECONDS if options.quick else FULL_SECONDS,
         training_seconds=0.0 if options.check_only else TRAINING_SECONDS,
     )
+    kind = [*(["quick"] if options.quick else []), *(options.only or [])]
+    return run, kind, {"": draw_chart} if run.results else {}
 
 
-def _train(options: argparse.Namespace, console: Console) -> Run:
+def _train(options: argparse.Namespace, console: Console) -> Outcome:
     """The examples alone."""
     seconds = 0.0 if options.check_only else options.seconds
-    return run_benchmarks([], (), options.examples or EXAMPLES, console, training_seconds=seconds)
+    run = run_benchmarks([], (), options.examples or EXAMPLES, console, training_seconds=seconds)
+    return run, [TRAIN, *options.examples], {}
+
+
+def _scale(options: argparse.Namespace, console: Console) -> Outcome:
+    """How the time grows."""
+    sweeps = default_sweeps()
+    run = run_scaling(sweeps, console, 0.0 if options.check_only else options.seconds)
+    return run, [SCALING], {f"-{sweep.quantity}": partial(draw_scaling, sweep) for sweep in sweeps}
+
+
+def _measure_memory(options: argparse.Namespace, console: Console) -> Outcome:
+    """What a call takes at its peak."""
+    return run_memory(default_cases(), console), [MEMORY], {}
+
+
+_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale, MEMORY: _measure_memory}
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Check every case against the reference, time fused_rnn against its peers, and train the "
-        "examples with either choice of layers.",
+        description="Check every case against the reference, in float32 and in half precision, time fused_rnn against "
+        "its peers, and train the examples with either choice of layers.",
     )
     parser.add_argument("--quick", action="store_true", help="a small grid and a short training, under five minutes")
     parser.add_argument("--check-only", action="store_true", help="check every case and time none")
@@ -115,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, help="threads of every peer (default: torch's)")
     parser.add_argument(
-        "--output", type=Path, default=RESULTS, help="folder of the JSON file and the chart (%(default)s)"
+        "--output", type=Path, default=RESULTS, help="folder of the JSON file and the charts (%(default)s)"
     )
     commands = parser.add_subparsers(dest="command", title="instead of a run")
     train = commands.add_parser(TRAIN, help="train the examples with fused_rnn's layers and with torch.nn's by turns")
@@ -123,6 +155,15 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--seconds", type=float, default=TRAINING_SECONDS, help="for each model, both trainings together (%(default)s)"
     )
+    scaling = commands.add_parser(
+        SCALING, help="how the time grows with time steps, batch, hidden size and threads (about five minutes)"
+    )
+    scaling.add_argument(
+        "--seconds", type=float, default=SCALING_SECONDS, help="for each point, LSTM or GRU, and mode (%(default)s)"
+    )
+    memory = commands.add_parser(MEMORY, help="what inference and training take at their peak, ours and torch.nn's")
+    for command in (scaling, memory):
+        command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")
     return parser

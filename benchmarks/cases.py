@@ -8,21 +8,23 @@ that anybody needs, so they are not counted. A forward and backward pass counts 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Kind = Literal["LSTM", "GRU"]
 Form = Literal["sequence", "packed", "cell"]
 Mode = Literal["forward", "training"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
-SECTIONS = ("lstm", "gru", "cell", "packed", "masked_conv2d")
+SECTIONS = ("lstm", "gru", "cell", "packed", "half", "masked_conv2d")
 GATES: dict[Kind, int] = {"LSTM": 4, "GRU": 3}
 MODE_TITLES: dict[Mode, str] = {"forward": "forward", "training": "forward + backward"}
 BYTES_PER_FLOAT = 4
+BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": BYTES_PER_FLOAT, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
 class RecurrentCase:
-    """An LSTM or a GRU: a whole sequence, a packed (ragged) one, or a loop over its cell in Python."""
+    """An LSTM or a GRU: a whole sequence, a packed (ragged) one, or a loop over its cell; all tensors in `dtype`."""
 
     kind: Kind
     time: int
@@ -32,26 +34,30 @@ class RecurrentCase:
     num_layers: int = 1
     bidirectional: bool = False
     form: Form = "sequence"
+    dtype: Dtype = "float32"
 
     @property
     def section(self) -> str:
         """The part of the benchmark that `--only` chooses by."""
+        if self.dtype != "float32":
+            return "half"
         return self.kind.lower() if self.form == "sequence" else self.form
 
     @property
     def group(self) -> str:
-        """The cases over which one geometric mean is taken."""
-        if self.form == "packed":
-            return f"packed {self.kind}"
-        if self.form == "cell":
-            return f"{self.kind}Cell loop"
-        return f"{self.kind} one step" if self.time == self.batch == 1 else self.kind
+        """The cases over which one geometric mean is taken; each dtype has its own."""
+        names = {"packed": f"packed {self.kind}", "cell": f"{self.kind}Cell loop", "sequence": self.kind}
+        name = names[self.form]
+        if self.form == "sequence" and self.time == self.batch == 1:
+            name += " one step"
+        return name if self.dtype == "float32" else f"{name} {self.dtype}"
 
     @property
     def label(self) -> str:
         """(time, batch, input_size, hidden_size) and what is not the default."""
         extra = f", {self.num_layers} layers" if self.num_layers > 1 else ""
         extra += ", both directions" if self.bidirectional else ""
+        extra += f", {self.dtype}" if self.dtype != "float32" else ""
         return f"({self.time}, {self.batch}, {self.input_size}, {self.hidden_size}){extra}"
 
     @property
@@ -82,7 +88,7 @@ class RecurrentCase:
 
     def bytes_read(self) -> int:
         """Bytes of the weights: what a single step has to read, at least."""
-        return BYTES_PER_FLOAT * self.weight_elements()
+        return BYTES_PER_ELEMENT[self.dtype] * self.weight_elements()
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,7 @@ class ConvolutionCase:
     data_channels: int = 1
 
     section = group = "masked_conv2d"
+    dtype: ClassVar[Dtype] = "float32"
 
     @property
     def label(self) -> str:
@@ -135,13 +142,14 @@ def _scale(mode: Mode) -> int:
     return 3 if mode == "training" else 1
 
 
-def _recurrent(shapes: list[tuple[int, ...]], form: Form = "sequence") -> list[Case]:
+def _recurrent(shapes: list[tuple[int, ...]], form: Form = "sequence", dtype: Dtype = "float32") -> list[Case]:
     """Both kinds of cell for each (time, batch, input, hidden[, layers[, directions]])."""
     cases: list[Case] = []
     for kind in GATES:
         for time, batch, input_size, hidden_size, *rest in shapes:
             num_layers, directions = (*rest, 1, 1)[:2] if len(rest) < 2 else rest
-            cases.append(RecurrentCase(kind, time, batch, input_size, hidden_size, num_layers, directions == 2, form))
+            sizes = (time, batch, input_size, hidden_size, num_layers)
+            cases.append(RecurrentCase(kind, *sizes, bidirectional=directions == 2, form=form, dtype=dtype))
     return cases
 
 
@@ -152,6 +160,8 @@ def quick_grid() -> list[Case]:
         *_recurrent(sequences),
         *_recurrent([(50, 32, 256, 256)], "cell"),
         *_recurrent([(100, 32, 256, 256)], "packed"),
+        *_recurrent([(60, 17, 100, 300)], dtype="bfloat16"),
+        *_recurrent([(20, 8, 64, 128)], dtype="float16"),
         ConvolutionCase(16, 1, 64, 28, 7, "A"),
         ConvolutionCase(1, 64, 64, 28, 3),
         ConvolutionCase(16, 64, 64, 28, 7),
@@ -178,6 +188,8 @@ def full_grid() -> list[Case]:
         *_recurrent(single_steps + sequences),
         *_recurrent([(100, 1, 64, 64), (60, 17, 100, 300), (50, 32, 256, 256), (50, 64, 512, 512)], "cell"),
         *_recurrent([(60, 17, 100, 300), (100, 32, 256, 256), (100, 64, 512, 512), (35, 20, 650, 650, 2)], "packed"),
+        *_recurrent([(100, 32, 256, 256), (60, 17, 100, 300), (1, 1, 512, 512)], dtype="bfloat16"),
+        *_recurrent([(20, 8, 64, 128), (20, 17, 100, 300)], dtype="float16"),
         ConvolutionCase(16, 1, 64, 28, 7, "A"),
         ConvolutionCase(16, 3, 96, 32, 5, "A", data_channels=3),
         ConvolutionCase(1, 64, 64, 28, 3),

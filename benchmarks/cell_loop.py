@@ -44,7 +44,7 @@ def loop_over_modules(
     Args:
         cell_class: Makes a module from input_size and hidden_size, such as `torch.nn.GRUCell`.
         case: The sizes.
-        weights: All weights in the order of torch.nn: by layer, then by direction.
+        weights: All weights in the order of torch.nn: by layer, then by direction. The modules take over their dtype.
 
     Returns:
         The network, as of `loop_over_function`, and its parameters in the order of `weights`.
@@ -52,7 +52,7 @@ def loop_over_modules(
     cells: list[Cell] = []
     parameters: list[Tensor] = []
     for own in _by_cell(weights):
-        module = cell_class(own[0].shape[1], case.hidden_size)
+        module = cell_class(own[0].shape[1], case.hidden_size).to(own[0].dtype)
         for parameter, weight in zip(module.parameters(), own, strict=True):
             parameter.data.copy_(weight)
         cells.append(module if case.kind == "LSTM" else _with_single_state(module))

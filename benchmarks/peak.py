@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch.nn.functional import conv2d
 
-from benchmarks.cases import BYTES_PER_FLOAT, Case, Mode
+from benchmarks.cases import BYTES_PER_FLOAT, Case, Dtype, Mode
 from benchmarks.timing import time_together
 
 MATRIX_SIZE = 2048
@@ -23,15 +24,18 @@ class Peak:
 
     Attributes:
         gflops: Operations per nanosecond of each large product or convolution, by name, the best of its rounds.
+        half_gflops: The same of a product in half precision, by dtype, where the processor has instructions for it.
         gigabytes: Bytes per nanosecond of reading once a buffer that was read just before, by the buffer's bytes.
     """
 
     gflops: dict[str, float] = field(default_factory=dict)
+    half_gflops: dict[Dtype, float] = field(default_factory=dict)
     gigabytes: dict[int, float] = field(default_factory=dict)
 
     def limit_seconds(self, case: Case, mode: Mode) -> float:
         """The least time that `case` could take: its operations at the best rate, or reading its data once."""
-        computing = case.operations(mode) / max(self.gflops.values())
+        rates = [*self.gflops.values(), *(rate for dtype, rate in self.half_gflops.items() if dtype == case.dtype)]
+        computing = case.operations(mode) / max(rates)
         reading = case.bytes_read() / self._read_rate(case.bytes_read())
         return 1e-9 * max(computing, reading)
 
@@ -57,8 +61,23 @@ def measure_peak() -> Peak:
     if torch.backends.mkldnn.is_available():
         linear = torch.ops.mkldnn._linear_pointwise
         functions["oneDNN product"] = (lambda: linear(a, b, None, "none", [], ""), product)
+    for dtype in _half_dtypes():
+        halves = [matrix.to(getattr(torch, dtype)) for matrix in (a, b)]
+        functions[dtype] = (partial(torch.matmul, *halves), product)
     times = time_together({name: function for name, (function, _) in functions.items()}, SECONDS_EACH * len(functions))
-    return Peak({name: 1e-9 * operations / min(times[name]) for name, (_, operations) in functions.items()})
+    rates = {name: 1e-9 * operations / min(times[name]) for name, (_, operations) in functions.items()}
+    half = {dtype: rates.pop(dtype) for dtype in _half_dtypes()}
+    return Peak(rates, half)
+
+
+def _half_dtypes() -> list[Dtype]:
+    """The dtypes that the processor multiplies as they are; elsewhere such a product takes seconds."""
+    dtypes: list[Dtype] = []
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
+        dtypes.append("bfloat16")
+    if torch.cpu._is_amx_fp16_supported():
+        dtypes.append("float16")
+    return dtypes
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ class Problem:
     Attributes:
         peers: `FUSED` is among them; all have the same weights and read the same input.
         oracle: The reference in float64.
-        yardstick: The name of the peer whose rounding error is what float32 can be expected to give.
+        yardstick: The name of the peer whose rounding error is what the case's dtype can be expected to give.
         forward_names: What a forward call returns; a training call returns the first of these and all gradients.
         gradient_names: The gradients that a training call returns.
     """

@@ -1,4 +1,8 @@
-"""The peers of LSTM and GRU: fused, torch.nn, cells in a Python loop (reference, torch.nn, compiled), ONNX Runtime."""
+"""The peers of LSTM and GRU: fused, torch.nn, cells in a Python loop (reference, torch.nn, compiled), ONNX Runtime.
+
+In half precision they are fused and torch.nn, layers and cells: ONNX Runtime's LSTM and GRU want float32 on a CPU, and
+a loop over the reference cell would say nothing that one over torch.nn's cells does not.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +38,11 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
     """
     torch.manual_seed(0)
     sizes = (case.input_size, case.hidden_size, case.num_layers)
-    theirs = getattr(nn, case.kind)(*sizes, bidirectional=case.bidirectional)
+    options: dict[str, Any] = {"bidirectional": case.bidirectional, "dtype": getattr(torch, case.dtype)}
+    theirs = getattr(nn, case.kind)(*sizes, **options)
     weights = list(theirs.parameters())
     leaf, input = _make_input(case)
-    grad_output = torch.randn(*leaf.shape[:-1], case.directions * case.hidden_size)
+    grad_output = torch.randn(*leaf.shape[:-1], case.directions * case.hidden_size, dtype=leaf.dtype)
 
     def peer(name: str, network: Callable[[Any], Any], parameters: Sequence[Tensor]) -> Peer:
         return torch_peer(name, lambda: _flatten(network(input)), [leaf, *parameters], grad_output)
@@ -46,18 +51,19 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
     if case.form == "cell":
         peers.append(peer(FUSED, *loop_over_modules(getattr(fused_rnn, f"{case.kind}Cell"), case, weights)))
     else:
-        ours = getattr(fused_rnn, case.kind)(*sizes, bidirectional=case.bidirectional)
+        ours = getattr(fused_rnn, case.kind)(*sizes, **options)
         ours.load_state_dict(theirs.state_dict())
         peers += [peer(FUSED, ours, list(ours.parameters())), peer("torch.nn", theirs, weights)]
     if case.form != "packed":
         peers.append(peer("torch.nn cells", *loop_over_modules(getattr(nn, f"{case.kind}Cell"), case, weights)))
+    if case.form != "packed" and case.dtype == "float32":
         step = REFERENCE_CELLS[case.kind]
         peers.append(peer("reference cells", loop_over_function(step, case, weights), weights))
         if compiled:
             torch._dynamo.reset()  # its limit of recompilations is meant for one program, not for a grid
             step = torch.compile(step, dynamic=False)
             peers.append(peer("torch.compile", loop_over_function(step, case, weights), weights))
-    if case.form == "sequence" and onnx_is_installed():
+    if case.form == "sequence" and case.dtype == "float32" and onnx_is_installed():
         peers.append(onnx_peer(case, weights, leaf))
     return Problem(
         peers,
@@ -70,7 +76,7 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
 
 def _make_input(case: RecurrentCase) -> tuple[Tensor, Input]:
     """The leaf, `[time, batch, input_size]` or `[rows, input_size]`, and what a layer is given."""
-    input = torch.randn(case.time, case.batch, case.input_size)
+    input = torch.randn(case.time, case.batch, case.input_size, dtype=getattr(torch, case.dtype))
     if case.form != "packed":
         input.requires_grad_()
         return input, input
@@ -90,7 +96,7 @@ def _flatten(result: tuple[Any, ...]) -> Outputs:
 
 
 def _oracle(case: RecurrentCase, leaves: Sequence[Tensor], input: Input, grad_output: Tensor) -> Peer:
-    """The reference layers, one after another, in float64."""
+    """The reference layers, one after another, in float64, of the same (rounded) weights and input."""
     doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
     zeros = torch.zeros(case.directions, case.batch, case.hidden_size, dtype=torch.float64)

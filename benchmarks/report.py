@@ -9,7 +9,7 @@ from rich.table import Table
 
 from benchmarks.cases import MODE_TITLES
 from benchmarks.problem import FUSED
-from benchmarks.results import OURS, THEIRS, Result, Run, Summary, TrainingResult, summarise
+from benchmarks.results import OURS, THEIRS, MemoryResult, Result, Run, Summary, TrainingResult, summarise
 from benchmarks.timing import Measurement
 from examples.common import format_numbers
 
@@ -29,7 +29,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def print_run(console: Console, run: Run) -> None:
-    """Print machine, limits, all tables, and the training jobs."""
+    """Print machine, limits, all tables, the training jobs and the memory."""
     machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     console.print(f"[bold]machine[/]  {machine}", soft_wrap=True)
     if run.peak_gflops:
@@ -46,6 +46,8 @@ def print_run(console: Console, run: Run) -> None:
         )
     if run.training:
         _print_training(console, run.training)
+    if run.memory:
+        _print_memory(console, run.memory)
 
 
 def _table(title: str, results: list[Result]) -> Table:
@@ -101,4 +103,23 @@ def _print_training(console: Console, training: list[TrainingResult]) -> None:
     console.print(
         f"Steps by turns from the same seed. Over the first {first.compared_steps} steps the losses may differ by "
         f"{first.tolerance:.0e} of their value."
+    )
+
+
+def _print_memory(console: Console, memory: list[MemoryResult]) -> None:
+    """Print what a call takes: ours, and each peer with its ratio to ours."""
+    table = Table(title="memory of one call", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column("case")
+    table.add_column("")
+    peers = list(memory[0].bytes_taken)
+    for peer in peers:
+        table.add_column(peer, justify="right")
+    for result in memory:
+        taken = {peer: f"{1e-6 * size:.1f} MB" for peer, size in result.bytes_taken.items()}
+        cells = [taken[FUSED], *(f"{_ratio(ratio)}  {taken[peer]}" for peer, ratio in result.ratios().items())]
+        table.add_row(f"{result.group} {result.label}", MODE_TITLES[result.mode], *cells)
+    console.print(table)
+    console.print(
+        "What a call adds to the resident memory at its peak, its outputs and gradients included, the weights and the "
+        "input not."
     )

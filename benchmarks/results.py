@@ -107,6 +107,28 @@ class TrainingResult:
         return self.units_per_step / self.step_times[layers].median
 
 
+@dataclass(frozen=True)
+class MemoryResult:
+    """The memory of one call of each peer.
+
+    Attributes:
+        group: The layer.
+        label: The case's sizes.
+        mode: Forward, or forward and backward ("training").
+        bytes_taken: What a call adds to the resident memory at its peak, by peer.
+    """
+
+    group: str
+    label: str
+    mode: Mode
+    bytes_taken: dict[str, int]
+
+    def ratios(self) -> dict[str, float]:
+        """How many times as much as the fused kernels each peer takes."""
+        ours = self.bytes_taken[FUSED]
+        return {name: taken / ours for name, taken in self.bytes_taken.items() if name != FUSED}
+
+
 @dataclass
 class Run:
     """Everything that one run measured, and where."""
@@ -116,6 +138,7 @@ class Run:
     read_gigabytes: dict[str, float] = field(default_factory=dict)
     results: list[Result] = field(default_factory=list)
     training: list[TrainingResult] = field(default_factory=list)
+    memory: list[MemoryResult] = field(default_factory=list)
     not_installed: list[str] = field(default_factory=list)
 
     def groups(self) -> dict[tuple[str, Mode], list[Result]]:
@@ -140,6 +163,7 @@ class Run:
         data["training"] = [
             TrainingResult(**{**entry, "step_times": _times(entry["step_times"])}) for entry in data["training"]
         ]
+        data["memory"] = [MemoryResult(**entry) for entry in data.get("memory", [])]  # older files have none
         return cls(**data)
 
 

@@ -68,7 +68,7 @@ def run_benchmarks(
             for pair in make_pairs(example):
                 task = progress.add_task(f"{example}: {pair.name}", total=100)
                 run.training.append(train_pair(pair, training_seconds, partial(_show, progress, task)))
-    run.peak_gflops = peak.gflops
+    run.peak_gflops = peak.gflops | {f"{dtype} product": rate for dtype, rate in peak.half_gflops.items()}
     run.read_gigabytes = {str(size): rate for size, rate in peak.gigabytes.items()}
     return run
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from spoiling import spoil
 from torch.nn.functional import conv2d
 
 from benchmarks.__main__ import main
 from benchmarks.cases import SECTIONS, Case, ConvolutionCase, Form, Kind, Mode, RecurrentCase, full_grid, quick_grid
 from benchmarks.chart import draw_chart
-from benchmarks.checking import CheckError, check
+from benchmarks.checking import PEER_TOLERANCE, CheckError, check
 from benchmarks.convolution_peers import convolution_problem
 from benchmarks.markdown import markdown_table
 from benchmarks.problem import Outputs, Peer, Problem
@@ -83,20 +84,9 @@ def test_check_finds_one_wrong_value_in_any_tensor_of_any_peer(case: Case, mode:
         if mode not in peer.modes:
             continue
         for tensor, name in enumerate(problem.names(mode)):
-            peers = [*problem.peers[:index], _spoil(peer, tensor, error), *problem.peers[index + 1 :]]
+            peers = [*problem.peers[:index], spoil(peer, tensor, error), *problem.peers[index + 1 :]]
             with pytest.raises(CheckError, match=f"{name} of {peer.name}"):
                 check(case, replace(problem, peers=peers), mode)
-
-
-def _spoil(peer: Peer, index: int, error: float) -> Peer:
-    """`peer` with one element of its tensor number `index` changed by `error`, relative to the largest."""
-
-    def spoiled(mode: Mode) -> Outputs:
-        outputs = [tensor.detach().clone() for tensor in peer.prepare(mode)()]
-        outputs[index][(-1,) * outputs[index].dim()] += error * outputs[index].abs().max()
-        return tuple(outputs)
-
-    return replace(peer, prepare=lambda mode: lambda: spoiled(mode))
 
 
 def test_check_finds_a_wrong_shape() -> None:
@@ -194,7 +184,7 @@ def test_table_command_prints_the_table(run: Run, tmp_path: Path, capsys: pytest
 def test_failed_check_ends_the_run_with_code_1(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("benchmarks.checking.PEER_TOLERANCE", 0.0)
+    monkeypatch.setitem(PEER_TOLERANCE, "float32", 0.0)
     monkeypatch.setattr("benchmarks.__main__.quick_grid", lambda: SMALL_CASES)
     assert main(["--quick", "--only", "lstm", "--output", str(tmp_path)]) == 1
     assert "check failed: LSTM (3, 2, 4, 5), forward" in capsys.readouterr().out
