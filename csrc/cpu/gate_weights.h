@@ -11,6 +11,9 @@
 namespace fused_rnn::cpu {
 namespace {
 
+// Which of the four sums a gate's product of the input goes into. A cell's hidden_sum is that for the hidden values.
+constexpr int input_sum(int gate) { return gate; }
+
 // How many gates a tile of kRows rows and kWidth vectors of units sums at once: fewer than eight accumulators would
 // wait for one another.
 template <int kRows, int kWidth>
@@ -18,16 +21,16 @@ inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   
                                     : kRows * kWidth * 2 <= kMaxRows * kVectors ? 2
                                                                                 : 1;
 
-// sums[row, sum_of(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
+// sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
 // [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to ask for in the meantime. sums
 // is [kRows, 4, kWidth vectors].
-template <int kRows, int kWidth, int kGates, typename T, typename SumOf>
+template <int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename T>
 inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
-                           Lines<T> next, int gate, const SumOf& sum_of, T* sums) {
+                           Lines<T> next, int gate, T* sums) {
   constexpr int64_t kUnits = kWidth * kLanes<T>;
   Tile<T, kRows, kGates * kWidth> tile;
   const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
-    return sums + (row * 4 + sum_of(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
+    return sums + (row * 4 + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
   };
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
     unroll<kGates * kWidth>([&](auto column)
@@ -39,11 +42,11 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
   });
 }
 
-// sums[row, sum_of(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
+// sums[row, kSumOf(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
 // units: reads the weights as they lie, for calls with too few rows to repay packing. sums is [kRows, 4, width].
-template <int kRows, typename T, typename SumOf>
+template <int kRows, int (*kSumOf)(int), typename T>
 inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int64_t hidden, int64_t depth,
-                      int64_t count, const SumOf& sum_of, T* sums, int64_t width) {
+                      int64_t count, T* sums, int64_t width) {
   // Each unit's weights are a stream. With AVX2 (measured on Zen 3) many streams are fastest, and asking ahead is
   // slower; with AVX-512 (on Zen 5) asking for the group of units ahead is: hardware stops at the end of a page.
 #if defined(CPU_CAPABILITY_AVX512)
@@ -80,7 +83,7 @@ inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int
       unroll<kRows * kUnits>([&](auto i) FUSED_RNN_INLINE {
         constexpr int row = i / kUnits, u = i % kUnits;
         if (unit + u < count)
-          sums[(row * 4 + sum_of(gate)) * width + unit + u] +=
+          sums[(row * 4 + kSumOf(gate)) * width + unit + u] +=
               at::vec::vec_reduce_all<T>([](Vec<T>& x, Vec<T>& y) { return x + y; }, tile.sum[row][u]);
       });
     }

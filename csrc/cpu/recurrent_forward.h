@@ -39,7 +39,7 @@ class ForwardLoop {
         hoisted_(!direct_ && s_.steps.batch < kFusedRows),
         single_(!direct_ && s_.steps.time == 1),
         depth_(s_.output_size + (hoisted_ || direct_ ? 0 : s_.input_size)),
-        block_units_(s_.hidden_size < 4 * s_.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
+        block_units_(s_.threads > 1 && s_.hidden_size < 4 * s_.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
         blocks_(divide_up(s_.hidden_size, block_units_)),
         weights_(direct_ || single_ ? 0 : s_.directions * blocks_ * block_size()),
         biases_(s_.directions * blocks_ * 4 * block_units_),
@@ -252,9 +252,6 @@ class ForwardLoop {
     }
   }
 
-  // Which of the four sums a gate's product of the input goes into; Cell::hidden_sum is that for the hidden values.
-  static constexpr int input_sum(int gate) { return gate; }
-
   // Adds input times weight_ih and previous hidden values times weight_hh to kGates gates' sums, from `gate` on. The
   // first tiles ask for the weights that come next.
   template <int kRows, int kWidth, int kGates>
@@ -266,20 +263,21 @@ class ForwardLoop {
     const bool known = portion < kGates * stride && (!single_ || gate + kGates < Cell::kGates);
     const Lines<T> next = {weights + (known ? kGates * stride + portion : 0)};
     if (inputs > 0)
-      multiply_gates<kRows, kWidth, kGates>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights, stride,
-                                            inputs, next, gate, input_sum, sums);
-    multiply_gates<kRows, kWidth, kGates>(g.previous + row * g.previous_row, g.previous_row, weights + inputs * kUnits,
-                                          stride, s_.output_size, next.from(inputs), gate, Cell::hidden_sum, sums);
+      multiply_gates<kRows, kWidth, kGates, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights,
+                                                       stride, inputs, next, gate, sums);
+    multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
+                                                            weights + inputs * kUnits, stride, s_.output_size,
+                                                            next.from(inputs), gate, sums);
   }
 
   template <int kRows>
   void add_directly(const Group& g, int64_t row, T* sums, int64_t width) {
     const int64_t unit = g.block * block_units_, hidden = s_.hidden_size;
     const auto& w = p_.weights[g.direction];
-    dot_gates<kRows>(p_.input + (g.row + row) * s_.input_size, s_.input_size, w.ih + unit * s_.input_size, Cell::kGates,
-                     hidden, s_.input_size, units(g.block), input_sum, sums, width);
-    dot_gates<kRows>(g.previous + row * g.previous_row, g.previous_row, w.hh + unit * s_.output_size, Cell::kGates,
-                     hidden, s_.output_size, units(g.block), Cell::hidden_sum, sums, width);
+    dot_gates<kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, w.ih + unit * s_.input_size,
+                                Cell::kGates, hidden, s_.input_size, units(g.block), sums, width);
+    dot_gates<kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row, w.hh + unit * s_.output_size,
+                                       Cell::kGates, hidden, s_.output_size, units(g.block), sums, width);
   }
 
   CellPlace<T> place_at(const Group& g, int64_t r, int64_t lane) {
