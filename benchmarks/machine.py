@@ -40,8 +40,8 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def machine_name(description: dict[str, str | int]) -> str:
-    """A file name for the machine and how it was used, such as `amd-epyc-2-threads`."""
-    words = f"{description['processor']} {description['threads']} threads"
+    """A file name for the machine and how it was used, such as `amd-epyc-avx2-2-threads`."""
+    words = "{processor} {instruction_set} {threads} threads".format(**description)
     return re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
