@@ -15,9 +15,9 @@ from benchmarks.results import MemoryResult, Run
 MEGABYTE = 2**20
 ROOT = Path(__file__).parent.parent
 
-
 PEAKS = """
 import torch
+from benchmarks.footprint import peak_of
 
 def one():
     return torch.ones(64 * 2**20 // 4)
