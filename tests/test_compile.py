@@ -113,6 +113,18 @@ def test_a_loop_over_a_cell(kind: str) -> None:
     assert all(map(torch.equal, compiled(input), run(input)))
 
 
+@pytest.mark.parametrize(("name", "shape"), [("LSTM", (1, 3, 8)), ("LSTMCell", (3, 8))])
+def test_one_tensor_for_both_states(name: str, shape: tuple[int, ...]) -> None:
+    module, state = getattr(fused_rnn, name)(4, 8), torch.randn(shape, requires_grad=True)
+    input = torch.randn(*shape[:-1], 4)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    gradients = [
+        torch.autograd.grad([out.cos().sum() for out in flatten(call(input, (state, state)))], state)[0]
+        for call in (module, compiled)
+    ]
+    assert torch.equal(*gradients)
+
+
 def test_autocast_and_checkpointing_in_a_graph() -> None:
     module, input = fused_rnn.LSTM(4, 8, 2), torch.randn(5, 3, 4)
 

@@ -145,10 +145,9 @@ class BackwardLoop {
       return;
     }
     const T* weights = packed_back(direction) + column * sums_size_;
-    const int64_t portion = tile_index * sums_size_ * Lines<T>::kValues, size = sums_size_ * kPanel<T>;
     tile.zero();
     Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights,
-                        s_.hidden_size, Lines<T>{weights + (portion < size ? size + portion : 0)});
+                        s_.hidden_size, Lines<T>::after(weights, sums_size_ * kPanel<T>, tile_index, sums_size_));
   }
 
   // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.

@@ -66,12 +66,14 @@ class ForwardLoop {
   // Rows whose sums are kept while weights pass by.
   static constexpr int64_t kGroupRows = 48;
 
-  // Whether the weights are read as they lie: packing repays only if many rows use it, the more the longer the sums are
-  // (a short sum costs little more than its last additions across a vector). Measured; see benchmarks/NOTES.md.
+  // Whether the weights are read as they lie: packing repays only if enough rows use it, the more in several steps, for
+  // which all is packed first; and the more the longer the sums are (a short sum costs little more than its last
+  // additions across a vector). Measured; see benchmarks/NOTES.md.
   static bool reads_directly(const RecurrentSizes& sizes) {
+    if (sizes.steps.time == 1) return sizes.steps.batch <= 2 * kMaxRows;
     const int64_t batch = sizes.steps.batch < 4 ? 4 : sizes.steps.batch;
     const int64_t depth = sizes.input_size + sizes.output_size;
-    const int64_t most = depth < 128 ? 4 : depth > 1024 ? 32 : depth / 32;
+    const int64_t most = depth < 128 ? 4 : depth > 512 ? 16 : depth / 32;
     return sizes.steps.time * batch <= most;
   }
 
@@ -131,19 +133,18 @@ class ForwardLoop {
     const int64_t unit = block * block_units_, count = units(block);
     const auto& w = p_.weights[direction];
     Cell::pack_bias(w, s_.hidden_size, unit, count, bias(direction, block), kWidth);
-    if (!direct_ && !single_) pack_weights<kWidth>(direction, block, packed(direction, block));
+    if (direct_ || single_) return;
+    for (int gate = 0; gate < Cell::kGates; ++gate) pack_gate<kWidth>(direction, block, gate, packed(direction, block));
   }
   template <int64_t kWidth>
-  void pack_weights(int64_t direction, int64_t block, T* target) {
-    const int64_t unit = block * block_units_, count = units(block);
+  void pack_gate(int64_t direction, int64_t block, int gate, T* block_weights) {
+    const int64_t count = units(block), inputs = depth_ - s_.output_size;
+    const int64_t row = gate * s_.hidden_size + block * block_units_;
     const auto& w = p_.weights[direction];
-    const int64_t inputs = depth_ - s_.output_size;
-    for (int64_t gate = 0; gate < Cell::kGates; ++gate, target += depth_ * kWidth) {
-      const int64_t row = gate * s_.hidden_size + unit;
-      pack_panel<T, kWidth>({w.ih + row * s_.input_size, 1, s_.input_size}, inputs, count, target);
-      pack_panel<T, kWidth>({w.hh + row * s_.output_size, 1, s_.output_size}, s_.output_size, count,
-                            target + inputs * kWidth);
-    }
+    T* target = block_weights + gate * depth_ * kWidth;
+    pack_panel<T, kWidth>({w.ih + row * s_.input_size, 1, s_.input_size}, inputs, count, target);
+    pack_panel<T, kWidth>({w.hh + row * s_.output_size, 1, s_.output_size}, s_.output_size, count,
+                          target + inputs * kWidth);
   }
 
   // A team member's part in all steps of a direction.
@@ -154,9 +155,7 @@ class ForwardLoop {
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        if (single_)
-          for_width_of(block, [&](auto width) { pack_weights<width * kLanes<T>>(direction, block, own.data()); });
-        const T* weights = direct_ ? nullptr : single_ ? own.data() : packed(direction, block);
+        T* weights = direct_ ? nullptr : single_ ? own.data() : packed(direction, block);
         rows(direction, step, block, weights, intersect(member.batch, {0, step.previous_rows}), true);
         rows(direction, step, block, weights, intersect(member.batch, {step.previous_rows, step.rows}), false);
       }
@@ -170,22 +169,24 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, const T* weights, Range batch, bool has_previous) {
+  void rows(int64_t direction, const Step& step, int64_t block, T* weights, Range batch, bool has_previous) {
     const int64_t width = s_.directions * s_.output_size;
     const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
                                      : p_.h0 + direction * s_.steps.batch * s_.output_size;
     const int64_t previous_row = has_previous ? width : s_.output_size;
     for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, weights, first, smaller(batch.end - first, kGroupRows),
-                          step.first_row + first, previous + first * previous_row, previous_row});
+        group<vectors()>({direction, block, weights, single_ && first == batch.begin, first,
+                          smaller(batch.end - first, kGroupRows), step.first_row + first,
+                          previous + first * previous_row, previous_row});
     });
   }
 
   // Some rows of a step and a block of units.
   struct Group {
     int64_t direction, block;
-    const T* weights;     // packed, unless they are read directly
+    T* weights;           // packed, unless they are read directly
+    bool packs;           // whether they are packed here, just before they are used
     int64_t batch, rows;  // the first batch row, and how many
     int64_t row;          // the first in arrays of all rows
     const T* previous;    // hidden values of the step before, from the first row on
@@ -203,11 +204,14 @@ class ForwardLoop {
       });
     } else {
       // All rows meet the weights of a gate before those of the next, while these are near.
+      int packed = g.packs ? 0 : Cell::kGates;
       for (int gate = 0; gate < Cell::kGates; ++gate)
         for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
           constexpr int kAtOnce = smaller(kGatesAtOnce<tile_rows(), kWidth>, Cell::kGates);
           constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
           if (gate % kAtOnce != 0) return;
+          for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
+            pack_gate<kUnits>(g.direction, g.block, packed, g.weights);
           if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
           if (gate + kAtOnce <= Cell::kGates)
             add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
@@ -259,15 +263,31 @@ class ForwardLoop {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t stride = depth_ * kUnits, inputs = depth_ - s_.output_size;
     const T* weights = g.weights + gate * stride;
-    const int64_t portion = row / kRows * depth_ * Lines<T>::kValues;
-    const bool known = portion < kGates * stride && (!single_ || gate + kGates < Cell::kGates);
-    const Lines<T> next = {weights + (known ? kGates * stride + portion : 0)};
+    const auto [next_inputs, next_hidden] =
+        next_weights<kUnits>(g, gate + kGates, weights, kGates * stride, row / kRows);
     if (inputs > 0)
       multiply_gates<kRows, kWidth, kGates, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights,
-                                                       stride, inputs, next, gate, sums);
+                                                       stride, inputs, next_inputs, gate, sums);
     multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
                                                             weights + inputs * kUnits, stride, s_.output_size,
-                                                            next.from(inputs), gate, sums);
+                                                            next_hidden, gate, sums);
+  }
+
+  // What to ask for while gates are multiplied: the packed weights of the gates, or block, after them; or, where these
+  // are still to be packed, the first of them as they lie.
+  struct Next {
+    Lines<T> inputs, hidden;
+  };
+  template <int64_t kUnits>
+  Next next_weights(const Group& g, int gate, const T* weights, int64_t size, int64_t tile) const {
+    if (!single_) {
+      const Lines<T> next = Lines<T>::after(weights, size, tile, depth_);
+      return {next, next.from(depth_ - s_.output_size)};
+    }
+    const bool same = gate < Cell::kGates;
+    const int64_t row = (same ? gate : 0) * s_.hidden_size + (g.block + !same) * block_units_;
+    const auto& w = p_.weights[g.direction];
+    return {{w.ih + row * s_.input_size}, {w.hh + row * s_.output_size}};
   }
 
   template <int kRows>

@@ -66,6 +66,12 @@ struct Lines {
   const T* first;
   FUSED_RNN_INLINE void operator()(int64_t k) const { __builtin_prefetch(first + k * kValues, 0, 2); }
   Lines from(int64_t k) const { return {first + k * kValues}; }
+  // Those of the `size` values after a panel, shared out to the tiles that multiply it, one for each step of `depth`:
+  // for tile number `tile`.
+  static Lines after(const T* panel, int64_t size, int64_t tile, int64_t depth) {
+    const int64_t portion = tile * depth * kValues;
+    return {panel + (portion < size ? size + portion : 0)};
+  }
 };
 
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the

@@ -7,6 +7,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sub.h>
 
+#include <cstring>
+
 namespace fused_rnn::ops {
 namespace {
 
@@ -25,8 +27,8 @@ void check_shape(const Tensor& tensor, const char* name, at::IntArrayRef expecte
 // The steps of the layer, packed or padded; also sets layer.batch_sizes and layer.first_rows.
 Steps check_steps(RecurrentLayer& layer, const Tensor& input, const OptionalTensor& batch_sizes, int64_t batch) {
   if (!batch_sizes) {
-    TORCH_CHECK(input.size(1) == batch, "h0 must have input's batch size ", input.size(1), ", got ", batch);
-    return {input.size(0), batch, nullptr, nullptr};
+    TORCH_CHECK(input.size(-2) == batch, "h0 must have input's batch size ", input.size(-2), ", got ", batch);
+    return {input.dim() == 2 ? 1 : input.size(0), batch, nullptr, nullptr};
   }
   const Tensor& sizes = *batch_sizes;
   TORCH_CHECK(sizes.dim() == 1 && sizes.scalar_type() == at::kLong && sizes.is_cpu(),
@@ -102,15 +104,19 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   // On a GPU the kernels take every type as it is.
   layer.compute = layer.type == at::kDouble || input.is_cuda() ? layer.type : at::kFloat;
   TORCH_CHECK(!batch_sizes || !lengths, "lengths are for padded input, batch_sizes for packed input: give one of both");
-  check_tensor(input, "input", batch_sizes ? 2 : 3, input);
-  check_tensor(h0, "h0", 3, input);
-  const int64_t directions = h0.size(0), batch = h0.size(1), output_size = h0.size(2);
+  const bool one_step = h0.dim() == 2;
+  TORCH_CHECK(!one_step || (!batch_sizes && !lengths),
+              "one step, with h0 of 2 dimensions, has no batch_sizes or lengths");
+  check_tensor(input, "input", one_step || batch_sizes ? 2 : 3, input);
+  check_tensor(h0, "h0", one_step ? 2 : 3, input);
+  const int64_t directions = one_step ? 1 : h0.size(0), batch = h0.size(-2), output_size = h0.size(-1);
   TORCH_CHECK(directions == 1 || directions == 2, "h0 must have 1 or 2 directions, got shape ", h0.sizes());
   int64_t hidden_size = output_size;
   if (c0 != nullptr) {
-    check_tensor(*c0, "c0", 3, input);
-    hidden_size = c0->size(2);
-    check_shape(*c0, "c0", {directions, batch, hidden_size});
+    check_tensor(*c0, "c0", h0.dim(), input);
+    hidden_size = c0->size(-1);
+    TORCH_CHECK(c0->sizes().slice(0, h0.dim() - 1) == h0.sizes().slice(0, h0.dim() - 1), "c0 must have shape ",
+                h0.sizes(), " but for the last dimension, got ", c0->sizes());
   }
   const auto count = static_cast<int64_t>(weights.size());
   layer.weights_per_direction = count / directions;
@@ -137,6 +143,7 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   layer.output_shape.back() = layer.kernel_output_shape.back() = directions * output_size;
   layer.h0 = layer.for_kernel(layer.sorted(h0));
   if (c0 != nullptr) layer.c0 = layer.for_kernel(layer.sorted(*c0));
+  layer.weights.reserve(weights.size());
   for (const Tensor& weight : weights) layer.weights.push_back(layer.for_kernel(weight));
   return layer;
 }
@@ -162,7 +169,11 @@ Tensor RecurrentLayer::unsorted(const Tensor& state) const {
 Tensor RecurrentLayer::writable(const OptionalTensor& tensor, at::IntArrayRef shape) const {
   if (!tensor) return at::zeros(shape, options());
   check_shape(*tensor, "the gradient of a state", shape);
-  return sorted(*tensor).to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+  if (sequences.defined() || tensor->scalar_type() != compute || !tensor->is_contiguous())
+    return sorted(*tensor).to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+  Tensor copy = empty(shape);
+  if (copy.numel() > 0) std::memcpy(copy.mutable_data_ptr(), tensor->const_data_ptr(), copy.nbytes());
+  return copy;
 }
 
 Tensor RecurrentLayer::saved_rows(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape,

@@ -52,7 +52,7 @@ struct RecurrentLayer {
   Tensor unsorted(const Tensor& state) const;
   // How many rows the caller's arrays have.
   int64_t caller_rows() const { return rows.defined() ? sizes.steps.time * sizes.steps.batch : sizes.steps.rows(); }
-  // Returns a new state, sorted, with the values of `tensor`, or zeros: a kernel will write into it.
+  // Returns a new state on the CPU, sorted, with the values of `tensor`, or zeros: a kernel will write into it.
   Tensor writable(const OptionalTensor& tensor, at::IntArrayRef shape) const;
   // Returns rows that forward left for backward, or gradients of rows, after checking their shape. An optional one
   // may be undefined.
@@ -76,8 +76,8 @@ struct RecurrentLayer {
 };
 
 // Checks every tensor of a layer and returns them ready for a kernel. `gates` is 4 for the LSTM, 3 for the GRU; c0 is
-// null for the GRU. Lengths on another device than the CPU are not read. Raises before any memory is touched; the
-// message names the argument.
+// null for the GRU. Input and states of 2 dimensions, [batch, size], are one step of one direction. Lengths on another
+// device than the CPU are not read. Raises before any memory is touched; the message names the argument.
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
                            at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
 

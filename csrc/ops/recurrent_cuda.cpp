@@ -167,9 +167,22 @@ Tensor given(const OptionalTensor& tensor, const char* name, at::IntArrayRef sha
   return tensor->contiguous();
 }
 
+// What has no time and no direction, [batch, size], as a sequence of one step.
+Tensor as_sequence(const Tensor& tensor) { return tensor.unsqueeze(0); }
+OptionalTensor as_sequence(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(tensor->unsqueeze(0)) : tensor;
+}
+// The way back; what was not wanted, of shape [0], stays.
+Tensor as_step(const Tensor& tensor) { return tensor.dim() == 3 ? tensor.squeeze(0) : tensor; }
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, const Tensor& h0, const Tensor& c0,
                                                         at::TensorList weights, const OptionalTensor& batch_sizes,
                                                         const OptionalTensor& lengths, bool save_states) {
+  if (h0.dim() == 2) {
+    const auto [output, h_n, c_n, gates, cells] =
+        lstm(as_sequence(input), as_sequence(h0), as_sequence(c0), weights, batch_sizes, lengths, save_states);
+    return {as_step(output), as_step(h_n), as_step(c_n), gates, cells};
+  }
   const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
   CudaStates states = forward(cuda::Cell::kLSTM, layer, lengths, save_states);
   return {states.output, states.h_n, states.c_n, states.gates, states.cells};
@@ -178,6 +191,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
 std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at::TensorList weights,
                                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                                        bool save_states) {
+  if (h0.dim() == 2) {
+    const auto [output, h_n, gates] =
+        gru(as_sequence(input), as_sequence(h0), weights, batch_sizes, lengths, save_states);
+    return {as_step(output), as_step(h_n), gates};
+  }
   const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
   CudaStates states = forward(cuda::Cell::kGRU, layer, lengths, save_states);
   return {states.output, states.h_n, states.gates};
@@ -188,6 +206,13 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
     const OptionalTensor& grad_cells, const Tensor& input, const Tensor& h0, const Tensor& c0, at::TensorList weights,
     const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output, const Tensor& gates,
     const Tensor& cells, bool input_grad, bool state_grad, bool weight_grad) {
+  if (h0.dim() == 2) {
+    auto [grad_input, grad_h0, grad_c0, grad_weights] =
+        lstm_backward(as_sequence(grad_output), as_sequence(grad_h_n), as_sequence(grad_c_n), grad_cells,
+                      as_sequence(input), as_sequence(h0), as_sequence(c0), weights, batch_sizes, lengths,
+                      as_sequence(output), gates, cells, input_grad, state_grad, weight_grad);
+    return {as_step(grad_input), as_step(grad_h0), as_step(grad_c0), std::move(grad_weights)};
+  }
   const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
   const std::vector<int64_t> of_cells = {s.directions, s.steps.rows(), s.hidden_size};
@@ -209,6 +234,12 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
     const OptionalTensor& grad_output, const OptionalTensor& grad_h_n, const Tensor& input, const Tensor& h0,
     at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output,
     const Tensor& gates, bool input_grad, bool state_grad, bool weight_grad) {
+  if (h0.dim() == 2) {
+    auto [grad_input, grad_h0, grad_weights] =
+        gru_backward(as_sequence(grad_output), as_sequence(grad_h_n), as_sequence(input), as_sequence(h0), weights,
+                     batch_sizes, lengths, as_sequence(output), gates, input_grad, state_grad, weight_grad);
+    return {as_step(grad_input), as_step(grad_h0), std::move(grad_weights)};
+  }
   const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
   const RecurrentSizes& s = layer.sizes;
   CudaStates states;

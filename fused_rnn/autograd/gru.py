@@ -10,6 +10,7 @@ from torch.autograd import Function
 from fused_rnn import ops, reference
 from fused_rnn.autograd.batching import Batched, vmap_layer
 from fused_rnn.autograd.graph import (
+    apply,
     forward_mode,
     legacy_vmap,
     needs_graph,
@@ -35,10 +36,15 @@ def gru(
     if forward_mode():
         output, h_n = reference_outputs(partial(_reference, batch_sizes, lengths), (input, h0, *weights))
     elif needs_graph(input, h0, *weights):
-        output, h_n, _ = GRUFunction.apply(batch_sizes, lengths, input, h0, *weights)
+        output, h_n, _ = apply(GRUFunction, batch_sizes, lengths, input, h0, *weights)
     else:
         output, h_n, _ = ops.gru(input, h0, weights, batch_sizes, lengths, False)
     return output, h_n
+
+
+def gru_cell(input: Tensor, h: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor]:
+    """Run one step, ``[batch, size]``, differentiably; return the new h."""
+    return gru(input, h, weights)[:1]
 
 
 class GRUFunction(Function):
@@ -69,7 +75,7 @@ class GRUFunction(Function):
         if legacy_vmap(*grads):
             function = partial(_reference, *saved[:2])
             return None, None, *reference_gradients(function, inputs, needed, grads)
-        backward: Any = GRUBackwardFunction.apply if needs_graph(*grads, *inputs) else _backward
+        backward: Any = partial(apply, GRUBackwardFunction) if needs_graph(*grads, *inputs) else _backward
         return None, None, *where_needed(backward(needed, *saved, *grads, *inputs), needed)
 
     @staticmethod
@@ -136,4 +142,7 @@ def _reference(
     batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, h0: Tensor, *weights: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return what the operator does, but for the gates."""
+    if h0.dim() == 2:
+        h = reference.gru_cell(input, h0, *weights)
+        return h, h
     return reference.gru(input, h0, weights, batch_sizes, lengths)

@@ -10,6 +10,7 @@ from torch.autograd import Function
 from fused_rnn import ops, reference
 from fused_rnn.autograd.batching import Batched, vmap_layer
 from fused_rnn.autograd.graph import (
+    apply,
     forward_mode,
     legacy_vmap,
     needs_graph,
@@ -39,13 +40,19 @@ def lstm(
         function = partial(_reference, batch_sizes, lengths)
         output, h_n, c_n, cells = reference_outputs(function, (input, h0, c0, *weights))
     elif needs_graph(input, h0, c0, *weights):
-        output, h_n, c_n, _, cells = LSTMFunction.apply(batch_sizes, lengths, input, h0, c0, *weights)
+        output, h_n, c_n, _, cells = apply(LSTMFunction, batch_sizes, lengths, input, h0, c0, *weights)
     else:
         output, h_n, c_n, _, cells = ops.lstm(input, h0, c0, weights, batch_sizes, lengths, return_states)
     if not return_states:
         return output, h_n, c_n
     width = c0.size(0) * c0.size(2)
     return output, h_n, c_n, cells.transpose(0, 1).reshape(*output.shape[:-1], width).to(output.dtype)
+
+
+def lstm_cell(input: Tensor, h: Tensor, c: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Run one step, ``[batch, size]``, differentiably; return the new h and c."""
+    output, _, c_n = lstm(input, h, c, weights)
+    return output, c_n
 
 
 class LSTMFunction(Function):
@@ -83,7 +90,7 @@ class LSTMFunction(Function):
         if legacy_vmap(*grads):
             function = partial(_reference, *saved[:2])
             return None, None, *reference_gradients(function, inputs, needed, grads)
-        backward: Any = LSTMBackwardFunction.apply if needs_graph(*grads, *inputs) else _backward
+        backward: Any = partial(apply, LSTMBackwardFunction) if needs_graph(*grads, *inputs) else _backward
         return None, None, *where_needed(backward(needed, *saved, *grads, *inputs), needed)
 
     @staticmethod
@@ -154,5 +161,8 @@ def _reference(
     batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what the operator does, but for the gates: ``cells`` is ``[directions, rows, hidden_size]``."""
+    if h0.dim() == 2:
+        h, c = reference.lstm_cell(input, h0, c0, *weights)
+        return h, h, c, c.unsqueeze(0)
     output, h_n, c_n, cells = reference.lstm(input, h0, c0, weights, batch_sizes, lengths, return_states=True)
     return output, h_n, c_n, cells.reshape(-1, c0.size(0), c0.size(2)).transpose(0, 1)

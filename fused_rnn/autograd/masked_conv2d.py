@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 from fused_rnn import ops, reference
 from fused_rnn.autograd.batching import IMAGES, Batched, fold, loop, shared, unfold
-from fused_rnn.autograd.graph import forward_mode, needs_graph, reference_outputs, second_gradients, where_needed
+from fused_rnn.autograd.graph import apply, forward_mode, needs_graph, reference_outputs, second_gradients, where_needed
 
 Options = tuple[str, int, tuple[int, int]]
 """``mask_type``, ``data_channels`` and ``dilation``."""
@@ -32,7 +32,7 @@ def masked_conv2d(
         (output,) = reference_outputs(partial(_reference, options), (input, weight, bias))
         return output
     if needs_graph(input, weight, bias):
-        (output,) = MaskedConv2dFunction.apply(options, input, weight, bias)
+        (output,) = apply(MaskedConv2dFunction, options, input, weight, bias)
         return output
     return ops.masked_conv2d(input, weight, bias, *options)
 
@@ -55,7 +55,8 @@ class MaskedConv2dFunction(Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of forward's arguments, None where they are not needed."""
         needed, tensors = tuple(ctx.needs_input_grad[1:]), ctx.saved_tensors
-        backward = MaskedConv2dBackwardFunction.apply if needs_graph(grad_output, *tensors) else _backward
+        graph = needs_graph(grad_output, *tensors)
+        backward: Any = partial(apply, MaskedConv2dBackwardFunction) if graph else _backward
         return None, *where_needed(backward(ctx.options, needed, grad_output, *tensors), needed)
 
     @staticmethod

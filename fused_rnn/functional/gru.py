@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fused_rnn.autograd.gru import gru as gru_layer
+from fused_rnn.autograd.gru import gru_cell
 from fused_rnn.functional.recurrent import Mode, Sequences, run
 
-MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=gru_layer)
+MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=gru_layer, cell=gru_cell)
 
 
 def gru(

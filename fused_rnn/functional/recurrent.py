@@ -1,6 +1,7 @@
 """What LSTM and GRU share around their operators: packing, default states, autocast and the loop over the layers."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from fused_rnn.functional.checks import (
 )
 
 States = tuple[Tensor, ...]
+Result = TypeVar("Result")
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 
 
@@ -37,6 +39,8 @@ class Mode(NamedTuple):
 
     Where it has an argument ``return_states``, it can return one more tensor, laid out like the output.
     """
+    cell: Callable[..., States]
+    """Runs one step: ``(input, *states, weights) -> states``, without the dimensions time and directions."""
     has_operator: bool = True
     """Whether it ends in an operator, which checks what it is given, rather than in the reference."""
 
@@ -96,15 +100,8 @@ def run(
     input, hx, weights = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
     if lengths is not None:
         lengths = _lengths_of(input, lengths)
-    trusted = mode.has_operator and reaches_operator(input)
-    if not trusted:
-        check_attributes(input, hx, weights)
-    try:
-        sequences, states = _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
-    except Exception:
-        if trusted:  # refuse with torch.nn's words what the operator refuses with its own
-            check_attributes(input, hx, weights)
-        raise
+    layers = partial(_run_layers, mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
+    sequences, states = _checked(mode, layers, check_attributes, input, hx, weights)
     if unbatched:
         return [values.squeeze(1) for values in sequences], tuple(state.squeeze(1) for state in states)
     return [values.transpose(0, 1) for values in sequences] if batch_first else sequences, states
@@ -144,26 +141,35 @@ def run_cell(
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
         hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.states
-    trusted = mode.has_operator and reaches_operator(input)
-    if not trusted:
-        _check_cell(input, hx, weights)
-    try:
-        # Written out for one and two states: inference of one small step counts microseconds.
-        if mode.states == 1:
-            _, h = mode.layer(input.unsqueeze(0), hx[0].unsqueeze(0), weights, None)
-            states: States = (h.squeeze(0),)
-        else:
-            _, h, c = mode.layer(input.unsqueeze(0), hx[0].unsqueeze(0), hx[1].unsqueeze(0), weights, None)
-            states = (h.squeeze(0), c.squeeze(0))
-    except Exception:
-        if trusted:
-            _check_cell(input, hx, weights)
-        raise
+    states = _checked(mode, partial(mode.cell, input, *hx, weights), _check_cell, input, hx, weights)
     return tuple(state.squeeze(0) for state in states) if unbatched else states
 
 
+def _checked(
+    mode: Mode,
+    compute: Callable[[], Result],
+    check: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], None],
+    input: Tensor,
+    hx: Sequence[Tensor],
+    weights: Sequence[Tensor],
+) -> Result:
+    """Return ``compute()``, or refuse the tensors with torch.nn's words.
+
+    An operator checks all that it is given: then nothing is checked twice, since inference of one small step counts
+    microseconds, unless the operator refuses, in words of its own.
+    """
+    trusted = mode.has_operator and reaches_operator(input)
+    if not trusted:
+        check(input, hx, weights)
+    try:
+        return compute()
+    except Exception:
+        if trusted:
+            check(input, hx, weights)
+        raise
+
+
 def _check_cell(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Refuse with torch.nn's words what the operator refuses with its own, or, if it is not called, in its place."""
     check_cell_sizes(input, hx, weights[0], weights[1].size(-1))
     check_attributes(input, hx, weights)
 

@@ -10,8 +10,19 @@ from fused_rnn import reference
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
+
+def _cell(input: Tensor, h: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor]:
+    return (reference.gru_cell(input, h, *weights, reset_after=False),)
+
+
 MODE = Mode(
-    "GRU", gates=3, states=1, weight_counts=(2, 4), layer=partial(reference.gru, reset_after=False), has_operator=False
+    "GRU",
+    gates=3,
+    states=1,
+    weight_counts=(2, 4),
+    layer=partial(reference.gru, reset_after=False),
+    cell=_cell,
+    has_operator=False,
 )
 
 

@@ -85,7 +85,12 @@ def _layer(kind: Kind, given: dict[str, Any], states: Sequence[Any], **attribute
     op = _opset()
     if given["batch_sizes"] is not None:
         raise NotImplementedError("a PackedSequence cannot be exported to ONNX; give the model padded sequences")
-    directions, gates = int(given["h0"].shape[0]), len(TO_ONNX[kind])
+    one_step = len(given["h0"].shape) == 2
+    if one_step:
+        first = op.Constant(value_ints=[0])
+        given = given | {"input": op.Unsqueeze(given["input"], first)}
+        states = [op.Unsqueeze(state, first) for state in states]
+    directions, gates = 1 if one_step else int(given["h0"].shape[0]), len(TO_ONNX[kind])
     weights = given["weights"]
     each = len(weights) // directions
     if each % 2:
@@ -111,6 +116,9 @@ def _layer(kind: Kind, given: dict[str, Any], states: Sequence[Any], **attribute
         direction="forward" if directions == 1 else "bidirectional",
         **attributes,
     )
+    if one_step:
+        finals = [op.Squeeze(state, first) for state in finals]
+        return finals[0], *finals
     # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
     turned = op.Transpose(output, perm=[0, 2, 1, 3])
     return op.Reshape(turned, op.Constant(value_ints=[0, 0, -1])), *finals

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import check_device, gradient, gradients, saved_gates
+from fused_rnn.ops.shapes import check_device, directions_of, gradient, gradients, saved_gates
 
 _gru = torch.ops.fused_rnn.gru.default
 _gru_backward = torch.ops.fused_rnn.gru_backward.default
@@ -22,7 +22,8 @@ def gru(
     """Run a sequence through one GRU layer; :func:`fused_rnn.reference.gru` defines the result.
 
     Args:
-        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed.
+        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed; or, for one step, ``[batch,
+            input_size]``: then nothing but ``gates`` has the dimensions ``time`` and ``directions``.
         h0: ``[directions, batch, hidden_size]``.
         weights: for each direction ``weight_ih [3 * hidden_size, input_size]``, ``weight_hh [3 * hidden_size,
             hidden_size]``, then with biases ``bias_ih, bias_hh [3 * hidden_size]``.
@@ -91,7 +92,7 @@ def _(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     check_device(input, h0, *weights)
-    directions, _, hidden_size = h0.shape
+    directions, hidden_size = directions_of(h0), h0.shape[-1]
     return (
         input.new_empty(*input.shape[:-1], directions * hidden_size),
         input.new_empty(h0.shape),

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fused_rnn.ops.shapes import check_device, gradient, gradients, saved, saved_gates
+from fused_rnn.ops.shapes import check_device, directions_of, gradient, gradients, saved, saved_gates
 
 _lstm = torch.ops.fused_rnn.lstm.default
 _lstm_backward = torch.ops.fused_rnn.lstm_backward.default
@@ -23,7 +23,8 @@ def lstm(
     """Run a sequence through one LSTM layer; :func:`fused_rnn.reference.lstm` defines the result.
 
     Args:
-        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed.
+        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed; or, for one step, ``[batch,
+            input_size]``: then nothing but ``gates`` and ``cells`` has the dimensions ``time`` and ``directions``.
         h0: ``[directions, batch, output_size]``, where ``output_size`` is ``proj_size`` or ``hidden_size``.
         c0: ``[directions, batch, hidden_size]``.
         weights: for each direction ``weight_ih [4 * hidden_size, input_size]``, ``weight_hh [4 * hidden_size,
@@ -106,7 +107,7 @@ def _(
     save_states: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     check_device(input, h0, c0, *weights)
-    directions, _, hidden_size = c0.shape
+    directions, hidden_size = directions_of(c0), c0.shape[-1]
     return (
         input.new_empty(*input.shape[:-1], directions * h0.shape[-1]),
         input.new_empty(h0.shape),

@@ -24,6 +24,11 @@ def saved_gates(input: Tensor, directions: int, hidden_size: int, save_states: b
     return gates.to(input.dtype) if input.device.type == "cuda" else gates
 
 
+def directions_of(state: Tensor) -> int:
+    """How many directions a layer with an initial state of this shape has."""
+    return 1 if state.dim() == 2 else state.size(0)
+
+
 def gradient(tensor: Tensor, wanted: bool) -> Tensor:
     """An empty tensor for the gradient of ``tensor``, or of shape [0] if it is not wanted."""
     return tensor.new_empty(tensor.shape if wanted else (0,))

@@ -43,9 +43,7 @@ def gru(
 
     def cell(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
         (h,) = state
-        weight_ih, weight_hh, *biases = weights
-        bias_ih, bias_hh = biases or (None, None)
-        return (gru_cell(input, h, weight_ih, weight_hh, bias_ih, bias_hh, reset_after),)
+        return (gru_cell(input, h, *weights, reset_after=reset_after),)
 
     (output,), (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths)
     return output, h_n

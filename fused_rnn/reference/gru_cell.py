@@ -12,6 +12,7 @@ def gru_cell(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    *,
     reset_after: bool = True,
 ) -> Tensor:
     """One step of a GRU.
