@@ -81,8 +81,8 @@ def run(
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
         data, batch_sizes, sorted_indices, unsorted_indices = input
         check_layer_ranks(mode.name, data, hx, packed=True)
-        data, hx, weights = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
-        check_attributes(data, hx, weights)
+        data, hx, weights, check = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
+        check()
         if sorted_indices is not None:
             hx = [state.index_select(1, sorted_indices) for state in hx]
         sequences, states = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
@@ -97,11 +97,11 @@ def run(
         hx = None if hx is None else [state.unsqueeze(1) for state in hx]
     elif batch_first:
         input = input.transpose(0, 1)
-    input, hx, weights = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
+    input, hx, weights, check = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
     if lengths is not None:
         lengths = _lengths_of(input, lengths)
     layers = partial(_run_layers, mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
-    sequences, states = _checked(mode, layers, check_attributes, input, hx, weights)
+    sequences, states = _checked(mode, input, check, layers)
     if unbatched:
         return [values.squeeze(1) for values in sequences], tuple(state.squeeze(1) for state in states)
     return [values.transpose(0, 1) for values in sequences] if batch_first else sequences, states
@@ -141,36 +141,41 @@ def run_cell(
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
         hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.states
-    states = _checked(mode, partial(mode.cell, input, *hx, weights), _check_cell, input, hx, weights)
+    states = _checked(mode, input, partial(_check_cell, input, hx, weights), partial(mode.cell, input, *hx, weights))
     return tuple(state.squeeze(0) for state in states) if unbatched else states
 
 
-def _checked(
-    mode: Mode,
-    compute: Callable[[], Result],
-    check: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor]], None],
-    input: Tensor,
-    hx: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> Result:
-    """Return ``compute()``, or refuse the tensors with torch.nn's words.
+def _checked(mode: Mode, input: Tensor, check: Callable[[], None], compute: Callable[[], Result]) -> Result:
+    """Return ``compute()``, or refuse its arguments with torch.nn's words, which are those of ``check()``.
 
     An operator checks all that it is given: then nothing is checked twice, since inference of one small step counts
     microseconds, unless the operator refuses, in words of its own.
     """
     trusted = mode.has_operator and reaches_operator(input)
     if not trusted:
-        check(input, hx, weights)
+        check()
     try:
         return compute()
     except Exception:
         if trusted:
-            check(input, hx, weights)
+            check()
         raise
 
 
 def _check_cell(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     check_cell_sizes(input, hx, weights[0], weights[1].size(-1))
+    check_attributes(input, hx, weights)
+
+
+def _check_layers(
+    input: Tensor,
+    batch_sizes: Tensor | None,
+    hx: Sequence[Tensor],
+    expected: Sequence[tuple[int, int, int]],
+    weights: Sequence[Tensor],
+) -> None:
+    check_layer_input(input, batch_sizes, weights[0])
+    check_layer_states(hx, expected)
     check_attributes(input, hx, weights)
 
 
@@ -182,18 +187,16 @@ def _prepare(
     weights: Sequence[Tensor],
     num_layers: int,
     bidirectional: bool,
-) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-    """Apply autocast, check the sizes, and return input, initial states and weights as the layers take them."""
+) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor], Callable[[], None]]:
+    """Return input, initial states and weights as the layers take them, autocast applied, and the check of them."""
     input, hx, weights = _autocast(input, hx, weights)
     shapes = _state_shapes(mode, weights, num_layers * (2 if bidirectional else 1))
-    check_layer_input(input, batch_sizes, weights[0])
-    batch = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+    batch = input.size(1) if batch_sizes is None else int(batch_sizes[:1].sum())  # without steps the check refuses
     expected = [(rows, batch, size) for rows, size in shapes]
-    if hx is not None:
-        check_layer_states(hx, expected)
-    else:
-        hx = [input.new_zeros(shape) for shape in expected]
-    return input, hx, weights
+    if hx is None:
+        zeros = input.new_zeros(expected[0])
+        hx = [zeros if shape == expected[0] else input.new_zeros(shape) for shape in expected]
+    return input, hx, weights, partial(_check_layers, input, batch_sizes, hx, expected, weights)
 
 
 def _lengths_of(input: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
