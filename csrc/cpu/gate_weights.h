@@ -6,6 +6,7 @@
 
 #include <cstdint>
 
+#include "cpu/stored_weights.h"
 #include "cpu/tile.h"
 
 namespace fused_rnn::cpu {
@@ -44,8 +45,8 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
 
 // sums[row, kSumOf(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
 // units: reads the weights as they lie, for calls with too few rows to repay packing. sums is [kRows, 4, width].
-template <int kRows, int (*kSumOf)(int), typename T>
-inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int64_t hidden, int64_t depth,
+template <int kRows, int (*kSumOf)(int), typename T, typename W>
+inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int64_t hidden, int64_t depth,
                       int64_t count, T* sums, int64_t width) {
   // Each unit's weights are a stream. With AVX2 (measured on Zen 3) many streams are fastest, and asking ahead is
   // slower; with AVX-512 (on Zen 5) asking for the group of units ahead is: hardware stops at the end of a page.
@@ -59,7 +60,7 @@ inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int
   for (int gate = 0; gate < gates; ++gate) {
     for (int64_t unit = 0; unit < count; unit += kUnits) {
       // Past the last unit the last one is computed again: that costs less than a special case.
-      const T* source[kUnits];
+      const W* source[kUnits];
       unroll<kUnits>([&](auto u) FUSED_RNN_INLINE {
         source[u] = weight + (gate * hidden + (unit + u < count ? unit + u : count - 1)) * depth;
       });
@@ -69,7 +70,7 @@ inline void dot_gates(const T* a, int64_t a_row, const T* weight, int gates, int
         Vec<T> factor[kUnits];
         unroll<kUnits>([&](auto u) FUSED_RNN_INLINE {
           if constexpr (kAsksAhead) __builtin_prefetch(source[u] + kUnits * depth + k);
-          factor[u] = load(source[u] + k, lanes);
+          factor[u] = load_widened<T>(source[u] + k, lanes);
         });
         unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
           const Vec<T> value = load(a + row * a_row + k, lanes);

@@ -21,7 +21,7 @@ struct LSTMCell {
 
   // Both biases of the units of a block, [4, width].
   template <typename T>
-  static void pack_bias(const RecurrentWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed,
+  static void pack_bias(const StoredWeights<T>& weights, int64_t hidden, int64_t unit, int64_t units, T* packed,
                         int64_t width) {
     for (int64_t gate = 0; gate < kGates; ++gate)
       for (int64_t lane = 0; lane < width; ++lane) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cpu/forward_weights.h"
 #include "cpu/gate_weights.h"
 #include "cpu/gemm.h"
 #include "cpu/parallel.h"
@@ -35,59 +36,36 @@ class ForwardLoop {
   explicit ForwardLoop(const RecurrentForward<T>& params)
       : p_(params),
         s_(params.sizes),
-        direct_(reads_directly(s_)),
-        hoisted_(!direct_ && s_.steps.batch < kFusedRows),
-        single_(!direct_ && s_.steps.time == 1),
-        depth_(s_.output_size + (hoisted_ || direct_ ? 0 : s_.input_size)),
-        block_units_(s_.threads > 1 && s_.hidden_size < 4 * s_.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
-        blocks_(divide_up(s_.hidden_size, block_units_)),
-        weights_(direct_ || single_ ? 0 : s_.directions * blocks_ * block_size()),
-        biases_(s_.directions * blocks_ * 4 * block_units_),
-        sums_(hoisted_ && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
-        projection_(projected() ? s_.directions * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size
-                                : 0),
-        unprojected_(projected() ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
+        w_(params.weights, params.sizes),
+        sums_(w_.hoisted && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
+        unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
 
   void run() {
-    if (hoisted_) multiply_input();
+    if (w_.hoisted) multiply_input();
     const int64_t work = s_.steps.batch * s_.hidden_size * Cell::kGates * (s_.output_size + s_.input_size);
     parallel(useful_threads(s_, work), [&](int64_t thread, int64_t count) {
-      pack(thread, count);
+      w_.pack(thread, count);
       everyone_.wait(count);
-      const int64_t bytes = blocks_ * block_size() * static_cast<int64_t>(sizeof(T));
+      const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
       const Member member = assign(s_, bytes, thread, count);
       for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
     });
   }
 
  private:
-  // From so many batch rows on, the input's product is part of the step; below, it is one product over all steps.
-  static constexpr int64_t kFusedRows = 4;
   // Rows whose sums are kept while weights pass by.
   static constexpr int64_t kGroupRows = 48;
 
-  // Whether the weights are read as they lie: packing repays only if enough rows use it, the more in several steps, for
-  // which all is packed first; and the more the longer the sums are (a short sum costs little more than its last
-  // additions across a vector). Measured; see benchmarks/NOTES.md.
-  static bool reads_directly(const RecurrentSizes& sizes) {
-    if (sizes.steps.time == 1) return sizes.steps.batch <= 2 * kMaxRows;
-    const int64_t batch = sizes.steps.batch < 4 ? 4 : sizes.steps.batch;
-    const int64_t depth = sizes.input_size + sizes.output_size;
-    const int64_t most = depth < 128 ? 4 : depth > 512 ? 16 : depth / 32;
-    return sizes.steps.time * batch <= most;
-  }
-
-  bool projected() const { return p_.weights[0].hr != nullptr; }
-
   // sums[direction] = input times weight_ih, over all steps; in the array of gates if that is kept anyway.
   void multiply_input() {
-    const int64_t rows = s_.steps.rows();
+    const int64_t rows = s_.steps.rows(), columns = Cell::kGates * s_.hidden_size;
+    Scratch<T> own(w_.ih(0).scratch(columns));
     for (int64_t d = 0; d < s_.directions; ++d)
       gemm<T>({.rows = rows,
-               .columns = Cell::kGates * s_.hidden_size,
+               .columns = columns,
                .depth = s_.input_size,
                .a = {p_.input, s_.input_size, 1},
-               .b = {p_.weights[d].ih, 1, s_.input_size},
+               .b = {w_.ih(d).rows(0, columns, own.data()), 1, s_.input_size},
                .c = input_sums(d),
                .c_row = 4 * s_.hidden_size},
               s_.threads);
@@ -96,71 +74,23 @@ class ForwardLoop {
   T* input_sums(int64_t direction) {
     return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * 4 * s_.hidden_size;
   }
-  int64_t block_size() const { return Cell::kGates * depth_ * block_units_; }
-  T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks_ + block) * block_size(); }
-  T* bias(int64_t direction, int64_t block) {
-    return biases_.data() + (direction * blocks_ + block) * 4 * block_units_;
-  }
-  T* packed_projection(int64_t direction) {
-    return projection_.data() + direction * divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size;
-  }
-  int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * block_units_, block_units_); }
-
-  // Calls body(std::integral_constant<int, vectors>) with the number of vectors that a block's units fill.
-  template <typename Body>
-  void for_width_of(int64_t block, const Body& body) const {
-    units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
-  }
-
-  // Packs this thread's share of the weights and biases.
-  void pack(int64_t thread, int64_t count) {
-    const Range mine = share(s_.directions * blocks_, thread, count);
-    for (int64_t i = mine.begin; i < mine.end; ++i)
-      for_width_of(i % blocks_, [&](auto width) { pack_block<width * kLanes<T>>(i / blocks_, i % blocks_); });
-    if (!projected()) return;
-    const int64_t panels = divide_up(s_.output_size, kPanel<T>);
-    const Range ours = share(s_.directions * panels, thread, count);
-    for (int64_t i = ours.begin; i < ours.end; ++i) {
-      const int64_t d = i / panels, column = i % panels * kPanel<T>, left = s_.output_size - column;
-      pack_panel<T>({p_.weights[d].hr + column * s_.hidden_size, 1, s_.hidden_size}, s_.hidden_size,
-                    smaller(left, kPanel<T>), packed_projection(d) + column * s_.hidden_size);
-    }
-  }
-
-  // Packs a block's weights as [gates, depth, kWidth], and its biases as [4, kWidth].
-  template <int64_t kWidth>
-  void pack_block(int64_t direction, int64_t block) {
-    const int64_t unit = block * block_units_, count = units(block);
-    const auto& w = p_.weights[direction];
-    Cell::pack_bias(w, s_.hidden_size, unit, count, bias(direction, block), kWidth);
-    if (direct_ || single_) return;
-    for (int gate = 0; gate < Cell::kGates; ++gate) pack_gate<kWidth>(direction, block, gate, packed(direction, block));
-  }
-  template <int64_t kWidth>
-  void pack_gate(int64_t direction, int64_t block, int gate, T* block_weights) {
-    const int64_t count = units(block), inputs = depth_ - s_.output_size;
-    const int64_t row = gate * s_.hidden_size + block * block_units_;
-    const auto& w = p_.weights[direction];
-    T* target = block_weights + gate * depth_ * kWidth;
-    pack_panel<T, kWidth>({w.ih + row * s_.input_size, 1, s_.input_size}, inputs, count, target);
-    pack_panel<T, kWidth>({w.hh + row * s_.output_size, 1, s_.output_size}, s_.output_size, count,
-                          target + inputs * kWidth);
-  }
 
   // A team member's part in all steps of a direction.
   void walk(int64_t direction, const Member& member) {
-    const Range blocks = share(blocks_, member.index, member.team);
+    const Range blocks = share(w_.blocks, member.index, member.team);
     Barrier& team = teams_[direction];
-    Scratch<T> own(single_ ? block_size() : 0);
+    Scratch<T> own(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        T* weights = direct_ ? nullptr : single_ ? own.data() : packed(direction, block);
-        rows(direction, step, block, weights, intersect(member.batch, {0, step.previous_rows}), true);
-        rows(direction, step, block, weights, intersect(member.batch, {step.previous_rows, step.rows}), false);
+        T* weights = w_.direct ? nullptr : w_.single ? own.data() : w_.packed(direction, block);
+        const Range going_on = intersect(member.batch, {0, step.previous_rows});
+        const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
+        rows(direction, step, block, weights, widened.data(), going_on, true);
+        rows(direction, step, block, weights, widened.data(), starting, false);
       }
       team.wait(member.team);
-      if (projected()) {
+      if (w_.projected) {
         project(direction, step, member);
         team.wait(member.team);
       }
@@ -169,14 +99,15 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, T* weights, Range batch, bool has_previous) {
+  void rows(int64_t direction, const Step& step, int64_t block, T* weights, T* widened, Range batch,
+            bool has_previous) {
     const int64_t width = s_.directions * s_.output_size;
     const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
                                      : p_.h0 + direction * s_.steps.batch * s_.output_size;
     const int64_t previous_row = has_previous ? width : s_.output_size;
-    for_width_of(block, [&](auto vectors) {
+    w_.for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, weights, single_ && first == batch.begin, first,
+        group<vectors()>({direction, block, weights, widened, w_.single && first == batch.begin, first,
                           smaller(batch.end - first, kGroupRows), step.first_row + first,
                           previous + first * previous_row, previous_row});
     });
@@ -186,6 +117,7 @@ class ForwardLoop {
   struct Group {
     int64_t direction, block;
     T* weights;           // packed, unless they are read directly
+    T* widened;           // room for weights
     bool packs;           // whether they are packed here, just before they are used
     int64_t batch, rows;  // the first batch row, and how many
     int64_t row;          // the first in arrays of all rows
@@ -198,7 +130,7 @@ class ForwardLoop {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     alignas(64) T sums[kGroupRows * 4 * kUnits];
     start<kWidth>(g, sums);
-    if (direct_) {
+    if (w_.direct) {
       for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
         add_directly<tile_rows()>(g, row, sums + row * 4 * kUnits, kUnits);
       });
@@ -211,7 +143,7 @@ class ForwardLoop {
           constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
           if (gate % kAtOnce != 0) return;
           for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
-            pack_gate<kUnits>(g.direction, g.block, packed, g.weights);
+            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.widened, g.weights);
           if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
           if (gate + kAtOnce <= Cell::kGates)
             add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
@@ -226,14 +158,14 @@ class ForwardLoop {
   template <int64_t kUnits>
   __attribute__((flatten)) void finish(const Group& g, const T* sums) {
     for (int64_t row = 0; row < g.rows; ++row)
-      for (int64_t lane = 0; lane < units(g.block); lane += kLanes<T>)
+      for (int64_t lane = 0; lane < w_.units(g.block); lane += kLanes<T>)
         Cell::finish(sums + row * 4 * kUnits + lane, kUnits, place_at(g, row, lane));
   }
 
   // What is kept goes to lines that are far away when the sums are done, unless they are asked for before.
   void prefetch(const Group& g, int64_t row, int64_t rows) const {
     if (!p_.gates) return;
-    const int64_t hidden = s_.hidden_size, unit = g.block * block_units_;
+    const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units;
     const int64_t from = g.direction * s_.steps.rows() + g.row + row;
     for (int64_t r = from; r < from + rows; ++r) {
       for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(p_.gates + (r * 4 + gate) * hidden + unit, 1);
@@ -245,14 +177,15 @@ class ForwardLoop {
   template <int kWidth>
   void start(const Group& g, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
-    const T* bias_of_block = bias(g.direction, g.block);
+    const T* bias_of_block = w_.bias(g.direction, g.block);
     for (int64_t row = 0; row < g.rows; ++row)
       std::memcpy(sums + row * 4 * kUnits, bias_of_block, 4 * kUnits * sizeof(T));
-    if (!hoisted_) return;
-    const T* known = input_sums(g.direction) + g.row * 4 * s_.hidden_size + g.block * block_units_;
+    if (!w_.hoisted) return;
+    const T* known = input_sums(g.direction) + g.row * 4 * s_.hidden_size + g.block * w_.block_units;
     for (int64_t i = 0; i < g.rows * 4; ++i) {
       if (i % 4 >= Cell::kGates) continue;
-      for (int64_t unit = 0; unit < units(g.block); ++unit) sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
+      for (int64_t unit = 0; unit < w_.units(g.block); ++unit)
+        sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
     }
   }
 
@@ -261,10 +194,10 @@ class ForwardLoop {
   template <int kRows, int kWidth, int kGates>
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
-    const int64_t stride = depth_ * kUnits, inputs = depth_ - s_.output_size;
+    const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
     const T* weights = g.weights + gate * stride;
     const auto [next_inputs, next_hidden] =
-        next_weights<kUnits>(g, gate + kGates, weights, kGates * stride, row / kRows);
+        w_.next(g.direction, g.block, gate + kGates, weights, kGates * stride, row / kRows);
     if (inputs > 0)
       multiply_gates<kRows, kWidth, kGates, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights,
                                                        stride, inputs, next_inputs, gate, sums);
@@ -273,39 +206,27 @@ class ForwardLoop {
                                                             next_hidden, gate, sums);
   }
 
-  // What to ask for while gates are multiplied: the packed weights of the gates, or block, after them; or, where these
-  // are still to be packed, the first of them as they lie.
-  struct Next {
-    Lines<T> inputs, hidden;
-  };
-  template <int64_t kUnits>
-  Next next_weights(const Group& g, int gate, const T* weights, int64_t size, int64_t tile) const {
-    if (!single_) {
-      const Lines<T> next = Lines<T>::after(weights, size, tile, depth_);
-      return {next, next.from(depth_ - s_.output_size)};
-    }
-    const bool same = gate < Cell::kGates;
-    const int64_t row = (same ? gate : 0) * s_.hidden_size + (g.block + !same) * block_units_;
-    const auto& w = p_.weights[g.direction];
-    return {{w.ih + row * s_.input_size}, {w.hh + row * s_.output_size}};
-  }
-
   template <int kRows>
   void add_directly(const Group& g, int64_t row, T* sums, int64_t width) {
-    const int64_t unit = g.block * block_units_, hidden = s_.hidden_size;
-    const auto& w = p_.weights[g.direction];
-    dot_gates<kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, w.ih + unit * s_.input_size,
-                                Cell::kGates, hidden, s_.input_size, units(g.block), sums, width);
-    dot_gates<kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row, w.hh + unit * s_.output_size,
-                                       Cell::kGates, hidden, s_.output_size, units(g.block), sums, width);
+    const int64_t unit = g.block * w_.block_units, hidden = s_.hidden_size;
+    w_.ih(g.direction).as_stored([&](const auto* weight) {
+      dot_gates<kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
+                                  weight + unit * s_.input_size, Cell::kGates, hidden, s_.input_size, w_.units(g.block),
+                                  sums, width);
+    });
+    w_.hh(g.direction).as_stored([&](const auto* weight) {
+      dot_gates<kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
+                                         weight + unit * s_.output_size, Cell::kGates, hidden, s_.output_size,
+                                         w_.units(g.block), sums, width);
+    });
   }
 
   CellPlace<T> place_at(const Group& g, int64_t r, int64_t lane) {
-    const int64_t hidden = s_.hidden_size, unit = g.block * block_units_ + lane, row = g.row + r;
+    const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units + lane, row = g.row + r;
     const int64_t saved = g.direction * s_.steps.rows() + row, state = g.direction * s_.steps.batch + g.batch + r;
     return {.previous = g.previous + r * g.previous_row + unit,
-            .hidden = projected() ? unprojected_.data() + state * hidden + unit
-                                  : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
+            .hidden = w_.projected ? unprojected_.data() + state * hidden + unit
+                                   : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
             .cell = p_.c_n ? p_.c_n + state * hidden + unit : nullptr,
             .gates = p_.gates ? p_.gates + saved * 4 * hidden + unit : nullptr,
             .cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr,
@@ -322,8 +243,8 @@ class ForwardLoop {
       for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
         const int64_t b = batch.begin + offset, left = columns.end - column;
         multiply_panel<T, tile_rows()>(unprojected_.data() + (direction * s_.steps.batch + b) * s_.hidden_size,
-                                       s_.hidden_size, 1, packed_projection(direction) + column * s_.hidden_size,
-                                       kPanel<T>, s_.hidden_size,
+                                       s_.hidden_size, 1, w_.projection(direction) + column * s_.hidden_size, kPanel<T>,
+                                       s_.hidden_size,
                                        p_.output + (step.first_row + b) * width + direction * s_.output_size + column,
                                        width, smaller(left, kPanel<T>), false);
       });
@@ -346,15 +267,8 @@ class ForwardLoop {
 
   const RecurrentForward<T>& p_;
   const RecurrentSizes& s_;
-  const bool direct_, hoisted_;
-  const bool single_;          // one step: each thread packs a block's weights just before it uses them
-  const int64_t depth_;        // of packed weights: the input's part, if it is not hoisted, then the hidden values'
-  const int64_t block_units_;  // hidden units of a block: a panel, or a vector if there would be too few blocks
-  const int64_t blocks_;
-  Scratch<T> weights_;      // [directions, blocks, kGates, depth, block_units]
-  Scratch<T> biases_;       // [directions, blocks, 4, block_units]
+  ForwardWeights<Cell, T> w_;
   Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
-  Scratch<T> projection_;   // [directions, panels, hidden, kPanel]
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
   Barrier everyone_, teams_[2];
 };

@@ -13,7 +13,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at::TensorList weights,
                                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                                        bool save_states) {
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, /*widens=*/false);
   const RecurrentSizes& s = layer.sizes;
   Tensor output = layer.empty(layer.kernel_output_shape);
   Tensor h_n = layer.empty(h0.sizes());
@@ -23,7 +23,7 @@ std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at
       using T = decltype(zero);
       RecurrentForward<T> params = {};
       params.sizes = s;
-      for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.weights_of<T>(d);
+      for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.stored_weights_of<T>(d);
       params.input = layer.input.template const_data_ptr<T>();
       params.h0 = layer.h0.template const_data_ptr<T>();
       params.output = output.mutable_data_ptr<T>();

@@ -13,7 +13,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, const Tensor& h0, const Tensor& c0,
                                                         at::TensorList weights, const OptionalTensor& batch_sizes,
                                                         const OptionalTensor& lengths, bool save_states) {
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, /*widens=*/false);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
   Tensor output = layer.empty(layer.kernel_output_shape);
@@ -26,7 +26,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
       using T = decltype(zero);
       RecurrentForward<T> params = {};
       params.sizes = s;
-      for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.weights_of<T>(d);
+      for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.stored_weights_of<T>(d);
       params.input = layer.input.template const_data_ptr<T>();
       params.h0 = layer.h0.template const_data_ptr<T>();
       params.output = output.mutable_data_ptr<T>();

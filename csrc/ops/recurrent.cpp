@@ -95,7 +95,8 @@ void check_weights(const RecurrentLayer& layer, int64_t gates, at::TensorList we
 }  // namespace
 
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
-                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths) {
+                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           bool widens) {
   RecurrentLayer layer;
   layer.type = input.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(
@@ -144,7 +145,8 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   layer.h0 = layer.for_kernel(layer.sorted(h0));
   if (c0 != nullptr) layer.c0 = layer.for_kernel(layer.sorted(*c0));
   layer.weights.reserve(weights.size());
-  for (const Tensor& weight : weights) layer.weights.push_back(layer.for_kernel(weight));
+  for (const Tensor& weight : weights)
+    layer.weights.push_back(widens || weight.dim() == 1 ? layer.for_kernel(weight) : weight.contiguous());
   return layer;
 }
 

@@ -67,6 +67,17 @@ struct RecurrentLayer {
   // Returns an uninitialised tensor of the computed type.
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, options()); }
 
+  // The weights as a forward kernel on a CPU takes them; see check_layer().
+  template <typename T>
+  StoredWeights<T> stored_weights_of(int64_t direction) const {
+    const Tensor* w = weights.data() + direction * weights_per_direction;
+    const auto stored = type == compute         ? Stored::kComputed
+                        : type == at::kBFloat16 ? Stored::kBFloat16
+                                                : Stored::kFloat16;
+    const auto at = [&](bool there, int64_t i) { return there ? w[i].const_data_ptr() : nullptr; };
+    const auto bias = [&](int64_t i) { return biased ? w[i].const_data_ptr<T>() : nullptr; };
+    return {at(true, 0), at(true, 1), at(projected, biased ? 4 : 2), bias(2), bias(3), stored};
+  }
   template <typename T>
   RecurrentWeights<T> weights_of(int64_t direction) const {
     const Tensor* w = weights.data() + direction * weights_per_direction;
@@ -78,8 +89,10 @@ struct RecurrentLayer {
 // Checks every tensor of a layer and returns them ready for a kernel. `gates` is 4 for the LSTM, 3 for the GRU; c0 is
 // null for the GRU. Input and states of 2 dimensions, [batch, size], are one step of one direction. Lengths on another
 // device than the CPU are not read. Raises before any memory is touched; the message names the argument.
+// With `widens`, all weights become of the computed type; without, matrices stay as they are stored.
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
-                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
+                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           bool widens = true);
 
 // Returns uninitialised gradients shaped like the weights of the layer; none if they are not wanted.
 std::vector<Tensor> empty_weight_gradients(const RecurrentLayer& layer, bool wanted);

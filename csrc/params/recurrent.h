@@ -30,6 +30,17 @@ struct RecurrentWeights {
   const T* hr;       // [output_size, hidden_size], or null without a projection (LSTM only)
 };
 
+// How weights are stored: in the type that is computed in, or in a half precision.
+enum class Stored { kComputed, kBFloat16, kFloat16 };
+
+// The weights of one direction, of shapes as above, as the forward pass reads them.
+template <typename T>
+struct StoredWeights {
+  const void *ih, *hh, *hr;  // of the type `stored`
+  const T *bias_ih, *bias_hh;
+  Stored stored;
+};
+
 struct RecurrentSizes {
   Steps steps;
   int64_t input_size, hidden_size;
@@ -41,7 +52,7 @@ struct RecurrentSizes {
 template <typename T>
 struct RecurrentForward {
   RecurrentSizes sizes;
-  RecurrentWeights<T> weights[2];
+  StoredWeights<T> weights[2];
   const T* input;  // [rows, input_size]
   const T* h0;     // [directions, batch, output_size]
   T* output;       // [rows, directions * output_size], written
