@@ -132,10 +132,14 @@ def shapes_of_layers(kind: str) -> list[Case]:
         Case(kind, lengths=(2, 2, 5, 4, 5, 1, 3, 3), batch=8, num_layers=2, bidirectional=True, hidden_size=17),
         Case(kind, time=300, batch=2, hidden_size=3),
         Case(kind, time=2, batch=70, input_size=200, hidden_size=9),
+        Case(kind, time=1, batch=13, input_size=9, hidden_size=40, bidirectional=True),
+        Case(kind, time=1, batch=130, input_size=33, hidden_size=70),
     ]
     if kind == "LSTM":
         cases += [
             Case(kind, proj_size=3),
+            Case(kind, time=1, proj_size=2, bidirectional=True),
+            Case(kind, time=1, batch=60, proj_size=17, hidden_size=33),
             Case(kind, proj_size=1, bias=False, bidirectional=True),
             Case(kind, proj_size=5, num_layers=2, bidirectional=True, lengths=(2, 5, 4)),
             Case(kind, proj_size=17, hidden_size=33, batch=7, num_layers=2),

@@ -62,10 +62,10 @@ class ForwardWeights {
     units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
   }
 
-  // How many values a thread needs to widen as many rows as it packs at once.
+  // How many values a thread needs to widen as many rows of any matrix as it packs at once.
   int64_t widened_size() const {
     const int64_t columns = larger(larger(s_.input_size, s_.output_size), projected ? s_.hidden_size : 0);
-    return direct || w_[0].stored == Stored::kComputed ? 0 : kPanel<T> * columns;
+    return w_[0].stored == Stored::kComputed ? 0 : kPanel<T> * columns;
   }
 
   // Packs a thread's share of all that is packed before the first step.
