@@ -2,22 +2,28 @@
 #   make bench      check and time every kernel against its peers, then train a language model (under 5 minutes)
 #   make test       all tests, linters and docstring examples
 #   make test-long  the tests marked `long`: campaigns of minutes
+#   make test-torch-cuda  build against PyTorch for CUDA 13, in an environment of its own (6 GB, needs nvcc), and test that
 #   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
 #   make gpu        the tests that need an NVIDIA GPU, then the benchmarks against cuDNN
 #   make sanitize-cuda  some of these tests under compute-sanitizer
 #   make examples   every example in its default setting: pictures, and the table of examples/README.md
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
-#   make clean      remove what was built, and the environment
+#   make clean      remove what was built, and the environments
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ECOSYSTEM := .venv-ecosystem
+TORCH_CUDA := .venv-torch-cuda
+PYTHON_FILES := $(shell find fused_rnn -name '*.py' -o -name '*.pyi')
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.h')
+# What `make test-torch-cuda` runs: what PyTorch has a say in, but not the tests that read the sources.
+TORCH_CUDA_TESTS := lstm gru lstm_cell gru_cell masked_conv2d masked_conv2d_module masked_conv2d_properties reference modules \
+  modules_errors lengths states values autograd func opcheck compile export training convert cuda_resources
 
-.PHONY: bench test test-long ecosystem gpu sanitize-cuda examples lint build format clean
+.PHONY: bench test test-long test-torch-cuda ecosystem gpu sanitize-cuda examples lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -26,6 +32,15 @@ test: lint
 
 test-long: build
 	$(BIN)/python -m pytest -m long
+
+# In a folder with no sources, so that what was installed is what is imported.
+test-torch-cuda: $(TORCH_CUDA)/built
+	rm -rf build/torch-cuda/run
+	mkdir -p build/torch-cuda/run
+	cp -r pyproject.toml tests build/torch-cuda/run
+	ln -s ../source/build build/torch-cuda/run/build
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/installed.py
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/test_%.py)
 
 # With the extension that `build` left in this folder: both environments have the same torch.
 ecosystem: build $(ECOSYSTEM)/installed
@@ -67,10 +82,25 @@ $(ECOSYSTEM)/installed: requirements-ecosystem.txt
 	$(ECOSYSTEM)/bin/python -m pip install --quiet -r requirements-ecosystem.txt
 	touch $@
 
+$(TORCH_CUDA)/installed: requirements-torch-cuda.txt
+	$(PYTHON) -m venv $(TORCH_CUDA)
+	$(TORCH_CUDA)/bin/python -m pip install --quiet -r requirements-torch-cuda.txt
+	touch $@
+
+# From a copy of the sources, for every default architecture: what `build` left in this folder is neither used nor changed.
+$(TORCH_CUDA)/built: $(TORCH_CUDA)/installed setup.py pyproject.toml $(CXX_FILES) $(PYTHON_FILES)
+	mkdir -p build/torch-cuda/source
+	cd build/torch-cuda/source && rm -rf csrc fused_rnn build/lib* build/bdist*
+	cp -rp setup.py pyproject.toml README.md LICENSE csrc fused_rnn build/torch-cuda/source
+	rm -f build/torch-cuda/source/fused_rnn/_C*.so
+	env -u FUSED_RNN_CUDA_ARCHS FUSED_RNN_CUDA=1 \
+	  $(TORCH_CUDA)/bin/python -m pip install --quiet --no-build-isolation --no-deps ./build/torch-cuda/source
+	touch $@
+
 # Editable: Python files are used where they lie; only a change of C++, CUDA or the build asks for a new build.
 $(VENV)/built: $(VENV)/installed setup.py pyproject.toml fused_rnn/_version.py $(CXX_FILES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ECOSYSTEM) build dist *.egg-info fused_rnn/_C*.so
+	rm -rf $(VENV) $(ECOSYSTEM) $(TORCH_CUDA) build dist *.egg-info fused_rnn/_C*.so

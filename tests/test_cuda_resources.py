@@ -1,9 +1,12 @@
-"""What the CUDA compiler made of the kernels: read from the logs that the build keeps beside the objects."""
+"""What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects."""
 
 import re
+import struct
 from pathlib import Path
 
 import pytest
+
+from fused_rnn import _C
 
 BUILD = Path(__file__).parent.parent / "build"
 ENTRY = re.compile(
@@ -11,6 +14,9 @@ ENTRY = re.compile(
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
+# How a source's machine code and PTX begin in a library, and their kinds.
+FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
+KINDS = {1: "compute", 2: "sm"}
 
 
 def kernels(log: str) -> list[dict[str, str]]:
@@ -44,3 +50,32 @@ ptxas info    : Used 255 registers, used 1 barriers"""
     assert kernels(log) == [
         {"name": "_Z10persistentv", "architecture": "sm_80", "stores": "8", "loads": "4", "registers": "255"}
     ]
+
+
+def machine_code(library: bytes) -> list[list[str]]:
+    """Return for each CUDA source in a library what it was compiled to, such as ["sm_80", "compute_90", "sm_90"]."""
+    found = []
+    at = library.find(FATBIN)
+    while at >= 0:
+        header, size = struct.unpack_from("<HQ", library, at + 6)
+        end = at + header + size
+        at += header
+        names = []
+        while at < end:
+            kind, header, size, architecture = struct.unpack_from("<H2xIQ12xI", library, at)
+            names.append(f"{KINDS[kind]}_{architecture}")
+            at += header + size
+        found.append(names)
+        at = library.find(FATBIN, end)
+    return found
+
+
+def test_every_source_is_in_the_library() -> None:
+    wanted = _C.build_info()["cuda_archs"].split(";")
+    if wanted == [""]:
+        pytest.skip("the package was built without CUDA")
+    numbers = [re.sub(r"\D", "", architecture) for architecture in wanted]
+    compiled = {*(f"sm_{number}" for number in numbers), f"compute_{numbers[-1]}"}
+    found = machine_code(Path(_C.__file__).read_bytes())
+    assert len(found) == (logs()[0].parent / "build.ninja").read_text().count(": cuda ")
+    assert [names for names in found if {*names} != compiled] == []
