@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import fused_rnn
 from fused_rnn import functional
+from fused_rnn.functional.checks import KERNEL_DEVICES
 
 
 def gradients(module: torch.nn.Module, input: Tensor, call: Callable[..., Any]) -> dict[str, Tensor]:
@@ -152,6 +153,7 @@ def _autocast_on_cuda() -> Iterator[None]:
     torch.set_autocast_dtype("cuda", before)
 
 
+@pytest.mark.skipif("cuda" not in KERNEL_DEVICES, reason="fused_rnn is built without its CUDA kernels")
 @pytest.mark.usefixtures("_autocast_on_cuda")
 def test_autocast_of_a_gpu_is_not_that_of_the_cpu() -> None:
     """With tensors that have no values: the operators on a GPU get the lower precision, those on the CPU do not."""
