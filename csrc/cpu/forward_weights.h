@@ -64,8 +64,8 @@ class ForwardWeights {
 
   // How many values a thread needs to widen as many rows of any matrix as it packs at once.
   int64_t widened_size() const {
-    const int64_t columns = larger(larger(s_.input_size, s_.output_size), projected ? s_.hidden_size : 0);
-    return w_[0].stored == Stored::kComputed ? 0 : kPanel<T> * columns;
+    const int64_t most = larger(ih(0).scratch(kPanel<T>), hh(0).scratch(kPanel<T>));
+    return projected ? larger(most, hr(0).scratch(kPanel<T>)) : most;
   }
 
   // Packs a thread's share of all that is packed before the first step.

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "cpu/parallel.h"
 #include "cpu/tile.h"
 #include "params/recurrent.h"
 
