@@ -101,13 +101,15 @@ class ForwardWeights {
   struct Next {
     Lines<T> input, hidden;
   };
-  Next next(int64_t direction, int64_t block, int gate, const T* multiplied, int64_t size, int64_t tile) const {
+  Next ahead(int64_t direction, int64_t block, int gate, int64_t next, const T* multiplied, int64_t size,
+             int64_t tile) {
+    const bool same = gate < Cell::kGates;
     if (!single) {
-      const Lines<T> lines = Lines<T>::after(multiplied, size, tile, depth);
+      const Lines<T> lines =
+          Lines<T>::share(same ? multiplied + size : packed(direction, next), size, multiplied, tile, depth);
       return {lines, lines.from(inputs)};
     }
-    const bool same = gate < Cell::kGates;
-    const int64_t row = (same ? gate : 0) * s_.hidden_size + (block + !same) * block_units;
+    const int64_t row = (same ? gate : 0) * s_.hidden_size + (same ? block : next) * block_units;
     return {{ih(direction).line_of(row)}, {hh(direction).line_of(row)}};
   }
 

@@ -30,6 +30,19 @@ inline Range share(int64_t count, int64_t index, int64_t parts, int64_t grain = 
   return {begin < count ? begin : count, end < count ? end : count};
 }
 
+// Calls body(begin of a part, begin of the next) for each part of `range`, upwards in even rounds and downwards in odd
+// ones: what the last parts of a round have left in the caches is what the first ones of the next round need. The last
+// part of a round is its own next.
+template <typename Body>
+inline void to_and_fro(Range range, int64_t grain, int64_t round, const Body& body) {
+  const int64_t parts = divide_up(range.size(), grain);
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t next = i + 1 < parts ? i + 1 : i;
+    const auto begin = [&](int64_t part) { return range.begin + (round % 2 == 0 ? part : parts - 1 - part) * grain; };
+    body(begin(i), begin(next));
+  }
+}
+
 // Runs body(thread, threads) on up to `threads` threads at once; inside another parallel region, on one.
 template <typename Body>
 inline void parallel(int64_t threads, const Body& body) {

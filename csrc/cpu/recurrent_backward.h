@@ -98,11 +98,11 @@ class BackwardLoop {
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
       const int64_t continued = following.previous_rows;
       if (direct_) multiply_directly(direction, following, intersect(member.batch, {0, following.rows}), columns);
-      for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>) {
-        rows(direction, step, following, column, intersect(member.batch, {0, continued}), true);
-        rows(direction, step, following, column, intersect(member.batch, {continued, step.rows}), false);
-        started(direction, following, column, intersect(member.batch, {continued, following.rows}));
-      }
+      to_and_fro(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
+        rows(direction, step, following, column, next, intersect(member.batch, {0, continued}), true);
+        rows(direction, step, following, column, next, intersect(member.batch, {continued, step.rows}), false);
+        started(direction, following, column, next, intersect(member.batch, {continued, following.rows}));
+      });
       if (projected() && index >= 0) {
         team.wait(member.team);
         for (int64_t unit = units.begin; unit < units.end; unit += kPanel<T>)
@@ -139,15 +139,16 @@ class BackwardLoop {
   // the panel that comes next.
   template <typename AnyTile>
   FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
-                                      int64_t column, int64_t tile_index) {
+                                      int64_t column, int64_t next, int64_t tile_index) {
     if (direct_) {
       tile.load_from(product(direction, b) + column, s_.output_size, width(s_.output_size - column));
       return;
     }
-    const T* weights = packed_back(direction) + column * sums_size_;
+    const T *weights = packed_back(direction), *panel = weights + column * sums_size_;
     tile.zero();
-    Cell::multiply_back(tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, weights,
-                        s_.hidden_size, Lines<T>::after(weights, sums_size_ * kPanel<T>, tile_index, sums_size_));
+    Cell::multiply_back(
+        tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, panel, s_.hidden_size,
+        Lines<T>::share(weights + next * sums_size_, sums_size_ * kPanel<T>, panel, tile_index, sums_size_));
   }
 
   // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.
@@ -165,14 +166,15 @@ class BackwardLoop {
   }
 
   // One step of a panel of hidden values, for batch rows that all go on, or all do not, in the following step.
-  void rows(int64_t direction, const Step& step, const Step& following, int64_t column, Range batch, bool goes_on) {
+  void rows(int64_t direction, const Step& step, const Step& following, int64_t column, int64_t next, Range batch,
+            bool goes_on) {
     const int64_t count = width(s_.output_size - column), total = s_.directions * s_.output_size;
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset, row = step.first_row + b;
       if (!projected()) prefetch(direction, step, column, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
       if (goes_on)
-        multiply_back(tile, direction, following, b, column, offset / tile_rows());
+        multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
       else
         tile.zero();
       if (!goes_on || Cell::kCarriesHidden)
@@ -188,13 +190,13 @@ class BackwardLoop {
   }
 
   // grad_h of batch rows that have no step before the following one.
-  void started(int64_t direction, const Step& following, int64_t column, Range batch) {
+  void started(int64_t direction, const Step& following, int64_t column, int64_t next, Range batch) {
     const int64_t count = width(s_.output_size - column);
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset;
       T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
       Tile<T, tile_rows(), kPanelVectors> tile;
-      multiply_back(tile, direction, following, b, column, offset / tile_rows());
+      multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
       if (Cell::kCarriesHidden) tile.add(grad_h, s_.output_size, count);
       tile.store_to(grad_h, s_.output_size, count);
     });

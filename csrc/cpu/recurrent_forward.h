@@ -82,13 +82,13 @@ class ForwardLoop {
     Scratch<T> own(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const Range going_on = intersect(member.batch, {0, step.previous_rows});
+      const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
+      to_and_fro(blocks, 1, index, [&](int64_t block, int64_t next) {
         T* weights = w_.direct ? nullptr : w_.single ? own.data() : w_.packed(direction, block);
-        const Range going_on = intersect(member.batch, {0, step.previous_rows});
-        const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
-        rows(direction, step, block, weights, widened.data(), going_on, true);
-        rows(direction, step, block, weights, widened.data(), starting, false);
-      }
+        rows(direction, step, block, next, weights, widened.data(), going_on, true);
+        rows(direction, step, block, next, weights, widened.data(), starting, false);
+      });
       team.wait(member.team);
       if (w_.projected) {
         project(direction, step, member);
@@ -99,7 +99,7 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, T* weights, T* widened, Range batch,
+  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, T* weights, T* widened, Range batch,
             bool has_previous) {
     const int64_t width = s_.directions * s_.output_size;
     const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
@@ -107,7 +107,7 @@ class ForwardLoop {
     const int64_t previous_row = has_previous ? width : s_.output_size;
     w_.for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, weights, widened, w_.single && first == batch.begin, first,
+        group<vectors()>({direction, block, next, weights, widened, w_.single && first == batch.begin, first,
                           smaller(batch.end - first, kGroupRows), step.first_row + first,
                           previous + first * previous_row, previous_row});
     });
@@ -116,6 +116,7 @@ class ForwardLoop {
   // Some rows of a step and a block of units.
   struct Group {
     int64_t direction, block;
+    int64_t next;         // the block after it
     T* weights;           // packed, unless they are read directly
     T* widened;           // room for weights
     bool packs;           // whether they are packed here, just before they are used
@@ -197,7 +198,7 @@ class ForwardLoop {
     const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
     const T* weights = g.weights + gate * stride;
     const auto [next_inputs, next_hidden] =
-        w_.next(g.direction, g.block, gate + kGates, weights, kGates * stride, row / kRows);
+        w_.ahead(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
     if (inputs > 0)
       multiply_gates<kRows, kWidth, kGates, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights,
                                                        stride, inputs, next_inputs, gate, sums);

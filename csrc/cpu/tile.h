@@ -66,11 +66,11 @@ struct Lines {
   const T* first;
   FUSED_RNN_INLINE void operator()(int64_t k) const { __builtin_prefetch(first + k * kValues, 0, 2); }
   Lines from(int64_t k) const { return {first + k * kValues}; }
-  // Those of the `size` values after a panel, shared out to the tiles that multiply it, one for each step of `depth`:
-  // for tile number `tile`.
-  static Lines after(const T* panel, int64_t size, int64_t tile, int64_t depth) {
+  // Those of the `size` values that come after a panel, shared out to the tiles that multiply it, one for each step of
+  // `depth`: for tile number `tile`. Tiles too many ask for the panel, which costs least.
+  static Lines share(const T* next, int64_t size, const T* panel, int64_t tile, int64_t depth) {
     const int64_t portion = tile * depth * kValues;
-    return {panel + (portion < size ? size + portion : 0)};
+    return {portion < size ? next + portion : panel};
   }
 };
 

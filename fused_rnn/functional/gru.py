@@ -65,7 +65,7 @@ def gru(
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
     states = None if hx is None else (hx,)
-    (output,), (h_n,) = run(
+    output, h_n = run(
         MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first, lengths
     )
     return output, h_n

@@ -72,7 +72,7 @@ def lstm(
     """
     if hx is not None and len(hx) != 2:
         raise RuntimeError("lstm expects two hidden states")
-    (output, *cells), (h_n, c_n) = run(
+    output, h_n, c_n, *cells = run(
         MODE, input, hx, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first,
         lengths, return_states,
     )  # fmt: skip

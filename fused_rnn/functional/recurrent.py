@@ -56,7 +56,7 @@ def run(
     batch_first: bool,
     lengths: Tensor | Sequence[int] | None,
     return_states: bool = False,
-) -> tuple[list[Any], States]:
+) -> tuple[Any, ...]:
     """Check the arguments, run all layers, and return output and final states in the form that the input has.
 
     Args:
@@ -73,22 +73,14 @@ def run(
         return_states: whether to return the states after every step of the last layer.
 
     Returns:
-        The output, and with ``return_states`` the states after every step of the last layer, in the form of the input;
-        and the final states of all layers.
+        The output in the form of the input, the final states of all layers, and with ``return_states`` the states after
+        every step of the last layer, in the form of the input.
     """
+    rows = num_layers * (2 if bidirectional else 1)
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
-        data, batch_sizes, sorted_indices, unsorted_indices = input
-        check_layer_ranks(mode.name, data, hx, packed=True)
-        data, hx, weights, check = _prepare(mode, data, batch_sizes, hx, weights, num_layers, bidirectional)
-        check()
-        if sorted_indices is not None:
-            hx = [state.index_select(1, sorted_indices) for state in hx]
-        sequences, states = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
-        if unsorted_indices is not None:
-            states = tuple(state.index_select(1, unsorted_indices) for state in states)
-        return [PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in sequences], states
+        return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states)
 
     check_layer_ranks(mode.name, input, hx, packed=False)
     unbatched = input.dim() == 2
@@ -97,14 +89,50 @@ def run(
         hx = None if hx is None else [state.unsqueeze(1) for state in hx]
     elif batch_first:
         input = input.transpose(0, 1)
-    input, hx, weights, check = _prepare(mode, input, None, hx, weights, num_layers, bidirectional)
+    input, hx, weights = _autocast(input, hx, weights)
+    if hx is None:
+        hx = _zeros(mode, input, input.size(1), weights, rows)
     if lengths is not None:
         lengths = _lengths_of(input, lengths)
-    layers = partial(_run_layers, mode, input, None, lengths, hx, weights, num_layers, dropout, return_states)
-    sequences, states = _checked(mode, input, check, layers)
+    results = _checked(
+        mode,
+        input,
+        lambda: _check_layers(mode, input, None, input.size(1), hx, weights, rows),
+        lambda: _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states),
+    )
     if unbatched:
-        return [values.squeeze(1) for values in sequences], tuple(state.squeeze(1) for state in states)
-    return [values.transpose(0, 1) for values in sequences] if batch_first else sequences, states
+        return tuple(values.squeeze(1) for values in results)
+    return _map_sequences(mode, results, lambda values: values.transpose(0, 1)) if batch_first else results
+
+
+def _run_packed(
+    mode: Mode,
+    input: PackedSequence,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    rows: int,
+    dropout: float,
+    return_states: bool,
+) -> tuple[Any, ...]:
+    data, batch_sizes, sorted_indices, unsorted_indices = input
+    check_layer_ranks(mode.name, data, hx, packed=True)
+    data, hx, weights = _autocast(data, hx, weights)
+    batch = int(batch_sizes[:1].sum())  # once, so that torch.compile knows it for one number; 0 steps a check refuses
+    if hx is None:
+        hx = _zeros(mode, data, batch, weights, rows)
+    _check_layers(mode, data, batch_sizes, batch, hx, weights, rows)
+    if sorted_indices is not None:
+        hx = [state.index_select(1, sorted_indices) for state in hx]
+    results = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
+    if unsorted_indices is not None:
+        output, *rest = results
+        states = (state.index_select(1, unsorted_indices) for state in rest[: mode.states])
+        results = (output, *states, *rest[mode.states :])
+    pack = partial(
+        PackedSequence, batch_sizes=batch_sizes, sorted_indices=sorted_indices, unsorted_indices=unsorted_indices
+    )
+    return _map_sequences(mode, results, pack)
 
 
 def run_cell(
@@ -168,35 +196,27 @@ def _check_cell(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) 
 
 
 def _check_layers(
-    input: Tensor,
-    batch_sizes: Tensor | None,
-    hx: Sequence[Tensor],
-    expected: Sequence[tuple[int, int, int]],
-    weights: Sequence[Tensor],
-) -> None:
-    check_layer_input(input, batch_sizes, weights[0])
-    check_layer_states(hx, expected)
-    check_attributes(input, hx, weights)
-
-
-def _prepare(
     mode: Mode,
     input: Tensor,
     batch_sizes: Tensor | None,
-    hx: Sequence[Tensor] | None,
+    batch: int,
+    hx: Sequence[Tensor],
     weights: Sequence[Tensor],
-    num_layers: int,
-    bidirectional: bool,
-) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor], Callable[[], None]]:
-    """Return input, initial states and weights as the layers take them, autocast applied, and the check of them."""
-    input, hx, weights = _autocast(input, hx, weights)
-    shapes = _state_shapes(mode, weights, num_layers * (2 if bidirectional else 1))
-    batch = input.size(1) if batch_sizes is None else int(batch_sizes[:1].sum())  # without steps the check refuses
-    expected = [(rows, batch, size) for rows, size in shapes]
-    if hx is None:
-        zeros = input.new_zeros(expected[0])
-        hx = [zeros if shape == expected[0] else input.new_zeros(shape) for shape in expected]
-    return input, hx, weights, partial(_check_layers, input, batch_sizes, hx, expected, weights)
+    rows: int,
+) -> None:
+    sizes = _state_sizes(mode, weights, rows)
+    check_layer_input(input, batch_sizes, weights[0])
+    check_layer_states(hx, [(rows, batch, size) for size in sizes[: mode.states]])
+    check_attributes(input, hx, weights)
+
+
+def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], rows: int) -> States:
+    """Return the initial states that stand for None."""
+    output_size, hidden_size = _state_sizes(mode, weights, rows)
+    zeros = input.new_zeros((rows, batch, output_size))
+    if mode.states == 1:
+        return (zeros,)
+    return zeros, zeros if output_size == hidden_size else input.new_zeros((rows, batch, hidden_size))
 
 
 def _lengths_of(input: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
@@ -217,12 +237,11 @@ def _run_layers(
     num_layers: int,
     dropout: float,
     return_states: bool,
-) -> tuple[list[Tensor], States]:
-    """Run all layers; return output and, with ``return_states``, states of the last one, and all final states."""
+) -> tuple[Tensor, ...]:
+    """Run all layers; return output, all final states and, with ``return_states``, states of every step of the last."""
     last = {"return_states": True} if return_states else {}
     if num_layers == 1:
-        output, *rest = mode.layer(input, *hx, weights, batch_sizes, lengths, **last)
-        return [output, *rest[mode.states :]], tuple(rest[: mode.states])
+        return mode.layer(input, *hx, weights, batch_sizes, lengths, **last)
     per_layer = len(weights) // num_layers
     finals = []
     layers_of_states = zip(*(state.chunk(num_layers) for state in hx), strict=True)
@@ -233,20 +252,24 @@ def _run_layers(
         options = last if layer == num_layers - 1 else {}
         input, *rest = mode.layer(input, *states, own, batch_sizes, lengths, **options)
         finals.append(rest[: mode.states])
-    return [input, *rest[mode.states :]], tuple(map(torch.cat, zip(*finals, strict=True)))
+    return input, *map(torch.cat, zip(*finals, strict=True)), *rest[mode.states :]
 
 
-def _state_shapes(mode: Mode, weights: Sequence[Tensor], rows: int) -> list[tuple[int, int]]:
-    """Return the first and the last dimension of each state, where ``rows`` is layers times directions."""
+def _map_sequences(mode: Mode, results: tuple[Tensor, ...], function: Callable[[Tensor], Any]) -> tuple[Any, ...]:
+    """Apply ``function`` to what has a value for every step, among the results of :func:`_run_layers`."""
+    output, *rest = results
+    return function(output), *rest[: mode.states], *map(function, rest[mode.states :])
+
+
+def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int, int]:
+    """Return the sizes of h and of what else has the hidden size, where ``rows`` is layers times directions."""
     per_row = len(weights) // rows
     if len(weights) != rows * per_row or per_row not in mode.weight_counts:
         raise RuntimeError(
             f"got an incorrect number of RNN parameters: {len(weights)} for {rows} layers and directions"
         )
     hidden_size = weights[0].size(0) // mode.gates
-    projected = per_row % 2 == 1
-    output_size = weights[per_row - 1].size(0) if projected else hidden_size
-    return [(rows, output_size), (rows, hidden_size)][: mode.states]
+    return weights[per_row - 1].size(0) if per_row % 2 == 1 else hidden_size, hidden_size
 
 
 def _autocast(

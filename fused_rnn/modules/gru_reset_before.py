@@ -80,7 +80,7 @@ class GRUResetBefore(torch.nn.RNNBase):
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
         form = (self.num_layers, self.bidirectional, dropout, self.batch_first)
-        (output,), (h_n,) = run(MODE, input, states, current_weights(self, self._flat_weights_names), *form, lengths)
+        output, h_n = run(MODE, input, states, current_weights(self, self._flat_weights_names), *form, lengths)
         return output, h_n
 
 
