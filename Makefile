@@ -3,6 +3,7 @@
 #   make test       all tests, linters and docstring examples
 #   make test-long  the tests marked `long`: campaigns of minutes
 #   make test-torch-cuda  build against PyTorch for CUDA 13, in an environment of its own (6 GB, needs nvcc), and test that
+#   make test-emulated  the AVX-512 kernels in an emulator, for machines without (needs Debian's bochs and isolinux)
 #   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
 #   make gpu        the tests that need an NVIDIA GPU, then the benchmarks against cuDNN
 #   make sanitize-cuda  some of these tests under compute-sanitizer
@@ -18,12 +19,12 @@ ECOSYSTEM := .venv-ecosystem
 TORCH_CUDA := .venv-torch-cuda
 PYTHON_FILES := $(shell find fused_rnn -name '*.py' -o -name '*.pyi')
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.h')
+CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 # What `make test-torch-cuda` runs: what PyTorch has a say in, but not the tests that read the sources.
 TORCH_CUDA_TESTS := lstm gru lstm_cell gru_cell masked_conv2d masked_conv2d_module masked_conv2d_properties reference modules \
   modules_errors lengths states values autograd func opcheck compile export training convert cuda_resources
 
-.PHONY: bench test test-long test-torch-cuda ecosystem gpu sanitize-cuda examples lint build format clean
+.PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu sanitize-cuda examples lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -32,6 +33,9 @@ test: lint
 
 test-long: build
 	$(BIN)/python -m pytest -m long
+
+test-emulated: build
+	PYTHONPATH=tests $(BIN)/python -m instruction_sets.emulated
 
 # In a folder with no sources, so that what was installed is what is imported.
 test-torch-cuda: $(TORCH_CUDA)/built

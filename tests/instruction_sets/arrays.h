@@ -1,0 +1,85 @@
+// Random problems for the kernels on a CPU: their numbers, and their arrays, each with an end that a sanitizer sees.
+
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+class Random {
+ public:
+  explicit Random(uint32_t seed) : engine_(seed) {}
+  int64_t between(int64_t least, int64_t most) {
+    return least + static_cast<int64_t>(engine_() % static_cast<uint32_t>(most - least + 1));
+  }
+  // True one time in `times`.
+  bool once_in(int64_t times) { return between(1, times) == 1; }
+
+ private:
+  std::mt19937 engine_;
+};
+
+// The arrays of one call. Outputs are filled too, so that what a kernel leaves out is the same for every instruction
+// set.
+template <typename T>
+class Arrays {
+ public:
+  explicit Arrays(Random& random) : random_(random) {}
+
+  T* input(int64_t count) {
+    arrays_.emplace_back(new T[static_cast<size_t>(count)]);
+    for (int64_t i = 0; i < count; ++i) arrays_.back()[i] = static_cast<T>(random_.between(-500, 500)) / 1000;
+    return arrays_.back().get();
+  }
+  T* output(const char* name, int64_t count) {
+    outputs_.push_back({name, input(count), count});
+    return outputs_.back().values;
+  }
+  // bfloat16 or float16 numbers of moderate size.
+  const void* halves(bool bfloat16, int64_t count) {
+    halves_.emplace_back(new uint16_t[static_cast<size_t>(count)]);
+    for (int64_t i = 0; i < count; ++i) {
+      const auto sign = static_cast<uint16_t>(random_.between(0, 1) << 15);
+      const int64_t magnitude = bfloat16 ? random_.between(0x3c00, 0x3eff) : random_.between(0x2800, 0x37ff);
+      halves_.back()[i] = static_cast<uint16_t>(sign | magnitude);
+    }
+    return halves_.back().get();
+  }
+
+  // Returns the largest difference of an output over its largest value, and says so where it exceeds the tolerance.
+  double distance(const Arrays& other, const std::string& problem) const {
+    double worst = 0;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      double largest = 1e-30, difference = 0;
+      for (int64_t j = 0; j < outputs_[i].count; ++j) {
+        largest = std::fmax(largest, std::fabs(double(outputs_[i].values[j])));
+        const double d = std::fabs(double(outputs_[i].values[j]) - double(other.outputs_[i].values[j]));
+        difference = d <= difference ? difference : d;  // a NaN stays
+      }
+      const double relative = difference / largest;
+      if (!(relative <= kTolerance))
+        std::printf("%s: %s differs by %.2g\n", problem.c_str(), outputs_[i].name, relative);
+      worst = relative <= worst ? worst : relative;
+    }
+    return worst;
+  }
+
+  // Sums of a few thousand products in different orders.
+  static constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-14;
+
+ private:
+  struct Output {
+    const char* name;
+    T* values;
+    int64_t count;
+  };
+  Random& random_;
+  std::vector<std::unique_ptr<T[]>> arrays_;
+  std::vector<std::unique_ptr<uint16_t[]>> halves_;
+  std::vector<Output> outputs_;
+};

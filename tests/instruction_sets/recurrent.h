@@ -1,0 +1,105 @@
+// Random LSTM and GRU layers, forward and backward.
+
+#pragma once
+
+#include "arrays.h"
+#include "params/recurrent.h"
+
+using namespace fused_rnn;
+
+// What is drawn for a layer before its arrays.
+struct RecurrentProblem {
+  bool lstm, biased, packed, trains, output_gradient, input_gradient, weight_gradient;
+  Stored stored;
+  RecurrentSizes sizes;
+  int64_t projection;  // its size, or 0
+  std::vector<int64_t> batch_sizes, first_rows;
+
+  RecurrentProblem(Random& random, bool wide) {
+    lstm = random.once_in(2), biased = random.once_in(2), packed = random.once_in(3), trains = random.once_in(2);
+    output_gradient = !random.once_in(4), input_gradient = !random.once_in(4), weight_gradient = !random.once_in(4);
+    stored = wide ? Stored::kComputed
+                  : std::vector{Stored::kComputed, Stored::kBFloat16, Stored::kFloat16}[random.between(0, 2)];
+    const int64_t time = random.once_in(3) ? 1 : random.between(1, 9);
+    const int64_t batch = random.once_in(3) ? random.between(1, 4) : random.between(1, 60);
+    const int64_t hidden = random.once_in(2) ? random.between(1, 90) : 16 * random.between(1, 8);
+    projection = lstm && random.once_in(4) ? random.between(1, hidden) : 0;
+    int64_t rows = 0, left = batch;
+    for (int64_t t = 0; t < time; ++t) {
+      if (packed && t > 0) left = random.between(1, left);
+      batch_sizes.push_back(left);
+      first_rows.push_back(rows);
+      rows += left;
+    }
+    sizes = {{time, batch, packed ? batch_sizes.data() : nullptr, packed ? first_rows.data() : nullptr},
+             random.between(1, 70),
+             hidden,
+             projection ? projection : hidden,
+             random.between(1, 2),
+             random.between(1, 2)};
+  }
+  RecurrentProblem(const RecurrentProblem&) = delete;
+
+  int64_t gates() const { return lstm ? 4 : 3; }
+  std::string text() const {
+    char line[256];
+    std::snprintf(
+        line, sizeof line,
+        "%s time %ld batch %ld input %ld hidden %ld projection %ld directions %ld threads %ld%s%s%s stored %d",
+        lstm ? "lstm" : "gru", sizes.steps.time, sizes.steps.batch, sizes.input_size, sizes.hidden_size, projection,
+        sizes.directions, sizes.threads, biased ? " biased" : "", packed ? " packed" : "", trains ? " trains" : "",
+        static_cast<int>(stored));
+    return line;
+  }
+};
+
+// The params of both passes, with arrays of their own.
+template <typename T>
+struct RecurrentCall {
+  Arrays<T> arrays;
+  RecurrentForward<T> forward = {};
+  RecurrentBackward<T> backward = {};
+
+  RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random) {
+    const RecurrentSizes& s = forward.sizes = backward.sizes = p.sizes;
+    const int64_t rows = s.steps.rows(), d = s.directions, states = d * s.steps.batch, hidden = s.hidden_size;
+    for (int64_t direction = 0; direction < d; ++direction) weights(p, direction);
+    backward.input = forward.input = arrays.input(rows * s.input_size);
+    backward.h0 = forward.h0 = arrays.input(states * s.output_size);
+    backward.output = forward.output = arrays.output("output", rows * d * s.output_size);
+    forward.h_n = arrays.output("h_n", states * s.output_size);
+    if (p.lstm) forward.c_n = arrays.output("c_n", states * hidden);
+    if (!p.trains) return;
+    backward.gates = forward.gates = arrays.output("gates", d * rows * 4 * hidden);
+    if (p.lstm) {
+      backward.cells = forward.cells = arrays.output("cells", d * rows * hidden);
+      backward.c0 = arrays.input(states * hidden);
+      backward.grad_c = arrays.output("grad_c0", states * hidden);
+    }
+    if (p.output_gradient) backward.grad_output = arrays.input(rows * d * s.output_size);
+    backward.grad_h = arrays.output("grad_h0", states * s.output_size);
+    backward.grad_gates = arrays.output("grad_gates", d * rows * 4 * hidden);
+    if (p.input_gradient) backward.grad_input = arrays.output("grad_input", rows * s.input_size);
+    backward.weight_grad = p.weight_gradient;
+  }
+
+ private:
+  void weights(const RecurrentProblem& p, int64_t direction) {
+    const RecurrentSizes& s = p.sizes;
+    const int64_t sums = p.gates() * s.hidden_size, ih = sums * s.input_size, hh = sums * s.output_size;
+    const int64_t hr = p.projection * s.hidden_size;
+    const auto bias = [&] { return p.biased ? arrays.input(sums) : nullptr; };
+    auto& w = backward.weights[direction] = {arrays.input(ih), arrays.input(hh), bias(), bias(),
+                                             hr ? arrays.input(hr) : nullptr};
+    const auto stored = [&](const T* computed, int64_t count) -> const void* {
+      if (p.stored == Stored::kComputed || !computed) return computed;
+      return arrays.halves(p.stored == Stored::kBFloat16, count);
+    };
+    forward.weights[direction] = {stored(w.ih, ih), stored(w.hh, hh), stored(w.hr, hr), w.bias_ih, w.bias_hh, p.stored};
+    if (!p.trains || !p.weight_gradient) return;
+    const auto bias_gradient = [&](const char* name) { return p.biased ? arrays.output(name, sums) : nullptr; };
+    backward.grad_weights[direction] = {arrays.output("grad_weight_ih", ih), arrays.output("grad_weight_hh", hh),
+                                        bias_gradient("grad_bias_ih"), bias_gradient("grad_bias_hh"),
+                                        hr ? arrays.output("grad_weight_hr", hr) : nullptr};
+  }
+};
