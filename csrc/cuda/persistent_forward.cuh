@@ -199,6 +199,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM CudaForward<T, float> params) {
   if constexpr (!kCluster || kHasClusters)
     PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+  else
+    trap("there is no code for clusters");
 }
 
 }  // namespace fused_rnn::cuda

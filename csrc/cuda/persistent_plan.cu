@@ -87,7 +87,8 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
         static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
     for (const bool cluster : {false, true}) {
       plan.cluster = cluster;
-      if (cluster ? plan.blocks > device.cluster : plan.blocks * problem.directions > device.multiprocessors) continue;
+      if (cluster && (device.cluster < 2 || plan.blocks > device.cluster)) continue;
+      if (!cluster && plan.blocks * problem.directions > device.multiprocessors) continue;
       for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
         plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
         plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));

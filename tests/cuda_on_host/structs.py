@@ -131,6 +131,22 @@ class Kernels:
         self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
         return plan
 
+    def device(self, index: int, gpu: tuple[int, ...] | None = None) -> Device:
+        """Return what csrc/cuda/device_info.cu says of a GPU, after pretending that it is ``gpu``: see runtime.cpp."""
+        if gpu is not None:
+            self._library.pretend_gpu(index, *gpu)
+        device = Device()
+        self._library.device_of(index, ctypes.byref(device))
+        return device
+
+    def times_asked(self, index: int) -> int:
+        """Return how often a GPU was asked for room since it is pretended to be what it is."""
+        return int(self._library.times_asked(index))
+
+    def current_gpu(self) -> int:
+        """Return the current device."""
+        return int(self._library.current_gpu())
+
     def why_plain(self, problem: Problem, wish: Wish) -> str:
         """Return why there is no plan."""
         self._library.why_plain_of.restype = c_char_p

@@ -102,6 +102,19 @@ def test_without_a_fault(kernels: Kernels) -> None:
         run_and_compare(kernels, Layer("LSTM", time=5, batch=20, hidden_size=20), cluster)
 
 
+def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
+    # As on a GPU for which no code for clusters was compiled.
+    stems = ["lstm_forward_float32", "lstm_backward_float32"]
+    without = Kernels(build_variant("without_clusters", [FEW], stems, "-O1 -DFUSED_RNN_WITHOUT_CLUSTERS"))
+    layer = Layer("LSTM", batch=4, hidden_size=8)
+    host = OnHost(without, layer)
+    with pytest.raises(RuntimeError, match="no code for clusters"):
+        host.forward(plan_of(layer, False, True, units=8))
+    host.forward(plan_of(layer, False, False, units=8))
+    with pytest.raises(RuntimeError, match="no code for clusters"):
+        host.backward(plan_of(layer, True, True, units=8))
+
+
 def test_an_edit_that_finds_nothing_is_an_error() -> None:
     with pytest.raises(AssertionError, match="does not occur"):
         build_variant("nothing", [("cuda/lstm.cuh", "no such text", "")], [])
