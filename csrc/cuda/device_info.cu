@@ -1,12 +1,11 @@
 // What the CUDA runtime says of this machine.
 
-#include "cuda/device_info.h"
-
 #include <cuda_runtime_api.h>
 
 #include <mutex>
 #include <vector>
 
+#include "cuda/device_info.h"
 #include "cuda/platform.cuh"
 
 #define FUSED_RNN_TEXT_OF(number) #number
