@@ -90,7 +90,8 @@ struct PointwiseForward {
   const T* bias_ih;   // [kGates * hidden_size], or null
   const T* bias_hh;   // [kGates * hidden_size], or null
   T* hidden;          // [batch, hidden_size]: hidden values before the step on entry, after it on return
-  State* cell;        // [batch, hidden_size]: likewise cell values (LSTM only)
+  State* cell;        // [batch, hidden_size]: likewise cell values; of the GRU hidden values, not rounded to T, or null
+                      // where T rounds nothing
   T* output;          // as in CudaForward, or null with a projection
   T* gates;           // as in CudaForward
   State* cells;       // as in CudaForward

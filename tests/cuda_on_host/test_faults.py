@@ -8,7 +8,7 @@ from comparing import assert_all_accurate
 
 from cuda_on_host.build import Edit, build_variant
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import plan_of
 from cuda_on_host.structs import Kernels
 
@@ -94,7 +94,7 @@ def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool) -> None:
         host = OnHost(kernels, layer)
         host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
         host.backward(plan_of(layer, True, cluster, units=8, sequences=24))
-        assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+        assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
 
 
 def test_without_a_fault(kernels: Kernels) -> None:

@@ -8,7 +8,7 @@ import torch
 from comparing import assert_all_accurate, assert_identical
 
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, Result, by_reference
+from cuda_on_host.layer import Layer, Result, by_reference, peer_of
 from cuda_on_host.plans import plan_of, random_case
 from cuda_on_host.structs import Kernels, Plan
 
@@ -28,8 +28,7 @@ def run(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> Result
 
 
 def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None:
-    peer = by_reference(layer, layer.dtype, tf32=not layer.exact)
-    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer)
+    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer_of(layer))
 
 
 @pytest.mark.parametrize("path", CLUSTER)
@@ -84,6 +83,15 @@ FORMS += [replace(form, dtype=torch.bfloat16, hidden_size=40) for form in FORMS 
 @pytest.mark.parametrize("path", CLUSTER)
 @pytest.mark.parametrize("layer", FORMS, ids=str)
 def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
+    check(kernels, layer, forward, backward)
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_roundings_do_not_add_up(kernels: Kernels, kind: str, dtype: torch.dtype, path: str) -> None:
+    layer = Layer(kind, dtype, time=40, batch=8, hidden_size=40)
     forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
     check(kernels, layer, forward, backward)
 

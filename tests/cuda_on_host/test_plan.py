@@ -7,7 +7,7 @@ import torch
 from comparing import assert_all_accurate
 
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import THREADS
 from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
 
@@ -119,4 +119,4 @@ def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str
         assert plan.blocks > 0, "no such plan"
         assert_fits(kernels, plan, problem, Device(12, 227 * 1024, 8))
         (host.backward if backward else host.forward)(plan)
-    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))

@@ -8,7 +8,7 @@ from comparing import assert_all_accurate, assert_identical
 
 from cuda_on_host import plain
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.structs import Kernels
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -35,7 +35,13 @@ def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[s
     host = OnHost(kernels, layer)
     plain.forward(host)
     plain.backward(host)
-    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, dtype))
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_roundings_do_not_add_up(kernels: Kernels, kind: str, dtype: torch.dtype) -> None:
+    test_pointwise(kernels, kind, dtype, {"time": 40, "batch": 8, "hidden_size": 40})
 
 
 @pytest.mark.parametrize("form", FORMS[2:5], ids=str)
