@@ -71,5 +71,5 @@ class GRUStep(torch.autograd.Function):
         r, z, n, hn, before = ctx.saved_tensors
         grad_n = grad * (1 - z) * (1 - n * n)
         parts = [grad_n * hn * r * (1 - r), grad * (before - n) * z * (1 - z), grad_n, grad_n * r]
-        r, z, n, hn = (part.to(ctx.dtype).float() for part in parts)
-        return torch.cat([r, z, n], dim=1), torch.cat([r, z, hn], dim=1), grad * z, None
+        of_r, of_z, of_n, of_hn = (part.to(ctx.dtype).float() for part in parts)
+        return torch.cat([of_r, of_z, of_n], dim=1), torch.cat([of_r, of_z, of_hn], dim=1), grad * z, None
