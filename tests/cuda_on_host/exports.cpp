@@ -37,6 +37,10 @@ int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* pro
 
 void device_of(int index, Device* device) { *device = device_at(index); }
 
+double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem) {
+  return estimate_step(*plan, *problem);
+}
+
 // For Python to check that its structs are laid out like these.
 void struct_sizes(int64_t (&sizes)[8]) {
   sizes[0] = sizeof(CudaForward<void, void>), sizes[1] = sizeof(CudaBackward<void, void>);

@@ -156,7 +156,7 @@ FAULTS = {
         kernel="pointwise",
     ),
     "one direction left out": Fault(
-        "cuda/persistent_launch.cuh", "plan.groups * params.directions", "plan.groups", BOTH,
+        "cuda/persistent_launch.cuh", "plan.groups * plan.directions", "plan.groups", BOTH,
     ),
     "one group left out": Fault(
         "cuda/persistent_launch.cuh", "int64_t(plan.blocks) * plan.groups", "int64_t(plan.blocks)",

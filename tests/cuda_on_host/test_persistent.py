@@ -112,6 +112,17 @@ def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> N
 
 @pytest.mark.parametrize("path", CLUSTER)
 @pytest.mark.parametrize("kind", KINDS)
+def test_one_direction_after_the_other(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, time=4, batch=9, hidden_size=20, directions=2, lengths=(4, 0, 2) * 3)
+    results = []
+    for launches in (1, 2):
+        plans = (plan_of(layer, backward, CLUSTER[path], 16, launches=launches) for backward in (False, True))
+        results.append(run(kernels, layer, *plans))
+    assert_identical(results[1], results[0])
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
 def test_nothing_kept(kernels: Kernels, kind: str, path: str) -> None:
     layer = Layer(kind, batch=9, hidden_size=20, lengths=(3, 0, 2) * 3)
     plan = plan_of(layer, False, CLUSTER[path], units=16)
