@@ -3,7 +3,8 @@
 Environment:
     CXX                    the C++ compiler (g++)
     FUSED_RNN_CUDA         auto: with CUDA where a toolkit is found; 0: never; 1: always, an error without a toolkit
-    FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default); the last one is also kept as PTX
+    FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default); the last one is also kept as PTX, without
+                           its letter
     MAX_JOBS               how many compilers may run at once
 """
 
@@ -80,9 +81,11 @@ def cuda_architectures() -> list[str]:
 
 def gencode(architectures: list[str]) -> str:
     """Returns nvcc's -gencode flags: machine code for each architecture, PTX of the last for newer ones."""
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures]
-    newest = architectures[-1]
-    return " ".join([*flags, f"-gencode=arch=compute_{newest},code=compute_{newest}"])
+    # A newer GPU takes the PTX of compute_90, but none of compute_90a. That the machine code is made from the same PTX
+    # lets the compiler refuse what needs the letter.
+    plain = [arch.rstrip("af") for arch in architectures]
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{full}" for arch, full in zip(plain, architectures, strict=True)]
+    return " ".join([*flags, f"-gencode=arch=compute_{plain[-1]},code=compute_{plain[-1]}"])
 
 
 class BuildKernels(cpp_extension.BuildExtension):

@@ -79,6 +79,7 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
   result["row_tiles"] = plan.row_tiles;
   result["batch_tiles"] = plan.batch_tiles;
   result["held"] = plan.held;
+  result["launches"] = directions / plan.directions;
   result["shared_bytes"] = fused_rnn::cuda::shared_layout(plan, problem).total;
   result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem);
   return result;

@@ -64,5 +64,5 @@ def _told(plan: dict[str, Any]) -> str:
     return (
         f"{plan['path']}, {plan['groups']} groups of {plan['blocks']} blocks for each direction, of {plan['units']} "
         f"hidden units and {plan['sequences']} sequences each, {plan['shared_bytes']} bytes of shared memory a block, "
-        f"about {plan['microseconds']:.1f} us a step"
+        f"{'one direction after the other, ' if plan['launches'] > 1 else ''}about {plan['microseconds']:.1f} us a step"
     )

@@ -44,6 +44,16 @@ def assert_all_accurate(
         assert_accurate(tensor, exact[name], None if peer is None else peer[name], str(name))
 
 
+def assert_same_noise(ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor]) -> None:
+    """Assert that ``ours`` errs as much as ``peer``, which rounds in the same places: by root mean square, to 4 %.
+
+    One rounding more in each step of many shows, and so does one of the peer that ours does not need.
+    """
+    for name, tensor in ours.items():
+        own, theirs = ((values.double() - exact[name]).square().mean().sqrt().item() for values in (tensor, peer[name]))
+        assert 0.96 * theirs <= own <= 1.04 * theirs, f"{name}: root mean square error {own:.3g}, expected {theirs:.3g}"
+
+
 def assert_identical(ours: Mapping[Any, Tensor], theirs: Mapping[Any, Tensor]) -> None:
     """Assert that two results of the same names agree bit for bit."""
     assert ours.keys() == theirs.keys()

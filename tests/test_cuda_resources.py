@@ -1,7 +1,9 @@
 """What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects."""
 
 import re
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,11 @@ ENTRY = re.compile(
     r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
     re.DOTALL,
 )
-# How a source's machine code and PTX begin in a library, and their kinds.
+# How a source's machine code and PTX begin in a library, their kinds, and the flags that stand for the letters of
+# architectures, as read from what nvcc 13.0 makes: only the very GPU takes sm_90a, and none but it compute_90a.
 FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
 KINDS = {1: "compute", 2: "sm"}
+LETTERS = {1 << 20: "a", 1 << 21: "f"}
 
 
 def kernels(log: str) -> list[dict[str, str]]:
@@ -53,7 +57,7 @@ ptxas info    : Used 255 registers, used 1 barriers"""
 
 
 def machine_code(library: bytes) -> list[list[str]]:
-    """Return for each CUDA source in a library what it was compiled to, such as ["sm_80", "compute_90", "sm_90"]."""
+    """Return for each CUDA source in a library what it was compiled to, such as ["sm_80", "compute_90", "sm_90a"]."""
     found = []
     at = library.find(FATBIN)
     while at >= 0:
@@ -62,20 +66,36 @@ def machine_code(library: bytes) -> list[list[str]]:
         at += header
         names = []
         while at < end:
-            kind, header, size, architecture = struct.unpack_from("<H2xIQ12xI", library, at)
-            names.append(f"{KINDS[kind]}_{architecture}")
+            kind, header, size, architecture, flags = struct.unpack_from("<H2xIQ12xI8xQ", library, at)
+            letters = "".join(letter for flag, letter in LETTERS.items() if flags & flag)
+            names.append(f"{KINDS[kind]}_{architecture}{letters}")
             at += header + size
         found.append(names)
         at = library.find(FATBIN, end)
     return found
 
 
+def test_letters_are_seen(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("there is no nvcc")
+    source, made = tmp_path / "one.cu", tmp_path / "one.o"
+    source.write_text("__global__ void one() {}")
+    for architecture, names in {
+        "compute_90,code=[sm_90a,compute_90]": {"sm_90a", "compute_90"},
+        "compute_90a,code=[sm_90a,compute_90a]": {"sm_90a", "compute_90a"},
+        "compute_90,code=[sm_90,compute_90]": {"sm_90", "compute_90"},
+    }.items():
+        subprocess.run([nvcc, f"-gencode=arch={architecture}", "-c", str(source), "-o", str(made)], check=True)
+        assert [{*found} for found in machine_code(made.read_bytes())] == [names]
+
+
 def test_every_source_is_in_the_library() -> None:
     wanted = _C.build_info()["cuda_archs"].split(";")
     if wanted == [""]:
         pytest.skip("the package was built without CUDA")
-    numbers = [re.sub(r"\D", "", architecture) for architecture in wanted]
-    compiled = {*(f"sm_{number}" for number in numbers), f"compute_{numbers[-1]}"}
+    # PTX with a letter would be of no use to any newer GPU.
+    compiled = {*(f"sm_{architecture}" for architecture in wanted), f"compute_{wanted[-1].rstrip('af')}"}
     found = machine_code(Path(_C.__file__).read_bytes())
     assert len(found) == (logs()[0].parent / "build.ninja").read_text().count(": cuda ")
     assert [names for names in found if {*names} != compiled] == []

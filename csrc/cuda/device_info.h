@@ -12,7 +12,7 @@ const char* toolkit_version();
 // Returns how many GPUs the driver offers; 0 without a driver.
 int device_count();
 
-// Returns what device `index` of the machine has for kernels.
+// Returns what device `index` of the machine has for kernels: asked for once, then remembered.
 Device device_at(int index);
 
 }  // namespace fused_rnn::cuda

@@ -179,6 +179,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_backward(const FUSED_RNN_PARAM CudaBackward<T, float> params) {
   if constexpr (!kCluster || kHasClusters)
     PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+  else
+    trap("there is no code for clusters");
 }
 
 }  // namespace fused_rnn::cuda

@@ -164,8 +164,7 @@ class PersistentForward : PersistentWalk<CudaForward<T, float>, Cell, T, 1, kRow
     }
     const Pair<T> words = narrow_pair<T>(hidden);
     store_fresh(p_.output + this->in_output(row), handed_on(words));
-    // As the other blocks see it: rounded.
-    widen_pair<T>(words, hidden);
+    // Not rounded, as what is handed on: the GRU adds to it step by step, and the roundings would add up.
     store_states(hidden_ + own, hidden);
     if constexpr (Cell::kHasCell) store_states(cell_ + own, cell);
     if (!p_.keep) return words;
@@ -199,6 +198,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM CudaForward<T, float> params) {
   if constexpr (!kCluster || kHasClusters)
     PersistentForward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+  else
+    trap("there is no code for clusters");
 }
 
 }  // namespace fused_rnn::cuda

@@ -29,15 +29,19 @@ const char* with_tiles(const PersistentPlan& plan, const Body& body) {
   return error;
 }
 
+// Launches all directions at once, or one after the other.
 template <typename Params>
-Launch launch_of(const Params& params, int64_t shared_bytes, void* stream) {
-  const PersistentPlan& plan = params.plan;
-  return {int64_t(plan.blocks) * plan.groups * params.directions,
-          kThreads,
-          shared_bytes,
-          plan.cluster ? plan.blocks : 1,
-          !plan.cluster && plan.blocks > 1,
-          stream};
+const char* launch_directions(void (*kernel)(Params), Params params, int64_t shared_bytes, void* stream) {
+  PersistentPlan& plan = params.plan;
+  const Launch how = {int64_t(plan.blocks) * plan.groups * plan.directions,
+                      kThreads,
+                      shared_bytes,
+                      plan.cluster ? plan.blocks : 1,
+                      !plan.cluster && plan.blocks > 1,
+                      stream};
+  for (plan.first_direction = 0; plan.first_direction < params.directions; plan.first_direction += plan.directions)
+    if (const char* error = launch(kernel, how, params)) return error;
+  return nullptr;
 }
 
 template <typename Cell, typename T>
@@ -48,8 +52,8 @@ const char* launch_persistent(const CudaForward<T, float>& params, void* stream)
     if (const char* error = fill_with_ones(params.output, bytes, stream)) return error;
   return with_tiles<T, Cell::kGates, false>(
       params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
-        return launch(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
-                      launch_of(params, layout.total, stream), params);
+        return launch_directions(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>, params,
+                                 layout.total, stream);
       });
 }
 
@@ -61,8 +65,8 @@ const char* launch_persistent(const CudaBackward<T, float>& params, void* stream
     if (const char* error = fill_with_ones(params.grad_gates, bytes, stream)) return error;
   return with_tiles<T, Cell::kGates, true>(
       params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>() {
-        return launch(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>,
-                      launch_of(params, layout.total, stream), params);
+        return launch_directions(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>, params,
+                                 layout.total, stream);
       });
 }
 

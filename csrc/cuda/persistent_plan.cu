@@ -11,6 +11,9 @@ namespace {
 constexpr double kClock = 1980;          // per microsecond
 constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
 
+// Microseconds of a step of the plain path in both directions: four launches and more. Assumed, not measured.
+constexpr double kPlainStep = 20;
+
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool wished(const Wish& wish, const PersistentPlan& plan) {
@@ -42,9 +45,9 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   else if (plan.blocks > 1)
     clocks +=
         800 + 8 * segments * plan.blocks + (written < 32 ? 600 : 0) + (problem.backward && written < 64 ? 1800 : 0);
-  const int64_t blocks = int64_t(plan.blocks) * plan.groups * problem.directions;
+  const int64_t blocks = int64_t(plan.blocks) * plan.groups * plan.directions;
   const double waves = plan.cluster ? static_cast<double>(divide_up(blocks, kClusterBlocks)) : 1;
-  return clocks * waves / kClock;
+  return clocks * waves * static_cast<double>(problem.directions / plan.directions) / kClock;
 }
 
 namespace {
@@ -74,24 +77,24 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
     }
 }
 
-}  // namespace
-
-PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
-  PersistentPlan best = {};
-  if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return best;
+// Tries all plans that launch so many directions at once, and returns the best.
+PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem, const Device& device,
+                            const Wish& wish) {
+  PersistentPlan best = {}, plan = {};
   double least = 0;
-  PersistentPlan plan = {};
+  plan.directions = static_cast<int32_t>(directions);
   for (plan.units = 8; plan.units <= 32; plan.units *= 2) {
     plan.blocks = static_cast<int32_t>(divide_up(problem.hidden_size, plan.units));
     plan.row_tiles =
         static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
     for (const bool cluster : {false, true}) {
       plan.cluster = cluster;
-      if (cluster ? plan.blocks > device.cluster : plan.blocks * problem.directions > device.multiprocessors) continue;
+      if (cluster && (device.cluster < 2 || plan.blocks > device.cluster)) continue;
+      if (!cluster && plan.blocks * directions > device.multiprocessors) continue;
       for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
         plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
         plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
-        if (cluster || plan.blocks * plan.groups * problem.directions <= device.multiprocessors)
+        if (cluster || plan.blocks * plan.groups * directions <= device.multiprocessors)
           divide_blocks(plan, problem, device, wish, best, least);
         if (sequences >= problem.batch) break;
       }
@@ -100,9 +103,24 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
   return best;
 }
 
+}  // namespace
+
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
+  if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return {};
+  const PersistentPlan all = choose_among(problem.directions, problem, device, wish);
+  if (all.blocks > 0 || problem.directions == 1) return all;
+  // One direction after the other, unless with so large a batch the plain path is faster.
+  const PersistentPlan one = choose_among(1, problem, device, wish);
+  const bool slow = one.blocks > 0 && wish.path == Path::kAny && estimate_step(one, problem) > kPlainStep;
+  return slow ? PersistentPlan{} : one;
+}
+
 const char* why_plain(const PersistentProblem& problem, const Wish& wish) {
   if (const char* reason = never_fits(problem)) return reason;
   if (wish.path != Path::kAny) return "no plan is as wished for";
+  if (problem.directions > 1)
+    return "the recurrent weights of both directions do not fit into the shared memory of the GPU, and one direction "
+           "after the other does not either or takes longer";
   return "the recurrent weights do not fit into the shared memory of the GPU";
 }
 

@@ -95,7 +95,7 @@ struct PersistentProblem {
 struct Device {
   int multiprocessors;
   int64_t shared_bytes;  // that a block may have
-  int cluster;           // the most blocks of a cluster; 1 for none
+  int cluster;           // the most blocks of a cluster; 1 where there are none, nor kernels for them
 };
 
 // Which plans may be made; for tests and for tuning.

@@ -28,7 +28,7 @@ struct Place {
       : lane(threadIdx.x % kWarp),
         warp(threadIdx.x / kWarp),
         rank(blockIdx.x % plan.blocks),
-        direction(blockIdx.x / plan.blocks / plan.groups),
+        direction(plan.first_direction + blockIdx.x / plan.blocks / plan.groups),
         first_unit(rank * plan.units),
         units(at_most(hidden_size - first_unit, plan.units)),
         first_sequence(blockIdx.x / plan.blocks % plan.groups * plan.sequences),

@@ -148,7 +148,7 @@ class PersistentWalk {
   const bool ragged_;  // whether sequences end at different steps
   char* const shared_;
   Weights<kSegments, kRowTiles, kHeld> weights_;
-  float* const hidden_;  // [plan.sequences][plan.units]: hidden values, or their gradients
+  float* const hidden_;  // [plan.sequences][plan.units]: hidden values, not rounded to T, or their gradients
   float* const cell_;    // [plan.sequences][plan.units]: cell values, or their gradients
   // What this thread finishes: two units of the block, of the sequence that comes so many after the first worked on.
   int unit_, offset_;

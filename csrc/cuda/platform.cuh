@@ -32,6 +32,9 @@ FUSED_RNN_DEVICE char* shared_memory() {
   return memory;
 }
 
+// Ends the kernel with an error, for what must never be reached.
+FUSED_RNN_DEVICE void trap(const char* /*why*/) { __trap(); }
+
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 

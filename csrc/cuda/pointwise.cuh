@@ -34,10 +34,12 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
         p.sums[sequence * Cell::kGates * size + column] + (p.bias_hh ? widen(p.bias_hh[column]) : V(0));
   }
   V cell = Cell::kHasCell ? p.cell[state] : V(0);
-  const T hidden = narrow<T>(Cell::template forward<Activation>(sums, widen(p.hidden[state]), cell));
+  const V before = Cell::kHasCell || !p.cell ? widen(p.hidden[state]) : p.cell[state];
+  const V next = Cell::template forward<Activation>(sums, before, cell);
+  const T hidden = narrow<T>(next);
   p.hidden[state] = hidden;
   if (output) *output = hidden;
-  if constexpr (Cell::kHasCell) p.cell[state] = cell;
+  if (p.cell) p.cell[state] = Cell::kHasCell ? cell : next;
   if (!p.keep) return;
   for (int s = 0; s < 4; ++s) gates[s * size] = narrow<T>(sums[s]);
   if constexpr (Cell::kHasCell) p.cells[saved * size + unit] = cell;

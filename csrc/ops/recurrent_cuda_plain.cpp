@@ -67,7 +67,10 @@ void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep) {
   for (int64_t d = 0; d < s.directions; ++d) {
     Tensor state = cuda.layer.h0.select(0, d).clone();
     Tensor hidden = projected ? cuda.layer.empty({s.steps.batch, s.hidden_size}) : state;
-    Tensor cell = cuda.is_lstm() ? cuda.layer.c0.select(0, d).to(cuda.state_type, false, /*copy=*/true) : Tensor();
+    // Of the GRU the hidden values that are not rounded; none where nothing is.
+    Tensor cell;
+    if (cuda.is_lstm() || cuda.layer.type != cuda.state_type)
+      cell = (cuda.is_lstm() ? cuda.layer.c0 : cuda.layer.h0).select(0, d).to(cuda.state_type, false, /*copy=*/true);
     const Tensor weight = cuda.weight(d, 1).t();
     for (int64_t index = 0; index < s.steps.time; ++index) {
       const HostStep step = step_at(cuda, d, index);

@@ -29,14 +29,16 @@ struct CudaSteps {
 
 // How a persistent kernel shares out a layer; see cuda/persistent_plan.h.
 struct PersistentPlan {
-  bool cluster;         // states travel through distributed shared memory, not through the L2 cache
-  int32_t blocks;       // thread blocks of a group, which share out the hidden units
-  int32_t groups;       // of a direction, which share out the batch
-  int32_t units;        // hidden units of a block, an even number; fewer in the last one
-  int32_t sequences;    // of a group; fewer in the last one
-  int32_t row_tiles;    // of 16 rows of the weights
-  int32_t batch_tiles;  // of 8 sequences, which a block works on at a time
-  int32_t held;         // of each warp's chunks of a segment how many lie in registers; 0 for all in shared memory
+  bool cluster;             // states travel through distributed shared memory, not through the L2 cache
+  int32_t blocks;           // thread blocks of a group, which share out the hidden units
+  int32_t groups;           // of a direction, which share out the batch
+  int32_t units;            // hidden units of a block, an even number; fewer in the last one
+  int32_t sequences;        // of a group; fewer in the last one
+  int32_t row_tiles;        // of 16 rows of the weights
+  int32_t batch_tiles;      // of 8 sequences, which a block works on at a time
+  int32_t held;             // of each warp's chunks of a segment how many lie in registers; 0 for all in shared memory
+  int32_t directions;       // of a launch: all, or 1 where they are launched one after the other
+  int32_t first_direction;  // of a launch, which sets it
 };
 
 template <typename T, typename State>
@@ -90,7 +92,8 @@ struct PointwiseForward {
   const T* bias_ih;   // [kGates * hidden_size], or null
   const T* bias_hh;   // [kGates * hidden_size], or null
   T* hidden;          // [batch, hidden_size]: hidden values before the step on entry, after it on return
-  State* cell;        // [batch, hidden_size]: likewise cell values (LSTM only)
+  State* cell;        // [batch, hidden_size]: likewise cell values; of the GRU hidden values, not rounded to T, or null
+                      // where T rounds nothing
   T* output;          // as in CudaForward, or null with a projection
   T* gates;           // as in CudaForward
   State* cells;       // as in CudaForward

@@ -32,9 +32,9 @@ def find_headers() -> Path:
 
 
 def sources(csrc: Path = CSRC) -> list[Path]:
-    """Return what the library is made of: all but what asks the GPU's driver."""
-    kernels = [path for path in sorted((csrc / "cuda").glob("*.cu")) if path.stem != "device_info"]
-    return [*(HERE / f"{name}.cpp" for name in ("exports", "fibers", "matrix")), *kernels]
+    """Return what the library is made of."""
+    own = [HERE / f"{name}.cpp" for name in ("exports", "fibers", "matrix", "runtime")]
+    return [*own, *sorted((csrc / "cuda").glob("*.cu"))]
 
 
 def build() -> Path:

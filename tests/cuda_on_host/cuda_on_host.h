@@ -18,9 +18,14 @@
 
 namespace fused_rnn::cuda {
 
+#ifdef FUSED_RNN_WITHOUT_CLUSTERS
+constexpr bool kHasClusters = false;
+#else
 constexpr bool kHasClusters = true;
+#endif
 
 inline char* shared_memory() { return host::shared_memory(); }
+inline void trap(const char* why) { host::fail(why); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }

@@ -1,5 +1,6 @@
 // The functions that the tests call through ctypes; null, or what is wrong.
 
+#include "cuda/device_info.h"
 #include "cuda/recurrent.h"
 #include "fibers.h"
 
@@ -32,6 +33,12 @@ bool is_built(int gates, bool backward, int element_bytes, bool cluster, int row
 }
 int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
   return shared_layout(*plan, *problem).total;
+}
+
+void device_of(int index, Device* device) { *device = device_at(index); }
+
+double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem) {
+  return estimate_step(*plan, *problem);
 }
 
 // For Python to check that its structs are laid out like these.

@@ -6,6 +6,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from cuda_on_host.half import half_cell
 from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import reference
 from fused_rnn.reference.sequence import run_directions, time_steps
@@ -45,6 +46,10 @@ class Layer:
         return self.kind == "LSTM"
 
     @property
+    def is_half(self) -> bool:
+        return self.dtype.itemsize == 2
+
+    @property
     def gates(self) -> int:
         return 4 if self.is_lstm else 3
 
@@ -78,8 +83,10 @@ class Layer:
         shapes |= {"c_n": shapes["h_n"], "cells": shapes["output"]}
         states = [random(*shapes["h_n"]) for _ in range(2 if self.is_lstm else 1)]
         for sequence, state in enumerate(states if self.nan else []):
-            state.view(torch.int16 if state.element_size() == 2 else torch.int32)[:, sequence, 0::2] = -1
-            state[:, sequence, 1::2] = float("nan")
+            ones = torch.arange(size) % 4 < 2  # in half precision a word of them
+            state[:, sequence, ~ones] = float("nan")
+            integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[state.element_size()]
+            state.view(integers)[:, sequence, ones] = -1
         weights: list[Tensor] = []
         for _ in range(self.directions):
             weights += [random(gates, self.input_size, scale=scale), random(gates, size, scale=scale)]
@@ -109,15 +116,16 @@ class Layer:
 
 
 @cache
-def by_reference(layer: Layer, dtype: torch.dtype, tf32: bool = False) -> Result:
-    """Return outputs and gradients by the reference, computed in ``dtype``; recurrent products perhaps in tf32."""
+def by_reference(layer: Layer, dtype: torch.dtype, rounded: bool = False) -> Result:
+    """Return outputs and gradients by the reference, computed in ``dtype``; perhaps with roundings: see peer_of."""
     input, states, weights, grads = layer.tensors()
     inputs = [tensor.to(dtype).requires_grad_() for tensor in (input, *states, *weights)]
     rows = inputs[0] if layer.batch_sizes else inputs[0].view(layer.time, layer.batch, -1)
     hx, weights = tuple(inputs[1 : 1 + len(states)]), inputs[1 + len(states) :]
     sizes, lengths = layer.sizes(), layer.lengths
-    if tf32:
-        every, final = run_directions(tf32_cell(layer.kind), rows, hx, weights, sizes, lengths)
+    if rounded:
+        cell = half_cell(layer.kind, layer.dtype) if layer.is_half else tf32_cell(layer.kind)
+        every, final = run_directions(cell, rows, hx, weights, sizes, lengths)
         results = [every[0], *final, *every[1:]]
     elif layer.is_lstm:
         results = list(reference.lstm(rows, hx[0], hx[1], weights, sizes, lengths, return_states=True))
@@ -131,3 +139,14 @@ def by_reference(layer: Layer, dtype: torch.dtype, tf32: bool = False) -> Result
     return {name: out.detach() for name, out in named.items()} | {
         f"grad {name}": gradient for name, gradient in zip(layer.names(), gradients, strict=True)
     }
+
+
+def peer_of(layer: Layer) -> Result:
+    """Return what the kernels may be twice as far from the truth as: only what they cannot do without is rounded.
+
+    That is, in half precision, not the reference computed in it, which rounds after every operation; and in tf32 what
+    the recurrence multiplies.
+    """
+    dtype = torch.float32 if layer.is_half else layer.dtype
+    results = by_reference(layer, dtype, rounded=layer.is_half or not layer.exact)
+    return {name: values if name == "cells" else values.to(layer.dtype) for name, values in results.items()}

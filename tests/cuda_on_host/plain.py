@@ -13,7 +13,9 @@ def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:
     layer, state_dtype = host.layer, host.empty(0, state=True).dtype
     for direction in range(layer.directions):
         hidden = host.states[0][direction].clone()
-        cell = host.states[1][direction].to(state_dtype, copy=True) if layer.is_lstm else None
+        # Of the GRU the hidden values that are not rounded, in half precision.
+        unrounded = host.states[-1][direction].to(state_dtype, copy=True)
+        cell = unrounded if layer.is_lstm or layer.is_half else None
         for index, (rows, _) in enumerate(_steps(host, direction)):
             t = layer.time - 1 - index if direction else index
             sequences = len(rows)
@@ -32,8 +34,8 @@ def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:
                 output[rows] = torch.where(runs, hidden[:sequences], 0)
                 assert torch.equal(hidden[:sequences][~runs[:, 0]], before[:sequences][~runs[:, 0]])
         host.final["h_n"][direction] = hidden
-        if cell is not None:
-            host.final["c_n"][direction] = cell.to(layer.dtype)
+        if layer.is_lstm:
+            host.final["c_n"][direction] = unrounded.to(layer.dtype)
 
 
 def backward(host: OnHost, projected: bool = False) -> None:

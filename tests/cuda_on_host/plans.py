@@ -32,6 +32,7 @@ def plan_of(
     sequences: int = 8,
     batch_tiles: int = 1,
     held: int = 0,
+    launches: int = 1,
 ) -> Plan:
     """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
     assert units % 2 == 0
@@ -46,6 +47,7 @@ def plan_of(
         row_tiles=row_tiles(layer.gates, units, backward),
         batch_tiles=batch_tiles,
         held=held,
+        directions=layer.directions // launches,
     )
 
 
@@ -94,5 +96,6 @@ def _random_plan(rng: random.Random, layer: Layer, backward: bool, cluster: bool
     if not units or (tiles.held > 0 and tiles.held < chunks_of_warp(layer)):
         return None
     sequences = rng.choice([8 * tiles.batch_tiles, rng.randint(1, 8 * tiles.batch_tiles), rng.randint(1, 24)])
-    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held)
+    launches = rng.choice([1, layer.directions])
+    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held, launches)
     return plan if plan.blocks <= 8 and plan.blocks * plan.groups * layer.directions <= 16 else None

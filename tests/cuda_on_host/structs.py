@@ -24,7 +24,7 @@ class Steps(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
-    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held"
+    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held directions first_direction"
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:
@@ -130,6 +130,27 @@ class Kernels:
         plan = Plan()
         self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
         return plan
+
+    def estimate(self, plan: Plan, problem: Problem) -> float:
+        """Return the microseconds that a step should take."""
+        self._library.estimate_of.restype = ctypes.c_double
+        return float(self._library.estimate_of(ctypes.byref(plan), ctypes.byref(problem)))
+
+    def device(self, index: int, gpu: tuple[int, ...] | None = None) -> Device:
+        """Return what csrc/cuda/device_info.cu says of a GPU, after pretending that it is ``gpu``: see runtime.cpp."""
+        if gpu is not None:
+            self._library.pretend_gpu(index, *gpu)
+        device = Device()
+        self._library.device_of(index, ctypes.byref(device))
+        return device
+
+    def times_asked(self, index: int) -> int:
+        """Return how often a GPU was asked for room since it is pretended to be what it is."""
+        return int(self._library.times_asked(index))
+
+    def current_gpu(self) -> int:
+        """Return the current device."""
+        return int(self._library.current_gpu())
 
     def why_plain(self, problem: Problem, wish: Wish) -> str:
         """Return why there is no plan."""

@@ -1,14 +1,15 @@
 """That the tests of this folder see faults: each of these, planted into the kernels, changes results or is named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from comparing import assert_all_accurate
+from comparing import assert_all_accurate, assert_same_noise
 
+from cuda_on_host import plain
 from cuda_on_host.build import Edit, build_variant
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import plan_of
 from cuda_on_host.structs import Kernels
 
@@ -17,18 +18,34 @@ FEW: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles > 16", "held > 0
 WRONG = "error|NaN or Inf"
 
 
+LSTM = Layer("LSTM", time=5, batch=20, hidden_size=20)
+GRU = replace(LSTM, kind="GRU")
+# Long, for roundings to show.
+BFLOAT16 = Layer("GRU", torch.bfloat16, time=40, batch=20, hidden_size=24)
+FLOAT16 = replace(BFLOAT16, dtype=torch.float16)
+BOTH = replace(LSTM, directions=2)
+LENGTHS = tuple(range(4)) * 5
+
+
 @dataclass(frozen=True)
 class Fault:
     file: str
     old: str
     new: str
+    layer: Layer = LSTM
+    """A layer that shows it."""
     says: str = WRONG
     """What the failure says."""
     cluster: bool = False
     kernel: str = "forward"
-    """Where it is planted: forward or backward."""
-    nan: bool = False
-    """Whether it takes NaN to see it."""
+    """Where it is planted: forward, backward, or pointwise for the plain path."""
+
+    @property
+    def stem(self) -> str:
+        """Return the source that has the kernel."""
+        if self.kernel == "pointwise":
+            return "recurrent"
+        return f"{self.layer.kind.lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
 
 
 FAULTS = {
@@ -64,8 +81,8 @@ FAULTS = {
     "swapped gates": Fault("cuda/lstm.cuh", "{sums[0], sums[1], sums[2]", "{sums[1], sums[0], sums[2]"),
     "memory not filled": Fault("cuda/persistent_launch.cuh", "(params.output, bytes,", "(params.output, bytes * 0,"),
     "a value that looks missing": Fault(
-        "cuda/number.cuh", "return {words.x == kMissing ? 0x7fffffffu : words.x,", "return {words.x,", nan=True,
-        says="waits for what no block will write",
+        "cuda/number.cuh", "return {words.x == kMissing ? 0x7fffffffu : words.x,", "return {words.x,",
+        layer=replace(LSTM, nan=True), says="waits for what no block will write",
     ),
     "cell of the wrong step": Fault(
         "cuda/persistent_backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
@@ -75,6 +92,88 @@ FAULTS = {
         "cuda/persistent_backward.cuh", "grads[Cell::saved_of(gate)]);", "grads[Cell::saved_of(gate / 2)]);",
         kernel="backward", cluster=True,
     ),
+    # In the GRU.
+    "a recurrent sum in the wrong place": Fault("cuda/gru.cuh", "gate == 2 ? 3 : gate", "gate", GRU),
+    "swapped biases": Fault("cuda/persistent_forward.cuh", "s == 2 ? ih : hh", "s == 2 ? hh : ih", GRU),
+    "hidden value of the wrong step": Fault(
+        "cuda/persistent_backward.cuh", "p_.output + this->in_output(before)", "p_.output + this->in_output(row)", GRU,
+        kernel="backward",
+    ),
+    "nothing past the weights": Fault(
+        "cells/gru.h", "grad_hidden = grad_hidden * gates.z", "grad_hidden = grad_hidden * V(0)", GRU,
+        kernel="backward",
+    ),
+    # In half precision: some are but a rounding too many.
+    "swapped words of a sum": Fault(
+        "cuda/number.cuh", "mma_bfloat16(sum, a, b0, b1);", "mma_bfloat16(sum, a, b1, b0);", BFLOAT16,
+    ),
+    "a value in half precision that looks missing": Fault(
+        "cuda/number.cuh", "words == kMissing ? 0x7fff7fffu : words", "words", replace(BFLOAT16, nan=True),
+        cluster=True, says="waits for what no block will write",
+    ),
+    "a state rounded at every step": Fault(
+        "cuda/persistent_forward.cuh", "    store_states(hidden_ + own, hidden);",
+        "    widen_pair<T>(words, hidden);\n    store_states(hidden_ + own, hidden);", FLOAT16,
+    ),
+    "a cell rounded at every step": Fault(
+        "cuda/persistent_forward.cuh", "store_states(cell_ + own, cell);",
+        "widen_pair<T>(narrow_pair<T>(cell), cell), store_states(cell_ + own, cell);", replace(BFLOAT16, kind="LSTM"),
+    ),
+    "rounded towards zero": Fault(
+        "cuda/number.cuh", "return __float2bfloat16(value);", "return __float2bfloat16_rz(value);", BFLOAT16,
+    ),
+    "gates that are rounded before they are used": Fault(
+        "cuda/persistent_forward.cuh", "        sums[u][gate] += input[u];\n",
+        "        sums[u][gate] = widen(narrow<T>(sums[u][gate] + input[u]));\n", BFLOAT16,
+    ),
+    "a carried gradient rounded at every step": Fault(
+        "cuda/persistent_backward.cuh", "hidden_ + own) = {carried[0][0], carried[0][1]};",
+        "hidden_ + own) = {widen(narrow<T>(carried[0][0])), widen(narrow<T>(carried[0][1]))};",
+        BFLOAT16, kernel="backward",
+    ),
+    # In the pointwise kernels.
+    "steps past the end": Fault(
+        "cuda/pointwise.cuh", "if (!p.steps.runs(p.t, sequence)) {", "if (p.t < 0) {", replace(LSTM, lengths=LENGTHS),
+        kernel="pointwise",
+    ),
+    "a bias left out": Fault(
+        "cuda/pointwise.cuh", "(p.bias_hh ? ", "(p.bias_hh && gate < 2 ? ", FLOAT16, kernel="pointwise",
+    ),
+    "the other direction's rows": Fault(
+        "cuda/pointwise.cuh", "(row_before * p.directions + p.direction)", "(row_before * p.directions)",
+        replace(GRU, directions=2), kernel="pointwise",
+    ),
+    "a cell before its time": Fault(
+        "cuda/pointwise.cuh", "p.steps.row(p.before, sequence)", "p.steps.row(p.t, sequence)", LSTM, kernel="pointwise",
+    ),
+    "a cell's gradient lost": Fault("cuda/pointwise.cuh", "p.grad_cell[state] = grad_cell;", "", kernel="pointwise"),
+    "a plain state rounded at every step": Fault(
+        "cuda/pointwise.cuh", "Cell::kHasCell || !p.cell ?", "true ?", FLOAT16, kernel="pointwise",
+    ),
+    # In how many blocks are launched, and how.
+    "the last threads left out": Fault(
+        "cuda/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads", "count / kPointwiseThreads",
+        kernel="pointwise",
+    ),
+    "one direction left out": Fault(
+        "cuda/persistent_launch.cuh", "plan.groups * plan.directions", "plan.groups", BOTH,
+    ),
+    "one group left out": Fault(
+        "cuda/persistent_launch.cuh", "int64_t(plan.blocks) * plan.groups", "int64_t(plan.blocks)",
+        replace(LSTM, batch=30),
+    ),
+    "blocks one after another": Fault(
+        "cuda/persistent_launch.cuh", "!plan.cluster && plan.blocks > 1", "false",
+        says="waits for what no block will write",
+    ),
+    "no cluster": Fault(
+        "cuda/persistent_launch.cuh", "plan.cluster ? plan.blocks : 1,", "1,", cluster=True,
+        says="the cluster has no such block",
+    ),
+    "half of the memory filled": Fault(
+        "cuda/persistent_launch.cuh", "params.steps.rows * params.directions * params.hidden_size",
+        "params.steps.rows * params.hidden_size", BOTH,
+    ),
 }  # fmt: skip
 
 
@@ -82,24 +181,45 @@ FAULTS = {
 def test_a_fault_is_seen(name: str) -> None:
     fault = FAULTS[name]
     edits = [FEW, (fault.file, fault.old, fault.new)]
-    kernels = Kernels(build_variant(name.replace(" ", "_"), edits, [f"lstm_{fault.kernel}_float32"]))
-    layer = Layer("LSTM", time=5, batch=20, hidden_size=20, nan=fault.nan)
+    kernels = Kernels(build_variant(name.replace(" ", "_").replace("'", ""), edits, [fault.stem]))
     with pytest.raises((AssertionError, RuntimeError), match=fault.says):
-        run_and_compare(kernels, layer, fault.cluster)
+        run_and_compare(kernels, fault.layer, fault.cluster, fault.kernel == "pointwise")
 
 
-def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool) -> None:
+def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool, pointwise: bool) -> None:
     for seed in range(4):
         kernels.choose_schedule(seed)
         host = OnHost(kernels, layer)
-        host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
-        host.backward(plan_of(layer, True, cluster, units=8, sequences=24))
-        assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+        if pointwise:
+            plain.forward(host)
+            plain.backward(host)
+        else:
+            host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
+            host.backward(plan_of(layer, True, cluster, units=8, sequences=24))
+        exact = by_reference(layer, torch.float64)
+        assert_all_accurate(host.result(), exact, peer_of(layer))
+        if layer.is_half and not layer.nan:
+            assert_same_noise(host.result(), exact, peer_of(layer))
 
 
 def test_without_a_fault(kernels: Kernels) -> None:
-    for cluster in (False, True):
-        run_and_compare(kernels, Layer("LSTM", time=5, batch=20, hidden_size=20), cluster)
+    for layer, pointwise, cluster in {
+        (fault.layer, fault.kernel == "pointwise", fault.cluster) for fault in FAULTS.values()
+    }:
+        run_and_compare(kernels, layer, cluster, pointwise)
+
+
+def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
+    # As on a GPU for which no code for clusters was compiled.
+    stems = ["lstm_forward_float32", "lstm_backward_float32"]
+    without = Kernels(build_variant("without_clusters", [FEW], stems, "-O1 -DFUSED_RNN_WITHOUT_CLUSTERS"))
+    layer = Layer("LSTM", batch=4, hidden_size=8)
+    host = OnHost(without, layer)
+    with pytest.raises(RuntimeError, match="no code for clusters"):
+        host.forward(plan_of(layer, False, True, units=8))
+    host.forward(plan_of(layer, False, False, units=8))
+    with pytest.raises(RuntimeError, match="no code for clusters"):
+        host.backward(plan_of(layer, True, True, units=8))
 
 
 def test_an_edit_that_finds_nothing_is_an_error() -> None:

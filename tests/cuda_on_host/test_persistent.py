@@ -5,10 +5,10 @@ from itertools import cycle
 
 import pytest
 import torch
-from comparing import assert_all_accurate, assert_identical
+from comparing import assert_all_accurate, assert_identical, assert_same_noise
 
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, Result, by_reference
+from cuda_on_host.layer import Layer, Result, by_reference, peer_of
 from cuda_on_host.plans import plan_of, random_case
 from cuda_on_host.structs import Kernels, Plan
 
@@ -28,8 +28,7 @@ def run(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> Result
 
 
 def check(kernels: Kernels, layer: Layer, forward: Plan, backward: Plan) -> None:
-    peer = by_reference(layer, layer.dtype, tf32=not layer.exact)
-    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer)
+    assert_all_accurate(run(kernels, layer, forward, backward), by_reference(layer, torch.float64), peer_of(layer))
 
 
 @pytest.mark.parametrize("path", CLUSTER)
@@ -89,6 +88,17 @@ def test_every_form(kernels: Kernels, layer: Layer, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rounding_too_many(kernels: Kernels, kind: str, dtype: torch.dtype, path: str) -> None:
+    layer = Layer(kind, dtype, time=40, batch=20, hidden_size=40)
+    forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
+    ours, exact = run(kernels, layer, forward, backward), by_reference(layer, torch.float64)
+    assert_all_accurate(ours, exact, peer_of(layer))
+    assert_same_noise(ours, exact, peer_of(layer))
+
+
+@pytest.mark.parametrize("path", CLUSTER)
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> None:
     layer = Layer(kind, time=5, batch=19, hidden_size=40, lengths=(5, 1, 3) * 6 + (0,))
@@ -98,6 +108,17 @@ def test_same_bits_whoever_is_ahead(kernels: Kernels, kind: str, path: str) -> N
         kernels.choose_schedule(seed)
         results.append(run(kernels, layer, forward, backward))
         assert_identical(results[-1], results[0])
+
+
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_direction_after_the_other(kernels: Kernels, kind: str, path: str) -> None:
+    layer = Layer(kind, time=4, batch=9, hidden_size=20, directions=2, lengths=(4, 0, 2) * 3)
+    results = []
+    for launches in (1, 2):
+        plans = (plan_of(layer, backward, CLUSTER[path], 16, launches=launches) for backward in (False, True))
+        results.append(run(kernels, layer, *plans))
+    assert_identical(results[1], results[0])
 
 
 @pytest.mark.parametrize("path", CLUSTER)

@@ -1,19 +1,24 @@
 """The plans of csrc/cuda/persistent_plan.cu: each can be launched and does all of the work; and some are run."""
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from comparing import assert_all_accurate
 
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import THREADS
 from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
 
 ANY, PLAIN, CLUSTER, GRID = range(4)
-DEVICES = {"H100": Device(132, 227 * 1024, 16), "A100": Device(108, 163 * 1024, 1), "small": Device(20, 99 * 1024, 1)}
+DEVICES = {
+    "H100": Device(132, 227 * 1024, 16), "A100": Device(108, 163 * 1024, 1), "small": Device(20, 99 * 1024, 1),
+    "slice of an H100": Device(16, 227 * 1024, 6),
+}  # fmt: skip
 BATCHES = (1, 7, 8, 9, 16, 33, 64, 100, 257)
+SMALL: dict[str, Any] = {"batch": 25, "hidden_size": 72, "lengths": (3, 1, 2, 0, 3) * 5}
 HIDDEN_SIZES = (4, 8, 24, 40, 72, 128, 192, 200, 256, 520, 768, 1000, 1024, 1536, 2048, 4096)
 
 
@@ -38,9 +43,12 @@ def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) 
     assert plan.held == 0 or plan.held * 8 * 64 >= problem.hidden_size * problem.element_bytes
     assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
     if plan.cluster:
+        # Without clusters there is no code for them, not even for one of a single block.
+        assert device.cluster > 1
         assert plan.blocks <= device.cluster
     else:
-        assert plan.blocks * plan.groups * problem.directions <= device.multiprocessors
+        assert plan.blocks * plan.groups * plan.directions <= device.multiprocessors
+    assert plan.directions in (1, problem.directions)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -58,7 +66,10 @@ def test_every_plan_fits(kernels: Kernels, device: str, path: int) -> None:
         except AssertionError as error:
             values = {name: getattr(problem, name) for name, *_ in problem._fields_}
             raise AssertionError(f"{values}: {plan}") from error
-    assert plans > 500
+    if path == CLUSTER and DEVICES[device].cluster == 1:
+        assert plans == 0
+    else:
+        assert plans > 500
 
 
 def test_small_layers_have_a_plan(kernels: Kernels) -> None:
@@ -88,6 +99,26 @@ def test_no_plan(kernels: Kernels, change: dict[str, int], why: str) -> None:
     assert why in kernels.why_plain(problem, Wish())
 
 
+def test_one_direction_after_the_other(kernels: Kernels) -> None:
+    # Where both directions do not fit at once, each has the plan of a layer with one; elsewhere nothing changes.
+    for hidden_size, launches in ((512, 1), (768, 1), (1024, 1), (1280, 2), (1536, 2)):
+        for backward in (False, True):
+            both, one = (Problem(16, hidden_size, directions, 3, 2, True, backward) for directions in (2, 1))
+            plan, of_one = (kernels.choose_plan(problem, DEVICES["H100"], Wish()) for problem in (both, one))
+            assert_fits(kernels, plan, both, DEVICES["H100"])
+            assert plan.directions * launches == 2
+            if launches == 2:
+                assert str(plan) == str(of_one)
+                assert kernels.estimate(plan, both) == pytest.approx(2 * kernels.estimate(of_one, one))
+
+
+def test_one_direction_after_the_other_takes_too_long(kernels: Kernels) -> None:
+    large = Problem(128, 1536, 2, 3, 2, True, False)
+    assert kernels.choose_plan(large, DEVICES["H100"], Wish()).blocks == 0
+    assert "takes longer" in kernels.why_plain(large, Wish())
+    assert kernels.choose_plan(large, DEVICES["H100"], Wish(path=GRID)).directions == 1
+
+
 def test_wishes(kernels: Kernels) -> None:
     problem = Problem(64, 256, 1, 4, 2, False, False)
     for name, values in {
@@ -103,12 +134,22 @@ def test_wishes(kernels: Kernels) -> None:
 @pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str, int]) -> None:
-    layer = Layer(kind, torch.bfloat16, batch=25, hidden_size=72, directions=1, lengths=(3, 1, 2, 0, 3) * 5)
+    run_chosen(kernels, Layer(kind, torch.bfloat16, **SMALL), Device(12, 227 * 1024, 8), Wish(path=path, **wish), 1)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_chosen_plans_run_one_direction_after_the_other(kernels: Kernels, kind: str) -> None:
+    # Of three blocks and more for each direction.
+    run_chosen(kernels, Layer(kind, torch.bfloat16, directions=2, **SMALL), Device(5, 227 * 1024, 1), Wish(), 2)
+
+
+def run_chosen(kernels: Kernels, layer: Layer, device: Device, wish: Wish, launches: int) -> None:
     host = OnHost(kernels, layer)
     for backward in (False, True):
         problem = Problem(layer.batch, layer.hidden_size, layer.directions, layer.gates, 2, True, backward)
-        plan = kernels.choose_plan(problem, Device(12, 227 * 1024, 8), Wish(path=path, **wish))
+        plan = kernels.choose_plan(problem, device, wish)
         assert plan.blocks > 0, "no such plan"
-        assert_fits(kernels, plan, problem, Device(12, 227 * 1024, 8))
+        assert plan.directions * launches == layer.directions
+        assert_fits(kernels, plan, problem, device)
         (host.backward if backward else host.forward)(plan)
-    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, layer.dtype))
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))

@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import assert_all_accurate, assert_identical
+from comparing import assert_all_accurate, assert_identical, assert_same_noise
 
 from cuda_on_host import plain
 from cuda_on_host.host import OnHost
-from cuda_on_host.layer import Layer, by_reference
+from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.structs import Kernels
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -35,7 +35,19 @@ def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[s
     host = OnHost(kernels, layer)
     plain.forward(host)
     plain.backward(host)
-    assert_all_accurate(host.result(), by_reference(layer, torch.float64), by_reference(layer, dtype))
+    assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rounding_too_many(kernels: Kernels, kind: str, dtype: torch.dtype) -> None:
+    layer = case(kind, dtype, {"time": 40, "batch": 20, "hidden_size": 40})
+    host = OnHost(kernels, layer)
+    plain.forward(host)
+    plain.backward(host)
+    exact = by_reference(layer, torch.float64)
+    assert_all_accurate(host.result(), exact, peer_of(layer))
+    assert_same_noise(host.result(), exact, peer_of(layer))
 
 
 @pytest.mark.parametrize("form", FORMS[2:5], ids=str)
