@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from cases import DTYPES, KINDS, Case, check_accuracy, flatten
-from comparing import assert_accurate, assert_identical
+from comparing import assert_accurate, assert_all_accurate, assert_identical
 from on_gpu import float32_precision, require_path
 from torch import Tensor
 
@@ -90,7 +90,9 @@ def test_small(kind: str, path: str, dtype: torch.dtype) -> None:
     case = Case(kind, **SMALL)  # type: ignore[arg-type]
     with float32_precision("ieee"):
         require_path(path, case.paths(dtype))
-        check_accuracy(case, dtype, "cuda")
+        ours = case.result(fused_rnn, dtype, "cuda")
+    # The peer is on the CPU: cuDNN's own kernels are not for us to judge.
+    assert_all_accurate(ours, case.torch_result(torch.float64), case.torch_result(dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
