@@ -62,14 +62,17 @@ def _set_float32(tf32: bool) -> None:
 
 
 def _with_cudnn(compute: Compute, enabled: bool) -> Compute:
-    """`compute` with cuDNN allowed or not; backward takes the way of forward."""
+    """`compute` with cuDNN allowed or not; backward takes the way of forward.
+
+    `torch.backends.cudnn.flags` would raise, since the precision of float32 is set for recurrent networks alone.
+    """
 
     def computed() -> Outputs:
-        torch.backends.cudnn.enabled = enabled
+        torch._C._set_cudnn_enabled(enabled)
         try:
             return compute()
         finally:
-            torch.backends.cudnn.enabled = True
+            torch._C._set_cudnn_enabled(True)
 
     return computed
 

@@ -26,13 +26,17 @@ def float32_precision(precision: str) -> Iterator[None]:
 
 @contextmanager
 def cudnn(enabled: bool) -> Iterator[None]:
-    """Let torch.nn use cuDNN or not; ``torch.backends.cudnn.flags`` raises where ``fp32_precision`` was set."""
-    before = torch.backends.cudnn.enabled
+    """Let torch.nn use cuDNN or not.
+
+    ``torch.backends.cudnn.flags`` raises where ``fp32_precision`` was set, ``torch.backends.cudnn.enabled`` where
+    PyTorch's own test helpers were imported.
+    """
+    before = torch._C._get_cudnn_enabled()
     try:
-        torch.backends.cudnn.enabled = enabled
+        torch._C._set_cudnn_enabled(enabled)
         yield
     finally:
-        torch.backends.cudnn.enabled = before
+        torch._C._set_cudnn_enabled(before)
 
 
 def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int, directions: int) -> dict[str, str]:
