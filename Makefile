@@ -4,7 +4,7 @@
 #   make test-long  the tests marked `long`: campaigns of minutes
 #   make test-torch-cuda  build against PyTorch for CUDA 13, in an environment of its own (6 GB, needs nvcc), and test that
 #   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
-#   make gpu        build for the NVIDIA GPU of this machine, the tests that need one, benchmarks against cuDNN (10 minutes)
+#   make gpu        build for this machine's NVIDIA GPU, the tests that need one, benchmarks against cuDNN (10 minutes)
 #   make sanitize-cuda  the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
 #   make examples   every example in its default setting: pictures, and the table of examples/README.md
 #   make build      the environment and the extension alone
@@ -62,7 +62,8 @@ build-gpu: $(VENV)/installed
 
 # PyTorch's cache of freed memory would hide reads and writes beyond a tensor's end.
 sanitize-cuda: build-gpu
-	@command -v compute-sanitizer > /dev/null || { echo "compute-sanitizer is not on the PATH: it is part of the CUDA toolkit"; exit 1; }
+	@command -v compute-sanitizer > /dev/null || \
+	  { echo "compute-sanitizer, which is part of the CUDA toolkit, is not on the PATH"; exit 1; }
 	status=0; for tool in memcheck racecheck; do \
 	  FAIL_WITHOUT_CUDA=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $$tool --error-exitcode 1 \
 	    $(BIN)/python -m pytest -m sanitize || status=1; \

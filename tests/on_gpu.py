@@ -41,7 +41,7 @@ def cudnn(enabled: bool) -> Iterator[None]:
 
 def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int, directions: int) -> dict[str, str]:
     """Return the path that each pass of a layer without a projection takes: plain, grid or cluster."""
-    problem = {
+    problem: dict[str, Any] = {
         "gates": 4 if kind == "LSTM" else 3,
         "element_bytes": dtype.itemsize,
         "batch": batch,
@@ -50,7 +50,7 @@ def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int
         "projected": False,
         "one_step": time == 1,
     }
-    plans = {name: _C.cuda_plan(**problem, backward=name == "backward") for name in ("forward", "backward")}  # type: ignore[arg-type]
+    plans = {name: _C.cuda_plan(**problem, backward=name == "backward") for name in ("forward", "backward")}
     return {name: str(plan["path"]) for name, plan in plans.items()}
 
 
