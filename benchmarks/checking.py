@@ -32,7 +32,7 @@ class CheckError(Exception):
     """A peer computes something else than the reference."""
 
 
-def check(case: Case, problem: Problem, mode: Mode) -> None:
+def check(case: Case, problem: Problem, mode: Mode, *, rounding: bool = True) -> None:
     """Hold every peer against the reference.
 
     For the fused kernels the bound is max|ours - ref64| <= 2 * max|yardstick - ref64| + floor * max|ref64|, for the
@@ -43,6 +43,8 @@ def check(case: Case, problem: Problem, mode: Mode) -> None:
         case: Named in the message.
         problem: The peers, and the reference.
         mode: Whether to check the outputs of a forward call, or the output and all gradients of a training call.
+        rounding: Whether the fused kernels have to round as well as the yardstick; without, they are held to the
+            tolerance of the peers.
 
     Raises:
         CheckError: Names the case, the peer, the tensor, the error and the bound.
@@ -51,14 +53,14 @@ def check(case: Case, problem: Problem, mode: Mode) -> None:
     scales = [_largest(tensor) for tensor in expected]
     names = problem.names(mode)
     yardstick = next(peer for peer in problem.peers if peer.name == problem.yardstick)
-    rounding = _errors(yardstick, mode, expected)
+    round_offs = _errors(yardstick, mode, expected)
     for peer in problem.peers:
         if mode not in peer.modes:
             continue
         errors = _errors(peer, mode, expected)
-        for name, error, scale, round_off in zip(names, errors, scales, rounding, strict=True):
+        for name, error, scale, round_off in zip(names, errors, scales, round_offs, strict=True):
             bound = PEER_TOLERANCE[case.dtype] * scale
-            if peer.name.startswith(FUSED):
+            if rounding and peer.name.startswith(FUSED):
                 bound = min(bound, ROUNDING_FACTOR * round_off + ROUNDING_FLOOR[case.dtype] * scale)
             if not error <= bound:  # so written, NaN fails
                 raise CheckError(

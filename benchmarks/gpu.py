@@ -1,174 +1,156 @@
-"""LSTM and GRU on a GPU against torch.nn with cuDNN: `python -m benchmarks.gpu`, which checks, times and writes JSON.
+"""LSTM and GRU on a GPU against torch.nn, with cuDNN and without: checks, times and writes JSON.
 
-Times are those of CUDA events around one call, ours and the peer's in turn, in microseconds for each time step.
+`python -m benchmarks.gpu` takes a grid of some minutes, `--full` or sizes of your own another one. After
+`--limit` seconds no case is begun any more; what was measured until then is in the file, which is written anew after
+each case.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import subprocess
+import gc
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
-from math import exp, log
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, median, quantiles
+from time import perf_counter
 
 import torch
 from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
-import fused_rnn
-from benchmarks.machine import describe_machine
+from benchmarks.cases import GATES, MODE_TITLES, Mode
+from benchmarks.chart import draw_chart
+from benchmarks.checking import CheckError, check
+from benchmarks.gpu_cases import PRECISIONS, GpuCase, default_grid, product_grid
+from benchmarks.gpu_machine import CLOCKS, ask_nvidia_smi, clocks_under_load, describe_gpu, file_name
+from benchmarks.gpu_peers import captured, gpu_problem, time_on_gpu
+from benchmarks.gpu_report import group_of, print_gpu_run
+from benchmarks.problem import FUSED, Problem
+from benchmarks.report import make_console, make_progress
+from benchmarks.results import Result, Run
+from benchmarks.timing import Function
 
 RESULTS = Path(__file__).parent / "results"
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-PASSES = ("forward", "forward + backward")
-WARM_UP, ROUNDS = 2, 7
+LIMIT_SECONDS = 300.0
+SECONDS = 0.15  # for each case, pass, and way of calling; five rounds at least
+# What is computed is checked over so many steps; more take the same kernels. How well it is rounded is for the tests to
+# see, here only that it is the same: to 16 eps of the dtype, of float16 for tf32, which has its mantissa.
+CHECKED_STEPS = 128
+CLOCKS_EVERY = 20  # cases
 
 
-@dataclass(frozen=True)
-class Row:
-    """One layer in one pass: medians and distances between the quartiles, in microseconds for each time step."""
+@dataclass
+class Gpu:
+    """What the timing needs to know of the device; a test has another one."""
 
-    kind: str
-    dtype: str
-    time: int
-    batch: int
-    hidden_size: int
-    bidirectional: bool
-    what: str
-    fused: float
-    fused_spread: float
-    cudnn: float
-    cudnn_spread: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long as ours cuDNN takes."""
-        return self.cudnn / self.fused
+    name: str = "cuda"
+    wait: Function = torch.cuda.synchronize
+    capture: Callable[[Function], Function | None] = captured
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Do what the command line says; return 1 if a check failed, 2 without a GPU."""
     options = _parser().parse_args(arguments)
-    console = Console()
+    console = make_console()
     if not torch.cuda.is_available():
         console.print("benchmarks.gpu needs an NVIDIA GPU, and a PyTorch that was built with CUDA.")
         return 2
-    layers = list(
-        itertools.product(
-            options.kind, options.dtype, options.time, options.batch, options.hidden, options.bidirectional
-        )
-    )
-    rows: list[Row] = []
-    for kind, dtype, time, batch, hidden_size, both in track(layers, "layers", console=console):
-        fused, peer = _layers(kind, DTYPES[dtype], hidden_size, bool(both))
-        input = torch.randn(time, batch, hidden_size, device="cuda", dtype=DTYPES[dtype])
-        if not _agree(fused, peer, input):
-            console.print(f"{kind} {dtype} {(time, batch, hidden_size)}: the results differ; nothing is timed.")
-            return 1
-        for what in PASSES:
-            ours, theirs = _timed([_call(fused, input, what), _call(peer, input, what)], time)
-            rows.append(Row(kind, dtype, time, batch, hidden_size, bool(both), what, *ours, *theirs))
-    _print(console, rows)
-    gpu = _gpu()
-    machine = {**describe_machine(), **gpu}
-    path = options.output / f"{gpu['gpu'].lower().replace(' ', '-')}.json"
-    path.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
-    console.print(f"Written: {path}")
-    return 0
+    run = Run(describe_gpu())
+    path = options.output / f"{file_name(run.machine)}.json"
+    run_on_gpu(run, _grid(options), path, options.limit, console)
+    run.machine["clocks after"] = ask_nvidia_smi(CLOCKS)
+    run.save(path)
+    print_gpu_run(console, run)
+    console.print(f"written: {path}", soft_wrap=True)
+    if run.results:
+        draw_chart(run, path.with_suffix(".png"))
+    return 1 if run.failures else 0
 
 
-def _layers(kind: str, dtype: torch.dtype, hidden_size: int, both: bool) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Our layer and torch.nn's, with the same weights."""
-    torch.manual_seed(0)
-    sizes = {"input_size": hidden_size, "hidden_size": hidden_size, "bidirectional": both}
-    peer = getattr(torch.nn, kind)(**sizes, device="cuda", dtype=dtype)
-    fused = getattr(fused_rnn, kind)(**sizes, device="cuda", dtype=dtype)
-    fused.load_state_dict(peer.state_dict())
-    peer.flatten_parameters()
-    return fused, peer
+def run_on_gpu(
+    run: Run, cases: list[GpuCase], path: Path, limit: float, console: Console, gpu: Gpu | None = None
+) -> None:
+    """Check and time cases one after another, and write the file after each.
+
+    Args:
+        run: Gets the results, and the cases that compute something else than the reference, which are not timed.
+        cases: Those that matter most first.
+        path: Of the JSON file.
+        limit: After so many seconds no case is begun any more.
+        console: Where the progress bar goes.
+        gpu: Where it runs.
+    """
+    gpu = gpu or Gpu()
+    end = perf_counter() + limit
+    with make_progress(console) as progress:
+        task = progress.add_task("", total=len(cases))
+        for done, case in enumerate(cases):
+            run.machine["cases"] = f"{done} of {len(cases)}"
+            if perf_counter() > end:
+                console.print(f"stopped after {limit:.0f} s: {run.machine['cases']} cases are done")
+                return
+            progress.update(task, description=f"{case.group} {case.label}")
+            _measure(run, case, gpu, ask_clocks=done % CLOCKS_EVERY == 0)
+            run.machine["cases"] = f"{done + 1} of {len(cases)}"
+            run.save(path)
+            progress.advance(task)
 
 
-def _agree(fused: torch.nn.Module, peer: torch.nn.Module, input: torch.Tensor) -> bool:
-    """Whether both outputs are equal but for some roundings to their dtype (of tf32 for float32)."""
-    epsilon = torch.finfo(torch.float16 if input.dtype == torch.float32 else input.dtype).eps
-    with torch.no_grad():
-        difference = (fused(input)[0].float() - peer(input)[0].float()).abs().max()
-    return bool(difference <= 4 * epsilon)
+def _measure(run: Run, case: GpuCase, gpu: Gpu, ask_clocks: bool) -> None:
+    """Check and time both passes; what fails is noted, and the run goes on."""
+    for mode, title in MODE_TITLES.items():
+        try:
+            _check(case, mode, gpu)
+            problem = gpu_problem(case, mode, gpu.name)
+            for way, times in time_on_gpu(problem, mode, SECONDS, gpu.wait, gpu.capture).items():
+                run.results.append(Result(group_of(case, way), case.label, mode, case.operations(mode), 0.0, times))
+            if ask_clocks and mode == "training":
+                _note_clocks(run, problem, gpu)
+            del problem
+        except CheckError as error:
+            run.failures.append(str(error))
+        except RuntimeError as error:  # such as too little memory
+            run.failures.append(f"{case.group} {case.label}, {title}: {error}")
+        gc.collect()
 
 
-def _call(module: torch.nn.Module, input: torch.Tensor, what: str) -> Callable[[], object]:
-    if what == "forward":
-
-        def forward() -> object:
-            with torch.no_grad():
-                return module(input)
-
-        return forward
-    input = input.detach().requires_grad_()
-    tensors = [input, *module.parameters()]
-    grad = torch.randn_like(module(input)[0])
-    return lambda: torch.autograd.grad(module(input)[0], tensors, grad)
+def _check(case: GpuCase, mode: Mode, gpu: Gpu) -> None:
+    """Hold outputs and gradients of all peers against float64 over the first steps."""
+    short = replace(case, time=min(case.time, CHECKED_STEPS))
+    problem = gpu_problem(short, mode, gpu.name)
+    check(replace(short, dtype="float16") if case.tf32 else short, problem, mode, rounding=False)
 
 
-def _timed(calls: Iterable[Callable[[], object]], time: int) -> list[tuple[float, float]]:
-    """Return for each call the median and the distance between the quartiles, in microseconds for each time step."""
-    samples: dict[int, list[float]] = {}
-    for round in range(WARM_UP + ROUNDS):
-        for index, call in enumerate(calls):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            call()
-            end.record()
-            end.synchronize()
-            if round >= WARM_UP:
-                samples.setdefault(index, []).append(1e3 * start.elapsed_time(end) / time)
-    quartiles = {index: quantiles(values, n=4, method="inclusive") for index, values in samples.items()}
-    return [(median(values), quartiles[index][2] - quartiles[index][0]) for index, values in samples.items()]
+def _note_clocks(run: Run, problem: Problem, gpu: Gpu) -> None:
+    call = next(peer for peer in problem.peers if peer.name == FUSED).prepare("training")
+    clocks = clocks_under_load(call, gpu.wait)
+    seen = [text for text in (str(run.machine.get("clocks under load", "")), clocks) if text]
+    run.machine["clocks under load"] = "; ".join(seen)
 
 
-def _print(console: Console, rows: list[Row]) -> None:
-    table = Table("layer", "time, batch, hidden", "pass", "fused_rnn us/step", "cuDNN us/step", "ratio")
-    for row in rows:
-        name = f"{row.kind} {row.dtype}{' both ways' if row.bidirectional else ''}"
-        sizes = f"{row.time}, {row.batch}, {row.hidden_size}"
-        times = [f"{value:.2f} ± {spread:.2f}" for value, spread in
-                 ((row.fused, row.fused_spread), (row.cudnn, row.cudnn_spread))]  # fmt: skip
-        table.add_row(name, sizes, row.what, *times, f"{row.ratio:.2f}x")
-    console.print(table)
-    for kind, dtype, what in sorted({(row.kind, row.dtype, row.what) for row in rows}):
-        ratios = [row.ratio for row in rows if (row.kind, row.dtype, row.what) == (kind, dtype, what)]
-        mean = exp(fmean(map(log, ratios)))
-        console.print(f"{kind} {dtype} {what}: {mean:.2f}x cuDNN, worst {min(ratios):.2f}x")
-
-
-def _gpu() -> dict[str, str]:
-    """The GPU, its driver, its clocks just now, and the versions of CUDA and cuDNN."""
-    query = ["nvidia-smi", "--query-gpu=driver_version,clocks.sm,clocks.mem", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-    driver, sm, memory = answer.splitlines()[0].split(", ")
-    return {
-        "gpu": torch.cuda.get_device_name(),
-        "driver": driver,
-        "clocks": f"{sm}, memory {memory}",
-        "cuda": str(torch.version.cuda),
-        "cudnn": str(torch.backends.cudnn.version()),
+def _grid(options: argparse.Namespace) -> list[GpuCase]:
+    chosen = {
+        "kinds": options.kind,
+        "precisions": options.precision,
+        "times": options.time,
+        "batches": options.batch,
+        "hidden_sizes": options.hidden,
     }
+    chosen = {name: values for name, values in chosen.items() if values}
+    return product_grid(**chosen) if chosen or options.full else default_grid()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
-    parser.add_argument("--kind", nargs="+", default=["LSTM", "GRU"], choices=["LSTM", "GRU"])
-    parser.add_argument("--dtype", nargs="+", default=list(DTYPES), choices=list(DTYPES))
-    parser.add_argument("--time", type=int, nargs="+", default=[128, 1024], help="time steps")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 32, 64, 128])
-    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 384, 512, 768, 1024, 1536, 2048])
-    parser.add_argument("--bidirectional", type=int, nargs="+", default=[0], choices=[0, 1])
+    parser.add_argument(
+        "--full", action="store_true", help="all combinations of all sizes: more than an hour, see --limit"
+    )
+    parser.add_argument("--kind", nargs="+", choices=list(GATES), help="these, and of what is not chosen everything")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS)
+    parser.add_argument("--time", type=int, nargs="+", help="time steps")
+    parser.add_argument("--batch", type=int, nargs="+")
+    parser.add_argument("--hidden", type=int, nargs="+", help="of the hidden state and of the input")
+    parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for the JSON (%(default)s)")
     return parser
 

@@ -41,11 +41,11 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
     options: dict[str, Any] = {"bidirectional": case.bidirectional, "dtype": getattr(torch, case.dtype)}
     theirs = getattr(nn, case.kind)(*sizes, **options)
     weights = list(theirs.parameters())
-    leaf, input = _make_input(case)
+    leaf, input = make_input(case)
     grad_output = torch.randn(*leaf.shape[:-1], case.directions * case.hidden_size, dtype=leaf.dtype)
 
     def peer(name: str, network: Callable[[Any], Any], parameters: Sequence[Tensor]) -> Peer:
-        return torch_peer(name, lambda: _flatten(network(input)), [leaf, *parameters], grad_output)
+        return torch_peer(name, lambda: flatten_result(network(input)), [leaf, *parameters], grad_output)
 
     peers = []
     if case.form == "cell":
@@ -74,9 +74,9 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
     )
 
 
-def _make_input(case: RecurrentCase) -> tuple[Tensor, Input]:
+def make_input(case: RecurrentCase, device: str = "cpu") -> tuple[Tensor, Input]:
     """The leaf, `[time, batch, input_size]` or `[rows, input_size]`, and what a layer is given."""
-    input = torch.randn(case.time, case.batch, case.input_size, dtype=getattr(torch, case.dtype))
+    input = torch.randn(case.time, case.batch, case.input_size, dtype=getattr(torch, case.dtype), device=device)
     if case.form != "packed":
         input.requires_grad_()
         return input, input
@@ -85,7 +85,7 @@ def _make_input(case: RecurrentCase) -> tuple[Tensor, Input]:
     return leaf, PackedSequence(leaf, packed.batch_sizes)
 
 
-def _flatten(result: tuple[Any, ...]) -> Outputs:
+def flatten_result(result: tuple[Any, ...]) -> Outputs:
     """(output, h_n) or (output, (h_n, c_n)) or (output, h_n, c_n), packed or not, as a flat tuple of tensors."""
     output, *states = result
     if isinstance(output, PackedSequence):

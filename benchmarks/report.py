@@ -59,21 +59,24 @@ def _table(title: str, results: list[Result]) -> Table:
         table.add_column(column, justify="right")
     for result in results:
         ratios = result.ratios()
-        cells = [f"{_ratio(ratios[peer])}  {_time(result.times[peer])}" if peer in ratios else "" for peer in summaries]
+        cells = [
+            f"{ratio_text(ratios[peer])}  {_time(result.times[peer])}" if peer in ratios else "" for peer in summaries
+        ]
         table.add_row(result.label, _time(result.fused), f"{result.gflops:.1f}", f"{result.share:.0%}", *cells)
     if len(results) > 1:
         table.add_section()
-        table.add_row("geometric mean", "", "", "", *(_ratio(summary.mean) for summary in summaries.values()))
+        table.add_row("geometric mean", "", "", "", *(ratio_text(summary.mean) for summary in summaries.values()))
         table.add_row("worst", "", "", "", *(_worst(summary) for summary in summaries.values()))
     return table
 
 
 def _worst(summary: Summary) -> str:
     losses = f"  slower in {summary.lost} of {summary.cases}" if summary.lost else ""
-    return _ratio(summary.worst) + losses
+    return ratio_text(summary.worst) + losses
 
 
-def _ratio(ratio: float) -> str:
+def ratio_text(ratio: float) -> str:
+    """Such as `1.25x`, green where ours is faster."""
     return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]"
 
 
@@ -93,7 +96,7 @@ def _print_training(console: Console, training: list[TrainingResult]) -> None:
     table.add_column("held out, after these steps")
     for result in training:
         ours, theirs = result.step_times[OURS], result.step_times[THEIRS]
-        cells = [_time(ours), f"{_ratio(result.ratio)}  {_time(theirs)}"]
+        cells = [_time(ours), f"{ratio_text(result.ratio)}  {_time(theirs)}"]
         cells += [f"{result.epoch_seconds(layers):.3g} s" for layers in (OURS, THEIRS)]
         cells += [f"{result.units_per_second(OURS):,.0f} {result.unit}", f"{result.units_per_second(THEIRS):,.0f}"]
         scores = " / ".join(format_numbers(result.scores[layers]) for layers in (OURS, THEIRS))
@@ -116,7 +119,7 @@ def _print_memory(console: Console, memory: list[MemoryResult]) -> None:
         table.add_column(peer, justify="right")
     for result in memory:
         taken = {peer: f"{1e-6 * size:.1f} MB" for peer, size in result.bytes_taken.items()}
-        cells = [taken[FUSED], *(f"{_ratio(ratio)}  {taken[peer]}" for peer, ratio in result.ratios().items())]
+        cells = [taken[FUSED], *(f"{ratio_text(ratio)}  {taken[peer]}" for peer, ratio in result.ratios().items())]
         table.add_row(f"{result.group} {result.label}", MODE_TITLES[result.mode], *cells)
     console.print(table)
     console.print(

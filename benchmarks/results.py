@@ -140,6 +140,7 @@ class Run:
     training: list[TrainingResult] = field(default_factory=list)
     memory: list[MemoryResult] = field(default_factory=list)
     not_installed: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
     def groups(self) -> dict[tuple[str, Mode], list[Result]]:
         """The results by group and mode, in the order of the run; all forward ones of a group before its training."""

@@ -69,17 +69,20 @@ def time_peers(peers: Sequence[Peer], mode: Mode, seconds: float) -> dict[str, M
     return {name: Measurement.of(values) for name, values in samples.items()}
 
 
-def time_together(functions: Mapping[str, Function], seconds: float) -> dict[str, list[float]]:
+def time_together(
+    functions: Mapping[str, Function], seconds: float, wait: Function = lambda: None
+) -> dict[str, list[float]]:
     """Time functions against each other in interleaved rounds.
 
     Args:
         functions: What to call, by name.
         seconds: About how long all of it may take; at least `MIN_ROUNDS` rounds are made whatever they take.
+        wait: Returns when all that was called is done; for a GPU, which only queues it.
 
     Returns:
         Seconds of one call, one sample a round, by name.
     """
-    turns = {name: _Turn.fitted_to(function) for name, function in functions.items()}
+    turns = {name: _Turn.fitted_to(function, wait) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
     order = list(functions)
     collecting = gc.isenabled()
@@ -103,23 +106,26 @@ class _Turn:
     """What a function does when its turn comes: a call that is not timed if it is short, then so many that are."""
 
     function: Function
+    wait: Function
     untimed: int
     timed: int
 
     @classmethod
-    def fitted_to(cls, function: Function) -> _Turn:
+    def fitted_to(cls, function: Function, wait: Function) -> _Turn:
         """Warm `function` up and see how long a call takes."""
-        cls(function, 0, 1).time()
-        once = cls(function, 0, 1).time()
+        cls(function, wait, 0, 1).time()
+        once = cls(function, wait, 0, 1).time()
         if once < TURN_SECONDS:
-            once = cls(function, 0, 5).time()
-        return cls(function, int(once < COLD_MATTERS_SECONDS), max(1, int(TURN_SECONDS / once)))
+            once = cls(function, wait, 0, 5).time()
+        return cls(function, wait, int(once < COLD_MATTERS_SECONDS), max(1, int(TURN_SECONDS / once)))
 
     def time(self) -> float:
         """Take the turn; returns the seconds of one call."""
         for _ in range(self.untimed):
             self.function()
+        self.wait()
         start = perf_counter()
         for _ in range(self.timed):
             self.function()
+        self.wait()
         return (perf_counter() - start) / self.timed

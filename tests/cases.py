@@ -6,9 +6,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from comparing import differentiate
+from comparing import assert_all_accurate, differentiate
+from on_gpu import cudnn, float32_precision, paths
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fused_rnn
 
 KINDS = ("LSTM", "GRU")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -42,7 +45,7 @@ class Case:
         changed = {k: v for k, v in vars(self).items() if k != "kind" and v != getattr(Case, k)}
         return "-".join([self.kind, *(f"{name}={value}" for name, value in changed.items())]).replace(" ", "")
 
-    def module(self, package: Any, dtype: torch.dtype) -> torch.nn.RNNBase:
+    def module(self, package: Any, dtype: torch.dtype, device: str = "cpu") -> torch.nn.RNNBase:
         """Return the layer of ``package``, fused_rnn or torch.nn, with weights that bfloat16 can hold."""
         kwargs = {"proj_size": self.proj_size} if self.proj_size else {}
         torch.manual_seed(0)
@@ -50,14 +53,14 @@ class Case:
             self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout,
             self.bidirectional, **kwargs,
         )  # fmt: skip
-        return module.bfloat16().to(dtype)
+        return module.bfloat16().to(device, dtype)
 
-    def tensors(self, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def tensors(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return a padded input and initial states, with values that bfloat16 can hold."""
         generator = torch.Generator().manual_seed(2)
 
         def random(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).bfloat16().to(dtype)
+            return torch.randn(shape, generator=generator).bfloat16().to(device, dtype)
 
         rows = self.num_layers * (2 if self.bidirectional else 1)
         sizes = (self.proj_size or self.hidden_size, self.hidden_size) if self.kind == "LSTM" else (self.hidden_size,)
@@ -75,18 +78,32 @@ class Case:
 
     def result(self, package: Any, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
         """Return all outputs and all gradients of the layer of ``package``, computed on ``device``."""
-        input, states = self.tensors(dtype)
-        return result(
-            self.module(package, dtype).to(device),
-            input.to(device),
-            tuple(state.to(device) for state in states),
-            self.in_form,
-        )
+        return result(self.module(package, dtype, device), *self.tensors(dtype, device), self.in_form)
 
     @cache  # noqa: B019  (cases live as long as the tests do)
-    def torch_result(self, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
-        """Return what torch.nn makes of the case: the oracle in float64, the peer in another dtype."""
-        return self.result(torch.nn, dtype, device)
+    def torch_result(self, dtype: torch.dtype, device: str = "cpu", with_cudnn: bool = True) -> dict[str, Tensor]:
+        """Return what torch.nn makes of the case: the oracle in float64 on the CPU, the peer in another dtype."""
+        if device == "cpu":
+            return self.result(torch.nn, dtype)
+        with cudnn(with_cudnn), float32_precision("ieee"):
+            return self.result(torch.nn, dtype, device)
+
+    def peers(self, dtype: torch.dtype, device: str) -> dict[str, dict[str, Tensor]]:
+        """Return what torch.nn makes of the case on ``device``, on a GPU both with cuDNN and without."""
+        if device == "cpu":
+            return {"torch.nn": self.torch_result(dtype)}
+        return {name: self.torch_result(dtype, device, name == "cuDNN") for name in ("cuDNN", "torch.nn alone")}
+
+    def paths(self, dtype: torch.dtype) -> dict[str, str]:
+        """Return the path that each pass takes on a GPU."""
+        return paths(self.kind, dtype, self.time, self.batch, self.hidden_size, 2 if self.bidirectional else 1)
+
+
+def check_accuracy(case: Case, dtype: torch.dtype, device: str, peer_dtype: torch.dtype | None = None) -> None:
+    """Assert that our layer is about as accurate as each of torch.nn's on the same device, all in one dtype."""
+    ours, exact = case.result(fused_rnn, dtype, device), case.torch_result(torch.float64)
+    for name, peer in case.peers(peer_dtype or dtype, device).items():
+        assert_all_accurate(ours, exact, peer, note=f" (beside {name})")
 
 
 def result(
@@ -155,12 +172,14 @@ def tails(kind: str) -> list[Case]:
     return mixed + equal + single
 
 
-def layer_inputs(case: Case, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Any, list[Tensor]]:
+def layer_inputs(
+    case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu"
+) -> tuple[Tensor, Any, list[Tensor]]:
     """Return input, states and weights of a layer as the operators take them; see ``batch_sizes`` for packed ones."""
-    input, states = case.tensors(dtype)
+    input, states = case.tensors(dtype, device)
     if case.lengths is not None:
         input = pack_padded_sequence(input, torch.tensor(case.lengths)).data
-    return input, states, [weight.detach() for weight in case.module(torch.nn, dtype).parameters()]
+    return input, states, [weight.detach() for weight in case.module(torch.nn, dtype, device).parameters()]
 
 
 def batch_sizes(case: Case) -> Tensor | None:
@@ -171,11 +190,19 @@ def batch_sizes(case: Case) -> Tensor | None:
 
 
 def cell_case(
-    package: Any, kind: str, batch: int | None, input_size: int, hidden_size: int, dtype: torch.dtype, bias: bool = True
+    package: Any,
+    kind: str,
+    batch: int | None,
+    input_size: int,
+    hidden_size: int,
+    dtype: torch.dtype,
+    bias: bool = True,
+    device: str = "cpu",
 ) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
     """Return a cell of ``package``, an input and states, unbatched for batch None, with values as in Case."""
     torch.manual_seed(0)
-    module = getattr(package, f"{kind}Cell")(input_size, hidden_size, bias).bfloat16().to(dtype)
+    module = getattr(package, f"{kind}Cell")(input_size, hidden_size, bias).bfloat16().to(device, dtype)
     shape = () if batch is None else (batch,)
-    input, h, c = (torch.randn(*shape, size).bfloat16().to(dtype) for size in (input_size, hidden_size, hidden_size))
+    sizes = (input_size, hidden_size, hidden_size)
+    input, h, c = (torch.randn(*shape, size).bfloat16().to(device, dtype) for size in sizes)
     return module, input, (h, c) if kind == "LSTM" else (h,)

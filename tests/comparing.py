@@ -17,12 +17,13 @@ def assert_accurate(ours: Tensor, exact: Tensor, peer: Tensor | None = None, nam
     """Assert that ``ours`` is at most twice as far from the truth as ``peer`` is, and a tiny bit.
 
     Args:
-        ours: the tensor to test, of any dtype.
+        ours: the tensor to test, of any dtype and on any device, as the others.
         exact: the same in float64, from an independent oracle.
         peer: PyTorch's result in the dtype of ``ours``; None for ``exact`` itself.
         name: what to call the tensor in the message.
     """
     assert ours.shape == exact.shape, f"{name}: shape {ours.shape}, expected {exact.shape}"
+    ours, exact = ours.detach().cpu(), exact.detach().cpu()
     finite = exact.isfinite()
     # Non-finite values must be the same ones in the same places.
     torch.testing.assert_close(ours.double()[~finite], exact[~finite], equal_nan=True, msg=f"{name}: NaN or Inf differ")
@@ -30,18 +31,22 @@ def assert_accurate(ours: Tensor, exact: Tensor, peer: Tensor | None = None, nam
         return
     exact = exact[finite]
     error = (ours.double()[finite] - exact).abs().max().item()
-    allowed = 0.0 if peer is None else 2 * (peer.double()[finite] - exact).abs().max().item()
+    allowed = 0.0 if peer is None else 2 * (peer.detach().cpu().double()[finite] - exact).abs().max().item()
     allowed += TINY[ours.dtype] * exact.abs().max().item() + (0 if ours.dtype == torch.float64 else ACTIVATION)
     assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
 
 
 def assert_all_accurate(
-    ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor] | None = None
+    ours: Mapping[Any, Tensor],
+    exact: Mapping[Any, Tensor],
+    peer: Mapping[Any, Tensor] | None = None,
+    *,
+    note: str = "",
 ) -> None:
-    """:func:`assert_accurate` for each tensor of three results of the same names."""
+    """:func:`assert_accurate` for each tensor of three results of the same names; messages end in ``note``."""
     assert ours.keys() == exact.keys()
     for name, tensor in ours.items():
-        assert_accurate(tensor, exact[name], None if peer is None else peer[name], str(name))
+        assert_accurate(tensor, exact[name], None if peer is None else peer[name], f"{name}{note}")
 
 
 def assert_same_noise(ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor]) -> None:

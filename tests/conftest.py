@@ -1,12 +1,21 @@
 """Settings of all tests."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from on_gpu import float32_precision
 
 import fused_rnn
+from fused_rnn import _C
+
+# Tests keep their names on the CPU, where pytest (8.4) can leave a parameter out of them.
+DEVICES = [
+    pytest.param("cpu", id=getattr(pytest, "HIDDEN_PARAM", "cpu")),
+    pytest.param("cuda", marks=pytest.mark.needs_cuda),
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,6 +34,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _gpu_where_needed(request: pytest.FixtureRequest) -> None:
+    """Fail what needs a GPU and was not skipped, also where the test would not notice."""
+    if request.node.get_closest_marker("needs_cuda") and not torch.cuda.is_available():
+        pytest.fail("needs an NVIDIA GPU and a build of PyTorch with CUDA", pytrace=False)
+
+
+@pytest.fixture(autouse=True)
 def _same_conditions() -> None:
     """Seed each test, so that it sees the same numbers alone as with others, and let it compute on one thread.
 
@@ -33,6 +49,24 @@ def _same_conditions() -> None:
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Run a test on the CPU, and once more on a GPU, where float32 is then computed without tf32."""
+    if request.param == "cpu":
+        yield "cpu"
+        return
+    with float32_precision("ieee"):
+        yield request.param
+
+
+@pytest.fixture(params=["any", "plain", "grid", "cluster"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Let the kernels of a GPU take one path only, where they can."""
+    _C.set_cuda_wish(request.param)
+    yield request.param
+    _C.set_cuda_wish("any")
 
 
 @pytest.fixture

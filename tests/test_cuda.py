@@ -1,14 +1,19 @@
-"""LSTM and GRU on a GPU, on every path, against torch.nn in float64 on the CPU and in the same dtype on the GPU."""
+"""LSTM and GRU on a GPU: every path, in every precision, and what only a GPU has.
+
+The tests that ask for a ``device`` run there as well, among them those of all odd shapes and of the cells.
+"""
 
 import copy
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, flatten, shapes_of_layers, tails
+from cases import DTYPES, KINDS, Case, check_accuracy, flatten
 from comparing import assert_accurate, assert_all_accurate, assert_identical
+from on_gpu import float32_precision, require_path
 from torch import Tensor
 
 import fused_rnn
@@ -16,6 +21,7 @@ from fused_rnn import _C
 
 pytestmark = pytest.mark.needs_cuda
 
+HALF = (torch.bfloat16, torch.float16)
 # Sizes that the persistent kernels take, which share out hidden units in multiples of 16 bytes.
 PERSISTENT = [
     Case(kind, **sizes)
@@ -32,57 +38,84 @@ PERSISTENT = [
 ]
 
 
-@pytest.fixture(params=["any", "plain", "grid", "cluster"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let the kernels take one path only."""
-    _C.set_cuda_wish(request.param)
-    yield request.param
-    _C.set_cuda_wish("any")
-
-
 @pytest.fixture(params=["ieee", "tf32"])
 def precision(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let float32 be computed exactly, or with tf32."""
-    settings: Any = [torch.backends.cudnn.rnn, torch.backends.cuda.matmul]
-    before = [setting.fp32_precision for setting in settings]
-    for setting in settings:
-        setting.fp32_precision = request.param
-    yield request.param
-    for setting, value in zip(settings, before, strict=True):
-        setting.fp32_precision = value
+    with float32_precision(request.param):
+        yield request.param
 
 
-def check(case: Case, dtype: torch.dtype, peer_dtype: torch.dtype | None = None) -> None:
-    ours, exact = case.result(fused_rnn, dtype, "cuda"), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.result(torch.nn, peer_dtype or dtype, "cuda"))
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [case for kind in KINDS for case in shapes_of_layers(kind) + tails(kind)], ids=str)
-def test_equals_torch(case: Case, dtype: torch.dtype) -> None:
-    if dtype == torch.float32:
-        pytest.skip("test_paths has float32, in both precisions")
-    check(case, dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
 def test_paths(case: Case, dtype: torch.dtype, path: str) -> None:
-    check(case, dtype)
+    require_path(path, case.paths(dtype))
+    check_accuracy(case, dtype, "cuda")
 
 
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
 def test_paths_in_float32(case: Case, path: str, precision: str) -> None:
+    require_path(path, case.paths(torch.float32))
     # cuDNN takes tf32 for some sizes only; float16 has as many bits of mantissa.
-    check(case, torch.float32, torch.float16 if precision == "tf32" else None)
+    check_accuracy(case, torch.float32, "cuda", torch.float16 if precision == "tf32" else None)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
+    """What the tests above skip is little: each path is one of both passes of several sizes, plain of all."""
+    cases = [case for case in PERSISTENT if case.kind == kind]
+    taken: Counter[tuple[str, str, str]] = Counter()
+    for wish in ("plain", "grid", "cluster"):
+        _C.set_cuda_wish(wish)
+        taken.update((wish, name, path) for case in cases for name, path in case.paths(dtype).items())
+    _C.set_cuda_wish("any")
+    has_clusters = torch.cuda.get_device_capability() >= (9, 0)
+    for name in ("forward", "backward"):
+        assert taken["plain", name, "plain"] == len(cases)
+        assert taken["grid", name, "grid"] >= len(cases) - 1
+        assert taken["cluster", name, "cluster"] >= 4 * has_clusters
+    # Left to itself, a layer takes a persistent kernel wherever one fits.
+    assert all({*case.paths(dtype).values()} <= {"grid", "cluster"} for case in cases if case.hidden_size < 1024)
+
+
+SMALL = {"time": 3, "batch": 9, "hidden_size": 32, "bidirectional": True, "lengths": (3, 1, 2, 3, 3, 1, 1, 2, 3)}
+
+
+@pytest.mark.sanitize
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize("path", ["plain", "grid", "cluster"], indirect=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_small(kind: str, path: str, dtype: torch.dtype) -> None:
+    """What compute-sanitizer, which takes a hundred times as long, sees: both passes of each path."""
+    case = Case(kind, **SMALL)  # type: ignore[arg-type]
+    with float32_precision("ieee"):
+        require_path(path, case.paths(dtype))
+        ours = case.result(fused_rnn, dtype, "cuda")
+    # The peer is on the CPU: cuDNN's own kernels are not for us to judge.
+    assert_all_accurate(ours, case.torch_result(torch.float64), case.torch_result(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
-def test_deterministic(case: Case, dtype: torch.dtype) -> None:
+def test_deterministic(case: Case, dtype: torch.dtype, path: str) -> None:
+    require_path(path, case.paths(dtype))
     first = case.result(fused_rnn, dtype, "cuda")
-    for _ in range(3):
+    for _ in range(2):
         assert_identical(case.result(fused_rnn, dtype, "cuda"), first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_steps_than_65535(kind: str) -> None:
+    """A persistent kernel that hands its values on some 70,000 times; tests/test_values.py has the plain path."""
+    case = Case(kind, time=70_000, batch=1, input_size=1, hidden_size=8)
+    dtype = torch.float16
+    assert case.paths(dtype)["forward"] != "plain"
+    with torch.no_grad():
+        ours = case.module(fused_rnn, dtype, "cuda")(case.tensors(dtype, "cuda")[0])
+        exact = case.module(torch.nn, torch.float64)(case.tensors(torch.float64)[0])
+        peer = case.module(torch.nn, dtype)(case.tensors(dtype)[0])  # cuDNN cannot
+    for results in zip(*map(flatten, (ours, exact, peer)), strict=True):
+        assert_accurate(*results)
 
 
 def layer_on_gpu(kind: str = "LSTM") -> tuple[Any, Tensor]:
@@ -129,6 +162,7 @@ def test_streams(kind: str) -> None:
     assert all(torch.equal(output, expected) for output in outputs)
 
 
+@pytest.mark.sanitize
 def test_threads() -> None:
     layer, input = layer_on_gpu()
     expected = layer(input)[0]
@@ -137,6 +171,7 @@ def test_threads() -> None:
     assert all(torch.equal(output, expected) for output in outputs)
 
 
+@pytest.mark.sanitize
 def test_lengths_on_the_gpu() -> None:
     layer, input = layer_on_gpu()
     lengths = torch.tensor([20, 0, 3, 20, 7, 1, 19, 20, 5, 6, 7, 8, 9, 10, 11, 12])
@@ -151,38 +186,16 @@ def test_lengths_on_the_gpu() -> None:
         assert_accurate(ours.cpu(), truth, other, name)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_cells(kind: str) -> None:
-    ours, state = getattr(fused_rnn, f"{kind}Cell")(40, 72, device="cuda"), torch.randn(5, 72, device="cuda")
-    peer = getattr(torch.nn, f"{kind}Cell")(40, 72, device="cuda")
-    peer.load_state_dict(ours.state_dict())
-    input, hx = torch.randn(5, 40, device="cuda"), (state, state) if kind == "LSTM" else state
-    exact = copy.deepcopy(peer).cpu().double()
-    double = (state.cpu().double(),) * 2 if kind == "LSTM" else state.cpu().double()
-    for mine, other, truth in zip(
-        flatten(ours(input, hx)), flatten(peer(input, hx)), flatten(exact(input.cpu().double(), double)), strict=True
-    ):
-        assert_accurate(mine.cpu(), truth, other.cpu())
-
-
-def test_dropout_obeys_the_seed() -> None:
-    layer = fused_rnn.LSTM(8, 16, num_layers=2, dropout=0.5, device="cuda")
-    input = torch.randn(5, 3, 8, device="cuda")
-    outputs = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        outputs.append(layer(input)[0])
-    assert torch.equal(outputs[0], outputs[1])
-    assert not torch.equal(outputs[0], outputs[2])
-
-
-def test_explain() -> None:
+def test_explain(path: str) -> None:
     layer, input = layer_on_gpu()
-    assert "cluster" in fused_rnn.explain(layer, input) or "grid" in fused_rnn.explain(layer, input)
+    _, *lines = fused_rnn.explain(layer, input).splitlines()
+    taken = Case("LSTM", 20, 16, 64, 256).paths(torch.bfloat16)
+    assert [line.split(",")[0].strip() for line in lines] == [f"{name}: {path}" for name, path in taken.items()]
+    require_path(path, taken)
     assert "plain, since float64" in fused_rnn.explain(layer.double(), input.double())
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "LSTMCell", "GRUCell"])
 def test_autocast_and_gradient_scaler(kind: str, dtype: torch.dtype) -> None:
     module: Any = getattr(fused_rnn, kind)(16, 32, device="cuda")

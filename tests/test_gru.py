@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import DTYPES, Case, batch_sizes, layer_inputs, shapes_of_layers, tails
+from cases import DTYPES, Case, batch_sizes, check_accuracy, layer_inputs, shapes_of_layers, tails
 from comparing import assert_accurate, assert_all_accurate, differentiate
 from torch import Tensor
 
@@ -19,9 +19,9 @@ OPERATOR_CASES = [
 ]
 
 
-def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case) -> dict[str, Tensor]:
+def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case, device: str = "cpu") -> dict[str, Tensor]:
     """Return the outputs of an operator or its reference, and all gradients."""
-    input, (h0,), weights = layer_inputs(case)
+    input, (h0,), weights = layer_inputs(case, device=device)
     inputs = {"input": input, "h0": h0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     for tensor in inputs.values():
         tensor.requires_grad_()
@@ -30,21 +30,21 @@ def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case) -> dict[s
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
-def test_operator_equals_reference(case: Case) -> None:
-    assert_all_accurate(layer_result(autograd.gru, case), layer_result(reference.gru, case))
+def test_operator_equals_reference(case: Case, device: str) -> None:
+    assert_all_accurate(layer_result(autograd.gru, case, device), layer_result(reference.gru, case))
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
-def test_outputs_do_not_depend_on_saving(case: Case) -> None:
-    input, (h0,), weights = layer_inputs(case)
+def test_outputs_do_not_depend_on_saving(case: Case, device: str) -> None:
+    input, (h0,), weights = layer_inputs(case, device=device)
     *outputs, gates = ops.gru(input, h0, weights, batch_sizes(case), None, False)
     *saving, _ = ops.gru(input, h0, weights, batch_sizes(case), None, True)
     assert gates.shape == (0,)
     assert all(map(torch.equal, outputs, saving))
 
 
-def test_saved_states_are_the_gates() -> None:
-    input, (h0,), weights = layer_inputs(Case("GRU"))
+def test_saved_states_are_the_gates(device: str) -> None:
+    input, (h0,), weights = layer_inputs(Case("GRU"), device=device)
     output, _, gates = ops.gru(input, h0, weights, None, None, True)
     r, z, n, hn = gates.view(5, 3, 4, 6).unbind(2)
     weight_ih, weight_hh, bias_ih, bias_hh = weights
@@ -57,8 +57,8 @@ def test_saved_states_are_the_gates() -> None:
 @pytest.mark.parametrize(
     "wanted", [(False, False, False), (True, False, False), (False, True, False), (False, False, True)]
 )
-def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> None:
-    input, (h0,), weights = layer_inputs(Case("GRU"))
+def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool], device: str) -> None:
+    input, (h0,), weights = layer_inputs(Case("GRU"), device=device)
     output, _, gates = ops.gru(input, h0, weights, None, None, True)
     grads = (torch.ones_like(output), None)
 
@@ -80,21 +80,19 @@ def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> No
 
 
 @pytest.mark.parametrize("case", shapes_of_layers("GRU"), ids=str)
-def test_equals_torch(case: Case) -> None:
-    assert_all_accurate(case.result(fused_rnn, torch.float64), case.torch_result(torch.float64))
+def test_equals_torch(case: Case, device: str) -> None:
+    assert_all_accurate(case.result(fused_rnn, torch.float64, device), case.torch_result(torch.float64))
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", tails("GRU"), ids=str)
-def test_tails_equal_torch(case: Case, dtype: torch.dtype) -> None:
-    ours, exact = case.result(fused_rnn, dtype), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.torch_result(dtype))
+def test_tails_equal_torch(case: Case, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(case, dtype, device)
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("case", shapes_of_layers("GRU"), ids=str)
-def test_accuracy(case: Case, dtype: torch.dtype) -> None:
-    ours, exact = case.result(fused_rnn, dtype), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.torch_result(dtype))
+def test_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(case, dtype, device)

@@ -11,20 +11,20 @@ import fused_rnn
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", CELL_SHAPES, ids=str)
-def test_equals_torch(shape: tuple[int | None, int, int], dtype: torch.dtype) -> None:
-    ours = result(*cell_case(fused_rnn, "GRU", *shape, dtype))
+def test_equals_torch(shape: tuple[int | None, int, int], dtype: torch.dtype, device: str) -> None:
+    ours = result(*cell_case(fused_rnn, "GRU", *shape, dtype, device=device))
     exact = result(*cell_case(torch.nn, "GRU", *shape, torch.float64))
-    assert_all_accurate(ours, exact, result(*cell_case(torch.nn, "GRU", *shape, dtype)))
+    assert_all_accurate(ours, exact, result(*cell_case(torch.nn, "GRU", *shape, dtype, device=device)))
 
 
-def test_without_bias() -> None:
-    ours = result(*cell_case(fused_rnn, "GRU", 3, 4, 6, torch.float64, bias=False))
-    assert_all_accurate(ours, result(*cell_case(torch.nn, "GRU", 3, 4, 6, torch.float64, bias=False)))
+def test_without_bias(device: str) -> None:
+    ours = result(*cell_case(fused_rnn, "GRU", 3, 4, 6, torch.float64, False, device))
+    assert_all_accurate(ours, result(*cell_case(torch.nn, "GRU", 3, 4, 6, torch.float64, False)))
 
 
 @pytest.mark.parametrize("batch", [None, 0, 3])
-def test_state_is_zero_by_default(batch: int | None) -> None:
-    cell, input, states = cell_case(fused_rnn, "GRU", batch, 4, 6, torch.float64)
+def test_state_is_zero_by_default(batch: int | None, device: str) -> None:
+    cell, input, states = cell_case(fused_rnn, "GRU", batch, 4, 6, torch.float64, device=device)
     zeros = tuple(torch.zeros_like(state) for state in states)
     assert all(map(torch.equal, flatten(cell(input)), flatten(cell(input, zeros[0]))))
 

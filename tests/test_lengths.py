@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import DTYPES, KINDS, Case, flatten, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, differentiate
+from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -31,34 +32,51 @@ def lengths_of(case: Case) -> Tensor:
     return torch.tensor(next(lengths for lengths in LENGTHS if len(lengths) == case.batch), dtype=torch.int64)
 
 
-def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
+def layer_result(
+    layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, Tensor]:
     """Return the outputs of an operator or its reference, and all gradients."""
-    input, states, weights = layer_inputs(case, dtype)
+    input, states, weights = layer_inputs(case, dtype, device)
     inputs = {"input": input, **{f"state{i}": state for i, state in enumerate(states)}}
     inputs |= {f"weight{i}": weight for i, weight in enumerate(weights)}
     for tensor in inputs.values():
         tensor.requires_grad_()
-    outputs = layer(input, *states, weights, lengths=lengths_of(case))
+    outputs = layer(input, *states, weights, lengths=lengths_of(case).to(device))
     return {**{f"out{i}": out for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_operator_equals_reference(case: Case) -> None:
-    ours, exact = (layer_result(layers[case.kind], case, torch.float64) for layers in (LAYERS, REFERENCES))
-    assert_all_accurate(ours, exact)
+def test_operator_equals_reference(case: Case, device: str) -> None:
+    exact = layer_result(REFERENCES[case.kind], case, torch.float64)
+    assert_all_accurate(layer_result(LAYERS[case.kind], case, torch.float64, device), exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_accuracy(kind: str, dtype: torch.dtype) -> None:
-    case = Case(kind, batch=6, bidirectional=True, hidden_size=17)
-    exact, peer = (layer_result(REFERENCES[kind], case, other) for other in (torch.float64, dtype))
-    assert_all_accurate(layer_result(LAYERS[kind], case, dtype), exact, peer)
+def test_accuracy(kind: str, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(Case(kind, batch=6, bidirectional=True, hidden_size=17), dtype, device)
+
+
+def check_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
+    exact = layer_result(REFERENCES[case.kind], case, torch.float64)
+    peer = layer_result(REFERENCES[case.kind], case, dtype, device)
+    assert_all_accurate(layer_result(LAYERS[case.kind], case, dtype, device), exact, peer)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_accuracy_on_every_path(kind: str, bidirectional: bool, dtype: torch.dtype, path: str) -> None:
+    case = Case(kind, batch=6, bidirectional=bidirectional, hidden_size=72)
+    with float32_precision("ieee"):
+        require_path(path, case.paths(dtype))
+        check_accuracy(case, dtype, "cuda")
 
 
 @pytest.mark.parametrize("form", [{}, {"batch_first": True}, {"num_layers": 3, "bidirectional": True}], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any]) -> None:
+def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any], device: str) -> None:
     case = Case(kind, batch=4, **form)
     lengths = [2, 5, 1, 4]
     input, states = case.tensors(torch.float64)
@@ -66,30 +84,33 @@ def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any]) 
     packed = pack_padded_sequence(input, torch.tensor(lengths), case.batch_first, enforce_sorted=False)
     output, finals = case.module(torch.nn, torch.float64)(packed, hx)
     expected, _ = torch.nn.utils.rnn.pad_packed_sequence(output, case.batch_first, total_length=5)
-    for given in (lengths, torch.tensor(lengths), torch.tensor(lengths, dtype=torch.int32)):
-        actual, actual_finals = case.module(fused_rnn, torch.float64)(input, hx, lengths=given)
+    module, (input, states) = case.module(fused_rnn, torch.float64, device), case.tensors(torch.float64, device)
+    hx = states if kind == "LSTM" else states[0]
+    on_device = torch.tensor(lengths, device=device)
+    for given in (lengths, torch.tensor(lengths), on_device, on_device.to(torch.int32)):
+        actual, actual_finals = module(input, hx, lengths=given)
         assert_accurate(actual, expected, name="output")
         assert_all_accurate(dict(enumerate(flatten(actual_finals))), dict(enumerate(flatten(finals))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_full_lengths_change_nothing(kind: str) -> None:
+def test_full_lengths_change_nothing(kind: str, device: str) -> None:
     case = Case(kind, num_layers=2, bidirectional=True)
-    module, (input, _) = case.module(fused_rnn, torch.float32), case.tensors(torch.float32)
+    module, (input, _) = case.module(fused_rnn, torch.float32, device), case.tensors(torch.float32, device)
     assert all(map(torch.equal, flatten(module(input, lengths=[5, 5, 5])), flatten(module(input))))
 
 
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_is_never_read(kind: str, graph: bool) -> None:
+def test_padding_is_never_read(kind: str, graph: bool, device: str) -> None:
     """NaN in the padding of input and output gradient reaches nothing, also where a graph of the gradients is made."""
     case = Case(kind, batch=4, num_layers=2, bidirectional=True)
     lengths = [2, 0, 5, 3]
-    padding = torch.arange(5)[:, None] >= torch.tensor(lengths)
-    module = case.module(fused_rnn, torch.float64)
+    padding = (torch.arange(5)[:, None] >= torch.tensor(lengths)).to(device)
+    module = case.module(fused_rnn, torch.float64, device)
 
     def result(filling: float) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        input = case.tensors(torch.float64)[0].masked_fill(padding[..., None], filling).requires_grad_()
+        input = case.tensors(torch.float64, device)[0].masked_fill(padding[..., None], filling).requires_grad_()
         outputs = flatten(module(input, lengths=lengths))
         grads = [torch.ones_like(out) for out in outputs]
         grads[0] = grads[0].masked_fill(padding[..., None], filling)
@@ -105,12 +126,14 @@ def test_padding_is_never_read(kind: str, graph: bool) -> None:
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradcheck(kind: str, check: Callable[..., bool]) -> None:
-    input, states, weights = layer_inputs(Case(kind, 3, 3, 2, 2, bidirectional=True))
+def test_gradcheck(kind: str, check: Callable[..., bool], device: str) -> None:
+    input, states, weights = layer_inputs(Case(kind, 3, 3, 2, 2, bidirectional=True), device=device)
     split = 1 + len(states)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(LAYERS[kind](*tensors[:split], list(tensors[split:]), lengths=torch.tensor([1, 3, 0])))
+        return tuple(
+            LAYERS[kind](*tensors[:split], list(tensors[split:]), lengths=torch.tensor([1, 3, 0], device=device))
+        )
 
     leaves = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
     assert check(function, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
@@ -152,8 +175,10 @@ ERRORS: list[tuple[Any, Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("input", "lengths", "error", "words"), ERRORS, ids=[words for *_, words in ERRORS])
 @pytest.mark.parametrize("kind", KINDS)
-def test_errors(kind: str, input: Any, lengths: Any, error: type[Exception], words: str) -> None:
-    module = getattr(fused_rnn, kind)(4, 8).to(input.data.device if input is PACKED else input.device)
+def test_errors(kind: str, input: Any, lengths: Any, error: type[Exception], words: str, device: str) -> None:
+    if not input.data.is_meta:
+        input = input.to(device)
+    module = getattr(fused_rnn, kind)(4, 8).to(input.data.device)
     with pytest.raises(error, match=words):
         module(input, lengths=lengths)
 
@@ -176,9 +201,9 @@ def test_operators_check_for_themselves(kind: str, lengths: Tensor, words: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_unbatched(kind: str) -> None:
-    module = Case(kind).module(fused_rnn, torch.float64)
-    input = X[:, 0].double()
+def test_unbatched(kind: str, device: str) -> None:
+    module = Case(kind).module(fused_rnn, torch.float64, device)
+    input = X[:, 0].to(device, torch.float64)
     output, _ = module(input, lengths=[3])
     assert_accurate(output[:3], module(input[:3])[0])
     assert not output[3:].any()

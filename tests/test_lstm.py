@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import DTYPES, Case, batch_sizes, layer_inputs, shapes_of_layers, tails
+from cases import DTYPES, Case, batch_sizes, check_accuracy, layer_inputs, shapes_of_layers, tails
 from comparing import assert_accurate, assert_all_accurate, differentiate
 from torch import Tensor
 
@@ -21,9 +21,9 @@ OPERATOR_CASES = [
 ]
 
 
-def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case) -> dict[str, Tensor]:
+def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case, device: str = "cpu") -> dict[str, Tensor]:
     """Return the outputs of an operator or its reference, and all gradients."""
-    input, (h0, c0), weights = layer_inputs(case)
+    input, (h0, c0), weights = layer_inputs(case, device=device)
     inputs = {"input": input, "h0": h0, "c0": c0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     for tensor in inputs.values():
         tensor.requires_grad_()
@@ -32,21 +32,21 @@ def layer_result(layer: Callable[..., tuple[Tensor, ...]], case: Case) -> dict[s
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
-def test_operator_equals_reference(case: Case) -> None:
-    assert_all_accurate(layer_result(autograd.lstm, case), layer_result(reference.lstm, case))
+def test_operator_equals_reference(case: Case, device: str) -> None:
+    assert_all_accurate(layer_result(autograd.lstm, case, device), layer_result(reference.lstm, case))
 
 
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
-def test_outputs_do_not_depend_on_saving(case: Case) -> None:
-    input, (h0, c0), weights = layer_inputs(case)
+def test_outputs_do_not_depend_on_saving(case: Case, device: str) -> None:
+    input, (h0, c0), weights = layer_inputs(case, device=device)
     *outputs, gates, cells = ops.lstm(input, h0, c0, weights, batch_sizes(case), None, False)
     *saving, _, _ = ops.lstm(input, h0, c0, weights, batch_sizes(case), None, True)
     assert gates.shape == cells.shape == (0,)
     assert all(map(torch.equal, outputs, saving))
 
 
-def test_saved_states_are_the_gates_and_cells() -> None:
-    input, (h0, c0), weights = layer_inputs(Case("LSTM"))
+def test_saved_states_are_the_gates_and_cells(device: str) -> None:
+    input, (h0, c0), weights = layer_inputs(Case("LSTM"), device=device)
     output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
     i, f, g, o = gates.view(5, 3, 4, 6).unbind(2)
     c = cells.view(5, 3, 6)
@@ -58,8 +58,8 @@ def test_saved_states_are_the_gates_and_cells() -> None:
 @pytest.mark.parametrize(
     "wanted", [(False, False, False), (True, False, False), (False, True, False), (False, False, True)]
 )
-def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> None:
-    input, (h0, c0), weights = layer_inputs(Case("LSTM"))
+def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool], device: str) -> None:
+    input, (h0, c0), weights = layer_inputs(Case("LSTM"), device=device)
     output, _, _, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
     grads = (torch.ones_like(output), None, None, None)
 
@@ -81,21 +81,19 @@ def test_backward_computes_what_is_wanted(wanted: tuple[bool, bool, bool]) -> No
 
 
 @pytest.mark.parametrize("case", shapes_of_layers("LSTM"), ids=str)
-def test_equals_torch(case: Case) -> None:
-    assert_all_accurate(case.result(fused_rnn, torch.float64), case.torch_result(torch.float64))
+def test_equals_torch(case: Case, device: str) -> None:
+    assert_all_accurate(case.result(fused_rnn, torch.float64, device), case.torch_result(torch.float64))
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", tails("LSTM"), ids=str)
-def test_tails_equal_torch(case: Case, dtype: torch.dtype) -> None:
-    ours, exact = case.result(fused_rnn, dtype), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.torch_result(dtype))
+def test_tails_equal_torch(case: Case, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(case, dtype, device)
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("case", shapes_of_layers("LSTM"), ids=str)
-def test_accuracy(case: Case, dtype: torch.dtype) -> None:
-    ours, exact = case.result(fused_rnn, dtype), case.torch_result(torch.float64)
-    assert_all_accurate(ours, exact, case.torch_result(dtype))
+def test_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(case, dtype, device)

@@ -46,12 +46,12 @@ def equal(ours: Any, theirs: Any, input: Any) -> None:
 
 
 @pytest.fixture(params=[*KINDS, "LSTMCell", "GRUCell"])
-def pair(request: pytest.FixtureRequest) -> tuple[Any, Any, Tensor]:
+def pair(request: pytest.FixtureRequest, device: str) -> tuple[Any, Any, Tensor]:
     """One of our modules, torch.nn's with the same weights, and an input."""
-    ours = getattr(fused_rnn, request.param)(4, 8).double()
-    theirs = getattr(torch.nn, request.param)(4, 8).double()
+    ours = getattr(fused_rnn, request.param)(4, 8).double().to(device)
+    theirs = getattr(torch.nn, request.param)(4, 8).double().to(device)
     theirs.load_state_dict(ours.state_dict())
-    return ours, theirs, torch.randn(3, 4, dtype=torch.float64)
+    return ours, theirs, torch.randn(3, 4, dtype=torch.float64).to(device)
 
 
 Pair = tuple[Any, Any, Tensor]
@@ -59,7 +59,7 @@ Pair = tuple[Any, Any, Tensor]
 
 def test_state_dict_of_torch_loads(pair: Pair) -> None:
     ours, theirs, input = pair
-    fresh = type(ours)(4, 8).double()
+    fresh = type(ours)(4, 8).double().to(input.device)
     fresh.load_state_dict(theirs.state_dict())
     equal(fresh, theirs, input)
 
@@ -153,8 +153,9 @@ def test_dropout(kind: str, form: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dropout_obeys_the_seed(kind: str) -> None:
-    module, input = getattr(fused_rnn, kind)(4, 8, 2, dropout=0.5), torch.randn(5, 3, 4)
+def test_dropout_obeys_the_seed(kind: str, device: str) -> None:
+    module = getattr(fused_rnn, kind)(4, 8, 2, dropout=0.5, device=device)
+    input = torch.randn(5, 3, 4, device=device)
     outputs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -165,10 +166,10 @@ def test_dropout_obeys_the_seed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("lengths", [(5, 3, 1), (2, 5, 4)])
-def test_packed_output_is_packed_like_the_input(kind: str, lengths: tuple[int, ...]) -> None:
+def test_packed_output_is_packed_like_the_input(kind: str, lengths: tuple[int, ...], device: str) -> None:
     case = Case(kind, lengths=lengths)
-    packed = case.in_form(case.tensors(torch.float64)[0])
-    (ours, _), (theirs, _) = (case.module(package, torch.float64)(packed) for package in (fused_rnn, torch.nn))
+    packed = case.in_form(case.tensors(torch.float64, device)[0])
+    (ours, _), (theirs, _) = (case.module(package, torch.float64, device)(packed) for package in (fused_rnn, torch.nn))
     assert isinstance(ours, torch.nn.utils.rnn.PackedSequence)
     fields: Any = zip(ours[1:], theirs[1:], strict=True)
     for actual, expected in fields:
@@ -190,7 +191,7 @@ def test_autocast(pair: Pair, dtype: torch.dtype) -> None:
     ours, _, input = pair
     ours, input = ours.float(), input.float()
     expected = flatten(copy.deepcopy(ours).to(dtype)(input.to(dtype)))
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(input.device.type, dtype):
         actual = flatten(ours(input))
         assert flatten(ours.double()(input.double()))[0].dtype == torch.float64
     assert all(map(torch.equal, actual, expected))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import DTYPES, Case, batch_sizes, flatten, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, differentiate
+from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
@@ -24,13 +25,18 @@ CASES = [
 
 
 def layer_result(
-    layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype, lengths: Tensor | None
+    layer: Callable[..., tuple[Tensor, ...]],
+    case: Case,
+    dtype: torch.dtype,
+    lengths: Tensor | None,
+    device: str = "cpu",
 ) -> dict[str, Tensor]:
     """Return the outputs of an operator or its reference, c after every step among them, and all gradients."""
-    input, (h0, c0), weights = layer_inputs(case, dtype)
+    input, (h0, c0), weights = layer_inputs(case, dtype, device)
     inputs = {"input": input, "h0": h0, "c0": c0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     for tensor in inputs.values():
         tensor.requires_grad_()
+    lengths = None if lengths is None else lengths.to(device)
     outputs = layer(input, h0, c0, weights, batch_sizes(case), lengths, return_states=True)
     names = ("output", "h_n", "c_n", "cells")
     return {**dict(zip(names, outputs, strict=True)), **differentiate(outputs, inputs)}
@@ -38,16 +44,31 @@ def layer_result(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_operator_equals_reference(case: Case, dtype: torch.dtype) -> None:
-    exact, peer = (layer_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
-    assert_all_accurate(layer_result(autograd.lstm, case, dtype, None), exact, peer)
+def test_operator_equals_reference(case: Case, dtype: torch.dtype, device: str) -> None:
+    check_accuracy(case, dtype, device)
+
+
+def check_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
+    exact = layer_result(reference.lstm, case, torch.float64, None)
+    peer = layer_result(reference.lstm, case, dtype, None, device)
+    assert_all_accurate(layer_result(autograd.lstm, case, dtype, None, device), exact, peer)
+
+
+@pytest.mark.needs_cuda
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("lengths", [None, (5, 4, 1)], ids=str)
+def test_operator_on_every_path(lengths: tuple[int, ...] | None, dtype: torch.dtype, path: str) -> None:
+    case = Case("LSTM", bidirectional=True, hidden_size=72, lengths=lengths)
+    with float32_precision("ieee"):
+        require_path(path, case.paths(dtype))
+        check_accuracy(case, dtype, "cuda")
 
 
 @pytest.mark.parametrize("proj_size", [0, 3])
-def test_operator_equals_reference_with_lengths(proj_size: int) -> None:
+def test_operator_equals_reference_with_lengths(proj_size: int, device: str) -> None:
     case, lengths = Case("LSTM", bidirectional=True, proj_size=proj_size), torch.tensor([3, 0, 5])
-    ours, exact = (layer_result(layer, case, torch.float64, lengths) for layer in (autograd.lstm, reference.lstm))
-    assert_all_accurate(ours, exact)
+    ours = layer_result(autograd.lstm, case, torch.float64, lengths, device)
+    assert_all_accurate(ours, layer_result(reference.lstm, case, torch.float64, lengths))
     assert not ours["cells"][3:, 0].any()
 
 
@@ -72,11 +93,11 @@ def steps(module: torch.nn.Module, input: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("form", [{}, {"batch_first": True}, {"unbatched": True}, {"lengths": (2, 5, 4)}], ids=str)
-def test_module_returns_cells_like_the_output(form: dict[str, Any], graph: bool) -> None:
+def test_module_returns_cells_like_the_output(form: dict[str, Any], graph: bool, device: str) -> None:
     case = Case("LSTM", num_layers=2, **form)
     plain = Case("LSTM", num_layers=2)
     expected = steps(plain.module(torch.nn, torch.float64), plain.tensors(torch.float64)[0]).detach()
-    module, (input, _) = case.module(fused_rnn, torch.float64), case.tensors(torch.float64)
+    module, (input, _) = case.module(fused_rnn, torch.float64, device), case.tensors(torch.float64, device)
     with torch.set_grad_enabled(graph):
         output, (h_n, c_n), cells = module(case.in_form(input), return_states=True)
         alone, (h_alone, c_alone) = module(case.in_form(input))
@@ -99,27 +120,29 @@ def test_module_returns_cells_like_the_output(form: dict[str, Any], graph: bool)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_dtype_is_that_of_the_output(dtype: torch.dtype) -> None:
-    module = Case("LSTM").module(fused_rnn, dtype)
-    output, _, cells = module(Case("LSTM").tensors(dtype)[0], return_states=True)
+def test_dtype_is_that_of_the_output(dtype: torch.dtype, device: str) -> None:
+    module = Case("LSTM").module(fused_rnn, dtype, device)
+    output, _, cells = module(Case("LSTM").tensors(dtype, device)[0], return_states=True)
     assert output.dtype == cells.dtype == dtype
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([3, 0, 2])], ids=str)
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
-def test_gradcheck(check: Callable[..., bool], lengths: Tensor | None) -> None:
-    input, (h0, c0), weights = layer_inputs(Case("LSTM", 3, 3, 2, 3, bidirectional=True, proj_size=2))
+def test_gradcheck(check: Callable[..., bool], lengths: Tensor | None, device: str) -> None:
+    case = Case("LSTM", 3, 3, 2, 3, bidirectional=True, proj_size=2)
+    input, (h0, c0), weights = layer_inputs(case, device=device)
+    ends = None if lengths is None else lengths.to(device)
 
     def cells(input: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor) -> Tensor:
-        return autograd.lstm(input, h0, c0, weights, None, lengths, return_states=True)[3]
+        return autograd.lstm(input, h0, c0, weights, None, ends, return_states=True)[3]
 
     leaves = [tensor.detach().requires_grad_() for tensor in (input, h0, c0, *weights)]
     assert check(cells, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
 
 
-def test_operator_adds_the_gradient_of_cells() -> None:
+def test_operator_adds_the_gradient_of_cells(device: str) -> None:
     """The gradient of c after the last step is the same as that of c_n."""
-    input, (h0, c0), weights = layer_inputs(Case("LSTM"))
+    input, (h0, c0), weights = layer_inputs(Case("LSTM"), device=device)
     output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
     last = torch.zeros_like(cells).view(5, 3, 6)
     last[-1] = 1.5

@@ -1,5 +1,7 @@
 """LSTM and GRU on extreme values and lengths, against torch.nn."""
 
+from typing import Any
+
 import pytest
 import torch
 from cases import DTYPES, KINDS, Case, flatten
@@ -24,14 +26,16 @@ def outputs(case: Case, module: torch.nn.Module, input: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("form", FORMS, ids=["padded", "packed"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_nan_and_inf_flow_as_in_torch(kind: str, form: dict, dtype: torch.dtype, value: float) -> None:
+def test_nan_and_inf_flow_as_in_torch(kind: str, form: dict, dtype: torch.dtype, value: float, device: str) -> None:
     case = Case(kind, **form)
     input = case.tensors(dtype)[0]
     input[1, 0, 3] = value
     results = [
-        outputs(case, case.module(package, type), input.to(type))
-        for package, type in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype))
-    ]
+        outputs(case, case.module(package, type, device), input.to(device, type))
+        for package, type, device in (
+            (fused_rnn, dtype, device), (torch.nn, torch.float64, "cpu"), (torch.nn, dtype, device),
+        )
+    ]  # fmt: skip
     for ours, exact, peer in zip(*results, strict=True):
         assert_accurate(ours, exact, peer)
 
@@ -55,48 +59,53 @@ def test_nan_flows_into_gradients_as_in_torch(kind: str) -> None:
 # Between these scales some sums of large terms would come out near zero, and rounding would decide their gates.
 @pytest.mark.parametrize("scale", [30.0, 1e8, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
-def test_saturated_gates(kind: str, scale: float) -> None:
+def test_saturated_gates(kind: str, scale: float, device: str) -> None:
     case = Case(kind, hidden_size=17, batch=7)
     input = case.tensors(torch.float32)[0] * scale
     results = [
-        outputs(case, case.module(package, dtype), input.to(dtype))
-        for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64), (torch.nn, torch.float32))
-    ]
+        outputs(case, case.module(package, dtype, device), input.to(device, dtype))
+        for package, dtype, device in (
+            (fused_rnn, torch.float32, device), (torch.nn, torch.float64, "cpu"), (torch.nn, torch.float32, device),
+        )
+    ]  # fmt: skip
     for ours, exact, peer in zip(*results, strict=True):
         assert_accurate(ours, exact, peer)
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("kind", KINDS)
-def test_small_values_keep_their_relative_accuracy(kind: str) -> None:
+def test_small_values_keep_their_relative_accuracy(kind: str, device: str) -> None:
     case = Case(kind, hidden_size=17, batch=7, bias=False)
     input = case.tensors(torch.float32)[0] * 1e-20
     ours, exact = (
-        outputs(case, case.module(package, dtype), input.to(dtype))[0].double()
-        for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64))
+        outputs(case, case.module(package, dtype, device), input.to(device, dtype))[0].cpu().double()
+        for package, dtype, device in ((fused_rnn, torch.float32, device), (torch.nn, torch.float64, "cpu"))
     )
     torch.testing.assert_close(ours / exact.abs().max(), exact / exact.abs().max(), atol=2e-6, rtol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_steps_than_65535(kind: str) -> None:
+def test_more_steps_than_65535(kind: str, device: str) -> None:
     case = Case(kind, time=70_000, batch=1, input_size=1, hidden_size=2)
-    input = case.tensors(torch.float64)[0]
-    ours, exact = (outputs(case, case.module(package, torch.float64), input) for package in (fused_rnn, torch.nn))
+    ours, exact = (
+        outputs(case, case.module(package, torch.float64, device), case.tensors(torch.float64, device)[0])
+        for package, device in ((fused_rnn, device), (torch.nn, "cpu"))
+    )
     for actual, expected in zip(ours, exact, strict=True):
         assert_accurate(actual, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_the_cell_state_is_not_rounded_at_each_step(dtype: torch.dtype) -> None:
+def test_the_cell_state_is_not_rounded_at_each_step(dtype: torch.dtype, device: str) -> None:
     """The state c grows by 1/256 a step: rounded to half precision at each step, it would stay 1."""
     steps = 2048 if dtype == torch.float16 else 512
+    on: dict[str, Any] = {"dtype": dtype, "device": device}
     step = 2.0**-12 if dtype == torch.float16 else 2.0**-8
-    weights = [torch.zeros(4, 1, dtype=dtype), torch.zeros(4, 1, dtype=dtype)]
+    weights = [torch.zeros(4, 1, **on), torch.zeros(4, 1, **on)]
     # i and f and o are 1; g is tanh of its bias, which is the step itself for so small a number.
-    biases = [torch.tensor([50.0, 50.0, step, 50.0], dtype=dtype), torch.zeros(4, dtype=dtype)]
-    c0 = torch.ones(1, 1, 1, dtype=dtype)
+    biases = [torch.tensor([50.0, 50.0, step, 50.0], **on), torch.zeros(4, **on)]
+    c0 = torch.ones(1, 1, 1, **on)
     _, (_, c_n) = fused_rnn.functional.lstm(
-        torch.zeros(steps, 1, 1, dtype=dtype), (torch.zeros_like(c0), c0), weights + biases
+        torch.zeros(steps, 1, 1, **on), (torch.zeros_like(c0), c0), weights + biases
     )
     assert c_n.item() == pytest.approx(1 + steps * step, rel=1e-2)

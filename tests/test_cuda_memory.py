@@ -1,0 +1,65 @@
+"""What LSTM and GRU keep on a GPU: for backward no more than cuDNN does, and without gradients nothing of any step."""
+
+from typing import Any
+
+import pytest
+import torch
+from cases import DTYPES, KINDS, Case, flatten
+from torch import Tensor
+
+import fused_rnn
+from fused_rnn import ops
+
+pytestmark = pytest.mark.needs_cuda
+
+CUDNN_MODES = {"LSTM": 2, "GRU": 3}
+# PyTorch hands out memory in blocks of 512 bytes.
+BLOCK = 512
+MEGABYTE = 2**20
+
+
+def kept_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
+    """Return the bytes that cuDNN reserves for backward."""
+    weights: Any = list(module.parameters())
+    h0, c0 = states[0], states[1] if case.kind == "LSTM" else None
+    *_, reserve, _ = torch._cudnn_rnn(
+        input, weights, len(weights), None, h0, c0, CUDNN_MODES[case.kind], case.hidden_size, 0, 1, False, 0.0, True,
+        case.bidirectional, [], None,
+    )  # fmt: skip
+    return reserve.nbytes
+
+
+def kept_by_us(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
+    """Return the bytes of the gates and, of an LSTM, the cell states."""
+    operator: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[case.kind]
+    weights = [weight.detach() for weight in module.parameters()]
+    _, *rest = operator(input, *states, weights, None, None, True)
+    return sum(tensor.nbytes for tensor in rest[len(states) :])
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_keeps_no_more_than_cudnn(kind: str, bidirectional: bool, dtype: torch.dtype) -> None:
+    case = Case(kind, time=50, batch=16, input_size=256, hidden_size=256, bidirectional=bidirectional)
+    arguments = case.module(torch.nn, dtype, "cuda"), *case.tensors(dtype, "cuda")
+    ours, theirs = kept_by_us(case, *arguments), kept_by_cudnn(case, *arguments)
+    assert ours <= theirs, f"{ours / theirs:.2f} times as much"
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_inference_keeps_nothing_of_a_step(kind: str, dtype: torch.dtype, path: str) -> None:
+    case = Case(kind, time=200, batch=16, input_size=256, hidden_size=256)
+    module, (input, _) = case.module(fused_rnn, dtype, "cuda"), case.tensors(dtype, "cuda")
+    with torch.no_grad():
+        module(input)  # what is made once for all calls, such as the workspace of cuBLAS
+        torch.cuda.synchronize()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        outputs = flatten(module(input))
+    returned = sum(tensor.nbytes for tensor in outputs)
+    assert torch.cuda.memory_allocated() - before <= returned + BLOCK * len(outputs)
+    # Beside the outputs only the input's part of the gates' sums, which is there before the first step.
+    sums = 4 * case.hidden_size * case.time * case.batch * dtype.itemsize
+    assert torch.cuda.max_memory_allocated() - before <= returned + sums + MEGABYTE
