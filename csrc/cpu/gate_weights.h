@@ -37,7 +37,7 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
     unroll<kGates * kWidth>([&](auto column)
                                 FUSED_RNN_INLINE { tile.sum[row][column] = Vec<T>::loadu(at(row, column)); });
   });
-  tile.template multiply<kWidth>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
+  tile.template multiply_in_parts<kWidth>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
     unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE { tile.sum[row][column].store(at(row, column)); });
   });

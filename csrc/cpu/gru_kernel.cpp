@@ -51,8 +51,9 @@ struct GRUCell {
   template <typename AnyTile, typename T>
   static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* panel, int64_t hidden,
                                              Lines<T> next) {
-    tile.multiply(a, row, 1, panel, kPanel<T>, 2 * hidden, 0, next);
-    tile.multiply(a + 3 * hidden, row, 1, panel + 2 * hidden * kPanel<T>, kPanel<T>, hidden, 0, next.from(2 * hidden));
+    tile.multiply_in_parts(a, row, 1, panel, kPanel<T>, 2 * hidden, 0, next);
+    tile.multiply_in_parts(a + 3 * hidden, row, 1, panel + 2 * hidden * kPanel<T>, kPanel<T>, hidden, 0,
+                           next.from(2 * hidden));
   }
 
   // Turns the gradient of hidden values into those of the gates' sums, for one row.

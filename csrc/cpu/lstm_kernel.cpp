@@ -51,7 +51,7 @@ struct LSTMCell {
   template <typename AnyTile, typename T>
   static FUSED_RNN_INLINE void multiply_back(AnyTile& tile, const T* a, int64_t row, const T* panel, int64_t hidden,
                                              Lines<T> next) {
-    tile.multiply(a, row, 1, panel, kPanel<T>, kGates * hidden, 0, next);
+    tile.multiply_in_parts(a, row, 1, panel, kPanel<T>, kGates * hidden, 0, next);
   }
 
   // The hidden value of an output gate and a cell.

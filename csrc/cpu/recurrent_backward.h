@@ -211,8 +211,8 @@ class BackwardLoop {
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       const int64_t row = direction * s_.steps.rows() + step.first_row + b;
-      tile.multiply(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1,
-                    packed_project_back(direction) + unit * s_.output_size, kPanel<T>, s_.output_size);
+      tile.multiply_in_parts(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1,
+                             packed_project_back(direction) + unit * s_.output_size, kPanel<T>, s_.output_size);
       finish(tile, direction, step, unit, count, b);
     });
   }

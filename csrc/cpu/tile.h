@@ -59,6 +59,7 @@ inline __attribute__((always_inline)) void unroll(const Body& body) {
 // What is done at each step of a sum besides: nothing, or asking for one cache line of an array that is needed soon.
 struct Nothing {
   FUSED_RNN_INLINE void operator()(int64_t) const {}
+  Nothing from(int64_t) const { return {}; }
 };
 template <typename T>
 struct Lines {
@@ -140,6 +141,30 @@ struct Tile {
       a += a_depth;
       b += b_depth;
     }
+  }
+
+  // The same with a long sum cut into parts of kPart terms, which are added up at the end: the error of a sum grows
+  // with its length.
+  template <int kGroup = kColumns, typename Ahead = Nothing>
+  FUSED_RNN_INLINE void multiply_in_parts(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
+                                          int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
+    constexpr int64_t kPart = 256;
+    Tile total;
+    for (int64_t k = 0;;) {
+      const int64_t end = k + kPart < depth ? k + kPart : depth;
+      multiply<kGroup>(a + k * a_depth, a_row, a_depth, b + k * b_depth, b_depth, end - k, b_group, ahead.from(k));
+      if (end >= depth) break;
+      k == 0 ? void(total = *this) : total.add(*this);
+      zero();
+      k = end;
+    }
+    if (depth > kPart) add(total);
+  }
+
+  FUSED_RNN_INLINE void add(const Tile& other) {
+    unroll<kRows * kColumns>([&](auto i) FUSED_RNN_INLINE {
+      sum[i / kColumns][i % kColumns] = sum[i / kColumns][i % kColumns] + other.sum[i / kColumns][i % kColumns];
+    });
   }
 };
 
