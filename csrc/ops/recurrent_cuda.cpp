@@ -7,7 +7,7 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/mm.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include "cuda/device_info.h"
@@ -65,6 +65,7 @@ void multiply_input(const CudaLayer& cuda, const Tensor& gates) {
 
 CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalTensor& lengths, bool save) {
   const c10::DeviceGuard guard(layer.input.device());
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
@@ -131,6 +132,7 @@ std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const Recurrent
                                                 const OptionalTensor& lengths, const CudaStates& states,
                                                 CudaGradients& gradients, Wanted wanted) {
   const c10::DeviceGuard guard(layer.input.device());
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
   const RecurrentSizes& s = layer.sizes;
   gradients.gates = layer.empty({s.directions, s.steps.rows(), 4 * s.hidden_size});
@@ -183,7 +185,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
         lstm(as_sequence(input), as_sequence(h0), as_sequence(c0), weights, batch_sizes, lengths, save_states);
     return {as_step(output), as_step(h_n), as_step(c_n), gates, cells};
   }
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, Takes::kStored);
   CudaStates states = forward(cuda::Cell::kLSTM, layer, lengths, save_states);
   return {states.output, states.h_n, states.c_n, states.gates, states.cells};
 }
@@ -196,7 +198,7 @@ std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at
         gru(as_sequence(input), as_sequence(h0), weights, batch_sizes, lengths, save_states);
     return {as_step(output), as_step(h_n), gates};
   }
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, Takes::kStored);
   CudaStates states = forward(cuda::Cell::kGRU, layer, lengths, save_states);
   return {states.output, states.h_n, states.gates};
 }
@@ -213,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
                       as_sequence(output), gates, cells, input_grad, state_grad, weight_grad);
     return {as_step(grad_input), as_step(grad_h0), as_step(grad_c0), std::move(grad_weights)};
   }
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, Takes::kStored);
   const RecurrentSizes& s = layer.sizes;
   const std::vector<int64_t> of_cells = {s.directions, s.steps.rows(), s.hidden_size};
   CudaStates states;
@@ -240,7 +242,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
                      batch_sizes, lengths, as_sequence(output), gates, input_grad, state_grad, weight_grad);
     return {as_step(grad_input), as_step(grad_h0), std::move(grad_weights)};
   }
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, Takes::kStored);
   const RecurrentSizes& s = layer.sizes;
   CudaStates states;
   states.output = given(output, "output", layer.output_shape);
@@ -262,7 +264,8 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
       state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
       gates(cell == cuda::Cell::kLSTM ? 4 : 3),
       exact(layer.type == at::kFloat && exact_float32()),
-      steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr} {
+      steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr},
+      stream(current_stream(layer.input.device())) {
   const at::Device device = layer.input.device();
   if (lengths) {
     this->lengths = lengths->contiguous();
@@ -274,8 +277,6 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
     steps.batch_sizes = batch_sizes.const_data_ptr<int64_t>();
     steps.first_rows = first_rows.const_data_ptr<int64_t>();
   }
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  stream = reinterpret_cast<void*>(guard.getStream(device).native_handle());
 }
 
 Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {

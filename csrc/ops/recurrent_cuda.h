@@ -51,6 +51,9 @@ struct CudaGradients {
 // Returns a pointer to the data; null for an undefined tensor.
 inline void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
 
+// The stream of a GPU that kernels are to be launched on. tests/cuda_on_host/ has a twin for the CPU.
+void* current_stream(at::Device device);
+
 // Raises what a kernel's launch returned, if that is not null.
 void check_launch(const char* error);
 
