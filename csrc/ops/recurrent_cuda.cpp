@@ -272,8 +272,13 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
     steps.lengths = this->lengths.const_data_ptr<int64_t>();
   }
   if (layer.batch_sizes.defined()) {
-    batch_sizes = layer.batch_sizes.to(device);
-    first_rows = layer.first_rows.to(device);
+    // In one copy, from pinned memory: the CPU does not wait for the GPU to come to it.
+    const Tensor both = at::empty({2, steps.time}, layer.batch_sizes.options().pinned_memory(device.is_cuda()));
+    both.select(0, 0).copy_(layer.batch_sizes);
+    both.select(0, 1).copy_(layer.first_rows);
+    const Tensor there = both.to(device, /*non_blocking=*/true);
+    batch_sizes = there.select(0, 0);
+    first_rows = there.select(0, 1);
     steps.batch_sizes = batch_sizes.const_data_ptr<int64_t>();
     steps.first_rows = first_rows.const_data_ptr<int64_t>();
   }

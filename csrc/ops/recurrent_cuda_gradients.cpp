@@ -15,10 +15,12 @@ namespace {
 
 // For packed rows, where the hidden value before each lies: among the output's rows, or behind them in h0.
 Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
-  const Tensor& sizes = cuda.layer.batch_sizes;
-  const Tensor& first = cuda.layer.first_rows;
+  const Tensor& sizes = cuda.batch_sizes;
+  const Tensor& first = cuda.first_rows;
   const Tensor steps = at::arange(sizes.size(0), sizes.options());
-  const Tensor t = at::repeat_interleave(sizes), row = at::arange(cuda.steps.rows, sizes.options());
+  // The number of rows is given, so that the CPU does not wait to hear it from the GPU.
+  const Tensor t = at::repeat_interleave(sizes, std::optional(cuda.steps.rows)),
+               row = at::arange(cuda.steps.rows, sizes.options());
   const Tensor sequence = row.sub(first.index_select(0, t));
   const Tensor before = direction == 0 ? t.sub(1) : t.add(1);
   const Tensor there = before.ge(0).logical_and(before.lt(sizes.size(0)));
@@ -33,8 +35,7 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
   const Tensor h0 = cuda.layer.h0.select(0, direction);
   const Tensor own =
       output.view({-1, s.directions * s.output_size}).narrow(1, direction * s.output_size, s.output_size);
-  if (cuda.batch_sizes.defined())
-    return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction).to(own.device()));
+  if (cuda.batch_sizes.defined()) return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction));
   const int64_t others = cuda.steps.rows - cuda.steps.batch;
   const Tensor before =
       direction == 0 ? at::cat({h0, own.narrow(0, 0, others)}) : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
