@@ -78,8 +78,8 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
   if (s.steps.batch > 0) {
     std::optional<at::NoTF32Guard> no_tf32;
     if (cuda.exact) no_tf32.emplace();
-    multiply_input(cuda, states.gates);
     const PersistentPlan plan = cuda.plan(/*backward=*/false);
+    if (plan.blocks > 0 || !cuda.precise()) multiply_input(cuda, states.gates);
     if (plan.blocks == 0) {
       plain_forward(cuda, states, save);
     } else {
@@ -103,9 +103,14 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
   return states;
 }
 
-// Runs the steps backwards: sets gradients.h0, c0 and gates.
-void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
+// Runs the steps backwards: sets gradients.gates, and if they are wanted h0 and c0.
+void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients, bool state_wanted) {
   const PersistentPlan plan = cuda.plan(/*backward=*/true);
+  if (plan.blocks > 0 || state_wanted) {
+    gradients.h0 = cuda.layer.empty(cuda.layer.h0.sizes());
+    if (cuda.is_lstm()) gradients.c0 = cuda.layer.empty(cuda.layer.c0.sizes());
+  }
+  if (cuda.steps.batch == 0) return;
   if (plan.blocks == 0) return plain_backward(cuda, states, gradients);
   CudaBackward<void, void> params = {};
   const auto kept = fill(params, cuda, plan);
@@ -136,11 +141,9 @@ std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const Recurrent
   const CudaLayer cuda(cell, layer, lengths);
   const RecurrentSizes& s = layer.sizes;
   gradients.gates = layer.empty({s.directions, s.steps.rows(), 4 * s.hidden_size});
-  gradients.h0 = layer.empty(layer.h0.sizes());
-  if (cuda.is_lstm()) gradients.c0 = layer.empty(layer.c0.sizes());
   std::optional<at::NoTF32Guard> no_tf32;
   if (cuda.exact) no_tf32.emplace();
-  if (s.steps.batch > 0) steps_backward(cuda, states, gradients);
+  steps_backward(cuda, states, gradients, wanted.state);
   Tensor grad_input = layer.empty({0});
   if (wanted.input) {
     grad_input = layer.empty(layer.input.sizes());
@@ -286,6 +289,10 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
 
 Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {
   return a.scalar_type() == state_type ? at::mm(a, b) : at::mm(a, b, state_type);
+}
+
+void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b) const {
+  a.scalar_type() == state_type ? at::mm_out(out, a, b) : at::mm_out(out, a, b, state_type);
 }
 
 Tensor CudaLayer::running() const {

@@ -29,7 +29,8 @@ Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
   return at::where(runs, first.index_select(0, valid).add(sequence), sequence.add(cuda.steps.rows));
 }
 
-// The hidden values before each row, [rows, output_size]; zero in the padding.
+}  // namespace
+
 Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const Tensor h0 = cuda.layer.h0.select(0, direction);
@@ -37,6 +38,7 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
       output.view({-1, s.directions * s.output_size}).narrow(1, direction * s.output_size, s.output_size);
   if (cuda.batch_sizes.defined()) return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction));
   const int64_t others = cuda.steps.rows - cuda.steps.batch;
+  if (others == 0 && !cuda.lengths.defined()) return h0;
   const Tensor before =
       direction == 0 ? at::cat({h0, own.narrow(0, 0, others)}) : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
   if (!cuda.lengths.defined()) return before;
@@ -47,8 +49,6 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
   }
   return at::where(cuda.running(), by_step, at::zeros({}, by_step.options())).view(before.sizes());
 }
-
-}  // namespace
 
 std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients) {
   const RecurrentSizes& s = cuda.layer.sizes;
@@ -61,7 +61,8 @@ std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& st
   for (int64_t d = 0; d < s.directions; ++d) {
     Tensor* const weights = result.data() + d * cuda.layer.weights_per_direction;
     const Tensor grads = gradients.gates.select(0, d), of_input = grads.narrow(1, 0, cuda.gates * size);
-    const Tensor before = hidden_before(cuda, states.output, d);
+    const Tensor& kept = gradients.before[d];
+    const Tensor before = kept.defined() ? kept : hidden_before(cuda, states.output, d);
     at::mm_out(weights[0], of_input.t(), input);
     // Of the GRU's four sums the third is the input's part of n, the fourth its recurrent part.
     const auto recurrent = [&](const auto& body) {
