@@ -55,6 +55,16 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
   }
 }
 
+// Stores a value, and with `rests` what rounding left out of it `width` further on; nothing of an infinity.
+template <typename T>
+FUSED_RNN_DEVICE void store_gradient(T* to, State<T> value, bool rests, int64_t width) {
+  const T rounded = narrow<T>(value);
+  *to = rounded;
+  if (!rests) return;
+  const State<T> rest = value - widen(rounded);
+  to[width] = narrow<T>(rest - rest == State<T>(0) ? rest : State<T>(0));
+}
+
 template <typename Cell, typename T>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     pointwise_backward(const FUSED_RNN_PARAM PointwiseBackward<T, State<T>> p) {
@@ -103,11 +113,13 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     p.grad_cell[state] = grad_cell;
     if (p.grad_c0) p.grad_c0[state] = narrow<T>(grad_cell);
   } else {
+    const int64_t width = Cell::kGates * size;
+    T* grad_recurrent = p.grad_recurrent + sequence * (p.rests ? 2 : 1) * width + unit;
     for (int gate = 0; gate < Cell::kGates; ++gate)
-      p.grad_recurrent[(sequence * Cell::kGates + gate) * size + unit] = narrow<T>(gates[Cell::saved_of(gate)]);
+      store_gradient(grad_recurrent + gate * size, gates[Cell::saved_of(gate)], p.rests, width);
   }
-  T* grad_gates = p.grad_gates + saved * 4 * size + unit;
-  for (int s = 0; s < 4; ++s) grad_gates[s * size] = narrow<T>(gates[s]);
+  T* grad_gates = p.grad_gates + saved * (p.rests ? 8 : 4) * size + unit;
+  for (int s = 0; s < 4; ++s) store_gradient(grad_gates + s * size, gates[s], p.rests, 4 * size);
 }
 
 template <typename Params>

@@ -3,7 +3,6 @@
 #include "ops/recurrent_cuda.h"
 
 #include <ATen/Context.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/mm.h>
 #include <c10/core/DeviceGuard.h>
@@ -110,7 +109,10 @@ void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
     gradients.h0 = cuda.layer.empty(cuda.layer.h0.sizes());
     if (cuda.is_lstm()) gradients.c0 = cuda.layer.empty(cuda.layer.c0.sizes());
   }
-  if (cuda.steps.batch == 0) return;
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const int64_t width = (plan.blocks == 0 && cuda.precise() ? 8 : 4) * s.hidden_size;
+  gradients.gates = cuda.layer.empty({s.directions, cuda.steps.rows, width});
+  if (s.steps.batch == 0) return;
   if (plan.blocks == 0) return plain_backward(cuda, states, gradients);
   CudaBackward<void, void> params = {};
   const auto kept = fill(params, cuda, plan);
@@ -139,23 +141,11 @@ std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const Recurrent
   const c10::DeviceGuard guard(layer.input.device());
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
-  const RecurrentSizes& s = layer.sizes;
-  gradients.gates = layer.empty({s.directions, s.steps.rows(), 4 * s.hidden_size});
   std::optional<at::NoTF32Guard> no_tf32;
   if (cuda.exact) no_tf32.emplace();
   steps_backward(cuda, states, gradients, wanted.state);
   Tensor grad_input = layer.empty({0});
-  if (wanted.input) {
-    grad_input = layer.empty(layer.input.sizes());
-    Tensor flat = grad_input.view({-1, s.input_size});
-    for (int64_t d = 0; d < s.directions; ++d) {
-      const Tensor grads = gradients.gates.select(0, d).narrow(1, 0, cuda.gates * s.hidden_size);
-      if (d == 0)
-        at::mm_out(flat, grads, cuda.weight(d, 0));
-      else
-        at::addmm_out(flat, flat, grads, cuda.weight(d, 0));
-    }
-  }
+  if (wanted.input) grad_input = input_gradient(cuda, gradients);
   std::vector<Tensor> grad_weights;
   if (wanted.weight) grad_weights = weight_gradients(cuda, states, gradients);
   if (!wanted.state) {

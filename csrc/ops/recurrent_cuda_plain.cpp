@@ -1,6 +1,7 @@
 // The plain path on a GPU, for any size and type: one product and one pointwise kernel a step.
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -180,16 +181,16 @@ bool passes_weights_alone(const CudaLayer& cuda) {
 
 // Multiplies the gradients of a step's sums by the recurrent weights, for the states before it.
 void through_weights(const CudaLayer& cuda, const CudaGradients& gradients, const Carried& carried, int64_t d,
-                     const HostStep& step, const Tensor& of_sums) {
+                     const HostStep& step, const Tensor& of_sums, const Tensor& weight) {
   const bool wanted = gradients.h0.defined();
   if (step.before < 0 && !wanted) return;
   if (step.before < 0 && passes_weights_alone(cuda)) {
     Tensor grad_h0 = gradients.h0.select(0, d);
-    at::mm_out(grad_h0, of_sums, cuda.weight(d, 1));
+    at::mm_out(grad_h0, of_sums, weight);
     return;
   }
   const Tensor through = carried.through.narrow(0, 0, step.sequences);
-  cuda.multiply(through, of_sums, cuda.weight(d, 1));
+  cuda.multiply(through, of_sums, weight);
   if (cuda.layer.projected) carried.hidden.narrow(0, 0, step.sequences).add_(through);
 }
 
@@ -230,8 +231,11 @@ void backward_direction(const CudaLayer& cuda, const CudaStates& states, CudaGra
   Sums sums(cuda, d, gradients.before[d]);
   auto params = backward_params(cuda, states, gradients, carried, d);
   Tensor of_recurrent, grad_hidden;
-  if (!cuda.is_lstm()) of_recurrent = cuda.layer.empty({s.steps.batch, cuda.gates * s.hidden_size});
+  // What rounding leaves out of the gates' gradients passes the weights beside them.
+  const Tensor weight = cuda.precise() ? at::cat({cuda.weight(d, 1), cuda.weight(d, 1)}) : cuda.weight(d, 1);
+  if (!cuda.is_lstm()) of_recurrent = cuda.layer.empty({s.steps.batch, weight.size(0)});
   params.grad_recurrent = data_of(of_recurrent);
+  params.rests = cuda.precise();
   for (int64_t index = s.steps.time - 1; index >= 0; --index) {
     const HostStep step = step_at(cuda, d, index);
     if (step.sequences == 0) continue;
@@ -251,7 +255,7 @@ void backward_direction(const CudaLayer& cuda, const CudaStates& states, CudaGra
     check_launch(pointwise(cuda.cell, cuda.element, params, cuda.stream));
     const Tensor of_sums = cuda.is_lstm() ? gradients.gates.select(0, d) : of_recurrent;
     through_weights(cuda, gradients, carried, d, step,
-                    of_sums.narrow(0, cuda.is_lstm() ? step.first_row : 0, step.sequences));
+                    of_sums.narrow(0, cuda.is_lstm() ? step.first_row : 0, step.sequences), weight);
   }
   finish(cuda, gradients, carried, d);
 }

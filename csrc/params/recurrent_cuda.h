@@ -133,6 +133,7 @@ struct PointwiseBackward {
   T* grad_gates;              // as in CudaBackward
   T* grad_recurrent;  // [sequences, kGates * hidden_size], written: gradients of the sums' recurrent part, which the
                       // GRU has not side by side in grad_gates (GRU only)
+  bool rests;         // whether rows of the last two are twice as wide, what rounding left out in their second half
 };
 
 }  // namespace fused_rnn

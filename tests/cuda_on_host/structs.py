@@ -73,6 +73,7 @@ class PointwiseBackward(ctypes.Structure):
         ),
         ("first", c_bool),
         *_fields(c_void_p, "grad_h_n grad_c_n grad_hidden grad_through grad_cell grad_c0 grad_gates grad_recurrent"),
+        ("rests", c_bool),
     ]
 
 
