@@ -21,7 +21,7 @@ from cases import (
     shapes_of_layers,
     tails,
 )
-from comparing import assert_all_accurate, assert_identical
+from comparing import assert_all_accurate, assert_identical, differentiate
 from test_lengths import LAYERS, REFERENCES
 from test_lengths import test_padding_is_never_read as test_padding_is_never_read
 from test_states import CASES as STATES_CASES
@@ -154,6 +154,21 @@ def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
             assert torch.equal(gradient, expected) if needed else gradient.shape == (0,)
         assert len(of_weights) == len(weights) * wanted[2]
         assert all(map(torch.equal, of_weights, complete[-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_step_without_sequences(kind: str, dtype: torch.dtype, path: str) -> None:
+    """Steps that no sequence has, behind the others, change nothing."""
+    input, states, weights = layer_inputs(Case(kind, hidden_size=8, lengths=(5, 4, 1), bidirectional=True), dtype)
+    sizes = torch.tensor([3, 2, 2, 2, 1])
+    results = []
+    for given in (sizes, torch.cat([sizes, torch.zeros(2, dtype=torch.int64)])):
+        inputs = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
+        outputs = LAYERS[kind](*inputs[: 1 + len(states)], inputs[1 + len(states) :], given)
+        gradients = differentiate(outputs, dict(enumerate(inputs)))
+        results.append({**dict(enumerate(outputs)), **gradients})
+    assert_identical(*results)
 
 
 @pytest.mark.parametrize("kind", KINDS)
