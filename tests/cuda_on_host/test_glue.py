@@ -91,6 +91,14 @@ def test_tails(case: Case, dtype: torch.dtype) -> None:
     check(case, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiny_layers(kind: str, dtype: torch.dtype) -> None:
+    """Where few roundings average out, none beyond those of torch.nn may be made."""
+    for time, batch, hidden_size in product((1, 3, 7), (1, 4), (1, 2, 5, 9)):
+        check(Case(kind, time, batch, 2 * batch + 1, hidden_size, bidirectional=batch > 1), dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
 def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
@@ -167,7 +175,7 @@ def test_a_packed_step_without_sequences(kind: str, dtype: torch.dtype, path: st
         inputs = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
         outputs = LAYERS[kind](*inputs[: 1 + len(states)], inputs[1 + len(states) :], given)
         gradients = differentiate(outputs, dict(enumerate(inputs)))
-        results.append({**dict(enumerate(outputs)), **gradients})
+        results.append({f"out{i}": out for i, out in enumerate(outputs)} | gradients)
     assert_identical(*results)
 
 
