@@ -49,13 +49,25 @@ def assert_all_accurate(
         assert_accurate(tensor, exact[name], None if peer is None else peer[name], f"{name}{note}")
 
 
+def root_mean_square(values: Tensor, exact: Tensor) -> float:
+    """The root mean square error of ``values``."""
+    return (values.double() - exact).square().mean().sqrt().item()
+
+
+def assert_little_noise(ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor]) -> None:
+    """Assert that the root mean square error of ``ours`` is at most twice that of ``peer``."""
+    for name, tensor in ours.items():
+        own, theirs = (root_mean_square(values, exact[name]) for values in (tensor, peer[name]))
+        assert own <= 2 * theirs, f"{name}: root mean square error {own:.3g}, that of the peer {theirs:.3g}"
+
+
 def assert_same_noise(ours: Mapping[Any, Tensor], exact: Mapping[Any, Tensor], peer: Mapping[Any, Tensor]) -> None:
     """Assert that ``ours`` errs as much as ``peer``, which rounds in the same places: by root mean square, to 4 %.
 
     One rounding more in each step of many shows, and so does one of the peer that ours does not need.
     """
     for name, tensor in ours.items():
-        own, theirs = ((values.double() - exact[name]).square().mean().sqrt().item() for values in (tensor, peer[name]))
+        own, theirs = (root_mean_square(values, exact[name]) for values in (tensor, peer[name]))
         assert 0.96 * theirs <= own <= 1.04 * theirs, f"{name}: root mean square error {own:.3g}, expected {theirs:.3g}"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from cases import DTYPES, KINDS, Case, flatten
-from comparing import assert_accurate
+from comparing import assert_accurate, assert_little_noise
 from torch import Tensor
 
 import fused_rnn
@@ -109,3 +109,11 @@ def test_the_cell_state_is_not_rounded_at_each_step(dtype: torch.dtype, device: 
         torch.zeros(steps, 1, 1, **on), (torch.zeros_like(c0), c0), weights + biases
     )
     assert c_n.item() == pytest.approx(1 + steps * step, rel=1e-2)
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_sums_have_little_noise(kind: str) -> None:
+    case = Case(kind, time=3, batch=8, input_size=1500, hidden_size=1500)
+    ours, exact = case.result(fused_rnn, torch.float32), case.torch_result(torch.float64)
+    assert_little_noise(ours, exact, case.torch_result(torch.float32))

@@ -33,13 +33,12 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
   const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
     return sums + (row * 4 + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
   };
-  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-    unroll<kGates * kWidth>([&](auto column)
-                                FUSED_RNN_INLINE { tile.sum[row][column] = Vec<T>::loadu(at(row, column)); });
-  });
+  tile.zero();  // what is there is added at the end: small sums have small errors
   tile.template multiply_in_parts<kWidth>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-    unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE { tile.sum[row][column].store(at(row, column)); });
+    unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE {
+      (Vec<T>::loadu(at(row, column)) + tile.sum[row][column]).store(at(row, column));
+    });
   });
 }
 

@@ -148,7 +148,7 @@ struct Tile {
   template <int kGroup = kColumns, typename Ahead = Nothing>
   FUSED_RNN_INLINE void multiply_in_parts(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
                                           int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
-    constexpr int64_t kPart = 256;
+    constexpr int64_t kPart = 512;
     Tile total;
     for (int64_t k = 0;;) {
       const int64_t end = k + kPart < depth ? k + kPart : depth;

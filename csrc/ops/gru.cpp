@@ -13,7 +13,8 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at::TensorList weights,
                                        const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                                        bool save_states) {
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, /*widens=*/false);
+  const RecurrentLayer layer =
+      check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, Takes::kStoredMatrices);
   const RecurrentSizes& s = layer.sizes;
   Tensor output = layer.empty(layer.kernel_output_shape);
   Tensor h_n = layer.empty(h0.sizes());

@@ -13,7 +13,7 @@ namespace {
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, const Tensor& h0, const Tensor& c0,
                                                         at::TensorList weights, const OptionalTensor& batch_sizes,
                                                         const OptionalTensor& lengths, bool save_states) {
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, /*widens=*/false);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, Takes::kStoredMatrices);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
   Tensor output = layer.empty(layer.kernel_output_shape);

@@ -96,14 +96,13 @@ void check_weights(const RecurrentLayer& layer, int64_t gates, at::TensorList we
 
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
                            at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                           bool widens) {
+                           Takes takes) {
   RecurrentLayer layer;
   layer.type = input.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(
       layer.type == at::kFloat || layer.type == at::kDouble || layer.type == at::kBFloat16 || layer.type == at::kHalf,
       "input must be float32, float64, bfloat16 or float16, got ", layer.type);
-  // On a GPU the kernels take every type as it is.
-  layer.compute = layer.type == at::kDouble || input.is_cuda() ? layer.type : at::kFloat;
+  layer.compute = layer.type == at::kDouble || takes == Takes::kStored ? layer.type : at::kFloat;
   TORCH_CHECK(!batch_sizes || !lengths, "lengths are for padded input, batch_sizes for packed input: give one of both");
   const bool one_step = h0.dim() == 2;
   TORCH_CHECK(!one_step || (!batch_sizes && !lengths),
@@ -136,7 +135,7 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   TORCH_CHECK(hidden_size > 0 && output_size > 0, "the states must not be empty, got shape ", h0.sizes());
   check_weights(layer, gates, weights, input);
   if (lengths) check_lengths(*lengths, input);
-  if (lengths && lengths->is_cpu()) pack(layer, *lengths);
+  if (lengths && takes != Takes::kStored) pack(layer, *lengths);
 
   layer.input = layer.for_kernel(layer.without_padding(input));
   layer.output_shape = input.sizes().vec();
@@ -146,7 +145,8 @@ RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0,
   if (c0 != nullptr) layer.c0 = layer.for_kernel(layer.sorted(*c0));
   layer.weights.reserve(weights.size());
   for (const Tensor& weight : weights)
-    layer.weights.push_back(widens || weight.dim() == 1 ? layer.for_kernel(weight) : weight.contiguous());
+    layer.weights.push_back(takes != Takes::kStoredMatrices || weight.dim() == 1 ? layer.for_kernel(weight)
+                                                                                 : weight.contiguous());
   return layer;
 }
 

@@ -86,13 +86,19 @@ struct RecurrentLayer {
   }
 };
 
+// In which type a kernel takes the tensors of half precision.
+enum class Takes {
+  kWidened,         // all in float32
+  kStoredMatrices,  // the same, but matrices of weights as they are stored
+  kStored,          // all as they are stored, as the kernels for a GPU do, which also take lengths as they come
+};
+
 // Checks every tensor of a layer and returns them ready for a kernel. `gates` is 4 for the LSTM, 3 for the GRU; c0 is
 // null for the GRU. Input and states of 2 dimensions, [batch, size], are one step of one direction. Lengths on another
 // device than the CPU are not read. Raises before any memory is touched; the message names the argument.
-// With `widens`, all weights become of the computed type; without, matrices stay as they are stored.
 RecurrentLayer check_layer(int64_t gates, const Tensor& input, const Tensor& h0, const Tensor* c0,
                            at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                           bool widens = true);
+                           Takes takes = Takes::kWidened);
 
 // Returns uninitialised gradients shaped like the weights of the layer; none if they are not wanted.
 std::vector<Tensor> empty_weight_gradients(const RecurrentLayer& layer, bool wanted);

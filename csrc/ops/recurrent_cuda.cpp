@@ -3,11 +3,10 @@
 #include "ops/recurrent_cuda.h"
 
 #include <ATen/Context.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/mm.h>
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include "cuda/device_info.h"
@@ -65,6 +64,7 @@ void multiply_input(const CudaLayer& cuda, const Tensor& gates) {
 
 CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalTensor& lengths, bool save) {
   const c10::DeviceGuard guard(layer.input.device());
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
   const RecurrentSizes& s = layer.sizes;
   const int64_t rows = s.steps.rows();
@@ -77,8 +77,8 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
   if (s.steps.batch > 0) {
     std::optional<at::NoTF32Guard> no_tf32;
     if (cuda.exact) no_tf32.emplace();
-    multiply_input(cuda, states.gates);
     const PersistentPlan plan = cuda.plan(/*backward=*/false);
+    if (plan.blocks > 0 || !cuda.precise()) multiply_input(cuda, states.gates);
     if (plan.blocks == 0) {
       plain_forward(cuda, states, save);
     } else {
@@ -102,9 +102,17 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
   return states;
 }
 
-// Runs the steps backwards: sets gradients.h0, c0 and gates.
-void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
+// Runs the steps backwards: sets gradients.gates, and if they are wanted h0 and c0.
+void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients, bool state_wanted) {
   const PersistentPlan plan = cuda.plan(/*backward=*/true);
+  if (plan.blocks > 0 || state_wanted) {
+    gradients.h0 = cuda.layer.empty(cuda.layer.h0.sizes());
+    if (cuda.is_lstm()) gradients.c0 = cuda.layer.empty(cuda.layer.c0.sizes());
+  }
+  const RecurrentSizes& s = cuda.layer.sizes;
+  const int64_t width = (plan.blocks == 0 && cuda.precise() ? 8 : 4) * s.hidden_size;
+  gradients.gates = cuda.layer.empty({s.directions, cuda.steps.rows, width});
+  if (s.steps.batch == 0) return;
   if (plan.blocks == 0) return plain_backward(cuda, states, gradients);
   CudaBackward<void, void> params = {};
   const auto kept = fill(params, cuda, plan);
@@ -131,26 +139,13 @@ std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const Recurrent
                                                 const OptionalTensor& lengths, const CudaStates& states,
                                                 CudaGradients& gradients, Wanted wanted) {
   const c10::DeviceGuard guard(layer.input.device());
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
-  const RecurrentSizes& s = layer.sizes;
-  gradients.gates = layer.empty({s.directions, s.steps.rows(), 4 * s.hidden_size});
-  gradients.h0 = layer.empty(layer.h0.sizes());
-  if (cuda.is_lstm()) gradients.c0 = layer.empty(layer.c0.sizes());
   std::optional<at::NoTF32Guard> no_tf32;
   if (cuda.exact) no_tf32.emplace();
-  if (s.steps.batch > 0) steps_backward(cuda, states, gradients);
+  steps_backward(cuda, states, gradients, wanted.state);
   Tensor grad_input = layer.empty({0});
-  if (wanted.input) {
-    grad_input = layer.empty(layer.input.sizes());
-    Tensor flat = grad_input.view({-1, s.input_size});
-    for (int64_t d = 0; d < s.directions; ++d) {
-      const Tensor grads = gradients.gates.select(0, d).narrow(1, 0, cuda.gates * s.hidden_size);
-      if (d == 0)
-        at::mm_out(flat, grads, cuda.weight(d, 0));
-      else
-        at::addmm_out(flat, flat, grads, cuda.weight(d, 0));
-    }
-  }
+  if (wanted.input) grad_input = input_gradient(cuda, gradients);
   std::vector<Tensor> grad_weights;
   if (wanted.weight) grad_weights = weight_gradients(cuda, states, gradients);
   if (!wanted.state) {
@@ -183,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
         lstm(as_sequence(input), as_sequence(h0), as_sequence(c0), weights, batch_sizes, lengths, save_states);
     return {as_step(output), as_step(h_n), as_step(c_n), gates, cells};
   }
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, Takes::kStored);
   CudaStates states = forward(cuda::Cell::kLSTM, layer, lengths, save_states);
   return {states.output, states.h_n, states.c_n, states.gates, states.cells};
 }
@@ -196,7 +191,7 @@ std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at
         gru(as_sequence(input), as_sequence(h0), weights, batch_sizes, lengths, save_states);
     return {as_step(output), as_step(h_n), gates};
   }
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, Takes::kStored);
   CudaStates states = forward(cuda::Cell::kGRU, layer, lengths, save_states);
   return {states.output, states.h_n, states.gates};
 }
@@ -213,7 +208,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
                       as_sequence(output), gates, cells, input_grad, state_grad, weight_grad);
     return {as_step(grad_input), as_step(grad_h0), as_step(grad_c0), std::move(grad_weights)};
   }
-  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(4, input, h0, &c0, weights, batch_sizes, lengths, Takes::kStored);
   const RecurrentSizes& s = layer.sizes;
   const std::vector<int64_t> of_cells = {s.directions, s.steps.rows(), s.hidden_size};
   CudaStates states;
@@ -240,7 +235,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
                      batch_sizes, lengths, as_sequence(output), gates, input_grad, state_grad, weight_grad);
     return {as_step(grad_input), as_step(grad_h0), std::move(grad_weights)};
   }
-  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths);
+  const RecurrentLayer layer = check_layer(3, input, h0, nullptr, weights, batch_sizes, lengths, Takes::kStored);
   const RecurrentSizes& s = layer.sizes;
   CudaStates states;
   states.output = given(output, "output", layer.output_shape);
@@ -262,24 +257,32 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
       state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
       gates(cell == cuda::Cell::kLSTM ? 4 : 3),
       exact(layer.type == at::kFloat && exact_float32()),
-      steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr} {
+      steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr},
+      stream(current_stream(layer.input.device())) {
   const at::Device device = layer.input.device();
   if (lengths) {
     this->lengths = lengths->contiguous();
     steps.lengths = this->lengths.const_data_ptr<int64_t>();
   }
   if (layer.batch_sizes.defined()) {
-    batch_sizes = layer.batch_sizes.to(device);
-    first_rows = layer.first_rows.to(device);
+    // In one copy, from pinned memory: the CPU does not wait for the GPU to come to it.
+    const Tensor both = at::empty({2, steps.time}, layer.batch_sizes.options().pinned_memory(device.is_cuda()));
+    both.select(0, 0).copy_(layer.batch_sizes);
+    both.select(0, 1).copy_(layer.first_rows);
+    const Tensor there = both.to(device, /*non_blocking=*/true);
+    batch_sizes = there.select(0, 0);
+    first_rows = there.select(0, 1);
     steps.batch_sizes = batch_sizes.const_data_ptr<int64_t>();
     steps.first_rows = first_rows.const_data_ptr<int64_t>();
   }
-  const c10::impl::VirtualGuardImpl guard(device.type());
-  stream = reinterpret_cast<void*>(guard.getStream(device).native_handle());
 }
 
 Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {
   return a.scalar_type() == state_type ? at::mm(a, b) : at::mm(a, b, state_type);
+}
+
+void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b) const {
+  a.scalar_type() == state_type ? at::mm_out(out, a, b) : at::mm_out(out, a, b, state_type);
 }
 
 Tensor CudaLayer::running() const {

@@ -28,8 +28,14 @@ struct CudaLayer {
   const Tensor& weight(int64_t direction, int64_t i) const {
     return layer.weights[direction * layer.weights_per_direction + i];
   }
-  // Returns the product of two matrices of the layer's type, not rounded to it.
+  // Returns the product of two matrices of the layer's type, not rounded to it; or writes it to `out`.
   Tensor product(const Tensor& a, const Tensor& b) const;
+  void multiply(Tensor out, const Tensor& a, const Tensor& b) const;
+  // Whether the plain path rounds nothing of the gates to half precision: it keeps the input's part of their sums for a
+  // few steps at a time, computes the gates anew in backward, and keeps what rounding leaves out of their gradients.
+  // Saved gates near 0 and 1 leave little of a gradient that contains gate * (1 - gate). Where the errors of many units
+  // average out that is not seen, and products of small layers cost nothing but their launch.
+  bool precise() const { return layer.type != state_type && layer.sizes.hidden_size <= 64; }
   // [time, batch, 1]: which sequences have which steps; with lengths only.
   Tensor running() const;
 
@@ -41,22 +47,34 @@ struct CudaLayer {
 struct CudaStates {
   Tensor output, h_n, c_n, gates, cells;
 };
-// What backward is given, undefined for zero, and what it writes.
+// What backward is given, undefined for zero, and what it writes: of h0 and c0 on the plain path only what is defined.
 struct CudaGradients {
   Tensor output, cells, h_n, c_n;
-  Tensor h0, c0, gates;
+  Tensor h0, c0;
+  Tensor gates;      // [directions, rows, 4 * hidden_size]; or twice as wide, with what rounding left out behind them
   Tensor projected;  // [directions, rows, output_size]: of the output values; with a projection only
+  Tensor before[2];  // what hidden_before() returns, where it was needed
 };
 
 // Returns a pointer to the data; null for an undefined tensor.
 inline void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
 
+// The stream of a GPU that kernels are to be launched on. tests/cuda_on_host/ has a twin for the CPU.
+void* current_stream(at::Device device);
+
 // Raises what a kernel's launch returned, if that is not null.
 void check_launch(const char* error);
 
-// All steps, one product and one kernel each: any size and type. states.gates hold the input's part on entry.
+// All steps, one product and one kernel each: any size and type. states.gates hold the input's part on entry, if not
+// precise().
 void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep);
 void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients);
+
+// The hidden values before each row of a direction, [rows, output_size]; zero in the padding.
+Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction);
+
+// The gradient of the layer's input from those of the gates' sums.
+Tensor input_gradient(const CudaLayer& cuda, const CudaGradients& gradients);
 
 // The gradients of the layer's weights from those of the gates' sums.
 std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients);

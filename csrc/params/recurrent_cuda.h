@@ -88,16 +88,21 @@ struct PointwiseForward {
   CudaSteps steps;
   int64_t t, sequences;  // the step, and how many sequences it has; with lengths all
   int64_t hidden_size, directions, direction;
-  const State* sums;  // [sequences, kGates * hidden_size]: the recurrent part of the gates' sums
-  const T* bias_ih;   // [kGates * hidden_size], or null
-  const T* bias_hh;   // [kGates * hidden_size], or null
-  T* hidden;          // [batch, hidden_size]: hidden values before the step on entry, after it on return
-  State* cell;        // [batch, hidden_size]: likewise cell values; of the GRU hidden values, not rounded to T, or null
-                      // where T rounds nothing
-  T* output;          // as in CudaForward, or null with a projection
-  T* gates;           // as in CudaForward
-  State* cells;       // as in CudaForward
-  bool keep;          // as in CudaForward
+  const State* input_sums;  // [sequences, kGates * hidden_size]: the input's part of the gates' sums; null if in gates
+  const State* sums;        // [sequences, kGates * hidden_size]: the recurrent part of the gates' sums
+  const T* bias_ih;         // [kGates * hidden_size], or null
+  const T* bias_hh;         // [kGates * hidden_size], or null
+  const T* before;          // [batch, hidden_size]: hidden values before the step, perhaps in `hidden`; null with a
+                            // projection, which has values of another size there
+  T* hidden;                // [batch, hidden_size], written: hidden values after the step
+  const T* c0;              // [batch, hidden_size]: what `cell` has before the step; null if it is there
+  State* cell;              // [batch, hidden_size], written: after the step cell values, or of the GRU hidden values
+                            // that are not rounded to T; null where T rounds nothing (GRU only)
+  T* c_n;                   // [batch, hidden_size], written: the same, or null (LSTM only)
+  T* output;                // as in CudaForward, or null with a projection
+  T* gates;                 // as in CudaForward
+  State* cells;             // as in CudaForward
+  bool keep;                // as in CudaForward
 };
 
 // One step of one direction backwards, before the product of the gates' gradients and the recurrent weights.
@@ -106,7 +111,11 @@ struct PointwiseBackward {
   CudaSteps steps;
   int64_t t, before, sequences;  // the step, the one before it in the direction (-1 for none), how many sequences
   int64_t hidden_size, directions, direction;
-  const T* h0;              // as in CudaBackward (GRU only)
+  const State* input_sums;  // as in PointwiseForward, not null if `sums` is not
+  const State* sums;        // as in PointwiseForward: then the gates are computed anew; or null
+  const T* bias_ih;         // as in PointwiseForward; for gates computed anew
+  const T* bias_hh;         // as in PointwiseForward; for gates computed anew
+  const T* h0;              // as in CudaBackward
   const T* c0;              // as in CudaBackward (LSTM only)
   const T* output;          // as in CudaBackward (GRU only)
   const T* gates;           // as in CudaBackward
@@ -115,10 +124,19 @@ struct PointwiseBackward {
   const State* grad_cells;  // as in CudaBackward, or null for zero (LSTM only)
   const State*
       grad_projected;  // [sequences, hidden_size]: with a projection, all of the hidden values' gradient; or null
-  State* grad_hidden;  // [batch, hidden_size]: gradient of the hidden values after the step on entry; on return the
-                       // part of it before the step that does not pass the weights; unused with a projection
-  State* grad_cell;    // [batch, hidden_size]: likewise of the cell values (LSTM only)
-  T* grad_gates;       // as in CudaBackward
+  bool first;          // whether this is the first step to be run backwards, whose gradients of the states after it are
+                       // grad_h_n and grad_c_n; else they are grad_hidden + grad_through, and grad_cell
+  const T* grad_h_n;   // [batch, hidden_size], or null for zero
+  const T* grad_c_n;   // [batch, hidden_size], or null for zero (LSTM only)
+  State* grad_hidden;  // [batch, hidden_size], written: the part of the gradient of the hidden values before the
+                       // step that does not pass the weights; unused with a projection
+  const State* grad_through;  // [batch, hidden_size]: the part that does, of the hidden values after the step
+  State* grad_cell;           // [batch, hidden_size], written: of the cell values before the step (LSTM only)
+  T* grad_c0;                 // [batch, hidden_size], written: the same, or null (LSTM only)
+  T* grad_gates;              // as in CudaBackward
+  T* grad_recurrent;  // [sequences, kGates * hidden_size], written: gradients of the sums' recurrent part, which the
+                      // GRU has not side by side in grad_gates (GRU only)
+  bool rests;         // whether rows of the last two are twice as wide, what rounding left out in their second half
 };
 
 }  // namespace fused_rnn

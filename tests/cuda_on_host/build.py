@@ -1,4 +1,7 @@
-"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources."""
+"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources.
+
+And the glue of csrc/ops/ that calls them, as a library of operators.
+"""
 
 import fcntl
 import os
@@ -9,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
@@ -42,6 +47,19 @@ def build() -> Path:
     return _make(FOLDER, sources(), [], CSRC, "-O1")
 
 
+def build_glue() -> Path:
+    """Build the library of operators, of whatever csrc/ops/ has for a GPU, and return its path."""
+    build()
+    glue = [path for path in sorted((CSRC / "ops").glob("*.cpp")) if "cuda" in path.stem and "device" not in path.stem]
+    glue += [CSRC / "ops" / "recurrent.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
+    kernels = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem != "exports"]
+    torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
+    flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"
+    libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
+    folder = FOLDER / f"glue-torch{torch.__version__}"
+    return _make(folder, glue, kernels, CSRC, flags, " ".join(libraries))
+
+
 def build_variant(name: str, edits: Sequence[Edit], stems: Sequence[str], flags: str = "-O1") -> Path:
     """Build another library, with its own objects of the sources ``stems``, made from a copy of csrc/ with ``edits``.
 
@@ -69,12 +87,14 @@ def _copy(target: Path, edits: Sequence[Edit]) -> Path:
     return target
 
 
-def _make(folder: Path, compiled: Sequence[Path], objects: Sequence[str], csrc: Path, flags: str) -> Path:
+def _make(
+    folder: Path, compiled: Sequence[Path], objects: Sequence[str], csrc: Path, flags: str, libraries: str = ""
+) -> Path:
     own = [f"{source.stem}.o" for source in compiled]
     command = f"{CXX} {FLAGS} {flags} -DFUSED_RNN_CUDA_ON_HOST -I{csrc} -I{HERE} -isystem {find_headers()}"
     lines = [
         f"rule cxx\n  command = {command} -MMD -MF $out.d -x c++ -c $in -o $out\n  depfile = $out.d\n  deps = gcc",
-        f"rule link\n  command = {CXX} {flags} -shared -pthread $in -o $out",
+        f"rule link\n  command = {CXX} {flags} -shared -pthread $in -o $out {libraries}",
         *(f"build {output}: cxx {source}" for output, source in zip(own, compiled, strict=True)),
         f"build library.so: link {' '.join([*own, *objects])}",
     ]

@@ -24,7 +24,7 @@ def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:
             biases = [host.weight(direction, 2), host.weight(direction, 3)] if layer.bias else [None, None]
             params = host.params(
                 PointwiseForward, t=t, sequences=sequences, direction=direction, sums=sums, bias_ih=biases[0],
-                bias_hh=biases[1], hidden=hidden, cell=cell, output=None if projected else host.output,
+                bias_hh=biases[1], before=hidden, hidden=hidden, cell=cell, output=None if projected else host.output,
                 gates=host.gates, keep=keep, **host.cells,
             )  # fmt: skip
             host.kernels.run("pointwise_forward", layer.kind, layer.dtype, params)
@@ -50,16 +50,19 @@ def backward(host: OnHost, projected: bool = False) -> None:
             t = layer.time - 1 - index if direction else index
             before = -1 if index == 0 else t + 1 if direction else t - 1
             carried, total = hidden[: len(rows)], None
+            of_recurrent = host.empty(len(rows), layer.gates * layer.hidden_size)
             if projected:
                 total = _all_of(carried, grads, host, rows, direction, t)
             params = host.params(
                 PointwiseBackward, t=t, before=before, sequences=len(rows), direction=direction, output=host.output,
-                gates=host.gates, grad_gates=host.grad_gates, grad_hidden=hidden, grad_cell=cell,
+                gates=host.gates, grad_gates=host.grad_gates, grad_hidden=hidden, grad_through=torch.zeros_like(hidden),
+                grad_cell=cell, grad_recurrent=of_recurrent,
                 grad_output=None if projected else grads.get("grad_output"), grad_cells=grads.get("grad_cells"),
                 grad_projected=total, **host.initial, **host.cells,
             )  # fmt: skip
             host.kernels.run("pointwise_backward", layer.kind, layer.dtype, params)
-            carried += _through_weights(host, host.grad_gates[direction, rows].to(state_dtype), direction)
+            of_sums = host.grad_gates[direction, rows] if layer.is_lstm else of_recurrent
+            carried += of_sums.to(state_dtype) @ host.weight(direction, 1).to(state_dtype)
         host.grad_initial["grad_h0"][direction] = hidden
         if cell is not None:
             host.grad_initial["grad_c0"][direction] = cell
@@ -93,10 +96,3 @@ def _all_of(carried: Tensor, grads: Result, host: OnHost, rows: Tensor, directio
         total += grads["grad_output"][rows, direction * size : (direction + 1) * size].to(total.dtype)
     carried.masked_fill_(runs, 0)
     return total
-
-
-def _through_weights(host: OnHost, grads: Tensor, direction: int) -> Tensor:
-    size, weight = host.layer.hidden_size, host.weight(direction, 1).to(grads.dtype)
-    if not host.layer.is_lstm:
-        grads = torch.cat([grads[:, : 2 * size], grads[:, 3 * size :]], dim=1)
-    return grads @ weight

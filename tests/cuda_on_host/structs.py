@@ -58,7 +58,7 @@ class PointwiseForward(ctypes.Structure):
     _fields_ = [
         ("steps", Steps),
         *_fields(c_int64, "t sequences hidden_size directions direction"),
-        *_fields(c_void_p, "sums bias_ih bias_hh hidden cell output gates cells"),
+        *_fields(c_void_p, "input_sums sums bias_ih bias_hh before hidden c0 cell c_n output gates cells"),
         ("keep", c_bool),
     ]
 
@@ -68,8 +68,12 @@ class PointwiseBackward(ctypes.Structure):
         ("steps", Steps),
         *_fields(c_int64, "t before sequences hidden_size directions direction"),
         *_fields(
-            c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_projected grad_hidden grad_cell grad_gates"
+            c_void_p,
+            "input_sums sums bias_ih bias_hh h0 c0 output gates cells grad_output grad_cells grad_projected",
         ),
+        ("first", c_bool),
+        *_fields(c_void_p, "grad_h_n grad_c_n grad_hidden grad_through grad_cell grad_c0 grad_gates grad_recurrent"),
+        ("rests", c_bool),
     ]
 
 

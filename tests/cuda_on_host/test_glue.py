@@ -1,0 +1,194 @@
+"""The operators that csrc/ops/ has for a GPU, on the CPU: the glue and the kernels below it, within the package."""
+
+import importlib
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+import pytest
+import test_lengths
+import torch
+from cases import (
+    CELL_SHAPES,
+    DTYPES,
+    KINDS,
+    Case,
+    batch_sizes,
+    cell_case,
+    flatten,
+    layer_inputs,
+    result,
+    shapes_of_layers,
+    tails,
+)
+from comparing import assert_all_accurate, assert_identical, differentiate
+from test_lengths import LAYERS, REFERENCES
+from test_lengths import test_padding_is_never_read as test_padding_is_never_read
+from test_states import CASES as STATES_CASES
+from test_states import layer_result as states_result
+
+import fused_rnn
+from fused_rnn import autograd, ops, reference
+
+PATHS = {"plain": 1, "cluster": 2, "grid": 3}
+# Sizes that the persistent kernels take; a single step has the plain path.
+PERSISTENT = [
+    Case(kind, **sizes)
+    for kind in KINDS
+    for sizes in (
+        {"time": 4, "batch": 3, "input_size": 5, "hidden_size": 8},
+        {"time": 3, "batch": 19, "hidden_size": 40, "bidirectional": True, "num_layers": 2},
+        {"time": 5, "batch": 9, "hidden_size": 24, "bias": False},
+        {"batch": 6, "hidden_size": 16, "lengths": (5, 4, 2, 2, 1, 1), "bidirectional": True},
+        {"batch": 0, "hidden_size": 16},
+    )
+]
+LENGTHS_CASES = [
+    *(Case(kind, batch=6, hidden_size=17, bidirectional=True) for kind in KINDS),
+    *(Case(kind, batch=6, hidden_size=16, bidirectional=True) for kind in KINDS),
+    Case("LSTM", batch=6, hidden_size=17, proj_size=3, bidirectional=True),
+    Case("GRU", batch=6, bias=False, hidden_size=33),
+    *(Case(kind, batch=batch) for kind in KINDS for batch in (0, 1, 2)),
+]
+
+
+@pytest.fixture(autouse=True)
+def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Put the operators into the place of those for the CPU, with memory that is NaN at first, and no tf32."""
+    for name in KINDS:
+        module = importlib.import_module(f"fused_rnn.ops.{name.lower()}")
+        for suffix in ("", "_backward"):
+            operator = getattr(operators, f"{name.lower()}{suffix}").default
+            monkeypatch.setattr(module, f"_{name.lower()}{suffix}", operator)
+    setting: Any = torch.backends.cudnn.rnn
+    monkeypatch.setattr(setting, "fp32_precision", "ieee")
+    operators.set_path(PATHS["plain"])
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, operators: Any) -> str:
+    """Let the kernels take one path only."""
+    operators.set_path(PATHS[request.param])
+    return request.param
+
+
+def check(case: Case, dtype: torch.dtype) -> None:
+    assert_all_accurate(case.result(fused_rnn, dtype), case.torch_result(torch.float64), case.torch_result(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for kind in KINDS for case in shapes_of_layers(kind)], ids=str)
+def test_layers(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("case", [case for kind in KINDS for case in tails(kind)], ids=str)
+def test_tails(case: Case, dtype: torch.dtype) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiny_layers(kind: str, dtype: torch.dtype) -> None:
+    """Where few roundings average out, none beyond those of torch.nn may be made."""
+    for time, batch, hidden_size in product((1, 3, 7), (1, 4), (1, 2, 5, 9)):
+        check(Case(kind, time, batch, 2 * batch + 1, hidden_size, bidirectional=batch > 1), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("case", PERSISTENT, ids=str)
+def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
+def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:
+    exact, peer = (test_lengths.layer_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
+    assert_all_accurate(test_lengths.layer_result(LAYERS[case.kind], case, dtype), exact, peer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", STATES_CASES, ids=str)
+def test_states(case: Case, dtype: torch.dtype, path: str) -> None:
+    exact, peer = (states_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
+    assert_all_accurate(states_result(autograd.lstm, case, dtype, None), exact, peer)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", CELL_SHAPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_cells(kind: str, shape: tuple[int | None, int, int], dtype: torch.dtype) -> None:
+    ours, exact, peer = (
+        result(*cell_case(package, kind, *shape, other))
+        for package, other in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype))
+    )
+    assert_all_accurate(ours, exact, peer)
+
+
+FORMS: list[dict[str, Any]] = [{}, {"bias": False}, {"time": 1}, {"lengths": (5, 4, 1)}, {"proj_size": 3}]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
+    """What is not kept for backward, or not wanted of it, is left out, and changes nothing of the rest."""
+    case = Case(kind, hidden_size=8, **{"bidirectional": "time" not in form, **form})
+    if kind == "GRU" and case.proj_size:
+        pytest.skip("a GRU has no projection")
+    dtype = torch.float64 if path == "plain" else torch.float32
+    input, states, weights = layer_inputs(case, dtype)
+    if case.time == 1:  # [batch, size], as cells have it
+        input, *states = (tensor.squeeze(0) for tensor in (input, *states))
+    forward: Any
+    backward: Any
+    forward, backward = (ops.lstm, ops.lstm_backward) if kind == "LSTM" else (ops.gru, ops.gru_backward)
+    arguments: Any = [input, *states, weights, batch_sizes(case), None]
+    output, *rest = forward(*arguments, True)
+    finals, kept = rest[: len(states)], rest[len(states) :]
+    unkept = forward(*arguments, False)
+    assert all(map(torch.equal, unkept, [output, *finals]))
+    assert all(saved.shape == (0,) for saved in unkept[1 + len(states) :])
+
+    grads: list[Any] = [torch.ones_like(output), None, *[None, None][: 2 * len(states) - 2]]
+    complete = backward(*grads, *arguments, output, *kept, True, True, True)
+    for wanted in product([False, True], repeat=3):
+        *gradients, of_weights = backward(*grads, *arguments, output, *kept, *wanted)
+        for gradient, expected, needed in zip(gradients, complete, [wanted[0], *[wanted[1]] * 2], strict=False):
+            assert torch.equal(gradient, expected) if needed else gradient.shape == (0,)
+        assert len(of_weights) == len(weights) * wanted[2]
+        assert all(map(torch.equal, of_weights, complete[-1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_packed_step_without_sequences(kind: str, dtype: torch.dtype, path: str) -> None:
+    """Steps that no sequence has, behind the others, change nothing."""
+    input, states, weights = layer_inputs(Case(kind, hidden_size=8, lengths=(5, 4, 1), bidirectional=True), dtype)
+    sizes = torch.tensor([3, 2, 2, 2, 1])
+    results = []
+    for given in (sizes, torch.cat([sizes, torch.zeros(2, dtype=torch.int64)])):
+        inputs = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
+        outputs = LAYERS[kind](*inputs[: 1 + len(states)], inputs[1 + len(states) :], given)
+        gradients = differentiate(outputs, dict(enumerate(inputs)))
+        results.append({f"out{i}": out for i, out in enumerate(outputs)} | gradients)
+    assert_identical(*results)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_touches_nothing(kind: str, path: str) -> None:
+    """The gradients of a layer in float32, asked for within autocast: its products stay in float32."""
+    case = Case(kind, hidden_size=8, bidirectional=True)
+    input, states = case.tensors(torch.float32)
+    results = []
+    for autocast in (False, True):
+        module = case.module(fused_rnn, torch.float32)
+        outputs = flatten(module(input, states if len(states) > 1 else states[0]))
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            gradients = torch.autograd.grad([out.sum() for out in outputs], list(module.parameters()))
+        results.append(dict(enumerate(gradients)))
+    assert_identical(*results)
