@@ -22,7 +22,7 @@ def markdown_table(run: Run) -> str:
     recurrent = {key: results for key, results in groups.items() if key not in convolution}
     parts = [_table(part) for part in (recurrent, convolution) if part]
     machine = run.machine
-    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)} on {machine['cores']} cores"
+    threads = f"{machine['threads']} thread{'' if machine['threads'] == 1 else 's'} on {machine['cores']} cores"
     versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "onnxruntime", "fused_rnn"))
     parts.append(
         "How many times as long as fused_rnn each peer takes: geometric mean over the cases, in brackets the worst "

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from comparing import assert_all_accurate, assert_identical
+from comparing import assert_all_accurate, assert_identical, assert_little_noise
 from convolution_cases import FORMS, TAILS, ConvolutionCase, Layout, as_made, channels_last
 from torch import Tensor
 
@@ -44,6 +44,13 @@ def test_reference(case: ConvolutionCase) -> None:
 @pytest.mark.parametrize("case", FORMS + TAILS, ids=str)
 def test_float64(case: ConvolutionCase, layout: Layout) -> None:
     assert_all_accurate(case.result(case.ours, F64, layout, layout), case.result(case.oracle, F64))
+
+
+@pytest.mark.instruction_sets
+def test_long_sums_have_little_noise() -> None:
+    case = ConvolutionCase(batch=2, in_channels=128, out_channels=128, size=(12, 12), kernel_size=(5, 5))
+    ours, exact = case.result(case.ours, torch.float32), case.result(case.oracle, F64)
+    assert_little_noise(ours, exact, case.result(case.oracle, torch.float32))
 
 
 @pytest.mark.instruction_sets

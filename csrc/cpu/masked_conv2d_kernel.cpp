@@ -82,13 +82,19 @@ void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread
 
 // Reads or writes a tile as a row-major matrix whose rows have `last` values (kLanes or fewer) in the last vector.
 template <typename T, int kRows, int kColumns>
-FUSED_RNN_INLINE inline void load_tile(Tile<T, kRows, kColumns>& tile, const T* source, int64_t stride, int64_t last) {
+FUSED_RNN_INLINE inline void add_tile(Tile<T, kRows, kColumns>& tile, const T* source, int64_t stride, int64_t last) {
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
     unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
       const T* values = source + row * stride + column * kLanes<T>;
-      tile.sum[row][column] = column + 1 < kColumns ? Vec<T>::loadu(values) : load(values, last);
+      auto& sum = tile.sum[row][column];
+      sum = sum + (column + 1 < kColumns ? Vec<T>::loadu(values) : load(values, last));
     });
   });
+}
+template <typename T, int kRows, int kColumns>
+FUSED_RNN_INLINE inline void load_tile(Tile<T, kRows, kColumns>& tile, const T* source, int64_t stride, int64_t last) {
+  tile.zero();
+  add_tile(tile, source, stride, last);
 }
 template <typename T, int kRows, int kColumns>
 FUSED_RNN_INLINE inline void store_tile(const Tile<T, kRows, kColumns>& tile, T* target, int64_t stride, int64_t last) {
@@ -141,8 +147,9 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
     for_each_tile<kRows<kColumns>>(pixels.size(), [&](auto rows, int64_t first) {
       T* part = sums + (pixels.begin + first) * c.columns;
       Tile<T, rows(), kColumns> tile;
-      load_tile(tile, part, c.columns, last);
+      tile.zero();
       multiply(tile, run, pixels.begin + first);
+      add_tile(tile, part, c.columns, last);  // after the tap's own sums: small sums have small errors
       store_tile(tile, part, c.columns, last);
     });
   });

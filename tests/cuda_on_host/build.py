@@ -52,7 +52,8 @@ def build_glue() -> Path:
     build()
     glue = [path for path in sorted((CSRC / "ops").glob("*.cpp")) if "cuda" in path.stem and "device" not in path.stem]
     glue += [CSRC / "ops" / "recurrent.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
-    kernels = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem != "exports"]
+    others = {"exports", "device_info", "runtime"}  # glue.cpp says what the GPU has
+    kernels = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]

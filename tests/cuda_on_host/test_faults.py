@@ -133,8 +133,8 @@ FAULTS = {
     ),
     # In the pointwise kernels.
     "steps past the end": Fault(
-        "cuda/pointwise.cuh", "if (!p.steps.runs(p.t, sequence)) {", "if (p.t < 0) {", replace(LSTM, lengths=LENGTHS),
-        kernel="pointwise",
+        "cuda/pointwise.cuh", "if (p.steps.runs(p.t, sequence)) {\n    T* gates", "if (p.t >= 0) {\n    T* gates",
+        replace(LSTM, lengths=LENGTHS), kernel="pointwise",
     ),
     "a bias left out": Fault(
         "cuda/pointwise.cuh", "(p.bias_hh ? ", "(p.bias_hh && gate < 2 ? ", FLOAT16, kernel="pointwise",
@@ -148,7 +148,7 @@ FAULTS = {
     ),
     "a cell's gradient lost": Fault("cuda/pointwise.cuh", "p.grad_cell[state] = grad_cell;", "", kernel="pointwise"),
     "a plain state rounded at every step": Fault(
-        "cuda/pointwise.cuh", "Cell::kHasCell || !p.cell ?", "true ?", FLOAT16, kernel="pointwise",
+        "cuda/pointwise.cuh", "p.cell ? carried : widen(", "false ? carried : widen(", FLOAT16, kernel="pointwise",
     ),
     # In how many blocks are launched, and how.
     "the last threads left out": Fault(
