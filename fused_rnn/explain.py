@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
+from fused_rnn.functional.autocast import autocast_enabled
 from fused_rnn.modules import GRU, LSTM
 
 
@@ -18,13 +20,14 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
 
     Args:
         module: the layer.
-        input: as the layer would get it; only its shape, dtype and device are looked at.
+        input: as the layer would get it; only its shape, dtype and device are looked at, and whether autocast is on.
 
     Returns:
         Some lines of text.
 
     Raises:
         TypeError: ``module`` is no layer of this package.
+        NotImplementedError: ``input`` is on a GPU, and there are no kernels for one.
 
     Example:
         >>> import torch, fused_rnn
@@ -34,9 +37,14 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
     if not isinstance(module, (LSTM, GRU)):
         raise TypeError(f"module must be a fused_rnn.LSTM or fused_rnn.GRU, got {type(module).__name__}")
     data: Tensor = input.data if isinstance(input, PackedSequence) else input
-    head = f"{type(module).__name__} on {data.device}, {data.dtype}"
+    dtype = data.dtype
+    if autocast_enabled(data.device) and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(data.device.type)
+    head = f"{type(module).__name__} on {data.device}, {dtype}"
     if data.device.type != "cuda":
         return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
+    if not hasattr(_C, "cuda_plan"):
+        raise NotImplementedError("input is on a GPU, and fused_rnn was built without CUDA kernels")
     if isinstance(input, PackedSequence):
         time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
     else:
@@ -45,7 +53,7 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
             time, batch = batch, time
     problem = {
         "gates": 4 if isinstance(module, LSTM) else 3,
-        "element_bytes": data.dtype.itemsize,
+        "element_bytes": dtype.itemsize,
         "batch": batch,
         "hidden_size": module.hidden_size,
         "directions": 2 if module.bidirectional else 1,

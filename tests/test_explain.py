@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_rnn
+from fused_rnn import _C
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
@@ -16,3 +18,20 @@ def test_on_a_cpu(kind: str) -> None:
 def test_other_modules() -> None:
     with pytest.raises(TypeError, match=r"module must be a fused_rnn\.LSTM or fused_rnn\.GRU, got LSTM"):
         fused_rnn.explain(torch.nn.LSTM(4, 8), torch.randn(5, 3, 4))  # type: ignore[arg-type]
+
+
+def test_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        text = fused_rnn.explain(fused_rnn.LSTM(4, 8), torch.randn(5, 3, 4))
+    assert "torch.bfloat16: kernels for" in text
+
+
+def test_input_on_a_gpu_that_is_not_there() -> None:
+    with FakeTensorMode():
+        input = torch.empty(5, 3, 4, device="cuda:15")
+    module = fused_rnn.LSTM(4, 8, dtype=torch.float64)
+    if hasattr(_C, "cuda_plan"):
+        assert fused_rnn.explain(module, input.double()).count("plain, since float64 has no persistent kernel") == 2
+    else:
+        with pytest.raises(NotImplementedError, match="built without CUDA kernels"):
+            fused_rnn.explain(module, input)
