@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
-from fused_rnn.functional.autocast import autocast_enabled
 from fused_rnn.modules import GRU, LSTM
+from fused_rnn.modules.autocast import computed_dtype
 
 
 def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
@@ -37,9 +36,7 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
     if not isinstance(module, (LSTM, GRU)):
         raise TypeError(f"module must be a fused_rnn.LSTM or fused_rnn.GRU, got {type(module).__name__}")
     data: Tensor = input.data if isinstance(input, PackedSequence) else input
-    dtype = data.dtype
-    if autocast_enabled(data.device) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(data.device.type)
+    dtype = computed_dtype(data)
     head = f"{type(module).__name__} on {data.device}, {dtype}"
     if data.device.type != "cuda":
         return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
