@@ -1,21 +1,15 @@
 """What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects."""
 
-import re
 import shutil
 import struct
 import subprocess
 from pathlib import Path
 
 import pytest
+from compiled import kernels, logs
 
 from fused_rnn import _C
 
-BUILD = Path(__file__).parent.parent / "build"
-ENTRY = re.compile(
-    r"Compiling entry function '(?P<name>\w+)' for '(?P<architecture>\w+)'.*?"
-    r"(?P<stores>\d+) bytes spill stores, (?P<loads>\d+) bytes spill loads.*?Used (?P<registers>\d+) registers",
-    re.DOTALL,
-)
 # How a source's machine code and PTX begin in a library, their kinds, and the flags that stand for the letters of
 # architectures, as read from what nvcc 13.0 makes: only the very GPU takes sm_90a, and none but it compute_90a.
 FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
@@ -23,20 +17,9 @@ KINDS = {1: "compute", 2: "sm"}
 LETTERS = {1 << 20: "a", 1 << 21: "f"}
 
 
-def kernels(log: str) -> list[dict[str, str]]:
-    """Return name, architecture, spills and registers of each kernel in a log of ptxas."""
-    return [entry.groupdict() for entry in ENTRY.finditer(log)]
-
-
 def architectures() -> list[str]:
     """Return what the library was built for; nothing without CUDA."""
     return list(filter(None, _C.build_info()["cuda_archs"].split(";")))
-
-
-def logs() -> list[Path]:
-    """Return the logs of the latest build with CUDA."""
-    folders = sorted({log.parent for log in BUILD.glob("*/*.cuda.o.log")}, key=lambda folder: folder.stat().st_mtime)
-    return sorted(folders[-1].glob("*.cuda.o.log")) if folders else []
 
 
 def test_no_kernel_spills() -> None:
