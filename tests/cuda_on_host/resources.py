@@ -41,7 +41,8 @@ def registers() -> dict[Key, int]:
             name = NAME.search(kernel["name"])
             if name and kernel["architecture"] == "sm_90a":
                 direction, kind, dtype, *tiles = name.groups()
-                found[(direction, kind, dtype, *map(int, tiles))] = int(kernel["registers"])
+                key = (direction, kind, dtype, *map(int, tiles))
+                found[key] = int(kernel["registers"])
     return found
 
 
