@@ -94,6 +94,9 @@ class Device(ctypes.Structure):
 class Wish(ctypes.Structure):
     _fields_ = _fields(c_int, "path blocks groups batch_tiles held")
 
+    def __init__(self, path: int = 0, blocks: int = 0, groups: int = 0, batch_tiles: int = 0, held: int = -1) -> None:
+        super().__init__(path, blocks, groups, batch_tiles, held)
+
 
 class Tiles(NamedTuple):
     """What a kernel is built for, besides the cell, the type, the direction and the path."""
