@@ -15,7 +15,8 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
 
     On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
     two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
-    Else it takes the plain path: one product and one pointwise kernel a step.
+    Else it takes the plain path: one product and one pointwise kernel a step. A hidden size may be padded with zeros,
+    which changes no result.
 
     Args:
         module: the layer.

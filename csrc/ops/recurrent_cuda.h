@@ -83,7 +83,7 @@ struct Gemm {
 };
 // Whether torch brings cuBLAS, as its CUDA builds do; and the product by it, with tf32, on the current stream.
 bool finds_cublas();
-void multiply_tf32(const Gemm& gemm);
+void gemm_tf32(const Gemm& gemm);
 
 // Raises what a kernel's launch returned, if that is not null.
 void check_launch(const char* error);

@@ -22,8 +22,8 @@ struct Cublas {
               int compute_type, int algorithm);
 };
 
-// Null functions where torch has no CUDA. Its library is not among what this one was linked with for certain, but there
-// it is loaded; its symbols are looked up together with those of what it was linked with, as libcublas.
+// Looked up in the library of torch's CUDA build, where that is loaded, and in those that it needs, such as cuBLAS. The
+// linker leaves it out of what this library needs, so weak symbols would not find it. Null functions without CUDA.
 const Cublas& cublas() {
   static const Cublas found = [] {
     Cublas functions = {};
@@ -46,7 +46,7 @@ void* current_stream(at::Device device) {
 
 bool finds_cublas() { return cublas().handle != nullptr && cublas().gemm != nullptr; }
 
-void multiply_tf32(const Gemm& gemm) {
+void gemm_tf32(const Gemm& gemm) {
   void* handle = nullptr;
   TORCH_CHECK(cublas().handle(&handle) == 0, "PyTorch has no cuBLAS handle for the current device");
   const float alpha = 1;

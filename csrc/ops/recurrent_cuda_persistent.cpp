@@ -50,7 +50,7 @@ namespace {
 class Padding {
  public:
   Padding(const CudaLayer& cuda, int64_t hidden_size)
-      : layer_(cuda.layer), gates_(cuda.gates), size_(cuda.layer.sizes.hidden_size), padded_(hidden_size) {}
+      : cuda_(cuda), size_(cuda.layer.sizes.hidden_size), padded_(hidden_size) {}
 
   int64_t hidden_size() const { return padded_; }
   // Returns a tensor in which hidden_size values follow one another again and again, with the padding behind each of
@@ -59,11 +59,10 @@ class Padding {
     if (padded_ == size_ || !tensor.defined()) return aligned(tensor);
     return at::constant_pad_nd(tensor.view({-1, size_}), {0, padded_ - size_});
   }
-  Tensor bias(int64_t direction, int64_t i) const { return wide(weight(direction, 2 + i)); }
   Tensor weight_hh(int64_t direction) const {
-    const Tensor& own = weight(direction, 1);
+    const Tensor& own = cuda_.weight(direction, 1);
     if (padded_ == size_) return aligned(own);
-    return at::constant_pad_nd(own.view({gates_, size_, size_}), {0, padded_ - size_, 0, padded_ - size_});
+    return at::constant_pad_nd(own.view({cuda_.gates, size_, size_}), {0, padded_ - size_, 0, padded_ - size_});
   }
   // Returns where a kernel is to write what belongs into `tensor`; narrow() brings it there.
   Tensor target(const Tensor& tensor) const {
@@ -75,17 +74,14 @@ class Padding {
   }
 
  private:
-  const Tensor& weight(int64_t direction, int64_t i) const {
-    return layer_.weights[direction * layer_.weights_per_direction + i];
-  }
   // The kernels read up to 16 bytes at a time.
   static Tensor aligned(const Tensor& tensor) {
     const bool ready = !tensor.defined() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
     return ready ? tensor : tensor.clone();
   }
 
-  const RecurrentLayer& layer_;
-  int64_t gates_, size_, padded_;
+  const CudaLayer& cuda_;
+  int64_t size_, padded_;
 };
 
 // Keeps what is read until the launch.
@@ -122,9 +118,10 @@ void persistent_forward(const CudaLayer& cuda, const PersistentPlan& plan, int64
   CudaForward<void, void> params = {};
   fill(params, cuda, plan, padding, kept);
   for (int64_t d = 0; cuda.layer.biased && d < params.directions; ++d) {
-    params.bias_ih[d] = kept(padding.bias(d, 0));
-    params.bias_hh[d] = kept(padding.bias(d, 1));
+    params.bias_ih[d] = kept(padding.wide(cuda.weight(d, 2)));
+    params.bias_hh[d] = kept(padding.wide(cuda.weight(d, 3)));
   }
+  // Gates are read and written where they lie, which for new memory is aligned; or in their padded copy.
   const Tensor output = padding.target(states.output), h_n = padding.target(states.h_n),
                c_n = padding.target(states.c_n), cells = padding.target(states.cells),
                gates = padding.wide(states.gates);

@@ -64,13 +64,13 @@ void multiply_with_tf32(const Tensor& out, const Tensor& a, const Tensor& b, boo
   gemm.beta = add ? 1 : 0;
   gemm.c = out.mutable_data_ptr<float>();
   gemm.ldc = as_int(stride);
-  multiply_tf32(gemm);
+  gemm_tf32(gemm);
 }
 
 }  // namespace
 
 void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b, bool add) const {
-  // ATen asks torch.backends.cuda.matmul, which rarely lets it use tf32 where cuDNN would; it can only be kept from it.
+  // ATen asks torch.backends.cuda.matmul whether it may use tf32, and can only be kept from it.
   if (layer.type == at::kFloat && !exact && finds_cublas()) return multiply_with_tf32(out, a, b, add);
   std::optional<at::NoTF32Guard> no_tf32;
   if (exact) no_tf32.emplace();

@@ -49,7 +49,7 @@ Tensor rounded(const float* values, int64_t rows, int64_t columns, int64_t strid
 
 bool finds_cublas() { return true; }
 
-void multiply_tf32(const Gemm& gemm) {
+void gemm_tf32(const Gemm& gemm) {
   ++tf32_products;
   const Tensor product = at::mm(rounded(gemm.a, gemm.m, gemm.k, gemm.lda, gemm.transpose_a),
                                 rounded(gemm.b, gemm.k, gemm.n, gemm.ldb, gemm.transpose_b));

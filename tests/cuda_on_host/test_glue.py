@@ -277,3 +277,17 @@ def test_what_is_padded(
         _, products = with_products(lambda: module(case.tensors(dtype)[0]))
     assert (products == 1) == persistent
     check(case, dtype)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_stays_zero_beside_infinite_input(kind: str, value: float, path: str) -> None:
+    case = Case(kind, hidden_size=67, bidirectional=True)
+    input = case.tensors(torch.float32)[0]
+    input[1, 0, 3] = value
+    with torch.no_grad():
+        ours, exact, peer = (
+            flatten(case.module(package, dtype)(input.to(dtype)))
+            for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64), (torch.nn, torch.float32))
+        )
+    assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
