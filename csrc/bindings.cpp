@@ -57,13 +57,14 @@ void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_ti
   fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, batch_tiles, held};
 }
 
-// Returns how a layer is shared out on a GPU of the machine; for the plain path, why.
+// Returns how a layer is shared out on a GPU of the machine, and with what hidden size; for the plain path, why.
 py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool backward,
-                   bool projected, bool one_step, int device) {
+                   bool projected, int64_t time, int device) {
   const bool exact = element_bytes == 4 && fused_rnn::ops::exact_float32();
-  const fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates,   element_bytes,
-                                                      exact, backward,    projected,  one_step};
+  fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates,    element_bytes,
+                                                exact, backward,    projected,  time == 1};
   const auto& wish = fused_rnn::ops::cuda_wish();
+  problem.hidden_size = padded_size(problem, time, wish);
   const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), wish);
   py::dict result;
   if (plan.blocks == 0) {
@@ -72,6 +73,7 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
     return result;
   }
   result["path"] = plan.cluster ? "cluster" : "grid";
+  result["hidden_size"] = problem.hidden_size;
   result["blocks"] = plan.blocks;
   result["groups"] = plan.groups;
   result["units"] = plan.units;
@@ -95,7 +97,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
              py::arg("batch_tiles") = 0, py::arg("held") = -1);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
-             py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"),
-             py::arg("one_step"), py::arg("device") = 0);
+             py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
+             py::arg("device") = 0);
+  module.def("finds_cublas", &fused_rnn::ops::finds_cublas);
 #endif
 }

@@ -11,7 +11,8 @@ class BuildInfo(TypedDict):
 
 def build_info() -> BuildInfo: ...
 
-# With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU.
+# With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU;
+# whether torch brings cuBLAS.
 def set_cuda_wish(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, held: int = -1
 ) -> None: ...
@@ -23,6 +24,7 @@ def cuda_plan(
     directions: int,
     backward: bool,
     projected: bool,
-    one_step: bool,
+    time: int,
     device: int = 0,
 ) -> dict[str, str | int | float]: ...
+def finds_cublas() -> bool: ...

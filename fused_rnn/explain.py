@@ -15,7 +15,8 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
 
     On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
     two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
-    Else it takes the plain path: one product and one pointwise kernel a step.
+    Else it takes the plain path: one product and one pointwise kernel a step. A hidden size may be padded with zeros,
+    which changes no result.
 
     Args:
         module: the layer.
@@ -55,19 +56,24 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
         "hidden_size": module.hidden_size,
         "directions": 2 if module.bidirectional else 1,
         "projected": module.proj_size > 0,
-        "one_step": time == 1,
+        "time": time,
         "device": data.device.index or 0,
     }
     plans = {backward: _C.cuda_plan(**problem, backward=backward) for backward in (False, True)}  # type: ignore[arg-type]
-    lines = [f"  {'backward' if backward else 'forward'}: {_told(plan)}" for backward, plan in plans.items()]
+    lines = [
+        f"  {'backward' if backward else 'forward'}: {_told(plan, module.hidden_size)}"
+        for backward, plan in plans.items()
+    ]
     return "\n".join([f"{head}:", *lines])
 
 
-def _told(plan: dict[str, Any]) -> str:
+def _told(plan: dict[str, Any], hidden_size: int) -> str:
     if plan["path"] == "plain":
         return f"plain, since {plan['reason']}"
+    padded = f"padded to hidden size {plan['hidden_size']}, " if plan["hidden_size"] != hidden_size else ""
     return (
-        f"{plan['path']}, {plan['groups']} groups of {plan['blocks']} blocks for each direction, of {plan['units']} "
-        f"hidden units and {plan['sequences']} sequences each, {plan['shared_bytes']} bytes of shared memory a block, "
-        f"{'one direction after the other, ' if plan['launches'] > 1 else ''}about {plan['microseconds']:.1f} us a step"
+        f"{plan['path']}, {padded}{plan['groups']} groups of {plan['blocks']} blocks for each direction, of "
+        f"{plan['units']} hidden units and {plan['sequences']} sequences each, {plan['shared_bytes']} bytes of shared "
+        f"memory a block, {'one direction after the other, ' if plan['launches'] > 1 else ''}"
+        f"about {plan['microseconds']:.1f} us a step"
     )

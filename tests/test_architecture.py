@@ -14,7 +14,7 @@ ON_A_GPU = ["lstm", "gru"]
 # For each folder of csrc what its files may include, beside the C++ library; a folder includes its own files freely.
 MAY_INCLUDE = {
     "bindings": r"ops/|cuda/\w+\.h$|ATen/|pybind11/",
-    "ops": r"params/|cpu/\w+\.h$|cuda/\w+\.h$|ATen/|c10/|torch/(library|csrc/)",
+    "ops": r"params/|cpu/\w+\.h$|cuda/\w+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
     "cpu": r"params/|cells/|ATen/cpu/vec/|(omp|sched)\.h$",
     "cuda": r"params/|cells/|cuda\w*\.h$|cooperative_groups|mma\.h$",
     "cells": r"$^",

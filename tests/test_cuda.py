@@ -7,6 +7,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from fused_rnn import _C
 pytestmark = pytest.mark.needs_cuda
 
 HALF = (torch.bfloat16, torch.float16)
-# Sizes that the persistent kernels take, which share out hidden units in multiples of 16 bytes.
+# Sizes that the persistent kernels take, which share out hidden units in multiples of 16 bytes; or to which they pad.
 PERSISTENT = [
     Case(kind, **sizes)
     for kind in KINDS
@@ -34,6 +35,8 @@ PERSISTENT = [
         {"time": 5, "batch": 20, "input_size": 64, "hidden_size": 512, "bias": False},
         {"time": 8, "batch": 5, "hidden_size": 136, "lengths": (3, 8, 8, 1, 5), "bidirectional": True},
         {"time": 4, "batch": 64, "input_size": 128, "hidden_size": 1024},
+        {"time": 18, "batch": 6, "hidden_size": 101, "lengths": (18, 9, 18, 1, 2, 7), "bidirectional": True},
+        {"time": 16, "batch": 20, "input_size": 33, "hidden_size": 650, "bias": False},
     )
 ]
 
@@ -57,6 +60,21 @@ def test_paths_in_float32(case: Case, path: str, precision: str) -> None:
     require_path(path, case.paths(torch.float32))
     # cuDNN takes tf32 for some sizes only; float16 has as many bits of mantissa.
     check_accuracy(case, torch.float32, "cuda", torch.float16 if precision == "tf32" else None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_setting_for_tf32(kind: str) -> None:
+    """``torch.backends.cuda.matmul`` neither lets tf32 in nor keeps it out, also where there are only products."""
+    case = Case(kind, time=1, batch=17, input_size=64, hidden_size=72)
+    matmul: Any = torch.backends.cuda.matmul
+    results = {}
+    for precision, other in product(("ieee", "tf32"), repeat=2):
+        with float32_precision(precision):
+            matmul.fp32_precision = other
+            results[precision, other] = case.result(fused_rnn, torch.float32, "cuda")
+    for precision in ("ieee", "tf32"):
+        assert_identical(results[precision, "ieee"], results[precision, "tf32"])
+    assert not torch.equal(*(results[precision, "ieee"]["grad input"] for precision in ("ieee", "tf32")))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)

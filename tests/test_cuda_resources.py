@@ -1,4 +1,7 @@
-"""What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects."""
+"""What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects.
+
+And whether what is looked up at run time is there; no GPU is needed for any of it.
+"""
 
 import shutil
 import struct
@@ -6,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from compiled import kernels, logs
 
 from fused_rnn import _C
@@ -87,3 +91,9 @@ def test_every_source_is_in_the_library() -> None:
     found = machine_code(Path(_C.__file__).read_bytes())
     assert len(found) == (logs()[0].parent / "build.ninja").read_text().count(": cuda ")
     assert [names for names in found if {*names} != compiled] == []
+
+
+def test_cublas_is_found_where_torch_has_it() -> None:
+    if not architectures():
+        pytest.skip("the package was built without CUDA")
+    assert _C.finds_cublas() == (torch.version.cuda is not None)

@@ -26,6 +26,20 @@ def test_autocast() -> None:
     assert "torch.bfloat16: kernels for" in text
 
 
+@pytest.mark.parametrize(("hidden_size", "padded"), [(656, ""), (650, "padded to hidden size 656, ")])
+def test_padding(hidden_size: int, padded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(time: int, **problem: object) -> dict[str, str | float]:
+        assert time == 20
+        plan: dict[str, str | float] = {"path": "grid", "hidden_size": 656, "groups": 1, "blocks": 41, "units": 16}
+        return {**plan, "sequences": 3, "launches": 1, "shared_bytes": 1000, "microseconds": 2.0}
+
+    monkeypatch.setattr(_C, "cuda_plan", planned, raising=False)
+    with FakeTensorMode():
+        input = torch.empty(20, 3, 4, device="cuda:15", dtype=torch.bfloat16)
+    lines = fused_rnn.explain(fused_rnn.LSTM(4, hidden_size), input).splitlines()[1:]
+    assert [line.split(": ")[1].split("1 groups")[0] for line in lines] == [f"grid, {padded}"] * 2
+
+
 def test_input_on_a_gpu_that_is_not_there() -> None:
     with FakeTensorMode():
         input = torch.empty(5, 3, 4, device="cuda:15")

@@ -57,7 +57,9 @@ const char* never_fits(const PersistentProblem& problem) {
   if (problem.element_bytes == 8) return "float64 has no persistent kernel";
   if (problem.projected) return "a projection has no persistent kernel";
   if (problem.one_step) return "a single step uses each weight once: there is nothing to keep on the chip";
-  if (problem.hidden_size * problem.element_bytes % 16 != 0) return "hidden_size values are no multiple of 16 bytes";
+  if (problem.hidden_size * problem.element_bytes % 16 != 0)
+    return "hidden_size values are no multiple of 16 bytes, and padding them does not pay for so few steps, or so few "
+           "units in half precision";
   return nullptr;
 }
 
@@ -104,6 +106,13 @@ PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem
 }
 
 }  // namespace
+
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish) {
+  // A path that is wished for is taken wherever it can be.
+  const bool repaid = time >= kStepsToPad || wish.path != Path::kAny;
+  if (!repaid || precise_if_plain(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
+  return round_up(problem.hidden_size, 16 / problem.element_bytes);
+}
 
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
   if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return {};

@@ -113,6 +113,18 @@ constexpr SharedLayout shared_layout(const PersistentPlan& plan, const Persisten
   return {plan, problem.hidden_size, problem.element_bytes, problem.backward ? problem.gates : 1};
 }
 
+// Steps that repay the copies that padding takes. Assumed, not measured.
+constexpr int64_t kStepsToPad = 16;
+
+// Whether the plain path rounds nothing of the gates: see CudaLayer::precise() in ops/.
+constexpr bool precise_if_plain(int64_t hidden_size, int element_bytes) {
+  return element_bytes == 2 && hidden_size <= 64;
+}
+
+// Returns the hidden size that a layer of so many steps is to have for the persistent kernels: where it is worth it,
+// the next multiple of 16 bytes, of units that stay zero.
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish);
+
 // Returns the plan that should take the least time, or one with blocks == 0 where the plain path is to be taken.
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);
 

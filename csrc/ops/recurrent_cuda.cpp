@@ -4,12 +4,9 @@
 
 #include <ATen/Context.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/mm.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
-
-#include "cuda/device_info.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -27,38 +24,13 @@ cuda::Element element_of(at::ScalarType type) {
   }
 }
 
-// The kernels read up to 16 bytes at a time. An undefined tensor stays one.
-Tensor aligned(const Tensor& tensor) {
-  const bool ready = !tensor.defined() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
-  return ready ? tensor : tensor.clone();
-}
-
-// Fills in what the params of forward and backward share; returns tensors to keep until the launch.
-template <typename Params>
-std::vector<Tensor> fill(Params& params, const CudaLayer& cuda, const PersistentPlan& plan) {
-  std::vector<Tensor> keep;
-  const auto at = [&](const Tensor& tensor) {
-    keep.push_back(aligned(tensor));
-    return keep.back().const_data_ptr();
-  };
-  params.steps = cuda.steps;
-  params.plan = plan;
-  params.hidden_size = cuda.layer.sizes.hidden_size;
-  params.directions = cuda.layer.sizes.directions;
-  params.exact = cuda.exact;
-  for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = at(cuda.weight(d, 1));
-  params.h0 = at(cuda.layer.h0);
-  if (cuda.is_lstm()) params.c0 = at(cuda.layer.c0);
-  return keep;
-}
-
 // The input's part of the gates' sums, without biases, for all steps.
 void multiply_input(const CudaLayer& cuda, const Tensor& gates) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const Tensor input = cuda.layer.input.reshape({-1, s.input_size});
   for (int64_t d = 0; d < s.directions; ++d) {
     Tensor part = gates.select(0, d).narrow(1, 0, cuda.gates * s.hidden_size);
-    at::mm_out(part, input, cuda.weight(d, 0).t());
+    cuda.multiply(part, input, cuda.weight(d, 0).t());
   }
 }
 
@@ -75,27 +47,13 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
   if (save && cuda.is_lstm()) states.cells = cuda.empty_state({s.directions, rows, s.hidden_size});
   states.gates = layer.empty({s.directions, rows, 4 * s.hidden_size});
   if (s.steps.batch > 0) {
-    std::optional<at::NoTF32Guard> no_tf32;
-    if (cuda.exact) no_tf32.emplace();
-    const PersistentPlan plan = cuda.plan(/*backward=*/false);
+    const cuda::PersistentProblem problem = cuda.problem(/*backward=*/false);
+    const PersistentPlan plan = cuda.plan(problem);
     if (plan.blocks > 0 || !cuda.precise()) multiply_input(cuda, states.gates);
-    if (plan.blocks == 0) {
+    if (plan.blocks > 0)
+      persistent_forward(cuda, plan, problem.hidden_size, states, save);
+    else
       plain_forward(cuda, states, save);
-    } else {
-      CudaForward<void, void> params = {};
-      const auto kept = fill(params, cuda, plan);
-      for (int64_t d = 0; layer.biased && d < s.directions; ++d) {
-        params.bias_ih[d] = cuda.weight(d, 2).const_data_ptr();
-        params.bias_hh[d] = cuda.weight(d, 3).const_data_ptr();
-      }
-      params.output = data_of(states.output);
-      params.h_n = data_of(states.h_n);
-      params.c_n = data_of(states.c_n);
-      params.gates = data_of(states.gates);
-      params.cells = data_of(states.cells);
-      params.keep = save;
-      check_launch(persistent(cell, cuda.element, params, cuda.stream));
-    }
   }
   if (!save) states.gates = layer.empty({0});
   if (!states.cells.defined()) states.cells = cuda.empty_state({0});
@@ -104,7 +62,8 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
 
 // Runs the steps backwards: sets gradients.gates, and if they are wanted h0 and c0.
 void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients, bool state_wanted) {
-  const PersistentPlan plan = cuda.plan(/*backward=*/true);
+  const cuda::PersistentProblem problem = cuda.problem(/*backward=*/true);
+  const PersistentPlan plan = cuda.plan(problem);
   if (plan.blocks > 0 || state_wanted) {
     gradients.h0 = cuda.layer.empty(cuda.layer.h0.sizes());
     if (cuda.is_lstm()) gradients.c0 = cuda.layer.empty(cuda.layer.c0.sizes());
@@ -113,21 +72,10 @@ void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
   const int64_t width = (plan.blocks == 0 && cuda.precise() ? 8 : 4) * s.hidden_size;
   gradients.gates = cuda.layer.empty({s.directions, cuda.steps.rows, width});
   if (s.steps.batch == 0) return;
-  if (plan.blocks == 0) return plain_backward(cuda, states, gradients);
-  CudaBackward<void, void> params = {};
-  const auto kept = fill(params, cuda, plan);
-  params.output = data_of(states.output);
-  params.gates = data_of(states.gates);
-  params.cells = data_of(states.cells);
-  const Tensor grad_output = aligned(gradients.output), grad_cells = aligned(gradients.cells);
-  params.grad_output = data_of(grad_output);
-  params.grad_cells = data_of(grad_cells);
-  params.grad_h_n = data_of(gradients.h_n);
-  params.grad_c_n = data_of(gradients.c_n);
-  params.grad_h0 = data_of(gradients.h0);
-  params.grad_c0 = data_of(gradients.c0);
-  params.grad_gates = data_of(gradients.gates);
-  check_launch(persistent(cuda.cell, cuda.element, params, cuda.stream));
+  if (plan.blocks > 0)
+    persistent_backward(cuda, plan, problem.hidden_size, states, gradients);
+  else
+    plain_backward(cuda, states, gradients);
 }
 
 struct Wanted {
@@ -141,8 +89,6 @@ std::pair<Tensor, std::vector<Tensor>> backward(cuda::Cell cell, const Recurrent
   const c10::DeviceGuard guard(layer.input.device());
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const CudaLayer cuda(cell, layer, lengths);
-  std::optional<at::NoTF32Guard> no_tf32;
-  if (cuda.exact) no_tf32.emplace();
   steps_backward(cuda, states, gradients, wanted.state);
   Tensor grad_input = layer.empty({0});
   if (wanted.input) grad_input = input_gradient(cuda, gradients);
@@ -277,46 +223,8 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
   }
 }
 
-Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {
-  return a.scalar_type() == state_type ? at::mm(a, b) : at::mm(a, b, state_type);
-}
-
-void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b) const {
-  a.scalar_type() == state_type ? at::mm_out(out, a, b) : at::mm_out(out, a, b, state_type);
-}
-
 Tensor CudaLayer::running() const {
   return at::arange(steps.time, lengths.options()).unsqueeze(1).lt(lengths).unsqueeze(2);
-}
-
-PersistentPlan CudaLayer::plan(bool backward) const {
-  const RecurrentSizes& s = layer.sizes;
-  cuda::PersistentProblem problem = {};
-  problem.batch = s.steps.batch;
-  problem.hidden_size = s.hidden_size;
-  problem.directions = s.directions;
-  problem.gates = static_cast<int>(gates);
-  problem.element_bytes = static_cast<int>(layer.input.element_size());
-  problem.exact = exact;
-  problem.backward = backward;
-  problem.projected = layer.projected;
-  problem.one_step = s.steps.time == 1;
-  // Two of the same kind follow one another most of the time: the last choices are kept.
-  struct Choice {
-    cuda::PersistentProblem problem;
-    cuda::Wish wish;
-    int64_t device;
-    PersistentPlan plan;
-  };
-  thread_local Choice choices[16] = {};
-  thread_local int64_t next = 0;
-  const cuda::Wish wish = cuda_wish();
-  const int64_t device = layer.input.device().index();
-  for (const Choice& c : choices)
-    if (c.problem == problem && c.wish == wish && c.device == device) return c.plan;
-  const PersistentPlan plan = choose_plan(problem, cuda::device_at(static_cast<int>(device)), wish);
-  choices[next++ % 16] = {problem, wish, device, plan};
-  return plan;
 }
 
 void check_launch(const char* error) {

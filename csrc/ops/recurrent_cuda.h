@@ -28,19 +28,24 @@ struct CudaLayer {
   const Tensor& weight(int64_t direction, int64_t i) const {
     return layer.weights[direction * layer.weights_per_direction + i];
   }
-  // Returns the product of two matrices of the layer's type, not rounded to it; or writes it to `out`.
+  // Returns the product of two matrices of the layer's type, not rounded to it.
   Tensor product(const Tensor& a, const Tensor& b) const;
-  void multiply(Tensor out, const Tensor& a, const Tensor& b) const;
+  // Writes it to `out`, of either type; or adds it to what is there, of the layer's type.
+  void multiply(Tensor out, const Tensor& a, const Tensor& b, bool add = false) const;
   // Whether the plain path rounds nothing of the gates to half precision: it keeps the input's part of their sums for a
   // few steps at a time, computes the gates anew in backward, and keeps what rounding leaves out of their gradients.
   // Saved gates near 0 and 1 leave little of a gradient that contains gate * (1 - gate). Where the errors of many units
   // average out that is not seen, and products of small layers cost nothing but their launch.
-  bool precise() const { return layer.type != state_type && layer.sizes.hidden_size <= 64; }
+  bool precise() const {
+    return cuda::precise_if_plain(layer.sizes.hidden_size, static_cast<int>(layer.input.element_size()));
+  }
   // [time, batch, 1]: which sequences have which steps; with lengths only.
   Tensor running() const;
 
-  // How the persistent kernels would share out the layer; blocks == 0 if they cannot.
-  PersistentPlan plan(bool backward) const;
+  // What the persistent kernels would be given, perhaps padded, and how they would share it out; blocks == 0 if they
+  // cannot.
+  cuda::PersistentProblem problem(bool backward) const;
+  PersistentPlan plan(const cuda::PersistentProblem& problem) const;
 };
 
 // What forward writes, and backward reads.
@@ -59,11 +64,36 @@ struct CudaGradients {
 // Returns a pointer to the data; null for an undefined tensor.
 inline void* data_of(const Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
 
-// The stream of a GPU that kernels are to be launched on. tests/cuda_on_host/ has a twin for the CPU.
+// The stream of a GPU that kernels are to be launched on. tests/cuda_on_host/ has twins for the CPU of this and of the
+// next two.
 void* current_stream(at::Device device);
+
+// A product of float32 matrices that lie by columns, as BLAS has it: c [m, n] = a [m, k] b [k, n] + beta c, where a and
+// b may be given transposed.
+struct Gemm {
+  bool transpose_a, transpose_b;
+  int m, n, k;
+  const float* a;
+  int lda;
+  const float* b;
+  int ldb;
+  float beta;
+  float* c;
+  int ldc;
+};
+// Whether torch brings cuBLAS, as its CUDA builds do; and the product by it, with tf32, on the current stream.
+bool finds_cublas();
+void gemm_tf32(const Gemm& gemm);
 
 // Raises what a kernel's launch returned, if that is not null.
 void check_launch(const char* error);
+
+// All steps in one kernel. states.gates hold the input's part on entry. Backward sets the gradients of gates, h0 and
+// c0.
+void persistent_forward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size, CudaStates& states,
+                        bool keep);
+void persistent_backward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size,
+                         const CudaStates& states, CudaGradients& gradients);
 
 // All steps, one product and one kernel each: any size and type. states.gates hold the input's part on entry, if not
 // precise().

@@ -1,10 +1,8 @@
 // The gradients of a layer's weights on a GPU, as products over all steps, whichever path the steps took.
 
 #include <ATen/ops/add.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
@@ -79,7 +77,7 @@ void sum_up(const CudaLayer& cuda, const Tensor& grads, const Tensor& values, bo
     if (all.defined())
       at::add_out(rows, all.narrow(0, part.of_sums, part.count), all.narrow(0, width + part.of_sums, part.count));
     else if (values.defined())
-      at::mm_out(rows, own.t(), values);
+      cuda.multiply(rows, own.t(), values);
     else
       at::sum_out(rows, own, {0});
   }
@@ -91,7 +89,7 @@ Tensor input_gradient(const CudaLayer& cuda, const CudaGradients& gradients) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const int64_t width = 4 * s.hidden_size;
   const Tensor result = cuda.layer.empty(cuda.layer.input.sizes());
-  Tensor flat = result.view({-1, s.input_size});
+  const Tensor flat = result.view({-1, s.input_size});
   std::vector<Tensor> grads, weights;
   for (int64_t d = 0; d < s.directions; ++d)
     for (int64_t first = 0; first < gradients.gates.size(2); first += width) {
@@ -99,10 +97,10 @@ Tensor input_gradient(const CudaLayer& cuda, const CudaGradients& gradients) {
       weights.push_back(cuda.weight(d, 0));
     }
   if (gradients.gates.size(2) > width) {  // one product, so that nothing is rounded on the way
-    at::mm_out(flat, at::cat(grads, 1), at::cat(weights));
+    cuda.multiply(flat, at::cat(grads, 1), at::cat(weights));
   } else {
-    at::mm_out(flat, grads[0], weights[0]);
-    if (s.directions == 2) at::addmm_out(flat, flat, grads[1], weights[1]);
+    cuda.multiply(flat, grads[0], weights[0]);
+    if (s.directions == 2) cuda.multiply(flat, grads[1], weights[1], /*add=*/true);
   }
   return result;
 }
@@ -131,7 +129,7 @@ std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& st
       if (cuda.lengths.defined())
         hidden = at::where(cuda.running().view({-1, 1}), hidden, at::zeros({}, hidden.options()));
       hidden = hidden.to(cuda.layer.type);
-      at::mm_out(weights[cuda.layer.biased ? 4 : 2], gradients.projected.select(0, d).t(), hidden);
+      cuda.multiply(weights[cuda.layer.biased ? 4 : 2], gradients.projected.select(0, d).t(), hidden);
     }
   }
   return result;

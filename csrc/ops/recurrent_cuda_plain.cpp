@@ -2,7 +2,6 @@
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
@@ -135,7 +134,8 @@ void forward_direction(const CudaLayer& cuda, CudaStates& states, bool keep, int
     check_launch(pointwise(cuda.cell, cuda.element, params, cuda.stream));
     if (!projected) continue;
     const Tensor running = running_in(cuda, step), own = state.narrow(0, 0, step.sequences);
-    const Tensor values = at::mm(hidden.narrow(0, 0, step.sequences), cuda.weight(d, cuda.layer.biased ? 4 : 2).t());
+    const Tensor values = cuda.layer.empty({step.sequences, s.output_size});
+    cuda.multiply(values, hidden.narrow(0, 0, step.sequences), cuda.weight(d, cuda.layer.biased ? 4 : 2).t());
     output_rows(cuda, states.output, d, step).copy_(where_running(running, values, at::zeros({}, values.options())));
     own.copy_(where_running(running, values, own));
   }
@@ -186,8 +186,7 @@ void through_weights(const CudaLayer& cuda, const CudaGradients& gradients, cons
   const bool wanted = gradients.h0.defined();
   if (step.before < 0 && !wanted) return;
   if (step.before < 0 && passes_weights_alone(cuda)) {
-    Tensor grad_h0 = gradients.h0.select(0, d);
-    at::mm_out(grad_h0, of_sums, weight);
+    cuda.multiply(gradients.h0.select(0, d), of_sums, weight);
     return;
   }
   const Tensor through = carried.through.narrow(0, 0, step.sequences);

@@ -27,6 +27,9 @@ const char* pointwise_backward(int cell, int element, const PointwiseBackward<vo
 void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
   *plan = choose_plan(*problem, *device, *wish);
 }
+int64_t padded_size_of(const PersistentProblem* problem, int64_t time, const Wish* wish) {
+  return padded_size(*problem, time, *wish);
+}
 const char* why_plain_of(const PersistentProblem* problem, const Wish* wish) { return why_plain(*problem, *wish); }
 bool is_built(int gates, bool backward, int element_bytes, bool cluster, int row_tiles, int batch_tiles, int held) {
   return is_instantiated(gates, backward, element_bytes, cluster, row_tiles, batch_tiles, held);

@@ -1,8 +1,12 @@
 // What stands in for a GPU and for torch's CUDA build under the glue of csrc/ops/: its facts, its stream, and those of
 // its products that torch has not got on a CPU.
 
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/where.h>
 #include <torch/library.h>
+
+#include <algorithm>
 
 #include "cuda/device_info.h"
 #include "ops/recurrent_cuda.h"
@@ -25,7 +29,33 @@ Tensor& mm_out(const Tensor& a, const Tensor& b, at::ScalarType type, Tensor& ou
   return at::mm_out(out, a.to(type), b.to(type));
 }
 
+// How many products were computed with tf32 so far.
+int64_t tf32_products = 0;
+
+Tensor by_columns(const float* values, int64_t rows, int64_t columns, int64_t stride) {
+  TORCH_CHECK(stride >= std::max<int64_t>(1, rows), "cuBLAS refuses a stride of ", stride, " for ", rows, " rows");
+  return at::from_blob(const_cast<float*>(values), {rows, columns}, {1, stride}, at::kFloat);
+}
+
+// The matrix [rows, columns], given transposed or not, rounded as in tf32.py; in float64, for an exact product.
+Tensor rounded(const float* values, int64_t rows, int64_t columns, int64_t stride, bool transposed) {
+  const Tensor matrix =
+      transposed ? by_columns(values, columns, rows, stride).t() : by_columns(values, rows, columns, stride);
+  const Tensor bits = matrix.contiguous().view(at::kInt).add(0x1000).bitwise_and(~0x1fff);
+  return at::where(matrix.isfinite(), bits.view(at::kFloat), matrix).to(at::kDouble);
+}
+
 }  // namespace
+
+bool finds_cublas() { return true; }
+
+void gemm_tf32(const Gemm& gemm) {
+  ++tf32_products;
+  const Tensor product = at::mm(rounded(gemm.a, gemm.m, gemm.k, gemm.lda, gemm.transpose_a),
+                                rounded(gemm.b, gemm.k, gemm.n, gemm.ldb, gemm.transpose_b));
+  const Tensor c = by_columns(gemm.c, gemm.m, gemm.n, gemm.ldc);
+  gemm.beta == 0 ? c.copy_(product) : c.mul_(gemm.beta).add_(product);
+}
 
 void* current_stream(at::Device /*device*/) { return nullptr; }
 
@@ -34,6 +64,9 @@ _TORCH_LIBRARY_IMPL(aten, CPU, library, C10_UID) {
   library.impl("mm.dtype_out", mm_out);
 }
 
-TORCH_LIBRARY(cuda_on_host, library) { library.def("set_path(int path) -> ()", set_path); }
+TORCH_LIBRARY(cuda_on_host, library) {
+  library.def("set_path(int path) -> ()", set_path);
+  library.def("tf32_products() -> int", [] { return tf32_products; });
+}
 
 }  // namespace fused_rnn::ops

@@ -138,6 +138,11 @@ class Kernels:
         self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
         return plan
 
+    def padded_size(self, problem: Problem, time: int, wish: Wish) -> int:
+        """Return the hidden size that a layer of so many steps is padded to."""
+        self._library.padded_size_of.restype = c_int64
+        return int(self._library.padded_size_of(ctypes.byref(problem), c_int64(time), ctypes.byref(wish)))
+
     def estimate(self, plan: Plan, problem: Problem) -> float:
         """Return the microseconds that a step should take."""
         self._library.estimate_of.restype = ctypes.c_double

@@ -1,7 +1,7 @@
 """The operators that csrc/ops/ has for a GPU, on the CPU: the glue and the kernels below it, within the package."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Any
 
@@ -26,12 +26,15 @@ from test_lengths import LAYERS, REFERENCES
 from test_lengths import test_padding_is_never_read as test_padding_is_never_read
 from test_states import CASES as STATES_CASES
 from test_states import layer_result as states_result
+from torch import Tensor
 
 import fused_rnn
+from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import autograd, ops, reference
+from fused_rnn.reference.sequence import run_directions
 
-PATHS = {"plain": 1, "cluster": 2, "grid": 3}
-# Sizes that the persistent kernels take; a single step has the plain path.
+PATHS = {"any": 0, "plain": 1, "cluster": 2, "grid": 3}
+# Sizes that the persistent kernels take, or take padded; a single step has the plain path.
 PERSISTENT = [
     Case(kind, **sizes)
     for kind in KINDS
@@ -41,11 +44,16 @@ PERSISTENT = [
         {"time": 5, "batch": 9, "hidden_size": 24, "bias": False},
         {"batch": 6, "hidden_size": 16, "lengths": (5, 4, 2, 2, 1, 1), "bidirectional": True},
         {"batch": 0, "hidden_size": 16},
+        {"time": 3, "batch": 9, "hidden_size": 70, "bidirectional": True},
+        {"time": 4, "batch": 3, "hidden_size": 67, "bias": False},
+        {"batch": 6, "hidden_size": 66, "lengths": (5, 4, 2, 2, 1, 1), "bidirectional": True},
+        {"batch": 0, "hidden_size": 100},
     )
 ]
 LENGTHS_CASES = [
     *(Case(kind, batch=6, hidden_size=17, bidirectional=True) for kind in KINDS),
     *(Case(kind, batch=6, hidden_size=16, bidirectional=True) for kind in KINDS),
+    *(Case(kind, batch=6, hidden_size=70, bidirectional=True) for kind in KINDS),
     Case("LSTM", batch=6, hidden_size=17, proj_size=3, bidirectional=True),
     Case("GRU", batch=6, bias=False, hidden_size=33),
     *(Case(kind, batch=batch) for kind in KINDS for batch in (0, 1, 2)),
@@ -68,7 +76,7 @@ def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=PATHS)
+@pytest.fixture(params=["plain", "cluster", "grid"])
 def path(request: pytest.FixtureRequest, operators: Any) -> str:
     """Let the kernels take one path only."""
     operators.set_path(PATHS[request.param])
@@ -113,7 +121,7 @@ def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", STATES_CASES, ids=str)
+@pytest.mark.parametrize("case", [*STATES_CASES, Case("LSTM", hidden_size=70, bidirectional=True)], ids=str)
 def test_states(case: Case, dtype: torch.dtype, path: str) -> None:
     exact, peer = (states_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
     assert_all_accurate(states_result(autograd.lstm, case, dtype, None), exact, peer)
@@ -192,3 +200,94 @@ def test_autocast_touches_nothing(kind: str, path: str) -> None:
             gradients = torch.autograd.grad([out.sum() for out in outputs], list(module.parameters()))
         results.append(dict(enumerate(gradients)))
     assert_identical(*results)
+
+
+def with_products(call: Callable[[], Any]) -> tuple[Any, int]:
+    """Return what ``call`` returns, and how many products of matrices it computed."""
+    with torch.autograd.profiler.profile() as profile:
+        returned = call()
+    return returned, sum(event.name in ("aten::mm", "aten::addmm") for event in profile.function_events)
+
+
+TF32 = [
+    *(
+        Case(kind, hidden_size=8, bidirectional=True, **sizes)
+        for kind in KINDS
+        for sizes in ({}, {"bias": False, "lengths": (5, 4, 1)}, {"time": 1, "batch": 1}, {"batch": 0})
+    ),
+    *(Case(kind, time=3, hidden_size=67, bidirectional=True) for kind in KINDS),
+    *(Case(kind, input_size=1, hidden_size=9, num_layers=2) for kind in KINDS),
+    Case("LSTM", hidden_size=8, proj_size=3, bidirectional=True),
+]
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize("case", TF32, ids=str)
+def test_all_products_obey_one_setting(
+    case: Case, precision: str, path: str, operators: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting: Any = torch.backends.cudnn.rnn
+    monkeypatch.setattr(setting, "fp32_precision", precision)
+    before = operators.tf32_products()
+    ours, products = with_products(lambda: case.result(fused_rnn, torch.float32))
+    assert operators.tf32_products() - before == (products if precision == "tf32" else 0)
+    assert products > 0 or case.batch == 0
+    # float16 has as many bits of mantissa as tf32.
+    peer = case.torch_result(torch.float16 if precision == "tf32" else torch.float32)
+    assert_all_accurate(ours, case.torch_result(torch.float64), peer)
+
+
+@pytest.mark.parametrize("hidden_size", [16, 17])
+@pytest.mark.parametrize("kind", KINDS)
+def test_tf32_rounds_nothing_but_what_is_multiplied(
+    kind: str, hidden_size: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting: Any = torch.backends.cudnn.rnn
+    monkeypatch.setattr(setting, "fp32_precision", "tf32")
+
+    def rounded(input: Tensor, *rest: Any, lengths: Tensor) -> tuple[Tensor, ...]:
+        every, final = run_directions(tf32_cell(kind, everywhere=True), input, rest[:-1], rest[-1], None, lengths)
+        return every[0], *final
+
+    case = Case(kind, batch=6, hidden_size=hidden_size, bidirectional=True)
+    exact = test_lengths.layer_result(REFERENCES[kind], case, torch.float64)
+    peer = test_lengths.layer_result(rounded, case, torch.float32)
+    assert_all_accurate(test_lengths.layer_result(LAYERS[kind], case, torch.float32), exact, peer)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "time", "hidden_size", "persistent"),
+    [
+        (torch.bfloat16, 16, 70, True),
+        (torch.bfloat16, 15, 70, False),
+        (torch.bfloat16, 15, 72, True),
+        (torch.bfloat16, 16, 63, False),
+        (torch.float32, 16, 9, True),
+        (torch.float32, 15, 9, False),
+    ],
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_padded(
+    kind: str, dtype: torch.dtype, time: int, hidden_size: int, persistent: bool, operators: Any
+) -> None:
+    operators.set_path(PATHS["any"])
+    case = Case(kind, time=time, hidden_size=hidden_size)
+    module = case.module(fused_rnn, dtype)
+    with torch.no_grad():
+        _, products = with_products(lambda: module(case.tensors(dtype)[0]))
+    assert (products == 1) == persistent
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_stays_zero_beside_infinite_input(kind: str, value: float, path: str) -> None:
+    case = Case(kind, hidden_size=67, bidirectional=True)
+    input = case.tensors(torch.float32)[0]
+    input[1, 0, 3] = value
+    with torch.no_grad():
+        ours, exact, peer = (
+            flatten(case.module(package, dtype)(input.to(dtype)))
+            for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64), (torch.nn, torch.float32))
+        )
+    assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))

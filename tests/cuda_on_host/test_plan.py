@@ -99,6 +99,21 @@ def test_no_plan(kernels: Kernels, change: dict[str, int], why: str) -> None:
     assert why in kernels.why_plain(problem, Wish())
 
 
+@pytest.mark.parametrize(
+    ("hidden_size", "element_bytes", "time", "path", "padded"),
+    [
+        (650, 2, 16, ANY, 656), (650, 2, 15, ANY, 650), (650, 2, 2, GRID, 656), (656, 2, 2, ANY, 656),
+        (65, 2, 99, ANY, 72), (63, 2, 99, ANY, 63), (63, 2, 99, CLUSTER, 63), (61, 4, 99, ANY, 64), (1, 4, 99, ANY, 4),
+    ],
+)  # fmt: skip
+def test_padding(kernels: Kernels, hidden_size: int, element_bytes: int, time: int, path: int, padded: int) -> None:
+    problem = Problem(16, hidden_size, 1, 4, element_bytes)
+    assert kernels.padded_size(problem, time, Wish(path=path)) == padded
+    problem.hidden_size = padded
+    plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(path=path))
+    assert (plan.blocks > 0) == (padded * element_bytes % 16 == 0)
+
+
 def test_one_direction_after_the_other(kernels: Kernels) -> None:
     # Where both directions do not fit at once, each has the plan of a layer with one; elsewhere nothing changes.
     for hidden_size, launches in ((512, 1), (768, 1), (1024, 1), (1280, 2), (1536, 2)):

@@ -1,6 +1,7 @@
-"""The recurrent product in tf32, as an oracle of what it costs in accuracy."""
+"""The recurrent product in tf32, or every product, as an oracle of what it costs in accuracy."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,27 +14,34 @@ def round_to_tf32(values: Tensor) -> Tensor:
 
 
 class Tf32Linear(torch.autograd.Function):
-    """``linear`` with what the recurrence multiplies rounded to tf32; the weight's gradient is exact."""
+    """``linear`` with what is multiplied rounded to tf32, but for the weight's gradient only ``everywhere``."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, input: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, input: Tensor, weight: Tensor, everywhere: bool) -> Tensor:
         ctx.save_for_backward(input, weight)
+        ctx.everywhere = everywhere
         return linear(round_to_tf32(input), round_to_tf32(weight))
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor, Tensor]:
-        input, weight = ctx.saved_tensors  # type: ignore[attr-defined]
-        return round_to_tf32(grad) @ round_to_tf32(weight), grad.T @ input
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        input, weight = ctx.saved_tensors
+        rounded = round_to_tf32(grad)
+        return (
+            rounded @ round_to_tf32(weight),
+            rounded.T @ round_to_tf32(input) if ctx.everywhere else grad.T @ input,
+            None,
+        )
 
 
-def tf32_cell(kind: str) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the step of an LSTM or a GRU with its recurrent product in tf32."""
+def tf32_cell(kind: str, everywhere: bool = False) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the step of an LSTM or a GRU with its recurrent product in tf32, or with every product."""
 
     def cell(input: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight_ih, weight_hh, *biases = weights
         bias_ih, bias_hh = biases or (torch.zeros(len(weight_ih)), torch.zeros(len(weight_ih)))
-        part = linear(input, weight_ih, bias_ih).chunk(4 if kind == "LSTM" else 3, dim=1)
-        product = (Tf32Linear.apply(state[0], weight_hh) + bias_hh).chunk(len(part), dim=1)
+        of_input = Tf32Linear.apply(input, weight_ih, True) if everywhere else linear(input, weight_ih)
+        part = (of_input + bias_ih).chunk(4 if kind == "LSTM" else 3, dim=1)
+        product = (Tf32Linear.apply(state[0], weight_hh, everywhere) + bias_hh).chunk(len(part), dim=1)
         if kind == "LSTM":
             i, f, g, o = (a + b for a, b in zip(part, product, strict=True))
             c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
