@@ -11,9 +11,6 @@ namespace {
 constexpr double kClock = 1980;          // per microsecond
 constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
 
-// Microseconds of a step of the plain path in both directions: four launches and more. Assumed, not measured.
-constexpr double kPlainStep = 20;
-
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool wished(const Wish& wish, const PersistentPlan& plan) {
@@ -37,7 +34,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double reading = 1.7 * sequences * chunks;
   const double partial = 0.3 * sequences * partial_stride(plan.row_tiles);
   const double cells = problem.backward ? 2000 : 1350;
-  double clocks = passes * (weights + products + reading + partial + cells);
+  const double meeting = plan.partials == 1 ? 100 : 0;
+  double clocks = passes * (weights + products + reading + partial + cells + meeting);
   // The way from block to block: all blocks read all of it, and sectors of the L2 cache that two blocks write are slow.
   const int written = plan.units * problem.element_bytes;
   if (plan.cluster)
@@ -48,6 +46,19 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const int64_t blocks = int64_t(plan.blocks) * plan.groups * plan.directions;
   const double waves = plan.cluster ? static_cast<double>(divide_up(blocks, kClusterBlocks)) : 1;
   return clocks * waves * static_cast<double>(problem.directions / plan.directions) / kClock;
+}
+
+// Assumed, not measured: two launches, which took cuDNN 14 us on the one host seen, weights from the L2 cache, products
+// at a third of the peak or so, and what a cell reads and writes.
+double estimate_plain_step(const PersistentProblem& problem) {
+  constexpr double kLaunches = 14, kBytes = 5e6;  // microseconds; bytes of one
+  const double rate = problem.element_bytes == 2 ? 250e6 : problem.exact ? 40e6 : 125e6;
+  const double states = static_cast<double>(problem.batch) * static_cast<double>(problem.hidden_size);
+  const double weights = static_cast<double>(problem.gates * problem.hidden_size * problem.hidden_size);
+  const double reading = weights * problem.element_bytes / kBytes;
+  const double products = 2 * weights * static_cast<double>(problem.batch) / rate;
+  const double cells = states * (problem.backward ? 64 : 48) / kBytes;
+  return static_cast<double>(problem.directions) * (kLaunches + (reading > products ? reading : products) + cells);
 }
 
 namespace {
@@ -68,6 +79,8 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
                    PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
     for (plan.held = 0; plan.held <= 4; ++plan.held) {
+      plan.partials = 2;
+      if (shared_layout(plan, problem).total > device.shared_bytes) plan.partials = 1;
       const bool fits = is_instantiated(problem.gates, problem.backward, problem.element_bytes, plan.cluster,
                                         plan.row_tiles, plan.batch_tiles, plan.held) &&
                         plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
@@ -116,21 +129,20 @@ int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& 
 
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
   if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return {};
-  const PersistentPlan all = choose_among(problem.directions, problem, device, wish);
-  if (all.blocks > 0 || problem.directions == 1) return all;
-  // One direction after the other, unless with so large a batch the plain path is faster.
-  const PersistentPlan one = choose_among(1, problem, device, wish);
-  const bool slow = one.blocks > 0 && wish.path == Path::kAny && estimate_step(one, problem) > kPlainStep;
-  return slow ? PersistentPlan{} : one;
+  PersistentPlan best = choose_among(problem.directions, problem, device, wish);
+  // One direction after the other, where both do not fit at once.
+  if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, wish);
+  // With so large a batch that many passes follow one another the plain path is faster.
+  const bool slow =
+      best.blocks > 0 && wish.path == Path::kAny && estimate_step(best, problem) > estimate_plain_step(problem);
+  return slow ? PersistentPlan{} : best;
 }
 
 const char* why_plain(const PersistentProblem& problem, const Wish& wish) {
   if (const char* reason = never_fits(problem)) return reason;
   if (wish.path != Path::kAny) return "no plan is as wished for";
-  if (problem.directions > 1)
-    return "the recurrent weights of both directions do not fit into the shared memory of the GPU, and one direction "
-           "after the other does not either or takes longer";
-  return "the recurrent weights do not fit into the shared memory of the GPU";
+  return "the recurrent weights do not fit into the shared memory of the GPU, or the batch is so large that the plain "
+         "path takes less time";
 }
 
 }  // namespace fused_rnn::cuda

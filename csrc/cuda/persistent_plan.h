@@ -72,7 +72,8 @@ struct SharedLayout {
       : chunks(static_cast<int32_t>(divide_up(hidden_size * element_bytes, kChunkBytes))),
         exchange_stride(static_cast<int32_t>((segments * chunks / 2 * 2 + 1) * kChunkBytes)),
         partial(int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
-        states(partial + 2 * int64_t(kWarps) * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
+        states(partial +
+               int64_t(plan.partials) * kWarps * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
         exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
         exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch * plan.batch_tiles) * exchange_stride : 0),
         total(exchange + 2 * exchange_size) {}
@@ -131,7 +132,8 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
 // Returns why choose_plan has no plan for a problem.
 const char* why_plain(const PersistentProblem& problem, const Wish& wish);
 
-// Estimated microseconds of one step.
+// Estimated microseconds of one step, with a plan and on the plain path.
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
+double estimate_plain_step(const PersistentProblem& problem);
 
 }  // namespace fused_rnn::cuda

@@ -115,10 +115,13 @@ class PersistentWalk {
       sources[n] = sequence < place_.sequences ? source_of(sequence) : Source{nullptr, false};
     }
     product.run(weights_, sources, place_, p_.exact);
-    // Two buffers in turn: a warp that is ahead does not write over what others still read.
+    // Two buffers in turn: a warp that is ahead does not write over what others still read. With one, all meet before.
     constexpr int kSize = kSequences * partial_stride(kRowTiles);
     float* partial = reinterpret_cast<float*>(shared_ + layout_.partial) + turn_ * kWarps * kSize;
-    turn_ ^= 1;
+    if (plan_.partials == 2)
+      turn_ ^= 1;
+    else
+      block_barrier();
     product.leave(partial + place_.warp * kSize, place_);
     block_barrier();
     return partial;

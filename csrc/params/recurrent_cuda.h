@@ -37,6 +37,7 @@ struct PersistentPlan {
   int32_t row_tiles;        // of 16 rows of the weights
   int32_t batch_tiles;      // of 8 sequences, which a block works on at a time
   int32_t held;             // of each warp's chunks of a segment how many lie in registers; 0 for all in shared memory
+  int32_t partials;         // buffers of partial sums: 2, or 1 where two do not fit
   int32_t directions;       // of a launch: all, or 1 where they are launched one after the other
   int32_t first_direction;  // of a launch, which sets it
 };

@@ -33,6 +33,7 @@ def plan_of(
     batch_tiles: int = 1,
     held: int = 0,
     launches: int = 1,
+    partials: int = 2,
 ) -> Plan:
     """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
     assert units % 2 == 0
@@ -47,6 +48,7 @@ def plan_of(
         row_tiles=row_tiles(layer.gates, units, backward),
         batch_tiles=batch_tiles,
         held=held,
+        partials=partials,
         directions=layer.directions // launches,
     )
 
@@ -97,5 +99,8 @@ def _random_plan(rng: random.Random, layer: Layer, backward: bool, cluster: bool
         return None
     sequences = rng.choice([8 * tiles.batch_tiles, rng.randint(1, 8 * tiles.batch_tiles), rng.randint(1, 24)])
     launches = rng.choice([1, layer.directions])
-    plan = plan_of(layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held, launches)
+    plan = plan_of(
+        layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held, launches,
+        partials=rng.choice([1, 2]),
+    )  # fmt: skip
     return plan if plan.blocks <= 8 and plan.blocks * plan.groups * layer.directions <= 16 else None

@@ -24,7 +24,7 @@ class Steps(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
-    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held directions first_direction"
+    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held partials directions first_direction"
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:

@@ -52,7 +52,9 @@ FAULTS = {
     "no barrier after the products": Fault(
         "cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    return",
     ),
-    "one buffer of partial sums": Fault("cuda/persistent_walk.cuh", "    turn_ ^= 1;\n", ""),
+    "one buffer of partial sums, and nobody waits": Fault(
+        "cuda/persistent_walk.cuh", "      turn_ ^= 1;\n    else\n      block_barrier();", "      turn_ = 0;",
+    ),
     "no barrier before the last states": Fault(
         "cuda/persistent_forward.cuh",
         "    block_barrier();\n    this->each_state([&](int own, int64_t at) {\n      p_.h_n",

@@ -127,11 +127,20 @@ def test_one_direction_after_the_other(kernels: Kernels) -> None:
                 assert kernels.estimate(plan, both) == pytest.approx(2 * kernels.estimate(of_one, one))
 
 
-def test_one_direction_after_the_other_takes_too_long(kernels: Kernels) -> None:
-    large = Problem(128, 1536, 2, 3, 2, True, False)
+@pytest.mark.parametrize("directions", [1, 2])
+def test_plain_path_takes_less_time(kernels: Kernels, directions: int) -> None:
+    large = Problem(128, 1536, directions, 4, 2, True, True)
     assert kernels.choose_plan(large, DEVICES["H100"], Wish()).blocks == 0
-    assert "takes longer" in kernels.why_plain(large, Wish())
+    assert "takes less time" in kernels.why_plain(large, Wish())
     assert kernels.choose_plan(large, DEVICES["H100"], Wish(path=GRID)).directions == 1
+
+
+def test_one_buffer_where_two_do_not_fit(kernels: Kernels) -> None:
+    for batch, partials in ((8, 2), (16, 1), (128, 1)):
+        problem = Problem(batch, 1536, 1, 4, 2, True, False)
+        plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(path=GRID))
+        assert plan.partials == partials
+        assert_fits(kernels, plan, problem, DEVICES["H100"])
 
 
 def test_wishes(kernels: Kernels) -> None:
