@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "ops/dispatch.h"
+
 #ifdef FUSED_RNN_CUDA
 #include "cuda/device_info.h"
 #include "ops/recurrent_cuda.h"
@@ -27,6 +29,7 @@ py::dict build_info() {
   info["compiler"] = "g++ " __VERSION__;
   info["cpu_capabilities"] = capabilities;
   info["cpu_capability"] = at::get_cpu_capability();
+  info["multiplies_pairs"] = fused_rnn::ops::multiplies_pairs();
 #ifdef FUSED_RNN_CUDA
   info["cuda_version"] = fused_rnn::cuda::toolkit_version();
   info["cuda_archs"] = FUSED_RNN_CUDA_ARCHS;

@@ -5,6 +5,7 @@ class BuildInfo(TypedDict):
     compiler: str
     cpu_capabilities: list[str]
     cpu_capability: str
+    multiplies_pairs: bool
     cuda_version: str | None
     cuda_archs: str
     cuda_devices: int

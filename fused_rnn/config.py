@@ -18,11 +18,12 @@ def show_config() -> None:
     """
     info = _C.build_info()
     cuda = f"{info['cuda_version']}, architectures {info['cuda_archs']}" if info["cuda_version"] else "none"
+    pairs = ", with AVX512_BF16" if info["multiplies_pairs"] else ""
     lines = {
         "fused_rnn": __version__,
         "torch": torch.__version__,
         "compiler": info["compiler"],
-        "instruction sets": f"{', '.join(info['cpu_capabilities'])} built, {info['cpu_capability']} chosen",
+        "instruction sets": f"{', '.join(info['cpu_capabilities'])} built, {info['cpu_capability']} chosen{pairs}",
         "CUDA built with": cuda,
         "CUDA devices": info["cuda_devices"],
     }

@@ -16,7 +16,8 @@
 namespace fused_rnn::cpu {
 namespace {
 
-template <typename Cell, typename T>
+// Factors are what is multiplied where weights are packed; depths of packed weights count their places.
+template <typename Cell, typename T, typename Factors>
 class ForwardWeights {
  public:
   const bool direct;          // weights are read as they lie
@@ -34,8 +35,8 @@ class ForwardWeights {
         hoisted(!direct && sizes.steps.batch < kFusedRows),
         single(!direct && sizes.steps.time == 1),
         projected(weights[0].hr != nullptr),
-        inputs(hoisted || direct ? 0 : sizes.input_size),
-        depth(sizes.output_size + inputs),
+        inputs(hoisted || direct ? 0 : places(sizes.input_size)),
+        depth(places(sizes.output_size) + inputs),
         block_units(sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
         blocks(divide_up(sizes.hidden_size, block_units)),
         block_size(Cell::kGates * depth * block_units),
@@ -53,6 +54,9 @@ class ForwardWeights {
   T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks + block) * block_size; }
   T* bias(int64_t direction, int64_t block) { return biases_.data() + (direction * blocks + block) * 4 * block_units; }
   T* projection(int64_t direction) { return projection_.data() + direction * projection_size(); }
+
+  // How many places so many terms of a sum take.
+  static int64_t places(int64_t terms) { return divide_up(terms, Factors::kTerms); }
 
   int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * block_units, block_units); }
 
@@ -89,11 +93,16 @@ class ForwardWeights {
   // Packs a gate of a block into its place among `target`, the block's weights.
   template <int64_t kWidth>
   void pack_gate(int64_t direction, int64_t block, int gate, T* widened, T* target) const {
-    const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units, hidden = s_.output_size;
+    const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units, hidden = depth - inputs;
+    const auto rows = [&](const StoredMatrix<T>& weight) {
+      if constexpr (Factors::kTerms == 2)
+        return weight.pairs(row, count, widened);
+      else
+        return weight.rows(row, count, widened);
+    };
     target += gate * depth * kWidth;
-    if (inputs > 0) pack_panel<T, kWidth>({ih(direction).rows(row, count, widened), 1, inputs}, inputs, count, target);
-    pack_panel<T, kWidth>({hh(direction).rows(row, count, widened), 1, hidden}, hidden, count,
-                          target + inputs * kWidth);
+    if (inputs > 0) pack_panel<T, kWidth>({rows(ih(direction)), 1, inputs}, inputs, count, target);
+    pack_panel<T, kWidth>({rows(hh(direction)), 1, hidden}, hidden, count, target + inputs * kWidth);
   }
 
   // What to ask for while gates are multiplied: the packed weights of the gates, or block, after them; or, where these

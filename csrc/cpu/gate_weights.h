@@ -25,7 +25,7 @@ inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   
 // sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
 // [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to ask for in the meantime. sums
 // is [kRows, 4, kWidth vectors].
-template <int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename T>
+template <int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename Factors, typename T>
 inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
                            Lines<T> next, int gate, T* sums) {
   constexpr int64_t kUnits = kWidth * kLanes<T>;
@@ -34,7 +34,7 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
     return sums + (row * 4 + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
   };
   tile.zero();  // what is there is added at the end: small sums have small errors
-  tile.template multiply_in_parts<kWidth>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
+  tile.template multiply_in_parts<kWidth, Factors>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
     unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE {
       (Vec<T>::loadu(at(row, column)) + tile.sum[row][column]).store(at(row, column));

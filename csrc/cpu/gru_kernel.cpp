@@ -74,7 +74,7 @@ struct GRUCell {
 
 namespace CPU_CAPABILITY {
 
-void gru(const RecurrentForward<float>& params) { ForwardLoop<GRUCell, float>(params).run(); }
+void gru(const RecurrentForward<float>& params) { run_forward<GRUCell>(params); }
 void gru(const RecurrentForward<double>& params) { ForwardLoop<GRUCell, double>(params).run(); }
 void gru_backward(const RecurrentBackward<float>& params) { BackwardLoop<GRUCell, float>(params).run(); }
 void gru_backward(const RecurrentBackward<double>& params) { BackwardLoop<GRUCell, double>(params).run(); }

@@ -81,7 +81,7 @@ struct LSTMCell {
 
 namespace CPU_CAPABILITY {
 
-void lstm(const RecurrentForward<float>& params) { ForwardLoop<LSTMCell, float>(params).run(); }
+void lstm(const RecurrentForward<float>& params) { run_forward<LSTMCell>(params); }
 void lstm(const RecurrentForward<double>& params) { ForwardLoop<LSTMCell, double>(params).run(); }
 void lstm_backward(const RecurrentBackward<float>& params) { BackwardLoop<LSTMCell, float>(params).run(); }
 void lstm_backward(const RecurrentBackward<double>& params) { BackwardLoop<LSTMCell, double>(params).run(); }

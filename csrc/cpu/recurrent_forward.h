@@ -9,6 +9,7 @@
 #include "cpu/forward_weights.h"
 #include "cpu/gate_weights.h"
 #include "cpu/gemm.h"
+#include "cpu/pairs.h"
 #include "cpu/parallel.h"
 #include "cpu/recurrent.h"
 #include "cpu/scratch.h"
@@ -30,7 +31,7 @@ struct CellPlace {
   int64_t units;  // lanes in use
 };
 
-template <typename Cell, typename T>
+template <typename Cell, typename T, typename Factors = Values<T>>
 class ForwardLoop {
  public:
   explicit ForwardLoop(const RecurrentForward<T>& params)
@@ -53,6 +54,7 @@ class ForwardLoop {
   }
 
  private:
+  static constexpr bool kPaired = Factors::kTerms == 2;
   // Rows whose sums are kept while weights pass by.
   static constexpr int64_t kGroupRows = 48;
 
@@ -75,19 +77,45 @@ class ForwardLoop {
     return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * 4 * s_.hidden_size;
   }
 
+  // The hidden values of the step before, from a batch row on.
+  const T* previous(int64_t direction, const Step& step, int64_t b) const {
+    return b < step.previous_rows ? p_.output + ((step.previous_first + b) * s_.directions + direction) * s_.output_size
+                                  : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
+  }
+
+  // Rounds what a step's batch rows multiply with packed weights to pairs, [batch, depth].
+  void round(int64_t direction, const Step& step, Range batch, T* pairs) const {
+    for (int64_t b = batch.begin; b < batch.end; ++b) {
+      T* target = pairs + b * w_.depth;
+      if (w_.inputs > 0) round_to_pairs(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target);
+      round_to_pairs(previous(direction, step, b), s_.output_size, target + w_.inputs);
+    }
+  }
+
+  // What a thread works with in a step.
+  struct Own {
+    T* weights;      // packed, unless they are read directly
+    T* widened;      // room for weights
+    const T* pairs;  // [batch, depth], null unless weights are packed as pairs
+  };
+
   // A team member's part in all steps of a direction.
   void walk(int64_t direction, const Member& member) {
     const Range blocks = share(w_.blocks, member.index, member.team);
     Barrier& team = teams_[direction];
-    Scratch<T> own(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
+    Scratch<T> packed(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
+    Scratch<T> pairs(kPaired && !w_.direct ? s_.steps.batch * w_.depth : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       const Range going_on = intersect(member.batch, {0, step.previous_rows});
       const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
+      if constexpr (kPaired)
+        if (!w_.direct) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
       to_and_fro(blocks, 1, index, [&](int64_t block, int64_t next) {
-        T* weights = w_.direct ? nullptr : w_.single ? own.data() : w_.packed(direction, block);
-        rows(direction, step, block, next, weights, widened.data(), going_on, true);
-        rows(direction, step, block, next, weights, widened.data(), starting, false);
+        T* weights = w_.direct ? nullptr : w_.single ? packed.data() : w_.packed(direction, block);
+        const Own own = {weights, widened.data(), pairs.data()};
+        rows(direction, step, block, next, own, going_on, true);
+        rows(direction, step, block, next, own, starting, false);
       });
       team.wait(member.team);
       if (w_.projected) {
@@ -99,26 +127,22 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, T* weights, T* widened, Range batch,
+  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const Own& own, Range batch,
             bool has_previous) {
-    const int64_t width = s_.directions * s_.output_size;
-    const T* previous = has_previous ? p_.output + step.previous_first * width + direction * s_.output_size
-                                     : p_.h0 + direction * s_.steps.batch * s_.output_size;
-    const int64_t previous_row = has_previous ? width : s_.output_size;
+    const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
     w_.for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, next, weights, widened, w_.single && first == batch.begin, first,
+        group<vectors()>({direction, block, next, own, w_.single && first == batch.begin, first,
                           smaller(batch.end - first, kGroupRows), step.first_row + first,
-                          previous + first * previous_row, previous_row});
+                          previous(direction, step, first), previous_row});
     });
   }
 
   // Some rows of a step and a block of units.
   struct Group {
     int64_t direction, block;
-    int64_t next;         // the block after it
-    T* weights;           // packed, unless they are read directly
-    T* widened;           // room for weights
+    int64_t next;  // the block after it
+    Own own;
     bool packs;           // whether they are packed here, just before they are used
     int64_t batch, rows;  // the first batch row, and how many
     int64_t row;          // the first in arrays of all rows
@@ -144,7 +168,7 @@ class ForwardLoop {
           constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
           if (gate % kAtOnce != 0) return;
           for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
-            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.widened, g.weights);
+            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.own.widened, g.own.weights);
           if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
           if (gate + kAtOnce <= Cell::kGates)
             add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
@@ -196,15 +220,21 @@ class ForwardLoop {
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
-    const T* weights = g.weights + gate * stride;
+    const T* weights = g.own.weights + gate * stride;
     const auto [next_inputs, next_hidden] =
         w_.ahead(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
+    const T *input = p_.input + (g.row + row) * s_.input_size, *hidden = g.previous + row * g.previous_row;
+    int64_t input_row = s_.input_size, hidden_row = g.previous_row;
+    if constexpr (kPaired) {
+      input = g.own.pairs + (g.batch + row) * w_.depth;
+      hidden = input + inputs;
+      input_row = hidden_row = w_.depth;
+    }
     if (inputs > 0)
-      multiply_gates<kRows, kWidth, kGates, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size, weights,
-                                                       stride, inputs, next_inputs, gate, sums);
-    multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
-                                                            weights + inputs * kUnits, stride, s_.output_size,
-                                                            next_hidden, gate, sums);
+      multiply_gates<kRows, kWidth, kGates, input_sum, Factors>(input, input_row, weights, stride, inputs, next_inputs,
+                                                                gate, sums);
+    multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum, Factors>(
+        hidden, hidden_row, weights + inputs * kUnits, stride, w_.depth - inputs, next_hidden, gate, sums);
   }
 
   template <int kRows>
@@ -268,11 +298,19 @@ class ForwardLoop {
 
   const RecurrentForward<T>& p_;
   const RecurrentSizes& s_;
-  ForwardWeights<Cell, T> w_;
+  ForwardWeights<Cell, T, Factors> w_;
   Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
   Barrier everyone_, teams_[2];
 };
+
+// A layer of float32, or of bfloat16 widened to it.
+template <typename Cell>
+inline void run_forward(const RecurrentForward<float>& params) {
+  if constexpr (Pairs::kBuilt)
+    if (params.pairs) return ForwardLoop<Cell, float, Pairs>(params).run();
+  ForwardLoop<Cell, float>(params).run();
+}
 
 }  // namespace
 }  // namespace fused_rnn::cpu

@@ -60,6 +60,17 @@ class StoredMatrix {
     return result;
   }
 
+  // Returns the same rows, stored as bfloat16, copied into `scratch` as pairs; see pairs.h.
+  const T* pairs(int64_t first, int64_t count, T* scratch) const {
+    const auto* source = static_cast<const c10::BFloat16*>(data_) + first * columns_;
+    const int64_t places = divide_up(columns_, 2);
+    for (int64_t row = 0; row < count; ++row) {
+      scratch[(row + 1) * places - 1] = T(0);  // an odd row's last pair has no second
+      std::memcpy(scratch + row * places, source + row * columns_, static_cast<size_t>(columns_) * sizeof(*source));
+    }
+    return scratch;
+  }
+
   // Where a row begins, to ask for its lines ahead.
   const T* line_of(int64_t row) const {
     const T* result = nullptr;

@@ -75,6 +75,13 @@ struct Lines {
   }
 };
 
+// What a tile multiplies: plain values. What else it may be is in pairs.h.
+template <typename T>
+struct Values {
+  static constexpr int64_t kTerms = 1;  // of a sum, in each place of an array
+  static FUSED_RNN_INLINE Vec<T> add_product(Vec<T> a, Vec<T> b, Vec<T> sum) { return at::vec::fmadd(a, b, sum); }
+};
+
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the
 // result does not depend on how rows are cut into tiles or work into threads.
 template <typename T, int kRows, int kColumns = kVectors>
@@ -122,7 +129,7 @@ struct Tile {
 
   // sum[row][c] += sum over k of a[row * a_row + k * a_depth] times the c-th vector of row k of b. The vectors of a row
   // lie in groups of kGroup, one group b_group values after the other. Calls ahead(k) at each step of the depth.
-  template <int kGroup = kColumns, typename Ahead = Nothing>
+  template <int kGroup = kColumns, typename Factors = Values<T>, typename Ahead = Nothing>
   FUSED_RNN_INLINE void multiply(const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict b,
                                  int64_t b_depth, int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
 #pragma GCC unroll 1
@@ -134,7 +141,7 @@ struct Tile {
       unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
         const Vec<T> value(a[row * a_row]);
         unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
-          sum[row][column] = at::vec::fmadd(value, factor[column], sum[row][column]);
+          sum[row][column] = Factors::add_product(value, factor[column], sum[row][column]);
         });
       });
       ahead(k);
@@ -145,14 +152,15 @@ struct Tile {
 
   // The same with a long sum cut into parts of kPart terms, which are added up at the end: the error of a sum grows
   // with its length.
-  template <int kGroup = kColumns, typename Ahead = Nothing>
+  template <int kGroup = kColumns, typename Factors = Values<T>, typename Ahead = Nothing>
   FUSED_RNN_INLINE void multiply_in_parts(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
                                           int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
     constexpr int64_t kPart = 512;
     Tile total;
     for (int64_t k = 0;;) {
       const int64_t end = k + kPart < depth ? k + kPart : depth;
-      multiply<kGroup>(a + k * a_depth, a_row, a_depth, b + k * b_depth, b_depth, end - k, b_group, ahead.from(k));
+      multiply<kGroup, Factors>(a + k * a_depth, a_row, a_depth, b + k * b_depth, b_depth, end - k, b_group,
+                                ahead.from(k));
       if (end >= depth) break;
       k == 0 ? void(total = *this) : total.add(*this);
       zero();

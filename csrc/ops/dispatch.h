@@ -21,6 +21,18 @@ inline Capability capability() {
   return chosen;
 }
 
+// Returns whether the processor has AVX512_BF16 besides AVX-512, to multiply pairs of bfloat16 numbers; not if the
+// instruction set is lowered.
+inline bool multiplies_pairs() {
+#if defined(FUSED_RNN_PAIRS_STAND_IN)
+  return true;
+#elif defined(__x86_64__)
+  return capability() == Capability::kAVX512 && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 // Calls cpu::<instruction set>::name(...).
 #define FUSED_RNN_CPU_CALL(name, ...)                                                                                 \
   [&] {                                                                                                               \

@@ -27,6 +27,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
       RecurrentForward<T> params = {};
       params.sizes = s;
       for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.stored_weights_of<T>(d);
+      params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
       params.input = layer.input.template const_data_ptr<T>();
       params.h0 = layer.h0.template const_data_ptr<T>();
       params.output = output.mutable_data_ptr<T>();

@@ -53,6 +53,7 @@ template <typename T>
 struct RecurrentForward {
   RecurrentSizes sizes;
   StoredWeights<T> weights[2];
+  bool pairs;      // whether the processor multiplies pairs of bfloat16 numbers, and weights, input and h0 are such
   const T* input;  // [rows, input_size]
   const T* h0;     // [directions, batch, output_size]
   T* output;       // [rows, directions * output_size], written

@@ -31,9 +31,10 @@ class Arrays {
  public:
   explicit Arrays(Random& random) : random_(random) {}
 
+  // Numbers that are bfloat16 numbers too.
   T* input(int64_t count) {
     arrays_.emplace_back(new T[static_cast<size_t>(count)]);
-    for (int64_t i = 0; i < count; ++i) arrays_.back()[i] = static_cast<T>(random_.between(-500, 500)) / 1000;
+    for (int64_t i = 0; i < count; ++i) arrays_.back()[i] = static_cast<T>(random_.between(-128, 128)) / 256;
     return arrays_.back().get();
   }
   T* output(const char* name, int64_t count) {
@@ -52,7 +53,7 @@ class Arrays {
   }
 
   // Returns the largest difference of an output over its largest value, and says so where it exceeds the tolerance.
-  double distance(const Arrays& other, const std::string& problem) const {
+  double distance(const Arrays& other, const std::string& problem, double tolerance) const {
     double worst = 0;
     for (size_t i = 0; i < outputs_.size(); ++i) {
       double largest = 1e-30, difference = 0;
@@ -62,7 +63,7 @@ class Arrays {
         difference = d <= difference ? difference : d;  // a NaN stays
       }
       const double relative = difference / largest;
-      if (!(relative <= kTolerance))
+      if (!(relative <= tolerance))
         std::printf("%s: %s differs by %.2g\n", problem.c_str(), outputs_[i].name, relative);
       worst = relative <= worst ? worst : relative;
     }
@@ -71,6 +72,8 @@ class Arrays {
 
   // Sums of a few thousand products in different orders.
   static constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-14;
+  // The same with hidden values rounded to bfloat16 from the second step on.
+  static constexpr double kRounded = 0.01;
 
  private:
   struct Output {

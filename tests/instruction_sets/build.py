@@ -34,7 +34,7 @@ def shipped() -> Shipped:
     return Shipped(compiler, kernels)
 
 
-def build(first: str, second: str, sanitizers: str = "", static: bool = False) -> Path:
+def build(first: str, second: str, sanitizers: str = "", static: bool = False, stand_in: bool = False) -> Path:
     """Build the program, as far as it is not built yet.
 
     Args:
@@ -42,12 +42,15 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False) -
         second: another, or the same one.
         sanitizers: as ``-fsanitize=`` takes them; then the kernels are compiled so, else they are the package's.
         static: whether the program needs no library of the system.
+        stand_in: whether LSTM and GRU are compiled to multiply bfloat16 in pairs without an instruction for it.
 
     Returns:
         Its path. It takes a number of problems and a seed, prints what differs, and ends with 1 if anything does.
     """
     package = shipped()
-    folder = FOLDER / "-".join([first, second, *filter(None, sanitizers.split(",")), *["static"] * static])
+    folder = FOLDER / "-".join(
+        [first, second, *filter(None, sanitizers.split(",")), *["static"] * static, *["pairs"] * stand_in]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     checked = f" -O1 -g1 -fsanitize={sanitizers} -fno-sanitize-recover=all" if sanitizers else ""
     lines = [
@@ -62,8 +65,8 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False) -
 
     for name in {first: 0, second: 0}:
         for source, flags, object_ in package.kernels[name]:
-            if sanitizers:
-                compiled(source, object_.name, flags)
+            if sanitizers or (stand_in and source.stem in ("lstm_kernel", "gru_kernel")):
+                compiled(source, object_.name, flags + " -O1 -DFUSED_RNN_PAIRS_STAND_IN" * stand_in)
             else:
                 objects.append(object_)
     compiled(HERE / "main.cpp", "main.o", f"-DFIRST={first} -DSECOND={second}")

@@ -9,7 +9,7 @@
 int main(void) {
   setenv("OMP_NUM_THREADS", "2", 1);
   if (fork() == 0) {
-    execl("/compare", "compare", PROBLEMS, "1", (char*)0);
+    execl("/compare", "compare", ARGUMENTS, (char*)0);
     perror("/compare");
     _exit(127);
   }

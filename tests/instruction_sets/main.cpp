@@ -1,8 +1,9 @@
 // Runs random problems through the kernels of two instruction sets and compares all that they write.
 //
-//     compare PROBLEMS SEED
+//     compare PROBLEMS SEED [pairs]
 //
-// The macros FIRST and SECOND name the instruction sets. What is compared is float32, each fourth time float64.
+// The macros FIRST and SECOND name the instruction sets. What is compared is float32, each fourth time float64. With
+// `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or by the stand-in of cpu/pairs.h.
 
 #include "convolution.h"
 #include "cpu/gru.h"
@@ -15,8 +16,9 @@ namespace {
 namespace first = fused_rnn::cpu::FIRST;
 namespace second = fused_rnn::cpu::SECOND;
 
-#define RUN_RECURRENT(cpu)                                                         \
+#define RUN_RECURRENT(cpu, in_pairs)                                               \
   [&](auto& call) {                                                                \
+    call.forward.pairs = in_pairs;                                                 \
     p.lstm ? cpu::lstm(call.forward) : cpu::gru(call.forward);                     \
     if (!p.trains) return;                                                         \
     p.lstm ? cpu::lstm_backward(call.backward) : cpu::gru_backward(call.backward); \
@@ -28,43 +30,58 @@ namespace second = fused_rnn::cpu::SECOND;
     cpu::masked_conv2d_parameter_gradients(call.parameter_gradients); \
   }
 
+enum Kind { kFloat, kDouble, kPairs };
+struct Compared {
+  Kind kind;
+  double distance, tolerance;
+};
+
 // Both calls get arrays of the same numbers.
 template <typename T, typename Call, typename Problem, typename First, typename Second>
-double compare(const Problem& p, uint32_t seed, const First& run_first, const Second& run_second) {
+double compare(const Problem& p, uint32_t seed, double tolerance, const First& run_first, const Second& run_second) {
   Random a(seed), b(seed);
   Call call_first(p, a), call_second(p, b);
   run_first(call_first);
   run_second(call_second);
-  return call_first.arrays.distance(call_second.arrays, (sizeof(T) == 8 ? "double " : "float ") + p.text());
+  return call_first.arrays.distance(call_second.arrays, (sizeof(T) == 8 ? "double " : "float ") + p.text(), tolerance);
 }
 
 template <typename T>
-double compare_one(uint32_t seed) {
+Compared compare_one(uint32_t seed, bool in_pairs) {
   Random random(seed);
+  const Kind kind = sizeof(T) == 8 ? kDouble : kFloat;
+  const double exact = Arrays<T>::kTolerance;
   if (random.once_in(4)) {
     const ConvolutionProblem p(random);
-    return compare<T, ConvolutionCall<T>>(p, seed, RUN_CONVOLUTION(first), RUN_CONVOLUTION(second));
+    return {kind, compare<T, ConvolutionCall<T>>(p, seed, exact, RUN_CONVOLUTION(first), RUN_CONVOLUTION(second)),
+            exact};
   }
   const RecurrentProblem p(random, sizeof(T) == 8);
-  return compare<T, RecurrentCall<T>>(p, seed, RUN_RECURRENT(first), RUN_RECURRENT(second));
+  in_pairs = in_pairs && p.stored == Stored::kBFloat16;
+  const double tolerance = in_pairs && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
+  const double distance =
+      compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first, false), RUN_RECURRENT(second, in_pairs));
+  return {in_pairs ? kPairs : kind, distance, tolerance};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 3) return std::printf("usage: %s PROBLEMS SEED\n", argv[0]), 2;
+  const bool in_pairs = argc == 4 && std::string(argv[3]) == "pairs";
+  if (argc != 3 && !in_pairs) return std::printf("usage: %s PROBLEMS SEED [pairs]\n", argv[0]), 2;
   const int problems = std::stoi(argv[1]);
   const auto seed = static_cast<uint32_t>(std::stoul(argv[2]));
-  double worst[2] = {};
+  double worst[3] = {};
   int bad = 0;
   for (int i = 0; i < problems; ++i) {
-    const bool wide = i % 4 == 3;
     const uint32_t own = seed + static_cast<uint32_t>(i) * 7919;
-    const double distance = wide ? compare_one<double>(own) : compare_one<float>(own);
-    bad += !(distance <= (wide ? Arrays<double>::kTolerance : Arrays<float>::kTolerance));
-    worst[wide] = distance <= worst[wide] ? worst[wide] : distance;
+    const auto [kind, distance, tolerance] =
+        i % 4 == 3 ? compare_one<double>(own, false) : compare_one<float>(own, in_pairs);
+    bad += !(distance <= tolerance);
+    worst[kind] = distance <= worst[kind] ? worst[kind] : distance;
     if (i % 50 == 49 || i + 1 == problems) {
-      std::printf("%d problems, %d differ; worst float %.2g, double %.2g\n", i + 1, bad, worst[0], worst[1]);
+      std::printf("%d problems, %d differ; worst float %.2g, double %.2g, pairs %.2g\n", i + 1, bad, worst[kFloat],
+                  worst[kDouble], worst[kPairs]);
       std::fflush(stdout);
     }
   }
