@@ -24,17 +24,18 @@ class Random {
   std::mt19937 engine_;
 };
 
-// The arrays of one call. Outputs are filled too, so that what a kernel leaves out is the same for every instruction
-// set.
+// The arrays of one call, if wanted of numbers that are bfloat16 numbers too. Outputs are filled too, so that what a
+// kernel leaves out is the same for every instruction set.
 template <typename T>
 class Arrays {
  public:
-  explicit Arrays(Random& random) : random_(random) {}
+  explicit Arrays(Random& random, bool bfloat16 = false) : random_(random), unit_(bfloat16 ? 256 : 1000) {}
 
-  // Numbers that are bfloat16 numbers too.
   T* input(int64_t count) {
+    const int64_t most = unit_ / 2;
     arrays_.emplace_back(new T[static_cast<size_t>(count)]);
-    for (int64_t i = 0; i < count; ++i) arrays_.back()[i] = static_cast<T>(random_.between(-128, 128)) / 256;
+    for (int64_t i = 0; i < count; ++i)
+      arrays_.back()[i] = static_cast<T>(random_.between(-most, most)) / static_cast<T>(unit_);
     return arrays_.back().get();
   }
   T* output(const char* name, int64_t count) {
@@ -82,6 +83,7 @@ class Arrays {
     int64_t count;
   };
   Random& random_;
+  const int64_t unit_;
   std::vector<std::unique_ptr<T[]>> arrays_;
   std::vector<std::unique_ptr<uint16_t[]>> halves_;
   std::vector<Output> outputs_;

@@ -60,7 +60,7 @@ struct RecurrentCall {
   RecurrentForward<T> forward = {};
   RecurrentBackward<T> backward = {};
 
-  RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random) {
+  RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random, p.stored == Stored::kBFloat16) {
     const RecurrentSizes& s = forward.sizes = backward.sizes = p.sizes;
     const int64_t rows = s.steps.rows(), d = s.directions, states = d * s.steps.batch, hidden = s.hidden_size;
     for (int64_t direction = 0; direction < d; ++direction) weights(p, direction);
