@@ -21,8 +21,7 @@ PYTHON_FILES := $(shell find fused_rnn -name '*.py' -o -name '*.pyi')
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 # What `make test-torch-cuda` runs: what PyTorch has a say in, but not the tests that read the sources.
-TORCH_CUDA_TESTS := lstm gru lstm_cell gru_cell masked_conv2d masked_conv2d_module masked_conv2d_properties reference modules \
-  modules_errors lengths states values autograd func opcheck compile export training convert cuda_resources
+TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
 
 .PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples lint build format clean
 bench: build
@@ -43,12 +42,12 @@ test-torch-cuda: $(TORCH_CUDA)/built
 	mkdir -p build/torch-cuda/run
 	cp -r pyproject.toml tests build/torch-cuda/run
 	ln -s ../source/build build/torch-cuda/run/build
-	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/installed.py
-	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/test_%.py)
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/support/installed.py
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/%)
 
 # With the extension that `build` left in this folder: both environments have the same torch.
 ecosystem: build $(ECOSYSTEM)/installed
-	$(ECOSYSTEM)/bin/python -m pytest -m ecosystem tests/ecosystem
+	$(ECOSYSTEM)/bin/python -m pytest -m ecosystem tests/interop/ecosystem
 
 # The times are of interest even where a test fails; the whole fails then.
 gpu: build-gpu

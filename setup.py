@@ -118,15 +118,17 @@ class BuildKernels(cpp_extension.BuildExtension):
         ]
         objects = []
 
-        def build(rule: str, source: Path, variant: str, flags: str = "") -> None:
-            objects.append(str(folder / f"{source.stem}.{variant}.o"))
+        def build(rule: str, source: Path, variant: str = "", flags: str = "") -> None:
+            # Named by its path, so that two folders may have files of one name.
+            path = source.relative_to(CSRC).with_suffix(f"{variant and '.'}{variant}.o")
+            objects.append(str(folder / path))
             lines.append(f"build {objects[-1]}: {rule} {source}\n  flags = {flags}")
 
-        for source in sorted((CSRC / "ops").glob("*.cpp")):
-            if CUDA_HOME is not None or "cuda" not in source.stem:
-                build("cxx", source, "ops")
+        for source in sorted((CSRC / "ops").rglob("*.cpp")):
+            if CUDA_HOME is not None or CSRC / "ops" / "cuda" not in source.parents:
+                build("cxx", source)
         for name, flags in INSTRUCTION_SETS.items():
-            for source in sorted((CSRC / "cpu").glob("*_kernel.cpp")):
+            for source in sorted((CSRC / "cpu").rglob("*_kernel.cpp")):
                 build("cxx", source, name, f"{flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
         if CUDA_HOME is not None:
             lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}")
@@ -135,8 +137,8 @@ class BuildKernels(cpp_extension.BuildExtension):
                 "rule cuda\n  command = $nvcc -Xptxas -v -MMD -MF $out.d -c $in -o $out 2> $out.log"
                 " || (cat $out.log; exit 1)\n  depfile = $out.d\n  deps = gcc"
             )
-            for source in sorted((CSRC / "cuda").glob("*.cu")):
-                build("cuda", source, "cuda")
+            for source in sorted((CSRC / "cuda").rglob("*.cu")):
+                build("cuda", source)
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
         return objects
 

@@ -7,8 +7,8 @@
 #include "ops/dispatch.h"
 
 #ifdef FUSED_RNN_CUDA
-#include "cuda/device_info.h"
-#include "ops/recurrent_cuda.h"
+#include "cuda/kit/device_info.h"
+#include "ops/cuda/layer.h"
 #endif
 
 namespace py = pybind11;

@@ -2,8 +2,8 @@
 
 #pragma once
 
-#include "cpu/per_capability.h"
-#include "params/recurrent.h"
+#include "cpu/kit/per_capability.h"
+#include "params/layer.h"
 
 namespace fused_rnn::cpu {
 

@@ -1,10 +1,10 @@
 // The GRU on a processor: what its steps add to the loops over a recurrent layer.
 
 #include "cells/gru.h"
-#include "cpu/activation.h"
+#include "cpu/kit/activation.h"
 #include "cpu/gru.h"
-#include "cpu/recurrent_backward.h"
-#include "cpu/recurrent_forward.h"
+#include "cpu/recurrent/backward.h"
+#include "cpu/recurrent/forward.h"
 
 namespace fused_rnn::cpu {
 namespace {

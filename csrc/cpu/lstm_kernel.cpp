@@ -1,10 +1,10 @@
 // The LSTM on a processor: what its steps add to the loops over a recurrent layer.
 
 #include "cells/lstm.h"
-#include "cpu/activation.h"
+#include "cpu/kit/activation.h"
 #include "cpu/lstm.h"
-#include "cpu/recurrent_backward.h"
-#include "cpu/recurrent_forward.h"
+#include "cpu/recurrent/backward.h"
+#include "cpu/recurrent/forward.h"
 
 namespace fused_rnn::cpu {
 namespace {

@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "cpu/per_capability.h"
+#include "cpu/kit/per_capability.h"
 #include "params/masked_conv2d.h"
 
 namespace fused_rnn::cpu {

@@ -1,9 +1,9 @@
 // Masked convolution forward, and its input gradient: the same sum with the taps mirrored and the weights transposed.
 
 #include "cpu/masked_conv2d.h"
-#include "cpu/masked_conv2d_images.h"
-#include "cpu/masked_conv2d_taps.h"
-#include "cpu/scratch.h"
+#include "cpu/conv/images.h"
+#include "cpu/conv/taps.h"
+#include "cpu/kit/scratch.h"
 
 namespace fused_rnn::cpu {
 namespace {

@@ -1,9 +1,9 @@
 // The gradients of masked convolution's weight and bias: sums over all pixels.
 
 #include "cpu/masked_conv2d.h"
-#include "cpu/masked_conv2d_images.h"
-#include "cpu/masked_conv2d_taps.h"
-#include "cpu/scratch.h"
+#include "cpu/conv/images.h"
+#include "cpu/conv/taps.h"
+#include "cpu/kit/scratch.h"
 
 namespace fused_rnn::cpu {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cells/gru.h"
-#include "cuda/platform.cuh"
+#include "cuda/kit/platform.cuh"
 
 namespace fused_rnn::cuda {
 

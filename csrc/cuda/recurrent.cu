@@ -4,8 +4,8 @@
 
 #include "cuda/gru.cuh"
 #include "cuda/lstm.cuh"
-#include "cuda/persistent_launch.cuh"
-#include "cuda/pointwise.cuh"
+#include "cuda/persistent/launch.cuh"
+#include "cuda/stepwise/pointwise.cuh"
 #include "cuda/recurrent.h"
 
 namespace fused_rnn::cuda {

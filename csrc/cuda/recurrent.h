@@ -4,8 +4,8 @@
 
 #pragma once
 
-#include "cuda/persistent_plan.h"
-#include "params/recurrent_cuda.h"
+#include "cuda/persistent/plan.h"
+#include "params/persistent.h"
 
 namespace fused_rnn::cuda {
 

@@ -4,7 +4,7 @@
 
 #include <ATen/Version.h>
 
-#include "cpu/per_capability.h"
+#include "cpu/kit/per_capability.h"
 
 namespace fused_rnn::ops {
 

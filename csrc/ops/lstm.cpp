@@ -5,7 +5,7 @@
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
-#include "ops/recurrent.h"
+#include "ops/layer.h"
 
 namespace fused_rnn::ops {
 namespace {

@@ -39,7 +39,7 @@ def find_headers() -> Path:
 def sources(csrc: Path = CSRC) -> list[Path]:
     """Return what the library is made of."""
     own = [HERE / f"{name}.cpp" for name in ("exports", "fibers", "matrix", "runtime")]
-    return [*own, *sorted((csrc / "cuda").glob("*.cu"))]
+    return [*own, *sorted((csrc / "cuda").rglob("*.cu"))]
 
 
 def build() -> Path:
@@ -50,10 +50,10 @@ def build() -> Path:
 def build_glue() -> Path:
     """Build the library of operators, of whatever csrc/ops/ has for a GPU, and return its path."""
     build()
-    glue = [path for path in sorted((CSRC / "ops").glob("*.cpp")) if "cuda" in path.stem and "device" not in path.stem]
-    glue += [CSRC / "ops" / "recurrent.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
+    glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
+    glue += [CSRC / "ops" / "layer.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
     others = {"exports", "device_info", "runtime"}  # glue.cpp says what the GPU has
-    kernels = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem not in others]
+    kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch_cpu", "-lc10"]
@@ -69,7 +69,7 @@ def build_variant(name: str, edits: Sequence[Edit], stems: Sequence[str], flags:
     build()
     folder = FOLDER / name
     csrc = _copy(folder / "csrc", edits)
-    others = [str(FOLDER / f"{source.stem}.o") for source in sources() if source.stem not in stems]
+    others = [str(FOLDER / _object(source)) for source in sources() if source.stem not in stems]
     return _make(folder, [source for source in sources(csrc) if source.stem in stems], others, csrc, flags)
 
 
@@ -77,7 +77,8 @@ def _copy(target: Path, edits: Sequence[Edit]) -> Path:
     """Copy csrc/ with edits, and leave alone what is there and the same."""
     for file, old, _ in edits:
         assert (CSRC / file).read_text().count(old) == 1, f"{old!r} does not occur in {file} exactly once"
-    for path in [path for folder in ("cuda", "params", "cells") for path in (CSRC / folder).iterdir()]:
+    files = [path for folder in ("cuda", "params", "cells") for path in (CSRC / folder).rglob("*") if path.is_file()]
+    for path in files:
         name, text = path.relative_to(CSRC).as_posix(), path.read_text()
         for file, old, new in edits:
             text = text.replace(old, new) if file == name else text
@@ -88,10 +89,15 @@ def _copy(target: Path, edits: Sequence[Edit]) -> Path:
     return target
 
 
+def _object(source: Path) -> str:
+    """Return the name of what a source is compiled to: that of its folder and its own."""
+    return f"{source.parent.name}-{source.stem}.o"
+
+
 def _make(
     folder: Path, compiled: Sequence[Path], objects: Sequence[str], csrc: Path, flags: str, libraries: str = ""
 ) -> Path:
-    own = [f"{source.stem}.o" for source in compiled]
+    own = [_object(source) for source in compiled]
     command = f"{CXX} {FLAGS} {flags} -DFUSED_RNN_CUDA_ON_HOST -I{csrc} -I{HERE} -isystem {find_headers()}"
     lines = [
         f"rule cxx\n  command = {command} -MMD -MF $out.d -x c++ -c $in -o $out\n  depfile = $out.d\n  deps = gcc",

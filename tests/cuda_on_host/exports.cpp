@@ -1,6 +1,6 @@
 // The functions that the tests call through ctypes; null, or what is wrong.
 
-#include "cuda/device_info.h"
+#include "cuda/kit/device_info.h"
 #include "cuda/recurrent.h"
 #include "fibers.h"
 

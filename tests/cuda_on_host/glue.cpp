@@ -8,8 +8,8 @@
 
 #include <algorithm>
 
-#include "cuda/device_info.h"
-#include "ops/recurrent_cuda.h"
+#include "cuda/kit/device_info.h"
+#include "ops/cuda/layer.h"
 
 namespace fused_rnn::cuda {
 

@@ -1,4 +1,4 @@
-"""The structs of csrc/params/recurrent_cuda.h and csrc/cuda/persistent_plan.h, and calls of the kernels with them."""
+"""The structs of csrc/params/persistent.h and csrc/cuda/persistent_plan.h, and calls of the kernels with them."""
 
 import ctypes
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_int64, c_void_p

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "arrays.h"
-#include "params/recurrent.h"
+#include "params/layer.h"
 
 using namespace fused_rnn;
 

@@ -1,0 +1,71 @@
+// sigmoid and tanh of vectors: in float32 to about one and a half units in the last place, several times faster than
+// the library's.
+
+#pragma once
+
+#include <ATen/cpu/vec/vec.h>
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/kit/tile.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// c[0] + c[1] x + c[2] x^2 + ... by Horner's rule.
+template <int kCount>
+FUSED_RNN_INLINE inline Vec<float> polynomial(Vec<float> x, const float (&c)[kCount]) {
+  Vec<float> value(c[kCount - 1]);
+  unroll<kCount - 1>([&](auto i) FUSED_RNN_INLINE { value = at::vec::fmadd(value, x, Vec<float>(c[kCount - 2 - i])); });
+  return value;
+}
+
+// e^x as power * (1 + rest), so that e^x - 1 near zero keeps its digits.
+struct Exponential {
+  Vec<float> power, rest;
+};
+
+// e^x for x in [-87, 88]: 2^n e^r with |r| <= ln(2)/2, e^r by a minimax polynomial (error 2e-9). NaN stays NaN.
+FUSED_RNN_INLINE inline Exponential exponential(Vec<float> x) {
+  constexpr float kPolynomial[] = {0.49999994f, 0.16666432f, 0.041668002f, 0.0083741555f, 0.0013843654f};
+  // Added to a number, it leaves the nearest integer in the lowest bits.
+  const Vec<float> magic(12582912.0f);
+  const Vec<float> shifted = at::vec::fmadd(x, Vec<float>(1.44269504f), magic);
+  const Vec<float> n = shifted - magic;
+  // ln(2) in two parts, the first exact when multiplied by n even where there is no fused multiply-add.
+  Vec<float> r = at::vec::fmadd(n, Vec<float>(-0.693359375f), x);
+  r = at::vec::fmadd(n, Vec<float>(2.12194440e-4f), r);
+  const auto one = at::vec::Vectorized<int32_t>(0x3f800000);  // 1.0f, as bits
+  const auto exponent = at::vec::cast<int32_t>(shifted) << at::vec::Vectorized<int32_t>(23);
+  return {at::vec::cast<float>(exponent + one), at::vec::fmadd(r * r, polynomial(r, kPolynomial), r)};
+}
+
+// What the formulas in cells/ call: sigmoid and tanh.
+struct Activation {
+  template <typename T>
+  static FUSED_RNN_INLINE Vec<T> sigmoid(Vec<T> x) {
+    const Vec<T> one(T(1));
+    if constexpr (std::is_same_v<T, float>) {
+      const auto e = exponential(at::vec::clamp(x.neg(), Vec<float>(-87.0f), Vec<float>(88.0f)));
+      return one / at::vec::fmadd(e.power, e.rest, e.power + one);
+    } else {
+      return one / (one + x.neg().exp());
+    }
+  }
+
+  // (e^2x - 1) / (e^2x + 1), clamped where it has become 1.
+  template <typename T>
+  static FUSED_RNN_INLINE Vec<T> tanh(Vec<T> x) {
+    if constexpr (std::is_same_v<T, float>) {
+      const auto e = exponential(at::vec::clamp(x + x, Vec<float>(-20.0f), Vec<float>(20.0f)));
+      const Vec<float> less_one = at::vec::fmadd(e.power, e.rest, e.power - Vec<float>(1.0f));
+      return less_one / (less_one + Vec<float>(2.0f));
+    } else {
+      return x.tanh();
+    }
+  }
+};
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,223 @@
+// A plain matrix product for the large products outside the recurrence, blocked for registers and caches.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kit/parallel.h"
+#include "cpu/kit/scratch.h"
+#include "cpu/kit/tile.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// A matrix to read: element (r, c) is at data[r * row + c * column].
+template <typename T>
+struct Matrix {
+  const T* data;
+  int64_t row, column;
+  const T* at(int64_t r, int64_t c) const { return data + r * row + c * column; }
+  Matrix from(int64_t r, int64_t c) const { return {at(r, c), row, column}; }
+};
+
+// Copies `columns` columns of b into packed [depth, kWidth], padded with zeros.
+template <typename T, int64_t kWidth = kPanel<T>>
+inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
+  if (b.column == 1) {
+    for (int64_t k = 0; k < depth; ++k, packed += kWidth)
+      for (int64_t first = 0; first < kWidth; first += kLanes<T>) {
+        const int64_t count = columns - first;
+        const auto value = count >= kLanes<T> ? load(b.at(k, first))
+                           : count > 0        ? load(b.at(k, first), count)
+                                              : Vec<T>(T(0));
+        value.store(packed + first);
+      }
+  } else if (columns == kWidth && b.row == 1) {
+    int64_t k = 0;
+    for (; k + kLanes<T> <= depth; k += kLanes<T>)
+      for (int64_t first = 0; first < kWidth; first += kLanes<T>)
+        at::vec::transpose_mxn<T, kLanes<T>, kLanes<T>>(b.at(k, first), b.column, packed + k * kWidth + first, kWidth);
+    for (; k < depth; ++k)
+      for (int64_t column = 0; column < kWidth; ++column) packed[k * kWidth + column] = *b.at(k, column);
+  } else {
+    for (int64_t k = 0; k < depth; ++k)
+      for (int64_t column = 0; column < kWidth; ++column)
+        packed[k * kWidth + column] = column < columns ? *b.at(k, column) : T(0);
+  }
+}
+
+// Copies `rows` rows of a, whose columns are contiguous, into tiles, packed one after another: [depth, tile's rows].
+// A few columns at a time, all tiles of them before the next: their lines may be so far apart that they share few
+// places in the cache.
+template <typename T>
+inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
+  constexpr int64_t kColumns = 8;
+  for (int64_t first = 0; first < depth; first += kColumns)
+    for_each_tile<kPanelRows>(rows, [&](auto tile_rows, int64_t row) {
+      const int64_t end = smaller(first + kColumns, depth);
+      for (int64_t k = first; k < end; ++k)
+        std::memcpy(packed + row * depth + k * tile_rows, a.at(row, k), tile_rows * sizeof(T));
+    });
+}
+
+// c[kRows, columns] = (accumulate ? c : 0) + a times a panel; columns is kPanel or fewer.
+template <typename T, int kRows>
+inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* panel, int64_t panel_depth,
+                           int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
+  Tile<T, kRows, kPanelVectors> tile;
+  // The target's lines are asked for now, to be near when the sums are done.
+  for (int64_t row = 0; row < kRows; ++row) {
+    __builtin_prefetch(c + row * c_row, 1);
+    __builtin_prefetch(c + row * c_row + columns - 1, 1);
+  }
+  tile.zero();
+  tile.multiply(a, a_row, a_depth, panel, panel_depth, depth);
+  if (accumulate) tile.add(c, c_row, columns);
+  tile.store_to(c, c_row, columns);
+}
+
+// Asks for part `index` of `parts` of a block of `rows` rows and `depth` columns, to have it near when it is needed.
+template <typename T>
+inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t index, int64_t parts) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  const bool by_row = a.column == 1;
+  const Range mine = share(by_row ? rows : depth, index, parts);
+  for (int64_t i = mine.begin; i < mine.end; ++i)
+    for (int64_t j = 0; j < (by_row ? depth : rows); j += kLine)
+      __builtin_prefetch(by_row ? a.at(i, j) : a.at(j, i), 0, 2);
+}
+
+// How much of a product is in the caches at once: a panel in the first level, packed columns in the second. Each block
+// of the depth is summed by itself and then added, which also keeps rounding errors of long sums small.
+inline constexpr int64_t kBlockDepth = 256;
+inline constexpr int64_t kBlockColumns = 512;
+inline constexpr int64_t kBlockRows = 8 * kPanelRows;
+inline constexpr int64_t kFewRows = 4 * kPanelRows;
+// A matrix that fewer rows still read as it lies is read so few of its rows at a time that hardware fetches them ahead.
+inline constexpr int64_t kVeryFewRows = kMaxRows;
+inline constexpr int64_t kThinDepth = 16;
+
+// c = a b, or c += a b.
+template <typename T>
+struct Product {
+  int64_t rows, columns, depth;
+  Matrix<T> a;  // [rows, depth]
+  Matrix<T> b;  // [depth, columns]
+  T* c;         // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
+  int64_t c_row;
+  bool accumulate = false;  // whether c and row_sums are added to
+  T* row_sums = nullptr;    // [rows], the sums of a's rows, or null; only where a's rows are contiguous (a.row is 1)
+};
+
+// target (+)= sums over the depth of a packed tile. Reads whole vectors, up to kLanes values beyond the tile.
+template <typename T>
+inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target, bool accumulate) {
+  for (int64_t row = 0; row < rows; row += kLanes<T>) {
+    const int64_t count = smaller(rows - row, kLanes<T>);
+    // Four sums at once: each addition would wait for the one before.
+    Vec<T> sums[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
+    int64_t k = 0;
+    for (; k + 4 <= depth; k += 4)
+      for (int64_t i = 0; i < 4; ++i) sums[i] = sums[i] + Vec<T>::loadu(packed + (k + i) * rows + row);
+    for (; k < depth; ++k) sums[0] = sums[0] + Vec<T>::loadu(packed + k * rows + row);
+    const Vec<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    store(target + row, accumulate ? sum + load(target + row, count) : sum, count);
+  }
+}
+
+// Products of so little depth are mostly writing: one row after the other, as memory likes it.
+inline constexpr int64_t kShallow = 4;
+
+// gemm_block() for a depth of at most kShallow; b's rows are contiguous.
+template <typename T>
+inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
+  constexpr int64_t kWidth = kVectors * kLanes<T>;
+  const int64_t whole = columns.begin + columns.size() / kWidth * kWidth, rest = columns.end - whole;
+  Scratch<T> last(p.depth * kWidth);
+  pack_panel<T, kWidth>(p.b.from(0, whole), p.depth, rest, last.data());
+  for (int64_t row = rows.begin; row < rows.end; ++row) {
+    T* c = p.c + row * p.c_row;
+    const auto compute = [&](int64_t column, const T* b, int64_t b_row, int64_t width) FUSED_RNN_INLINE {
+      Tile<T, 1> tile;
+      tile.zero();
+      tile.multiply(p.a.at(row, 0), 0, p.a.column, b, b_row, p.depth);
+      if (p.accumulate) tile.add(c + column, 0, width);
+      tile.store_to(c + column, 0, width);
+    };
+    for (int64_t column = columns.begin; column < whole; column += kWidth)
+      compute(column, p.b.at(0, column), p.b.row, kWidth);
+    if (rest > 0) compute(whole, last.data(), kWidth, rest);
+    if (!p.row_sums || columns.begin > 0) continue;
+    T sum = p.accumulate ? p.row_sums[row] : T(0);
+    for (int64_t k = 0; k < p.depth; ++k) sum += *p.a.at(row, k);
+    p.row_sums[row] = sum;
+  }
+}
+
+// One thread's part of gemm(): all of the given rows and columns.
+template <typename T>
+inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
+  if (rows.size() <= 0 || columns.size() <= 0) return;
+  if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
+  const bool pack_a = p.a.column != 1;
+  // Panels of b that few rows read are read as they lie, but for the last one if it is not full.
+  const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
+  const bool thin = !pack_b && p.rows <= kVeryFewRows;
+  const int64_t block_depth = thin ? kThinDepth : kBlockDepth;
+  const int64_t block_columns = thin ? columns.size() : kBlockColumns;
+  const int64_t most_depth = smaller(p.depth, block_depth), most_columns = smaller(columns.size(), block_columns);
+  Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
+  Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) + kLanes<T> : 0);
+  // At least once: a product without depth is zero.
+  for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {
+    const int64_t part = smaller(p.depth - k, block_depth);
+    const bool add = p.accumulate || k > 0;
+    for (int64_t first = columns.begin; first < columns.end; first += block_columns) {
+      const int64_t width = smaller(columns.end - first, block_columns);
+      for (int64_t column = 0; column < width; column += kPanel<T>)
+        if (pack_b || width - column < kPanel<T>)
+          pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
+                     packed_b.data() + (pack_b ? column * part : 0));
+      for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
+        const int64_t height = smaller(rows.end - top, kBlockRows);
+        if (pack_a) pack_rows(p.a.from(top, k), part, height, packed_a.data());
+        if (p.row_sums && first == 0)
+          for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
+            add_row_sums<T>(packed_a.data() + row * part, tile_rows(), part, p.row_sums + top + row, add);
+          });
+        const int64_t next = top + kBlockRows;
+        for (int64_t column = 0; column < width; column += kPanel<T>) {
+          if (next < rows.end)
+            prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), part, column / kPanel<T>,
+                           divide_up(width, kPanel<T>));
+          const bool packed = pack_b || width - column < kPanel<T>;
+          const T* panel = packed ? packed_b.data() + (pack_b ? column * part : 0) : p.b.at(k, first + column);
+          for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
+            const T* source = pack_a ? packed_a.data() + row * part : p.a.at(top + row, k);
+            multiply_panel<T, tile_rows()>(
+                source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, panel, packed ? kPanel<T> : p.b.row, part,
+                p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
+          });
+        }
+      }
+    }
+  }
+}
+
+// Computes a product on up to `threads` threads; the sums do not depend on how many.
+template <typename T>
+inline void gemm(const Product<T>& p, int64_t threads) {
+  // Below this many multiply-adds a second thread costs more than it brings.
+  constexpr int64_t kWorthAThread = 1 << 17;
+  const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
+  parallel(smaller(threads, useful), [&](int64_t thread, int64_t count) {
+    if (p.rows > p.columns)
+      gemm_block(p, share(p.rows, thread, count, kPanelRows), {0, p.columns});
+    else
+      gemm_block(p, {0, p.rows}, share(p.columns, thread, count, kPanel<T>));
+  });
+}
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,316 @@
+// The forward loop over the steps of a recurrent layer: products, activations and states of a step in one pass, with
+// nothing but finished values stored. The cell is a parameter; see lstm_kernel.cpp and gru_kernel.cpp.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/recurrent/packed_weights.h"
+#include "cpu/recurrent/gate_sums.h"
+#include "cpu/kit/gemm.h"
+#include "cpu/kit/pairs.h"
+#include "cpu/kit/parallel.h"
+#include "cpu/recurrent/schedule.h"
+#include "cpu/kit/scratch.h"
+#include "cpu/kit/tile.h"
+#include "params/layer.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// Where a cell finds and leaves the values of one vector of units of a row.
+template <typename T>
+struct CellPlace {
+  const T* previous;  // hidden values of the step before
+  T* hidden;          // hidden values of this step
+  T* cell;            // cell values, stepped in place (LSTM only)
+  T* gates;           // gate stride hidden_size; null if they are not kept
+  T* cells;           // null likewise
+  int64_t hidden_size;
+  int64_t units;  // lanes in use
+};
+
+template <typename Cell, typename T, typename Factors = Values<T>>
+class ForwardLoop {
+ public:
+  explicit ForwardLoop(const RecurrentForward<T>& params)
+      : p_(params),
+        s_(params.sizes),
+        w_(params.weights, params.sizes),
+        sums_(w_.hoisted && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
+        unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
+
+  void run() {
+    if (w_.hoisted) multiply_input();
+    const int64_t work = s_.steps.batch * s_.hidden_size * Cell::kGates * (s_.output_size + s_.input_size);
+    parallel(useful_threads(s_, work), [&](int64_t thread, int64_t count) {
+      w_.pack(thread, count);
+      everyone_.wait(count);
+      const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
+      const Member member = assign(s_, bytes, thread, count);
+      for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
+    });
+  }
+
+ private:
+  static constexpr bool kPaired = Factors::kTerms == 2;
+  // Rows whose sums are kept while weights pass by.
+  static constexpr int64_t kGroupRows = 48;
+
+  // sums[direction] = input times weight_ih, over all steps; in the array of gates if that is kept anyway.
+  void multiply_input() {
+    const int64_t rows = s_.steps.rows(), columns = Cell::kGates * s_.hidden_size;
+    Scratch<T> own(w_.ih(0).scratch(columns));
+    for (int64_t d = 0; d < s_.directions; ++d)
+      gemm<T>({.rows = rows,
+               .columns = columns,
+               .depth = s_.input_size,
+               .a = {p_.input, s_.input_size, 1},
+               .b = {w_.ih(d).rows(0, columns, own.data()), 1, s_.input_size},
+               .c = input_sums(d),
+               .c_row = 4 * s_.hidden_size},
+              s_.threads);
+  }
+
+  T* input_sums(int64_t direction) {
+    return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * 4 * s_.hidden_size;
+  }
+
+  // The hidden values of the step before, from a batch row on.
+  const T* previous(int64_t direction, const Step& step, int64_t b) const {
+    return b < step.previous_rows ? p_.output + ((step.previous_first + b) * s_.directions + direction) * s_.output_size
+                                  : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
+  }
+
+  // Rounds what a step's batch rows multiply with packed weights to pairs, [batch, depth].
+  void round(int64_t direction, const Step& step, Range batch, T* pairs) const {
+    for (int64_t b = batch.begin; b < batch.end; ++b) {
+      T* target = pairs + b * w_.depth;
+      if (w_.inputs > 0) round_to_pairs(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target);
+      round_to_pairs(previous(direction, step, b), s_.output_size, target + w_.inputs);
+    }
+  }
+
+  // What a thread works with in a step.
+  struct Own {
+    T* weights;      // packed, unless they are read directly
+    T* widened;      // room for weights
+    const T* pairs;  // [batch, depth], null unless weights are packed as pairs
+  };
+
+  // A team member's part in all steps of a direction.
+  void walk(int64_t direction, const Member& member) {
+    const Range blocks = share(w_.blocks, member.index, member.team);
+    Barrier& team = teams_[direction];
+    Scratch<T> packed(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
+    Scratch<T> pairs(kPaired && !w_.direct ? s_.steps.batch * w_.depth : 0);
+    for (int64_t index = 0; index < s_.steps.time; ++index) {
+      const Step step = step_at(s_.steps, direction, index);
+      const Range going_on = intersect(member.batch, {0, step.previous_rows});
+      const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
+      if constexpr (kPaired)
+        if (!w_.direct) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
+      to_and_fro(blocks, 1, index, [&](int64_t block, int64_t next) {
+        T* weights = w_.direct ? nullptr : w_.single ? packed.data() : w_.packed(direction, block);
+        const Own own = {weights, widened.data(), pairs.data()};
+        rows(direction, step, block, next, own, going_on, true);
+        rows(direction, step, block, next, own, starting, false);
+      });
+      team.wait(member.team);
+      if (w_.projected) {
+        project(direction, step, member);
+        team.wait(member.team);
+      }
+    }
+    copy_last(direction, member);
+  }
+
+  // One step of the units of a block, for batch rows that all have, or all have not, a step before.
+  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const Own& own, Range batch,
+            bool has_previous) {
+    const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
+    w_.for_width_of(block, [&](auto vectors) {
+      for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
+        group<vectors()>({direction, block, next, own, w_.single && first == batch.begin, first,
+                          smaller(batch.end - first, kGroupRows), step.first_row + first,
+                          previous(direction, step, first), previous_row});
+    });
+  }
+
+  // Some rows of a step and a block of units.
+  struct Group {
+    int64_t direction, block;
+    int64_t next;  // the block after it
+    Own own;
+    bool packs;           // whether they are packed here, just before they are used
+    int64_t batch, rows;  // the first batch row, and how many
+    int64_t row;          // the first in arrays of all rows
+    const T* previous;    // hidden values of the step before, from the first row on
+    int64_t previous_row;
+  };
+
+  template <int kWidth>
+  void group(const Group& g) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    alignas(64) T sums[kGroupRows * 4 * kUnits];
+    start<kWidth>(g, sums);
+    if (w_.direct) {
+      for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
+        add_directly<tile_rows()>(g, row, sums + row * 4 * kUnits, kUnits);
+      });
+    } else {
+      // All rows meet the weights of a gate before those of the next, while these are near.
+      int packed = g.packs ? 0 : Cell::kGates;
+      for (int gate = 0; gate < Cell::kGates; ++gate)
+        for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
+          constexpr int kAtOnce = smaller(kGatesAtOnce<tile_rows(), kWidth>, Cell::kGates);
+          constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
+          if (gate % kAtOnce != 0) return;
+          for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
+            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.own.widened, g.own.weights);
+          if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
+          if (gate + kAtOnce <= Cell::kGates)
+            add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
+          else
+            add<tile_rows(), kWidth, kRest>(g, gate, row, sums + row * 4 * kUnits);
+        });
+    }
+    finish<kUnits>(g, sums);
+  }
+
+  // Turns sums into states. Flattened: calls would keep one vector from being begun while another waits.
+  template <int64_t kUnits>
+  __attribute__((flatten)) void finish(const Group& g, const T* sums) {
+    for (int64_t row = 0; row < g.rows; ++row)
+      for (int64_t lane = 0; lane < w_.units(g.block); lane += kLanes<T>)
+        Cell::finish(sums + row * 4 * kUnits + lane, kUnits, place_at(g, row, lane));
+  }
+
+  // What is kept goes to lines that are far away when the sums are done, unless they are asked for before.
+  void prefetch(const Group& g, int64_t row, int64_t rows) const {
+    if (!p_.gates) return;
+    const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units;
+    const int64_t from = g.direction * s_.steps.rows() + g.row + row;
+    for (int64_t r = from; r < from + rows; ++r) {
+      for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(p_.gates + (r * 4 + gate) * hidden + unit, 1);
+      if (p_.cells) __builtin_prefetch(p_.cells + r * hidden + unit, 1);
+    }
+  }
+
+  // What the gates' sums start with: the biases, and the input's part if that is known.
+  template <int kWidth>
+  void start(const Group& g, T* sums) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    const T* bias_of_block = w_.bias(g.direction, g.block);
+    for (int64_t row = 0; row < g.rows; ++row)
+      std::memcpy(sums + row * 4 * kUnits, bias_of_block, 4 * kUnits * sizeof(T));
+    if (!w_.hoisted) return;
+    const T* known = input_sums(g.direction) + g.row * 4 * s_.hidden_size + g.block * w_.block_units;
+    for (int64_t i = 0; i < g.rows * 4; ++i) {
+      if (i % 4 >= Cell::kGates) continue;
+      for (int64_t unit = 0; unit < w_.units(g.block); ++unit)
+        sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
+    }
+  }
+
+  // Adds input times weight_ih and previous hidden values times weight_hh to kGates gates' sums, from `gate` on. The
+  // first tiles ask for the weights that come next.
+  template <int kRows, int kWidth, int kGates>
+  void add(const Group& g, int gate, int64_t row, T* sums) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
+    const T* weights = g.own.weights + gate * stride;
+    const auto [next_inputs, next_hidden] =
+        w_.ahead(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
+    const T *input = p_.input + (g.row + row) * s_.input_size, *hidden = g.previous + row * g.previous_row;
+    int64_t input_row = s_.input_size, hidden_row = g.previous_row;
+    if constexpr (kPaired) {
+      input = g.own.pairs + (g.batch + row) * w_.depth;
+      hidden = input + inputs;
+      input_row = hidden_row = w_.depth;
+    }
+    if (inputs > 0)
+      multiply_gates<kRows, kWidth, kGates, input_sum, Factors>(input, input_row, weights, stride, inputs, next_inputs,
+                                                                gate, sums);
+    multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum, Factors>(
+        hidden, hidden_row, weights + inputs * kUnits, stride, w_.depth - inputs, next_hidden, gate, sums);
+  }
+
+  template <int kRows>
+  void add_directly(const Group& g, int64_t row, T* sums, int64_t width) {
+    const int64_t unit = g.block * w_.block_units, hidden = s_.hidden_size;
+    w_.ih(g.direction).as_stored([&](const auto* weight) {
+      dot_gates<kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
+                                  weight + unit * s_.input_size, Cell::kGates, hidden, s_.input_size, w_.units(g.block),
+                                  sums, width);
+    });
+    w_.hh(g.direction).as_stored([&](const auto* weight) {
+      dot_gates<kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
+                                         weight + unit * s_.output_size, Cell::kGates, hidden, s_.output_size,
+                                         w_.units(g.block), sums, width);
+    });
+  }
+
+  CellPlace<T> place_at(const Group& g, int64_t r, int64_t lane) {
+    const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units + lane, row = g.row + r;
+    const int64_t saved = g.direction * s_.steps.rows() + row, state = g.direction * s_.steps.batch + g.batch + r;
+    return {.previous = g.previous + r * g.previous_row + unit,
+            .hidden = w_.projected ? unprojected_.data() + state * hidden + unit
+                                   : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
+            .cell = p_.c_n ? p_.c_n + state * hidden + unit : nullptr,
+            .gates = p_.gates ? p_.gates + saved * 4 * hidden + unit : nullptr,
+            .cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr,
+            .hidden_size = hidden,
+            .units = smaller(s_.hidden_size - unit, kLanes<T>)};
+  }
+
+  // output = hidden values times weight_hr, for this member's columns.
+  void project(int64_t direction, const Step& step, const Member& member) {
+    const int64_t width = s_.directions * s_.output_size;
+    const Range columns = share(s_.output_size, member.index, member.team, kPanel<T>);
+    const Range batch = intersect(member.batch, {0, step.rows});
+    for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>)
+      for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
+        const int64_t b = batch.begin + offset, left = columns.end - column;
+        multiply_panel<T, tile_rows()>(unprojected_.data() + (direction * s_.steps.batch + b) * s_.hidden_size,
+                                       s_.hidden_size, 1, w_.projection(direction) + column * s_.hidden_size, kPanel<T>,
+                                       s_.hidden_size,
+                                       p_.output + (step.first_row + b) * width + direction * s_.output_size + column,
+                                       width, smaller(left, kPanel<T>), false);
+      });
+  }
+
+  // h_n: the output of each sequence's last step in this direction, or h0 for one without steps.
+  void copy_last(int64_t direction, const Member& member) {
+    const Range columns = share(s_.output_size, member.index, member.team);
+    const int64_t width = s_.directions * s_.output_size, size = s_.output_size;
+    int64_t t = direction == 0 ? s_.steps.time - 1 : 0;
+    for (int64_t b = member.batch.begin; b < member.batch.end; ++b) {
+      while (t > 0 && s_.steps.batch_size(t) <= b) --t;
+      const bool empty = s_.steps.batch_size(t) <= b;
+      const T* last = empty ? p_.h0 + (direction * s_.steps.batch + b) * size
+                            : p_.output + (s_.steps.first_row(t) + b) * width + direction * size;
+      std::memcpy(p_.h_n + (direction * s_.steps.batch + b) * size + columns.begin, last + columns.begin,
+                  static_cast<size_t>(columns.size()) * sizeof(T));
+    }
+  }
+
+  const RecurrentForward<T>& p_;
+  const RecurrentSizes& s_;
+  ForwardWeights<Cell, T, Factors> w_;
+  Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
+  Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
+  Barrier everyone_, teams_[2];
+};
+
+// A layer of float32, or of bfloat16 widened to it.
+template <typename Cell>
+inline void run_forward(const RecurrentForward<float>& params) {
+  if constexpr (Pairs::kBuilt)
+    if (params.pairs) return ForwardLoop<Cell, float, Pairs>(params).run();
+  ForwardLoop<Cell, float>(params).run();
+}
+
+}  // namespace
+}  // namespace fused_rnn::cpu

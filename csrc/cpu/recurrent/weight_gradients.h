@@ -1,0 +1,148 @@
+// The gradients of a recurrent layer's input and weights: products over all steps, once the gradients of the gates'
+// sums are known.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kit/gemm.h"
+#include "cpu/kit/parallel.h"
+#include "cpu/recurrent/schedule.h"
+#include "cpu/kit/scratch.h"
+#include "cpu/kit/tile.h"
+#include "params/layer.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+template <typename Cell, typename T>
+class RecurrentGradients {
+ public:
+  // grad_projected: [directions, rows, output_size], gradients of the projected hidden values; null without a
+  // projection.
+  RecurrentGradients(const RecurrentBackward<T>& params, const T* grad_projected)
+      : p_(params),
+        s_(params.sizes),
+        rows_(s_.steps.rows()),
+        width_(4 * s_.hidden_size),
+        grad_projected_(grad_projected) {}
+
+  void run() {
+    for (int64_t d = 0; d < s_.directions; ++d) {
+      if (p_.grad_input) input(d);
+      if (!p_.weight_grad) continue;
+      const auto& grad = p_.grad_weights[d];
+      gemm<T>({.rows = Cell::kGates * s_.hidden_size,
+               .columns = s_.input_size,
+               .depth = rows_,
+               .a = transposed(grad_gates(d), width_),
+               .b = {p_.input, s_.input_size, 1},
+               .c = grad.ih,
+               .c_row = s_.input_size,
+               .row_sums = grad.bias_ih},
+              s_.threads);
+      weight_hh(d);
+      if constexpr (!Cell::kCarriesHidden)
+        if (grad.hr) weight_hr(d);
+    }
+  }
+
+ private:
+  const T* grad_gates(int64_t direction) const { return p_.grad_gates + direction * rows_ * width_; }
+
+  // A row-major array [rows, row] read as its transpose.
+  static Matrix<T> transposed(const T* data, int64_t row) { return {data, 1, row}; }
+
+  void input(int64_t direction) {
+    gemm<T>({.rows = rows_,
+             .columns = s_.input_size,
+             .depth = Cell::kGates * s_.hidden_size,
+             .a = {grad_gates(direction), width_, 1},
+             .b = {p_.weights[direction].ih, s_.input_size, 1},
+             .c = p_.grad_input,
+             .c_row = s_.input_size,
+             .accumulate = direction > 0},
+            s_.threads);
+  }
+
+  // grad_hh and grad_bias_hh (+)= gradients of the sums of `rows` rows from `first` on, times the hidden values before.
+  void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const T* previous, int64_t row, bool accumulate) {
+    const auto& grad = p_.grad_weights[direction];
+    int64_t done = 0;
+    for (const auto part : Cell::kHiddenParts) {
+      const int64_t count = part.count * s_.hidden_size;
+      gemm<T>({.rows = count,
+               .columns = s_.output_size,
+               .depth = rows,
+               .a = transposed(grad_gates(direction) + first * width_ + part.first * s_.hidden_size, width_),
+               .b = {previous, row, 1},
+               .c = grad.hh + done * s_.output_size,
+               .c_row = s_.output_size,
+               .accumulate = accumulate,
+               .row_sums = grad.bias_hh ? grad.bias_hh + done : nullptr},
+              s_.threads);
+      done += count;
+    }
+  }
+
+  void weight_hh(int64_t direction) {
+    const int64_t batch = s_.steps.batch, size = s_.output_size, total = s_.directions * size;
+    const T* h0 = p_.h0 + direction * batch * size;
+    const T* output = p_.output + direction * size;
+    if (s_.steps.batch_sizes == nullptr) {
+      // The hidden values before a step are the output of all rows but one step, and h0.
+      const int64_t others = rows_ - batch;
+      add_weight_hh(direction, direction == 0 ? 0 : others, batch, h0, size, false);
+      if (others > 0)
+        add_weight_hh(direction, direction == 0 ? batch : 0, others, direction == 0 ? output : output + batch * total,
+                      total, true);
+      return;
+    }
+    Scratch<T> previous(rows_ * size);
+    parallel(s_.threads, [&](int64_t thread, int64_t count) {
+      const Range mine = share(s_.steps.time, thread, count);
+      for (int64_t index = mine.begin; index < mine.end; ++index) {
+        const Step step = step_at(s_.steps, direction, index);
+        for (int64_t b = 0; b < step.rows; ++b)
+          std::memcpy(previous.data() + (step.first_row + b) * size,
+                      b < step.previous_rows ? output + (step.previous_first + b) * total : h0 + b * size,
+                      static_cast<size_t>(size) * sizeof(T));
+      }
+    });
+    add_weight_hh(direction, 0, rows_, previous.data(), size, false);
+  }
+
+  // grad_hr = gradients of the projected hidden values, transposed, times the hidden values before the projection.
+  void weight_hr(int64_t direction) {
+    const int64_t hidden = s_.hidden_size;
+    Scratch<T> unprojected(rows_ * hidden);
+    parallel(s_.threads, [&](int64_t thread, int64_t count) {
+      const Range mine = share(rows_, thread, count);
+      for (int64_t row = mine.begin; row < mine.end; ++row)
+        for (int64_t unit = 0; unit < hidden; unit += kLanes<T>) {
+          const int64_t units = smaller(hidden - unit, kLanes<T>), from = direction * rows_ + row;
+          store(unprojected.data() + row * hidden + unit,
+                Cell::hidden(load(p_.gates + from * width_ + 3 * hidden + unit, units),
+                             load(p_.cells + from * hidden + unit, units)),
+                units);
+        }
+    });
+    gemm<T>({.rows = s_.output_size,
+             .columns = hidden,
+             .depth = rows_,
+             .a = transposed(grad_projected_ + direction * rows_ * s_.output_size, s_.output_size),
+             .b = {unprojected.data(), hidden, 1},
+             .c = p_.grad_weights[direction].hr,
+             .c_row = hidden},
+            s_.threads);
+  }
+
+  const RecurrentBackward<T>& p_;
+  const RecurrentSizes& s_;
+  const int64_t rows_, width_;
+  const T* grad_projected_;
+};
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,89 @@
+// What the CUDA runtime says of this machine.
+
+#include <cuda_runtime_api.h>
+
+#include <mutex>
+#include <vector>
+
+#include "cuda/kit/device_info.h"
+#include "cuda/kit/platform.cuh"
+
+#define FUSED_RNN_TEXT_OF(number) #number
+#define FUSED_RNN_TEXT(number) FUSED_RNN_TEXT_OF(number)
+
+namespace fused_rnn::cuda {
+namespace {
+
+constexpr int kMostBlocks = 16;  // of a cluster, on any GPU
+
+// Never launched: built for the same architectures as all kernels, it tells what the driver makes of them.
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads) probe() {}
+
+int attribute(cudaDeviceAttr which, int index) {
+  int value = 0;
+  cudaDeviceGetAttribute(&value, which, index);
+  return value;
+}
+
+// Returns the most blocks of a cluster that the current device has room for, each with a multiprocessor of its own as
+// the persistent kernels' blocks; 1 without clusters. A part of a GPU may have fewer than the GPU.
+int most_blocks(int shared_bytes) {
+  const auto kernel = reinterpret_cast<const void*>(probe);
+  cudaFuncAttributes loaded = {};
+  // Not the device's own version: code for clusters is compiled for compute capability 9.0 on, and a newer GPU also
+  // takes what was compiled for an older one.
+  if (cudaFuncGetAttributes(&loaded, kernel) != cudaSuccess || loaded.ptxVersion < 90) return 1;
+  if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes) != cudaSuccess ||
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1) != cudaSuccess)
+    return 1;
+  for (int blocks = kMostBlocks; blocks > 1; --blocks) {
+    cudaLaunchAttribute cluster;
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(static_cast<unsigned>(blocks));
+    config.blockDim = dim3(kThreads);
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+    int at_once = 0;
+    if (cudaOccupancyMaxActiveClusters(&at_once, kernel, &config) == cudaSuccess && at_once > 0) return blocks;
+  }
+  return 1;
+}
+
+Device ask(int index) {
+  int before = 0;
+  cudaGetDevice(&before);
+  Device device = {attribute(cudaDevAttrMultiProcessorCount, index),
+                   attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index), 1};
+  if (attribute(cudaDevAttrComputeCapabilityMajor, index) >= 9 && cudaSetDevice(index) == cudaSuccess)
+    device.cluster = most_blocks(static_cast<int>(device.shared_bytes));
+  cudaSetDevice(before);
+  cudaGetLastError();  // what was refused above is no error of the next call
+  return device;
+}
+
+}  // namespace
+
+const char* toolkit_version() { return FUSED_RNN_TEXT(__CUDACC_VER_MAJOR__) "." FUSED_RNN_TEXT(__CUDACC_VER_MINOR__); }
+
+int device_count() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+Device device_at(int index) {
+  struct Known {
+    std::once_flag asked;
+    Device device;
+  };
+  static std::vector<Known> known(static_cast<size_t>(device_count()));
+  if (index < 0 || index >= static_cast<int>(known.size())) return {0, 0, 1};
+  Known& it = known[static_cast<size_t>(index)];
+  std::call_once(it.asked, [&] { it.device = ask(index); });
+  return it.device;
+}
+
+}  // namespace fused_rnn::cuda

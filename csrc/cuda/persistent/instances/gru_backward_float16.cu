@@ -1,0 +1,10 @@
+// The persistent kernels of the GRU, backward, in float16.
+
+#include "cuda/gru.cuh"
+#include "cuda/persistent/launch.cuh"
+
+namespace fused_rnn::cuda {
+
+template const char* launch_persistent<GRUCell, float16>(const CudaBackward<float16, float>& params, void* stream);
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,148 @@
+// The choice of a plan: of all that fit, the one whose step takes the least time by an estimate whose constants were
+// fitted to measurements; see benchmarks/NOTES.md.
+
+#include <initializer_list>
+
+#include "cuda/persistent/plan.h"
+
+namespace fused_rnn::cuda {
+namespace {
+
+constexpr double kClock = 1980;          // per microsecond
+constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
+
+int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+bool wished(const Wish& wish, const PersistentPlan& plan) {
+  return (wish.path == Path::kAny || (wish.path == Path::kCluster) == plan.cluster) &&
+         (wish.blocks == 0 || wish.blocks == plan.blocks) && (wish.groups == 0 || wish.groups == plan.groups) &&
+         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles) && (wish.held < 0 || wish.held == plan.held);
+}
+
+}  // namespace
+
+double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem) {
+  const int segments = problem.backward ? problem.gates : 1;
+  const double chunks = static_cast<double>(shared_layout(plan, problem).chunks) * segments;
+  const double sequences = plan.batch_tiles * kTileBatch;
+  const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
+  // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the
+  // cells.
+  const double weights = plan.held > 0 ? 0 : 5 * plan.row_tiles * chunks;
+  const double instruction = problem.element_bytes == 2 ? 4 : problem.exact ? 25 : 9;
+  const double products = instruction * plan.row_tiles * chunks * plan.batch_tiles;
+  const double reading = 1.7 * sequences * chunks;
+  const double partial = 0.3 * sequences * partial_stride(plan.row_tiles);
+  const double cells = problem.backward ? 2000 : 1350;
+  const double meeting = plan.partials == 1 ? 100 : 0;
+  double clocks = passes * (weights + products + reading + partial + cells + meeting);
+  // The way from block to block: all blocks read all of it, and sectors of the L2 cache that two blocks write are slow.
+  const int written = plan.units * problem.element_bytes;
+  if (plan.cluster)
+    clocks += 40 * plan.blocks;
+  else if (plan.blocks > 1)
+    clocks +=
+        800 + 8 * segments * plan.blocks + (written < 32 ? 600 : 0) + (problem.backward && written < 64 ? 1800 : 0);
+  const int64_t blocks = int64_t(plan.blocks) * plan.groups * plan.directions;
+  const double waves = plan.cluster ? static_cast<double>(divide_up(blocks, kClusterBlocks)) : 1;
+  return clocks * waves * static_cast<double>(problem.directions / plan.directions) / kClock;
+}
+
+// Assumed, not measured: two launches, which took cuDNN 14 us on the one host seen, weights from the L2 cache, products
+// at a third of the peak or so, and what a cell reads and writes.
+double estimate_plain_step(const PersistentProblem& problem) {
+  constexpr double kLaunches = 14, kBytes = 5e6;  // microseconds; bytes of one
+  const double rate = problem.element_bytes == 2 ? 250e6 : problem.exact ? 40e6 : 125e6;
+  const double states = static_cast<double>(problem.batch) * static_cast<double>(problem.hidden_size);
+  const double weights = static_cast<double>(problem.gates * problem.hidden_size * problem.hidden_size);
+  const double reading = weights * problem.element_bytes / kBytes;
+  const double products = 2 * weights * static_cast<double>(problem.batch) / rate;
+  const double cells = states * (problem.backward ? 64 : 48) / kBytes;
+  return static_cast<double>(problem.directions) * (kLaunches + (reading > products ? reading : products) + cells);
+}
+
+namespace {
+
+// Returns why no plan can be made for a problem whatever the GPU has, or null.
+const char* never_fits(const PersistentProblem& problem) {
+  if (problem.element_bytes == 8) return "float64 has no persistent kernel";
+  if (problem.projected) return "a projection has no persistent kernel";
+  if (problem.one_step) return "a single step uses each weight once: there is nothing to keep on the chip";
+  if (problem.hidden_size * problem.element_bytes % 16 != 0)
+    return "hidden_size values are no multiple of 16 bytes, and padding them does not pay for so few steps, or so few "
+           "units in half precision";
+  return nullptr;
+}
+
+// Tries all ways in which the warps of the blocks of a plan may go about their work, and keeps the best.
+void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device, const Wish& wish,
+                   PersistentPlan& best, double& least) {
+  for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
+    for (plan.held = 0; plan.held <= 4; ++plan.held) {
+      plan.partials = 2;
+      if (shared_layout(plan, problem).total > device.shared_bytes) plan.partials = 1;
+      const bool fits = is_instantiated(problem.gates, problem.backward, problem.element_bytes, plan.cluster,
+                                        plan.row_tiles, plan.batch_tiles, plan.held) &&
+                        plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
+                        (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
+                        (plan.held == 0 || plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
+      if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
+      const double time = estimate_step(plan, problem);
+      if (best.blocks == 0 || time < least) best = plan, least = time;
+    }
+}
+
+// Tries all plans that launch so many directions at once, and returns the best.
+PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem, const Device& device,
+                            const Wish& wish) {
+  PersistentPlan best = {}, plan = {};
+  double least = 0;
+  plan.directions = static_cast<int32_t>(directions);
+  for (plan.units = 8; plan.units <= 32; plan.units *= 2) {
+    plan.blocks = static_cast<int32_t>(divide_up(problem.hidden_size, plan.units));
+    plan.row_tiles =
+        static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
+    for (const bool cluster : {false, true}) {
+      plan.cluster = cluster;
+      if (cluster && (device.cluster < 2 || plan.blocks > device.cluster)) continue;
+      if (!cluster && plan.blocks * directions > device.multiprocessors) continue;
+      for (int64_t sequences = kTileBatch;; sequences += kTileBatch) {
+        plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
+        plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
+        if (cluster || plan.blocks * plan.groups * directions <= device.multiprocessors)
+          divide_blocks(plan, problem, device, wish, best, least);
+        if (sequences >= problem.batch) break;
+      }
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish) {
+  // A path that is wished for is taken wherever it can be.
+  const bool repaid = time >= kStepsToPad || wish.path != Path::kAny;
+  if (!repaid || precise_if_plain(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
+  return round_up(problem.hidden_size, 16 / problem.element_bytes);
+}
+
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
+  if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return {};
+  PersistentPlan best = choose_among(problem.directions, problem, device, wish);
+  // One direction after the other, where both do not fit at once.
+  if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, wish);
+  // With so large a batch that many passes follow one another the plain path is faster.
+  const bool slow =
+      best.blocks > 0 && wish.path == Path::kAny && estimate_step(best, problem) > estimate_plain_step(problem);
+  return slow ? PersistentPlan{} : best;
+}
+
+const char* why_plain(const PersistentProblem& problem, const Wish& wish) {
+  if (const char* reason = never_fits(problem)) return reason;
+  if (wish.path != Path::kAny) return "no plan is as wished for";
+  return "the recurrent weights do not fit into the shared memory of the GPU, or the batch is so large that the plain "
+         "path takes less time";
+}
+
+}  // namespace fused_rnn::cuda

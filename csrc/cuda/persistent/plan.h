@@ -1,0 +1,139 @@
+// How the persistent kernels share out a layer over the GPU, for host and device alike.
+//
+// A group of thread blocks walks through all steps of one direction for some of the sequences. Its blocks share out the
+// hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
+// call. The warps of a block share out the sum over what the blocks hand on; a thread then finishes two neighbouring
+// units of one sequence. Groups know nothing of each other.
+
+#pragma once
+
+#include <cstdint>
+
+#include "params/persistent.h"
+
+#ifdef __CUDACC__
+#define FUSED_RNN_HOST_DEVICE __host__ __device__
+#else
+#define FUSED_RNN_HOST_DEVICE
+#endif
+
+namespace fused_rnn::cuda {
+
+constexpr int kWarps = 8;  // of a block
+constexpr int kThreads = 32 * kWarps;
+constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
+constexpr int kTileBatch = 8;       // sequences in one matrix instruction
+constexpr int kChunkBytes = 64;     // of a sum, between one round of loads and the next: two matrix instructions
+constexpr int kUnitsPerThread = 2;  // neighbouring units that a thread finishes
+
+FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
+
+// Chunks of a segment that one warp multiplies.
+FUSED_RNN_HOST_DEVICE constexpr int64_t chunks_of_warp(int64_t hidden_size, int64_t element_bytes) {
+  return divide_up(hidden_size * element_bytes, kChunkBytes * kWarps);
+}
+
+// Rows of the weights in a block of so many units.
+FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int units) {
+  return backward ? units : gates * units;
+}
+
+// The plans for which kernels are built: 8, 16 or 32 units; in a cluster, several tiles of sequences only with the most
+// units; weights held in registers only where they fit, which is less where float32 takes three products.
+FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, int64_t element_bytes, bool cluster,
+                                                     int row_tiles, int batch_tiles, int held) {
+  int units = 8;
+  while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
+  if (units > 32 || row_tiles * batch_tiles > 16) return false;
+  if (cluster && batch_tiles > 1 && units < 32) return false;
+  if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
+  if (held == 0) return true;
+  const int tiles = held * row_tiles * (backward ? gates : 1);
+  if (batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
+  if (backward) return held == 1 || (held == 3 && row_tiles == 1 && !cluster);
+  return row_tiles > 2 && (held == 2 || (held == 4 && row_tiles <= 4 && !cluster));
+}
+
+// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a
+// bank.
+FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
+
+// Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of
+// hidden_size values that are handed on for each sequence: 1 forward, kGates backward.
+struct SharedLayout {
+  int32_t chunks;           // of each segment
+  int32_t exchange_stride;  // between sequences; an odd multiple of 64, so that no two lanes of a warp meet in a bank
+  int64_t partial, states, exchange, exchange_size;  // exchange_size is that of one of two buffers
+  int64_t total;
+
+  FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
+                                               int64_t segments)
+      : chunks(static_cast<int32_t>(divide_up(hidden_size * element_bytes, kChunkBytes))),
+        exchange_stride(static_cast<int32_t>((segments * chunks / 2 * 2 + 1) * kChunkBytes)),
+        partial(int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
+        states(partial +
+               int64_t(plan.partials) * kWarps * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
+        exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
+        exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch * plan.batch_tiles) * exchange_stride : 0),
+        total(exchange + 2 * exchange_size) {}
+};
+
+// What a plan is made for.
+struct PersistentProblem {
+  int64_t batch, hidden_size, directions;
+  int gates;          // kGates of the cell
+  int element_bytes;  // of the weights: 2, 4 or 8
+  bool exact;         // float32 without tf32
+  bool backward;
+  bool projected;  // whether the hidden values are projected
+  bool one_step;
+
+  constexpr bool operator==(const PersistentProblem& other) const = default;
+};
+
+// What the GPU has.
+struct Device {
+  int multiprocessors;
+  int64_t shared_bytes;  // that a block may have
+  int cluster;           // the most blocks of a cluster; 1 where there are none, nor kernels for them
+};
+
+// Which plans may be made; for tests and for tuning.
+enum class Path { kAny, kPlain, kCluster, kGrid };
+struct Wish {
+  Path path = Path::kAny;
+  int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
+  int held = -1;                                // -1: any
+
+  constexpr bool operator==(const Wish& other) const = default;
+};
+
+// Where things lie in the shared memory of a plan's blocks.
+constexpr SharedLayout shared_layout(const PersistentPlan& plan, const PersistentProblem& problem) {
+  return {plan, problem.hidden_size, problem.element_bytes, problem.backward ? problem.gates : 1};
+}
+
+// Steps that repay the copies that padding takes. Assumed, not measured.
+constexpr int64_t kStepsToPad = 16;
+
+// Whether the plain path rounds nothing of the gates: see CudaLayer::precise() in ops/.
+constexpr bool precise_if_plain(int64_t hidden_size, int element_bytes) {
+  return element_bytes == 2 && hidden_size <= 64;
+}
+
+// Returns the hidden size that a layer of so many steps is to have for the persistent kernels: where it is worth it,
+// the next multiple of 16 bytes, of units that stay zero.
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish);
+
+// Returns the plan that should take the least time, or one with blocks == 0 where the plain path is to be taken.
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);
+
+// Returns why choose_plan has no plan for a problem.
+const char* why_plain(const PersistentProblem& problem, const Wish& wish);
+
+// Estimated microseconds of one step, with a plan and on the plain path.
+double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
+double estimate_plain_step(const PersistentProblem& problem);
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,99 @@
+"""What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects.
+
+And whether what is looked up at run time is there; no GPU is needed for any of it.
+"""
+
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from compiled import build_folder, kernels, logs
+
+from fused_rnn import _C
+
+# How a source's machine code and PTX begin in a library, their kinds, and the flags that stand for the letters of
+# architectures, as read from what nvcc 13.0 makes: only the very GPU takes sm_90a, and none but it compute_90a.
+FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
+KINDS = {1: "compute", 2: "sm"}
+LETTERS = {1 << 20: "a", 1 << 21: "f"}
+
+
+def architectures() -> list[str]:
+    """Return what the library was built for; nothing without CUDA."""
+    return list(filter(None, _C.build_info()["cuda_archs"].split(";")))
+
+
+def test_no_kernel_spills() -> None:
+    found = [kernel for log in logs() for kernel in kernels(log.read_text())]
+    if not found:
+        pytest.skip("the package was built without CUDA")
+    assert sum("persistent" in kernel["name"] for kernel in found) > 100
+    assert {kernel["architecture"] for kernel in found} >= {f"sm_{architecture}" for architecture in architectures()}
+    spilling = [kernel for kernel in found if kernel["stores"] != "0" or kernel["loads"] != "0"]
+    assert spilling == []
+    # 256 threads of a block share the 65,536 registers of a multiprocessor.
+    assert max(int(kernel["registers"]) for kernel in found) <= 255
+
+
+def test_a_spill_is_seen() -> None:
+    log = """ptxas info    : Compiling entry function '_Z10persistentv' for 'sm_80'
+ptxas info    : Function properties for _Z10persistentv
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 1 barriers"""
+    assert kernels(log) == [
+        {"name": "_Z10persistentv", "architecture": "sm_80", "stores": "8", "loads": "4", "registers": "255"}
+    ]
+
+
+def machine_code(library: bytes) -> list[list[str]]:
+    """Return for each CUDA source in a library what it was compiled to, such as ["sm_80", "compute_90", "sm_90a"]."""
+    found = []
+    at = library.find(FATBIN)
+    while at >= 0:
+        header, size = struct.unpack_from("<HQ", library, at + 6)
+        end = at + header + size
+        at += header
+        names = []
+        while at < end:
+            kind, header, size, architecture, flags = struct.unpack_from("<H2xIQ12xI8xQ", library, at)
+            letters = "".join(letter for flag, letter in LETTERS.items() if flags & flag)
+            names.append(f"{KINDS[kind]}_{architecture}{letters}")
+            at += header + size
+        found.append(names)
+        at = library.find(FATBIN, end)
+    return found
+
+
+def test_letters_are_seen(tmp_path: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("there is no nvcc")
+    source, made = tmp_path / "one.cu", tmp_path / "one.o"
+    source.write_text("__global__ void one() {}")
+    for architecture, names in {
+        "compute_90,code=[sm_90a,compute_90]": {"sm_90a", "compute_90"},
+        "compute_90a,code=[sm_90a,compute_90a]": {"sm_90a", "compute_90a"},
+        "compute_90,code=[sm_90,compute_90]": {"sm_90", "compute_90"},
+    }.items():
+        subprocess.run([nvcc, f"-gencode=arch={architecture}", "-c", str(source), "-o", str(made)], check=True)
+        assert [{*found} for found in machine_code(made.read_bytes())] == [names]
+
+
+def test_every_source_is_in_the_library() -> None:
+    wanted = architectures()
+    if not wanted:
+        pytest.skip("the package was built without CUDA")
+    # PTX with a letter would be of no use to any newer GPU.
+    compiled = {*(f"sm_{architecture}" for architecture in wanted), f"compute_{wanted[-1].rstrip('af')}"}
+    found = machine_code(Path(_C.__file__).read_bytes())
+    assert len(found) == (build_folder() / "build.ninja").read_text().count(": cuda ")
+    assert [names for names in found if {*names} != compiled] == []
+
+
+def test_cublas_is_found_where_torch_has_it() -> None:
+    if not architectures():
+        pytest.skip("the package was built without CUDA")
+    assert _C.finds_cublas() == (torch.version.cuda is not None)
