@@ -1,38 +1,43 @@
-// One step of a GRU (Cho et al. 2014) with the reset gate after the recurrent product, as torch.nn and cuDNN have it,
-// for any value type V: a number or a vector of numbers. Math gives sigmoid and tanh of V.
+// The GRU (Cho et al. 2014) with the reset gate after the recurrent product, as torch.nn and cuDNN have it. cells.h says
+// what each member of the structure means.
 
 #pragma once
 
 namespace fused_rnn::cells {
 
-template <typename V>
-struct GRUGates {
-  V r, z, n, hn;  // reset, update, candidate, and the recurrent part of the candidate's sum
+struct GRU {
+  static constexpr const char* kName = "gru";
+  static constexpr int kGates = 3;   // reset, update, candidate
+  static constexpr int kSums = 4;    // those of r and z, and the input's and the recurrent part of the candidate's
+  static constexpr int kStates = 1;  // h
+  static constexpr bool kReadsHidden = true;
+  static constexpr int kOutputGate = -1;
+
+  static constexpr int hidden_sum(int gate) { return gate == 2 ? 3 : gate; }
+
+  template <typename Math, typename V>
+  static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {
+    auto& [r, z, n, hn] = values;
+    auto& [h] = states;
+    r = Math::sigmoid(r);
+    z = Math::sigmoid(z);
+    n = Math::tanh(n + r * hn);
+    h = n + z * (h - n);
+  }
+
+  template <typename Math, typename V>
+  static constexpr void backward(V (&values)[kSums], const V (&before)[kStates], const V (&)[kStates],
+                                 V (&grads)[kStates]) {
+    auto& [r, z, n, hn] = values;
+    auto& [grad_h] = grads;
+    const V one(1);
+    const V grad_n = grad_h * (one - z) * (one - n * n);
+    const V grad_r = grad_n * hn * r * (one - r);
+    const V grad_z = grad_h * (before[0] - n) * z * (one - z);
+    const V grad_hn = grad_n * r;
+    grad_h = grad_h * z;
+    r = grad_r, z = grad_z, n = grad_n, hn = grad_hn;
+  }
 };
-
-// Turns the gates' sums (n: the input's part alone) into gates; returns the new hidden value.
-template <typename Math, typename V>
-constexpr V gru_forward(GRUGates<V>& gates, V previous_hidden) {
-  gates.r = Math::sigmoid(gates.r);
-  gates.z = Math::sigmoid(gates.z);
-  gates.n = Math::tanh(gates.n + gates.r * gates.hn);
-  return gates.n + gates.z * (previous_hidden - gates.n);
-}
-
-// Returns the gradients of the gates' sums (n: the input's part, hn: the recurrent part), given the gradient of the
-// hidden value, which becomes the part of the previous hidden value's gradient that does not pass the weights.
-template <typename Math, typename V>
-constexpr GRUGates<V> gru_backward(const GRUGates<V>& gates, V previous_hidden, V& grad_hidden) {
-  const V one(1);
-  const V grad_n = grad_hidden * (one - gates.z) * (one - gates.n * gates.n);
-  const GRUGates<V> grad = {
-      grad_n * gates.hn * gates.r * (one - gates.r),
-      grad_hidden * (previous_hidden - gates.n) * gates.z * (one - gates.z),
-      grad_n,
-      grad_n * gates.r,
-  };
-  grad_hidden = grad_hidden * gates.z;
-  return grad;
-}
 
 }  // namespace fused_rnn::cells

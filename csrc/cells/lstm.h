@@ -1,41 +1,47 @@
-// One step of an LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000), for any value
-// type V: a number or a vector of numbers. Math gives sigmoid and tanh of V.
+// The LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000). cells.h says what each
+// member of the structure means.
 
 #pragma once
 
 namespace fused_rnn::cells {
 
-template <typename V>
-struct LSTMGates {
-  V i, f, g, o;  // input, forget, cell candidate, output
+struct LSTM {
+  static constexpr const char* kName = "lstm";
+  static constexpr int kGates = 4;
+  static constexpr int kSums = 4;    // input, forget, cell candidate and output gate
+  static constexpr int kStates = 2;  // h and c
+  static constexpr bool kReadsHidden = false;
+  static constexpr int kOutputGate = 3;
+
+  static constexpr int hidden_sum(int gate) { return gate; }
+
+  template <typename Math, typename V>
+  static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {
+    auto& [i, f, g, o] = values;
+    auto& [h, c] = states;
+    i = Math::sigmoid(i);
+    f = Math::sigmoid(f);
+    g = Math::tanh(g);
+    o = Math::sigmoid(o);
+    c = f * c + i * g;
+    h = o * Math::tanh(c);
+  }
+
+  template <typename Math, typename V>
+  static constexpr void backward(V (&values)[kSums], const V (&before)[kStates], const V (&after)[kStates],
+                                 V (&grads)[kStates]) {
+    auto& [i, f, g, o] = values;
+    auto& [grad_h, grad_c] = grads;
+    const V one(1), tanh_c = Math::tanh(after[1]);
+    grad_c = grad_c + grad_h * o * (one - tanh_c * tanh_c);
+    const V grad_i = grad_c * g * i * (one - i);
+    const V grad_f = grad_c * before[1] * f * (one - f);
+    const V grad_g = grad_c * i * (one - g * g);
+    const V grad_o = grad_h * tanh_c * o * (one - o);
+    grad_h = V(0);
+    grad_c = grad_c * f;
+    i = grad_i, f = grad_f, g = grad_g, o = grad_o;
+  }
 };
-
-// Turns the gates' sums into gates, and steps the cell; returns the hidden value.
-template <typename Math, typename V>
-constexpr V lstm_forward(LSTMGates<V>& gates, V& cell) {
-  gates.i = Math::sigmoid(gates.i);
-  gates.f = Math::sigmoid(gates.f);
-  gates.g = Math::tanh(gates.g);
-  gates.o = Math::sigmoid(gates.o);
-  cell = gates.f * cell + gates.i * gates.g;
-  return gates.o * Math::tanh(cell);
-}
-
-// Returns the gradients of the gates' sums, given the gradient of the hidden value; turns the gradient of the cell into
-// that of the previous cell.
-template <typename Math, typename V>
-constexpr LSTMGates<V> lstm_backward(const LSTMGates<V>& gates, V previous_cell, V cell, V grad_hidden, V& grad_cell) {
-  const V one(1);
-  const V tanh_cell = Math::tanh(cell);
-  grad_cell = grad_cell + grad_hidden * gates.o * (one - tanh_cell * tanh_cell);
-  const LSTMGates<V> grad = {
-      grad_cell * gates.g * gates.i * (one - gates.i),
-      grad_cell * previous_cell * gates.f * (one - gates.f),
-      grad_cell * gates.i * (one - gates.g * gates.g),
-      grad_hidden * tanh_cell * gates.o * (one - gates.o),
-  };
-  grad_cell = grad_cell * gates.f;
-  return grad;
-}
 
 }  // namespace fused_rnn::cells

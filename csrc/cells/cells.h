@@ -1,0 +1,104 @@
+// All cells, and what the structure of a cell says. This is the only place that lists them: the loops on a processor, the
+// kernels for a GPU, the operators and, through fused_rnn._C, Python read everything from here.
+//
+// One step of a layer multiplies the input by weight_ih and the hidden values by weight_hh, adds biases, and hands the
+// sums of each hidden unit to the cell, which turns them into the unit's next states. A cell is a struct with:
+//
+//   kName            the name that the operators take
+//   kGates           rows of weight_ih, weight_hh and the biases for each hidden unit
+//   kSums            sums for each hidden unit. The input's part of gate g, with bias_ih, always goes to sum g
+//   hidden_sum(g)    the sum to which the recurrent part of gate g goes, with bias_hh: g itself where the cell needs
+//                    only both parts' total
+//   kStates          states for each hidden unit. State 0 is h, which is the output and passes the recurrent weights;
+//                    the others, such as an LSTM's c, pass from step to step as they are
+//   kReadsHidden     whether a step also reads the unit's own previous h, beside the recurrent product
+//   kOutputGate      for a cell whose h may be projected to another size: the value v for which h = v * tanh(state 1);
+//                    else -1
+//   forward(values, states)
+//                    turns the sums in `values` into what the backward pass needs of them, and the states before the
+//                    step into those after it. On entry states[0] is valid only if kReadsHidden
+//   backward(values, before, after, grads)
+//                    turns the values that forward left into the gradients of the sums, and the gradients of the states
+//                    after the step into those of the states before it; for h, into the part that does not pass the
+//                    weights. Of `before` and `after` the states from 1 on are valid, and before[0] if kReadsHidden
+//
+// V is a number or a vector of numbers. Math has sigmoid(x), tanh(x), relu(x), and relu_backward(y, grad), which is grad
+// where y = relu(x) is positive and else zero.
+
+#pragma once
+
+#include "cells/gru.h"
+#include "cells/lstm.h"
+#include "cells/rnn.h"
+
+namespace fused_rnn::cells {
+
+// Calls X(cell) for every cell. A new cell is a header of its own, included above, and its name here.
+#define FUSED_RNN_FOR_EACH_CELL(X) X(LSTM) X(GRU) X(RNNTanh) X(RNNReLU)
+
+// A cell that is known only at run time.
+enum class Kind : int {
+#define FUSED_RNN_KIND(Cell) k##Cell,
+  FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_KIND)
+#undef FUSED_RNN_KIND
+};
+
+constexpr int kMaxGates = 4;
+constexpr int kMaxStates = 4;
+
+// The structure of a cell as values.
+struct Description {
+  const char* name;
+  int gates, sums, states;
+  int hidden_sums[kMaxGates];  // of each gate
+  bool reads_hidden;
+  int output_gate;
+
+  // The states beside h.
+  constexpr int cell_states() const { return states - 1; }
+  constexpr bool may_project() const { return output_gate >= 0; }
+};
+
+template <typename Cell>
+constexpr Description describe() {
+  static_assert(Cell::kGates <= kMaxGates && Cell::kGates <= Cell::kSums && Cell::kStates <= kMaxStates);
+  Description cell = {Cell::kName,   Cell::kGates, Cell::kSums, Cell::kStates, {}, Cell::kReadsHidden,
+                      Cell::kOutputGate};
+  for (int gate = 0; gate < Cell::kGates; ++gate) cell.hidden_sums[gate] = Cell::hidden_sum(gate);
+  return cell;
+}
+
+inline constexpr Description kDescriptions[] = {
+#define FUSED_RNN_DESCRIBE(Cell) describe<Cell>(),
+    FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_DESCRIBE)
+#undef FUSED_RNN_DESCRIBE
+};
+
+constexpr const Description& describe(Kind kind) { return kDescriptions[static_cast<int>(kind)]; }
+
+// Calls body.template operator()<Cell>() for a cell that is known only at run time, and returns what it returns.
+template <typename Body>
+constexpr auto with_cell(Kind kind, const Body& body) {
+#define FUSED_RNN_CASE(Cell) \
+  if (kind == Kind::k##Cell) return body.template operator()<Cell>();
+  FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_CASE)
+#undef FUSED_RNN_CASE
+  __builtin_unreachable();
+}
+
+// Calls body.template operator()<gate, sum, count>() for the longest runs of gates, so that products can take several
+// gates at once: one run where hidden_sum(g) is g for all gates.
+template <typename Cell, int kGate = 0, typename Body>
+constexpr void for_each_run(const Body& body) {
+  if constexpr (kGate < Cell::kGates) {
+    constexpr int kCount = [] {
+      int count = 1;
+      while (kGate + count < Cell::kGates && Cell::hidden_sum(kGate + count) == Cell::hidden_sum(kGate) + count) ++count;
+      return count;
+    }();
+    body.template operator()<kGate, Cell::hidden_sum(kGate), kCount>();
+    for_each_run<Cell, kGate + kCount>(body);
+  }
+}
+
+}  // namespace fused_rnn::cells
