@@ -48,31 +48,31 @@ using fused_rnn::cuda::Path;
 
 Path path_of(const std::string& name) {
   if (name == "any") return Path::kAny;
-  if (name == "plain") return Path::kPlain;
+  if (name == "stepwise") return Path::kStepwise;
   if (name == "cluster") return Path::kCluster;
   if (name == "grid") return Path::kGrid;
-  throw py::value_error("path must be any, plain, cluster or grid, not " + name);
+  throw py::value_error("path must be any, stepwise, cluster or grid, not " + name);
 }
 
-// Sets which plans of the persistent kernels may be chosen from now on, for tests and tuning; 0, or -1 for held, means
-// any.
-void set_cuda_wish(const std::string& path, int blocks, int groups, int batch_tiles, int held) {
-  fused_rnn::ops::cuda_wish() = {path_of(path), blocks, groups, batch_tiles, held};
+// Sets which plans of the persistent kernels may be chosen from now on, for tests and tuning; 0, or -1 for
+// chunks_in_registers, means any.
+void set_plan_override(const std::string& path, int blocks, int groups, int batch_tiles, int chunks_in_registers) {
+  fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
 }
 
-// Returns how a layer is shared out on a GPU of the machine, and with what hidden size; for the plain path, why.
+// Returns how a layer is shared out on a GPU of the machine, and with what hidden size; for the stepwise path, why.
 py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool backward,
                    bool projected, int64_t time, int device) {
-  const bool exact = element_bytes == 4 && fused_rnn::ops::exact_float32();
-  fused_rnn::cuda::PersistentProblem problem = {batch, hidden_size, directions, gates,    element_bytes,
-                                                exact, backward,    projected,  time == 1};
-  const auto& wish = fused_rnn::ops::cuda_wish();
-  problem.hidden_size = padded_size(problem, time, wish);
-  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), wish);
+  const bool allow_tf32 = element_bytes == 4 && fused_rnn::ops::tf32_allowed();
+  fused_rnn::cuda::PersistentProblem problem = {batch,      hidden_size, directions, gates,    element_bytes,
+                                                allow_tf32, backward,    projected,  time == 1};
+  const auto& plan_override = fused_rnn::ops::current_plan_override();
+  problem.hidden_size = padded_size(problem, time, plan_override);
+  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), plan_override);
   py::dict result;
   if (plan.blocks == 0) {
-    result["path"] = "plain";
-    result["reason"] = why_plain(problem, wish);
+    result["path"] = "stepwise";
+    result["reason"] = why_stepwise(problem, plan_override);
     return result;
   }
   result["path"] = plan.cluster ? "cluster" : "grid";
@@ -83,7 +83,7 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
   result["sequences"] = plan.sequences;
   result["row_tiles"] = plan.row_tiles;
   result["batch_tiles"] = plan.batch_tiles;
-  result["held"] = plan.held;
+  result["chunks_in_registers"] = plan.chunks_in_registers;
   result["launches"] = directions / plan.directions;
   result["shared_bytes"] = fused_rnn::cuda::shared_layout(plan, problem).total;
   result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem);
@@ -97,8 +97,8 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
 #ifdef FUSED_RNN_CUDA
-  module.def("set_cuda_wish", &set_cuda_wish, py::arg("path") = "any", py::arg("blocks") = 0, py::arg("groups") = 0,
-             py::arg("batch_tiles") = 0, py::arg("held") = -1);
+  module.def("set_plan_override", &set_plan_override, py::arg("path") = "any", py::arg("blocks") = 0,
+             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1);
   module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
              py::arg("device") = 0);

@@ -14,8 +14,8 @@ def build_info() -> BuildInfo: ...
 
 # With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU;
 # whether torch brings cuBLAS.
-def set_cuda_wish(
-    path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, held: int = -1
+def set_plan_override(
+    path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...
 def cuda_plan(
     gates: int,

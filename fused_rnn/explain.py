@@ -15,7 +15,7 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
 
     On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
     two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
-    Else it takes the plain path: one product and one pointwise kernel a step. A hidden size may be padded with zeros,
+    Else it takes the stepwise path: one product and one pointwise kernel a step. A hidden size may be padded with zeros,
     which changes no result.
 
     Args:
@@ -68,8 +68,8 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
 
 
 def _told(plan: dict[str, Any], hidden_size: int) -> str:
-    if plan["path"] == "plain":
-        return f"plain, since {plan['reason']}"
+    if plan["path"] == "stepwise":
+        return f"stepwise, since {plan['reason']}"
     padded = f"padded to hidden size {plan['hidden_size']}, " if plan["hidden_size"] != hidden_size else ""
     return (
         f"{plan['path']}, {padded}{plan['groups']} groups of {plan['blocks']} blocks for each direction, of "

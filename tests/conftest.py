@@ -61,12 +61,12 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=["any", "plain", "grid", "cluster"])
+@pytest.fixture(params=["any", "stepwise", "grid", "cluster"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Let the kernels of a GPU take one path only, where they can."""
-    _C.set_cuda_wish(request.param)
+    _C.set_plan_override(request.param)
     yield request.param
-    _C.set_cuda_wish("any")
+    _C.set_plan_override("any")
 
 
 @pytest.fixture

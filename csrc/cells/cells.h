@@ -1,5 +1,5 @@
-// All cells, and what the structure of a cell says. This is the only place that lists them: the loops on a processor, the
-// kernels for a GPU, the operators and, through fused_rnn._C, Python read everything from here.
+// All cells, and what the structure of a cell says. This is the only place that lists them: the loops on a processor,
+// the kernels for a GPU, the operators and, through fused_rnn._C, Python read everything from here.
 //
 // One step of a layer multiplies the input by weight_ih and the hidden values by weight_hh, adds biases, and hands the
 // sums of each hidden unit to the cell, which turns them into the unit's next states. A cell is a struct with:
@@ -22,8 +22,8 @@
 //                    after the step into those of the states before it; for h, into the part that does not pass the
 //                    weights. Of `before` and `after` the states from 1 on are valid, and before[0] if kReadsHidden
 //
-// V is a number or a vector of numbers. Math has sigmoid(x), tanh(x), relu(x), and relu_backward(y, grad), which is grad
-// where y = relu(x) is positive and else zero.
+// V is a number or a vector of numbers. Math has sigmoid(x), tanh(x), relu(x), and relu_backward(y, grad), which is
+// grad where y = relu(x) is positive and else zero.
 
 #pragma once
 
@@ -62,8 +62,7 @@ struct Description {
 template <typename Cell>
 constexpr Description describe() {
   static_assert(Cell::kGates <= kMaxGates && Cell::kGates <= Cell::kSums && Cell::kStates <= kMaxStates);
-  Description cell = {Cell::kName,   Cell::kGates, Cell::kSums, Cell::kStates, {}, Cell::kReadsHidden,
-                      Cell::kOutputGate};
+  Description cell = {Cell::kName, Cell::kGates, Cell::kSums, Cell::kStates, {}, Cell::kReadsHidden, Cell::kOutputGate};
   for (int gate = 0; gate < Cell::kGates; ++gate) cell.hidden_sums[gate] = Cell::hidden_sum(gate);
   return cell;
 }
@@ -93,7 +92,8 @@ constexpr void for_each_run(const Body& body) {
   if constexpr (kGate < Cell::kGates) {
     constexpr int kCount = [] {
       int count = 1;
-      while (kGate + count < Cell::kGates && Cell::hidden_sum(kGate + count) == Cell::hidden_sum(kGate) + count) ++count;
+      while (kGate + count < Cell::kGates && Cell::hidden_sum(kGate + count) == Cell::hidden_sum(kGate) + count)
+        ++count;
       return count;
     }();
     body.template operator()<kGate, Cell::hidden_sum(kGate), kCount>();

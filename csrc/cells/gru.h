@@ -1,5 +1,5 @@
-// The GRU (Cho et al. 2014) with the reset gate after the recurrent product, as torch.nn and cuDNN have it. cells.h says
-// what each member of the structure means.
+// The GRU (Cho et al. 2014) with the reset gate after the recurrent product, as torch.nn and cuDNN have it. cells.h
+// says what each member of the structure means.
 
 #pragma once
 

@@ -1,4 +1,5 @@
-// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the structure means.
+// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the structure
+// means.
 
 #pragma once
 

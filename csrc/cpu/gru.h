@@ -9,9 +9,9 @@ namespace fused_rnn::cpu {
 
 FUSED_RNN_PER_CAPABILITY(
     // All steps of a layer.
-    void gru(const RecurrentForward<float>& params); void gru(const RecurrentForward<double>& params);
+    void gru(const RecurrentForwardParams<float>& params); void gru(const RecurrentForwardParams<double>& params);
     // All steps backwards, then the gradients of input and weights.
-    void gru_backward(const RecurrentBackward<float>& params);
-    void gru_backward(const RecurrentBackward<double>& params);)
+    void gru_backward(const RecurrentBackwardParams<float>& params);
+    void gru_backward(const RecurrentBackwardParams<double>& params);)
 
 }  // namespace fused_rnn::cpu

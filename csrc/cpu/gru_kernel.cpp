@@ -1,8 +1,8 @@
 // The GRU on a processor: what its steps add to the loops over a recurrent layer.
 
 #include "cells/gru.h"
-#include "cpu/kit/activation.h"
 #include "cpu/gru.h"
+#include "cpu/kit/activation.h"
 #include "cpu/recurrent/backward.h"
 #include "cpu/recurrent/forward.h"
 
@@ -74,10 +74,10 @@ struct GRUCell {
 
 namespace CPU_CAPABILITY {
 
-void gru(const RecurrentForward<float>& params) { run_forward<GRUCell>(params); }
-void gru(const RecurrentForward<double>& params) { ForwardLoop<GRUCell, double>(params).run(); }
-void gru_backward(const RecurrentBackward<float>& params) { BackwardLoop<GRUCell, float>(params).run(); }
-void gru_backward(const RecurrentBackward<double>& params) { BackwardLoop<GRUCell, double>(params).run(); }
+void gru(const RecurrentForwardParams<float>& params) { run_forward<GRUCell>(params); }
+void gru(const RecurrentForwardParams<double>& params) { ForwardLoop<GRUCell, double>(params).run(); }
+void gru_backward(const RecurrentBackwardParams<float>& params) { BackwardLoop<GRUCell, float>(params).run(); }
+void gru_backward(const RecurrentBackwardParams<double>& params) { BackwardLoop<GRUCell, double>(params).run(); }
 
 }  // namespace CPU_CAPABILITY
 }  // namespace fused_rnn::cpu

@@ -9,9 +9,9 @@ namespace fused_rnn::cpu {
 
 FUSED_RNN_PER_CAPABILITY(
     // All steps of a layer.
-    void lstm(const RecurrentForward<float>& params); void lstm(const RecurrentForward<double>& params);
+    void lstm(const RecurrentForwardParams<float>& params); void lstm(const RecurrentForwardParams<double>& params);
     // All steps backwards, then the gradients of input and weights.
-    void lstm_backward(const RecurrentBackward<float>& params);
-    void lstm_backward(const RecurrentBackward<double>& params);)
+    void lstm_backward(const RecurrentBackwardParams<float>& params);
+    void lstm_backward(const RecurrentBackwardParams<double>& params);)
 
 }  // namespace fused_rnn::cpu

@@ -81,10 +81,10 @@ struct LSTMCell {
 
 namespace CPU_CAPABILITY {
 
-void lstm(const RecurrentForward<float>& params) { run_forward<LSTMCell>(params); }
-void lstm(const RecurrentForward<double>& params) { ForwardLoop<LSTMCell, double>(params).run(); }
-void lstm_backward(const RecurrentBackward<float>& params) { BackwardLoop<LSTMCell, float>(params).run(); }
-void lstm_backward(const RecurrentBackward<double>& params) { BackwardLoop<LSTMCell, double>(params).run(); }
+void lstm(const RecurrentForwardParams<float>& params) { run_forward<LSTMCell>(params); }
+void lstm(const RecurrentForwardParams<double>& params) { ForwardLoop<LSTMCell, double>(params).run(); }
+void lstm_backward(const RecurrentBackwardParams<float>& params) { BackwardLoop<LSTMCell, float>(params).run(); }
+void lstm_backward(const RecurrentBackwardParams<double>& params) { BackwardLoop<LSTMCell, double>(params).run(); }
 
 }  // namespace CPU_CAPABILITY
 }  // namespace fused_rnn::cpu

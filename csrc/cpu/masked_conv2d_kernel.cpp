@@ -1,9 +1,9 @@
 // Masked convolution forward, and its input gradient: the same sum with the taps mirrored and the weights transposed.
 
-#include "cpu/masked_conv2d.h"
 #include "cpu/conv/images.h"
 #include "cpu/conv/taps.h"
 #include "cpu/kit/scratch.h"
+#include "cpu/masked_conv2d.h"
 
 namespace fused_rnn::cpu {
 namespace {
@@ -221,13 +221,13 @@ void correlate(Correlation<T> c) {
 }
 
 template <typename T>
-void forward(const MaskedConv2dForward<T>& p) {
+void forward(const MaskedConv2dForwardParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
   correlate<T>({s, false, s.in_channels, s.out_channels, p.input, p.output, p.bias, p.weight});
 }
 
 template <typename T>
-void input_gradient(const MaskedConv2dInputGradient<T>& p) {
+void input_gradient(const MaskedConv2dInputGradientParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
   const auto& w = p.weight;
   const Weights<const T> mirrored = {w.data + (s.taps() - 1) * w.tap_stride, w.in_stride, w.out_stride, -w.tap_stride};
@@ -238,10 +238,10 @@ void input_gradient(const MaskedConv2dInputGradient<T>& p) {
 
 namespace CPU_CAPABILITY {
 
-void masked_conv2d(const MaskedConv2dForward<float>& params) { forward(params); }
-void masked_conv2d(const MaskedConv2dForward<double>& params) { forward(params); }
-void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<float>& params) { input_gradient(params); }
-void masked_conv2d_input_gradient(const MaskedConv2dInputGradient<double>& params) { input_gradient(params); }
+void masked_conv2d(const MaskedConv2dForwardParams<float>& params) { forward(params); }
+void masked_conv2d(const MaskedConv2dForwardParams<double>& params) { forward(params); }
+void masked_conv2d_input_gradient(const MaskedConv2dInputGradientParams<float>& params) { input_gradient(params); }
+void masked_conv2d_input_gradient(const MaskedConv2dInputGradientParams<double>& params) { input_gradient(params); }
 
 }  // namespace CPU_CAPABILITY
 }  // namespace fused_rnn::cpu

@@ -1,9 +1,9 @@
 // The gradients of masked convolution's weight and bias: sums over all pixels.
 
-#include "cpu/masked_conv2d.h"
 #include "cpu/conv/images.h"
 #include "cpu/conv/taps.h"
 #include "cpu/kit/scratch.h"
+#include "cpu/masked_conv2d.h"
 
 namespace fused_rnn::cpu {
 namespace {
@@ -102,7 +102,7 @@ void sum_columns(const T* values, int64_t count, int64_t stride, T* sums, Range 
 }
 
 template <typename T>
-void parameter_gradients(const MaskedConv2dParameterGradients<T>& p) {
+void parameter_gradients(const MaskedConv2dParameterGradientsParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
   const RowLayout input = {s.height, s.width, s.in_channels, merges_taps(s, s.in_channels) ? s.kernel_width / 2 : 0};
   const RowLayout grad = {s.height, s.width, s.out_channels, 0};
@@ -142,10 +142,10 @@ void parameter_gradients(const MaskedConv2dParameterGradients<T>& p) {
 
 namespace CPU_CAPABILITY {
 
-void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradients<float>& params) {
+void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradientsParams<float>& params) {
   parameter_gradients(params);
 }
-void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradients<double>& params) {
+void masked_conv2d_parameter_gradients(const MaskedConv2dParameterGradientsParams<double>& params) {
   parameter_gradients(params);
 }
 

@@ -17,18 +17,18 @@ struct GRUCell {
 
   template <typename Math, typename V>
   static FUSED_RNN_DEVICE V forward(V (&sums)[4], V hidden, V& /*cell*/) {
-    cells::GRUGates<V> gates = {sums[0], sums[1], sums[2], sums[3]};
-    const V next = cells::gru_forward<Math>(gates, hidden);
-    sums[0] = gates.r, sums[1] = gates.z, sums[2] = gates.n, sums[3] = gates.hn;
-    return next;
+    V states[1] = {hidden};
+    cells::GRU::forward<Math>(sums, states);
+    return states[0];
   }
 
   // `previous` is the hidden value before.
   template <typename Math, typename V>
   static FUSED_RNN_DEVICE void backward(V (&gates)[4], V previous, V /*cell*/, V& grad_hidden, V& /*grad_cell*/) {
-    const auto grad =
-        cells::gru_backward<Math>(cells::GRUGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous, grad_hidden);
-    gates[0] = grad.r, gates[1] = grad.z, gates[2] = grad.n, gates[3] = grad.hn;
+    const V before[1] = {previous};
+    V grads[1] = {grad_hidden};
+    cells::GRU::backward<Math>(gates, before, before, grads);
+    grad_hidden = grads[0];
   }
 };
 

@@ -18,21 +18,21 @@ struct LSTMCell {
 
   // Returns the new hidden value; steps `cell`; turns the four sums into gates.
   template <typename Math, typename V>
-  static FUSED_RNN_DEVICE V forward(V (&sums)[4], V /*hidden*/, V& cell) {
-    cells::LSTMGates<V> gates = {sums[0], sums[1], sums[2], sums[3]};
-    const V hidden = cells::lstm_forward<Math>(gates, cell);
-    sums[0] = gates.i, sums[1] = gates.f, sums[2] = gates.g, sums[3] = gates.o;
-    return hidden;
+  static FUSED_RNN_DEVICE V forward(V (&sums)[4], V hidden, V& cell) {
+    V states[2] = {hidden, cell};
+    cells::LSTM::forward<Math>(sums, states);
+    cell = states[1];
+    return states[0];
   }
 
   // Turns the four gates into the gradients of their sums. `previous` and `cell` are cell values before and after;
   // `grad_hidden` becomes what goes past the weights to the hidden value before: nothing.
   template <typename Math, typename V>
   static FUSED_RNN_DEVICE void backward(V (&gates)[4], V previous, V cell, V& grad_hidden, V& grad_cell) {
-    const auto grad = cells::lstm_backward<Math>(cells::LSTMGates<V>{gates[0], gates[1], gates[2], gates[3]}, previous,
-                                                 cell, grad_hidden, grad_cell);
-    gates[0] = grad.i, gates[1] = grad.f, gates[2] = grad.g, gates[3] = grad.o;
-    grad_hidden = V(0);
+    const V before[2] = {V(0), previous}, after[2] = {V(0), cell};
+    V grads[2] = {grad_hidden, grad_cell};
+    cells::LSTM::backward<Math>(gates, before, after, grads);
+    grad_hidden = grads[0], grad_cell = grads[1];
   }
 };
 

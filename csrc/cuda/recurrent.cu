@@ -5,15 +5,17 @@
 #include "cuda/gru.cuh"
 #include "cuda/lstm.cuh"
 #include "cuda/persistent/launch.cuh"
-#include "cuda/stepwise/pointwise.cuh"
 #include "cuda/recurrent.h"
+#include "cuda/stepwise/pointwise.cuh"
 
 namespace fused_rnn::cuda {
 
 // Built in files of their own, for compilers to work side by side.
-#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                   \
-  extern template const char* launch_persistent<Cell, T>(const CudaForward<T, float>& params, void* stream); \
-  extern template const char* launch_persistent<Cell, T>(const CudaBackward<T, float>& params, void* stream);
+#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                 \
+  extern template const char* launch_persistent<Cell, T>(const PersistentForwardParams<T, float>& params,  \
+                                                         void* stream);                                    \
+  extern template const char* launch_persistent<Cell, T>(const PersistentBackwardParams<T, float>& params, \
+                                                         void* stream);
 FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, float)
 FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, bfloat16)
 FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, float16)
@@ -54,23 +56,23 @@ const char* start_persistent(Cell cell, Element element, const Params<void, void
 template <template <typename, typename> typename Params>
 const char* start_pointwise(Cell cell, Element element, const Params<void, void>& params, void* stream) {
   return with_types(cell, element, [&]<typename AnyCell, typename T>() {
-    return launch_pointwise<AnyCell, T>(std::bit_cast<Params<T, State<T>>>(params), stream);
+    return launch_pointwise<AnyCell, T>(std::bit_cast<Params<T, Accumulator<T>>>(params), stream);
   });
 }
 
 }  // namespace
 
-const char* persistent(Cell cell, Element element, const CudaForward<void, void>& params, void* stream) {
-  return start_persistent<CudaForward>(cell, element, params, stream);
+const char* persistent(Cell cell, Element element, const PersistentForwardParams<void, void>& params, void* stream) {
+  return start_persistent<PersistentForwardParams>(cell, element, params, stream);
 }
-const char* persistent(Cell cell, Element element, const CudaBackward<void, void>& params, void* stream) {
-  return start_persistent<CudaBackward>(cell, element, params, stream);
+const char* persistent(Cell cell, Element element, const PersistentBackwardParams<void, void>& params, void* stream) {
+  return start_persistent<PersistentBackwardParams>(cell, element, params, stream);
 }
-const char* pointwise(Cell cell, Element element, const PointwiseForward<void, void>& params, void* stream) {
-  return start_pointwise<PointwiseForward>(cell, element, params, stream);
+const char* pointwise(Cell cell, Element element, const PointwiseForwardParams<void, void>& params, void* stream) {
+  return start_pointwise<PointwiseForwardParams>(cell, element, params, stream);
 }
-const char* pointwise(Cell cell, Element element, const PointwiseBackward<void, void>& params, void* stream) {
-  return start_pointwise<PointwiseBackward>(cell, element, params, stream);
+const char* pointwise(Cell cell, Element element, const PointwiseBackwardParams<void, void>& params, void* stream) {
+  return start_pointwise<PointwiseBackwardParams>(cell, element, params, stream);
 }
 
 }  // namespace fused_rnn::cuda

@@ -13,11 +13,11 @@ enum class Cell { kLSTM, kGRU };
 enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
 // All steps of a layer in one kernel, as params.plan shares it out; not for kFloat64.
-const char* persistent(Cell cell, Element element, const CudaForward<void, void>& params, void* stream);
-const char* persistent(Cell cell, Element element, const CudaBackward<void, void>& params, void* stream);
+const char* persistent(Cell cell, Element element, const PersistentForwardParams<void, void>& params, void* stream);
+const char* persistent(Cell cell, Element element, const PersistentBackwardParams<void, void>& params, void* stream);
 
-// One step of the plain path, beside the products.
-const char* pointwise(Cell cell, Element element, const PointwiseForward<void, void>& params, void* stream);
-const char* pointwise(Cell cell, Element element, const PointwiseBackward<void, void>& params, void* stream);
+// One step of the stepwise path, beside the products.
+const char* pointwise(Cell cell, Element element, const PointwiseForwardParams<void, void>& params, void* stream);
+const char* pointwise(Cell cell, Element element, const PointwiseBackwardParams<void, void>& params, void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -22,7 +22,7 @@ std::tuple<Tensor, Tensor, Tensor> gru(const Tensor& input, const Tensor& h0, at
   if (s.steps.batch > 0)
     for_type(layer.compute, [&](auto zero) {
       using T = decltype(zero);
-      RecurrentForward<T> params = {};
+      RecurrentForwardParams<T> params = {};
       params.sizes = s;
       for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.stored_weights_of<T>(d);
       params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
@@ -52,7 +52,7 @@ std::tuple<Tensor, Tensor, std::vector<Tensor>> gru_backward(
   std::vector<Tensor> grad_weights = empty_weight_gradients(layer, weight_grad);
   for_type(layer.compute, [&](auto zero) {
     using T = decltype(zero);
-    RecurrentBackward<T> params = {};
+    RecurrentBackwardParams<T> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {
       params.weights[d] = layer.weights_of<T>(d);

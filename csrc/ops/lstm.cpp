@@ -24,7 +24,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> lstm(const Tensor& input, con
   if (s.steps.batch > 0)
     for_type(layer.compute, [&](auto zero) {
       using T = decltype(zero);
-      RecurrentForward<T> params = {};
+      RecurrentForwardParams<T> params = {};
       params.sizes = s;
       for (int64_t d = 0; d < s.directions; ++d) params.weights[d] = layer.stored_weights_of<T>(d);
       params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
@@ -62,7 +62,7 @@ std::tuple<Tensor, Tensor, Tensor, std::vector<Tensor>> lstm_backward(
   std::vector<Tensor> grad_weights = empty_weight_gradients(layer, weight_grad);
   for_type(layer.compute, [&](auto zero) {
     using T = decltype(zero);
-    RecurrentBackward<T> params = {};
+    RecurrentBackwardParams<T> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {
       params.weights[d] = layer.weights_of<T>(d);

@@ -152,8 +152,9 @@ Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optio
       empty(input, {sizes.batch, sizes.out_channels, sizes.height, sizes.width}, result_format(input, weight));
   for_type(compute_type(input), [&](auto zero) {
     using T = decltype(zero);
-    const MaskedConv2dForward<T> params = {sizes, images<T>(kernel_input), weights<T>(kernel_weight),
-                                           bias ? kernel_bias.const_data_ptr<T>() : nullptr, mutable_images<T>(output)};
+    const MaskedConv2dForwardParams<T> params = {sizes, images<T>(kernel_input), weights<T>(kernel_weight),
+                                                 bias ? kernel_bias.const_data_ptr<T>() : nullptr,
+                                                 mutable_images<T>(output)};
     FUSED_RNN_CPU_CALL(masked_conv2d, params);
   });
   return output.to(input.scalar_type());
@@ -177,15 +178,16 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
     using T = decltype(zero);
     if (input_grad) {
       const Tensor kernel_weight = weight_for_kernel(weight);
-      const MaskedConv2dInputGradient<T> params = {sizes, images<T>(kernel_grad), weights<T>(kernel_weight),
-                                                   mutable_images<T>(grad_input)};
+      const MaskedConv2dInputGradientParams<T> params = {sizes, images<T>(kernel_grad), weights<T>(kernel_weight),
+                                                         mutable_images<T>(grad_input)};
       FUSED_RNN_CPU_CALL(masked_conv2d_input_gradient, params);
     }
     if (weight_grad || bias_grad) {
       const Tensor kernel_input = images_for_kernel(input);
-      const MaskedConv2dParameterGradients<T> params = {sizes, images<T>(kernel_grad), images<T>(kernel_input),
-                                                        weight_grad ? mutable_weights<T>(grad_weight) : Weights<T>(),
-                                                        bias_grad ? grad_bias.mutable_data_ptr<T>() : nullptr};
+      const MaskedConv2dParameterGradientsParams<T> params = {
+          sizes, images<T>(kernel_grad), images<T>(kernel_input),
+          weight_grad ? mutable_weights<T>(grad_weight) : Weights<T>(),
+          bias_grad ? grad_bias.mutable_data_ptr<T>() : nullptr};
       FUSED_RNN_CPU_CALL(masked_conv2d_parameter_gradients, params);
     }
   });

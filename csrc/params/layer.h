@@ -50,7 +50,7 @@ struct RecurrentSizes {
 };
 
 template <typename T>
-struct RecurrentForward {
+struct RecurrentForwardParams {
   RecurrentSizes sizes;
   StoredWeights<T> weights[2];
   bool pairs;      // whether the processor multiplies pairs of bfloat16 numbers, and weights, input and h0 are such
@@ -74,7 +74,7 @@ struct RecurrentWeightGradients {
 };
 
 template <typename T>
-struct RecurrentBackward {
+struct RecurrentBackwardParams {
   RecurrentSizes sizes;
   RecurrentWeights<T> weights[2];
   const T* input;        // [rows, input_size]

@@ -39,7 +39,7 @@ struct Weights {
 };
 
 template <typename T>
-struct MaskedConv2dForward {
+struct MaskedConv2dForwardParams {
   MaskedConv2dSizes sizes;
   Images<const T> input;    // of in_channels
   Weights<const T> weight;  // masked entries are not used
@@ -48,7 +48,7 @@ struct MaskedConv2dForward {
 };
 
 template <typename T>
-struct MaskedConv2dInputGradient {
+struct MaskedConv2dInputGradientParams {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
   Weights<const T> weight;      // as forward's
@@ -56,7 +56,7 @@ struct MaskedConv2dInputGradient {
 };
 
 template <typename T>
-struct MaskedConv2dParameterGradients {
+struct MaskedConv2dParameterGradientsParams {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
   Images<const T> input;        // of in_channels

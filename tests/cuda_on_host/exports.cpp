@@ -11,28 +11,32 @@ extern "C" {
 
 void choose_schedule(unsigned seed) { host::set_schedule(seed); }
 
-const char* persistent_forward(int cell, int element, const CudaForward<void, void>* params) {
+const char* persistent_forward(int cell, int element, const PersistentForwardParams<void, void>* params) {
   return persistent(Cell(cell), Element(element), *params, nullptr);
 }
-const char* persistent_backward(int cell, int element, const CudaBackward<void, void>* params) {
+const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void, void>* params) {
   return persistent(Cell(cell), Element(element), *params, nullptr);
 }
-const char* pointwise_forward(int cell, int element, const PointwiseForward<void, void>* params) {
+const char* pointwise_forward(int cell, int element, const PointwiseForwardParams<void, void>* params) {
   return pointwise(Cell(cell), Element(element), *params, nullptr);
 }
-const char* pointwise_backward(int cell, int element, const PointwiseBackward<void, void>* params) {
+const char* pointwise_backward(int cell, int element, const PointwiseBackwardParams<void, void>* params) {
   return pointwise(Cell(cell), Element(element), *params, nullptr);
 }
 
-void plan_for(const PersistentProblem* problem, const Device* device, const Wish* wish, PersistentPlan* plan) {
-  *plan = choose_plan(*problem, *device, *wish);
+void plan_for(const PersistentProblem* problem, const Device* device, const PlanOverride* plan_override,
+              PersistentPlan* plan) {
+  *plan = choose_plan(*problem, *device, *plan_override);
 }
-int64_t padded_size_of(const PersistentProblem* problem, int64_t time, const Wish* wish) {
-  return padded_size(*problem, time, *wish);
+int64_t padded_size_of(const PersistentProblem* problem, int64_t time, const PlanOverride* plan_override) {
+  return padded_size(*problem, time, *plan_override);
 }
-const char* why_plain_of(const PersistentProblem* problem, const Wish* wish) { return why_plain(*problem, *wish); }
-bool is_built(int gates, bool backward, int element_bytes, bool cluster, int row_tiles, int batch_tiles, int held) {
-  return is_instantiated(gates, backward, element_bytes, cluster, row_tiles, batch_tiles, held);
+const char* why_stepwise_of(const PersistentProblem* problem, const PlanOverride* plan_override) {
+  return why_stepwise(*problem, *plan_override);
+}
+bool is_built(int gates, bool backward, int element_bytes, bool cluster, int row_tiles, int batch_tiles,
+              int chunks_in_registers) {
+  return is_instantiated(gates, backward, element_bytes, cluster, row_tiles, batch_tiles, chunks_in_registers);
 }
 int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* problem) {
   return shared_layout(*plan, *problem).total;
@@ -46,10 +50,10 @@ double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem)
 
 // For Python to check that its structs are laid out like these.
 void struct_sizes(int64_t (&sizes)[8]) {
-  sizes[0] = sizeof(CudaForward<void, void>), sizes[1] = sizeof(CudaBackward<void, void>);
-  sizes[2] = sizeof(PointwiseForward<void, void>), sizes[3] = sizeof(PointwiseBackward<void, void>);
+  sizes[0] = sizeof(PersistentForwardParams<void, void>), sizes[1] = sizeof(PersistentBackwardParams<void, void>);
+  sizes[2] = sizeof(PointwiseForwardParams<void, void>), sizes[3] = sizeof(PointwiseBackwardParams<void, void>);
   sizes[4] = sizeof(PersistentPlan), sizes[5] = sizeof(PersistentProblem);
-  sizes[6] = sizeof(Device), sizes[7] = sizeof(Wish);
+  sizes[6] = sizeof(Device), sizes[7] = sizeof(PlanOverride);
 }
 
 }  // extern "C"

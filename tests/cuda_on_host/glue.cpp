@@ -21,7 +21,7 @@ namespace fused_rnn::ops {
 namespace {
 
 // Lets the kernels take one path only, a cuda::Path.
-void set_path(int64_t path) { cuda_wish().path = static_cast<cuda::Path>(path); }
+void set_path(int64_t path) { current_plan_override().path = static_cast<cuda::Path>(path); }
 
 // Products of half precision that are not rounded to it.
 Tensor mm(const Tensor& a, const Tensor& b, at::ScalarType type) { return at::mm(a.to(type), b.to(type)); }

@@ -77,19 +77,19 @@ class OnHost:
         pointers = [self.weight(direction, index).data_ptr() for direction in range(self.layer.directions)]
         return (ctypes.c_void_p * 2)(*pointers)
 
-    def forward(self, plan: Plan, keep: bool = True) -> None:
+    def forward(self, plan: Plan, save_for_backward: bool = True) -> None:
         """Run the persistent kernel forward."""
         params = self.params(
-            Forward, plan=plan, exact=self.layer.exact, weight_hh=self.weight_pointers(1),
+            Forward, plan=plan, allow_tf32=self.layer.allow_tf32, weight_hh=self.weight_pointers(1),
             bias_ih=self.weight_pointers(2), bias_hh=self.weight_pointers(3), output=self.output, gates=self.gates,
-            keep=keep, **self.initial, **self.final, **self.cells,
+            save_for_backward=save_for_backward, **self.initial, **self.final, **self.cells,
         )  # fmt: skip
         self.kernels.run("persistent_forward", self.layer.kind, self.layer.dtype, params)
 
     def backward(self, plan: Plan) -> None:
         """Run the persistent kernel backward, after :meth:`forward`."""
         params = self.params(
-            Backward, plan=plan, exact=self.layer.exact, weight_hh=self.weight_pointers(1), output=self.output,
+            Backward, plan=plan, allow_tf32=self.layer.allow_tf32, weight_hh=self.weight_pointers(1), output=self.output,
             gates=self.gates, grad_gates=self.grad_gates,
             **self.initial, **self.cells, **self.output_gradients(), **self.grad_initial,
         )  # fmt: skip

@@ -25,8 +25,8 @@ class Layer:
     hidden_size: int = 16
     directions: int = 1
     bias: bool = True
-    exact: bool = True
-    """Whether float32 is not rounded to tf32."""
+    allow_tf32: bool = False
+    """Whether float32 products are rounded to tf32."""
     lengths: tuple[int, ...] | None = None
     batch_sizes: tuple[int, ...] | None = None
     unused: tuple[str, ...] = ()
@@ -148,5 +148,5 @@ def peer_of(layer: Layer) -> Result:
     the recurrence multiplies.
     """
     dtype = torch.float32 if layer.is_half else layer.dtype
-    results = by_reference(layer, dtype, rounded=layer.is_half or not layer.exact)
+    results = by_reference(layer, dtype, rounded=layer.is_half or layer.allow_tf32)
     return {name: values if name == "cells" else values.to(layer.dtype) for name, values in results.items()}

@@ -31,14 +31,16 @@ def plan_of(
     units: int,
     sequences: int = 8,
     batch_tiles: int = 1,
-    held: int = 0,
+    chunks_in_registers: int = 0,
     launches: int = 1,
     partials: int = 2,
 ) -> Plan:
     """Return the plan whose blocks have so many units, and whose groups have so many sequences."""
     assert units % 2 == 0
     assert units * 8 * batch_tiles <= 2 * THREADS, "more units and sequences than the threads can finish"
-    assert held == 0 or held >= chunks_of_warp(layer), "fewer weights held than there are"
+    assert chunks_in_registers == 0 or chunks_in_registers >= chunks_of_warp(layer), (
+        "fewer weights chunks_in_registers than there are"
+    )
     return Plan(
         cluster=cluster,
         blocks=divide_up(layer.hidden_size, units),
@@ -47,7 +49,7 @@ def plan_of(
         sequences=sequences,
         row_tiles=row_tiles(layer.gates, units, backward),
         batch_tiles=batch_tiles,
-        held=held,
+        chunks_in_registers=chunks_in_registers,
         partials=partials,
         directions=layer.directions // launches,
     )
@@ -65,14 +67,14 @@ def random_lengths(rng: random.Random, time: int, batch: int) -> dict[str, tuple
     return {}
 
 
-def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, exact: bool) -> Layer:
+def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, allow_tf32: bool) -> Layer:
     """Return a small layer of any form."""
     values = 16 // dtype.itemsize
     time, batch = rng.randint(1, 4), rng.randint(1, 20)
     form = random_lengths(rng, time, batch)
     outputs = ["output", "h_n", "c_n", "cells"] if kind == "LSTM" else ["output", "h_n"]
     return Layer(
-        kind, dtype, batch=batch, hidden_size=values * rng.randint(1, 72 // values), exact=exact,
+        kind, dtype, batch=batch, hidden_size=values * rng.randint(1, 72 // values), allow_tf32=allow_tf32,
         directions=rng.choice([1, 2]), bias=rng.random() < 0.7,
         unused=tuple(rng.sample(outputs, rng.randint(0, len(outputs) - 1))),
         **{"time": time, **form},  # type: ignore[arg-type]
@@ -80,12 +82,12 @@ def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, exact: bool)
 
 
 def random_case(
-    seed: str, kind: str, dtype: torch.dtype, exact: bool, cluster: bool, tiles: dict[bool, Tiles]
+    seed: str, kind: str, dtype: torch.dtype, allow_tf32: bool, cluster: bool, tiles: dict[bool, Tiles]
 ) -> tuple[Layer, dict[bool, Plan]]:
     """Return a layer and plans with the given tiles, of few blocks; forward under False and backward under True."""
     rng = random.Random(seed)
     for _ in range(1000):
-        layer = random_layer(rng, kind, dtype, exact)
+        layer = random_layer(rng, kind, dtype, allow_tf32)
         plans = {backward: _random_plan(rng, layer, backward, cluster, tiles[backward]) for backward in (False, True)}
         if all(plans.values()):
             return layer, {backward: plan for backward, plan in plans.items() if plan is not None}
@@ -95,12 +97,12 @@ def random_case(
 def _random_plan(rng: random.Random, layer: Layer, backward: bool, cluster: bool, tiles: Tiles) -> Plan | None:
     most = min(layer.hidden_size, 2 * THREADS // 8 // tiles.batch_tiles)
     units = [units for units in range(2, most + 1, 2) if row_tiles(layer.gates, units, backward) == tiles.row_tiles]
-    if not units or (tiles.held > 0 and tiles.held < chunks_of_warp(layer)):
+    if not units or (tiles.chunks_in_registers > 0 and tiles.chunks_in_registers < chunks_of_warp(layer)):
         return None
     sequences = rng.choice([8 * tiles.batch_tiles, rng.randint(1, 8 * tiles.batch_tiles), rng.randint(1, 24)])
     launches = rng.choice([1, layer.directions])
     plan = plan_of(
-        layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.held, launches,
+        layer, backward, cluster, rng.choice(units), sequences, tiles.batch_tiles, tiles.chunks_in_registers, launches,
         partials=rng.choice([1, 2]),
     )  # fmt: skip
     return plan if plan.blocks <= 8 and plan.blocks * plan.groups * layer.directions <= 16 else None

@@ -18,7 +18,7 @@ from compiled import kernels, logs
 
 from benchmarks.gpu_cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
 from cuda_on_host.build import build
-from cuda_on_host.structs import Device, Kernels, Plan, Problem, Wish
+from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem
 
 H200 = Device(132, 227 * 1024, 16)
 CLOCK = 1980  # MHz
@@ -52,7 +52,7 @@ def floor_of(plan: Plan, problem: Problem, precision: Precision) -> dict[str, fl
     segments = problem.gates if problem.backward else 1
     read = plan.blocks * problem.batch * segments * hidden * bytes_ * plan.directions / 1e6
     weights = 0.0
-    if plan.held == 0:
+    if plan.chunks_in_registers == 0:
         passes = -(-plan.sequences // (8 * plan.batch_tiles))
         weights = passes * plan.row_tiles * 16 * segments * hidden * bytes_ / 1e3
     mflop = 2 * problem.batch * problem.gates * hidden * hidden * plan.directions / 1e6
@@ -75,17 +75,25 @@ def rows() -> Iterator[dict[str, float | str]]:
     for kind, precision, hidden, batch, backward in product(GATES, PRECISIONS, HIDDEN_SIZES, BATCHES, (False, True)):
         problem = Problem(
             batch=batch, hidden_size=hidden, directions=1, gates=GATES[kind],
-            element_bytes=2 if "16" in precision else 4, exact=precision == "float32", backward=backward,
+            element_bytes=2 if "16" in precision else 4, allow_tf32=precision == "tf32", backward=backward,
         )  # fmt: skip
         direction = "backward" if backward else "forward"
         row: dict[str, float | str] = {
             "kind": kind, "precision": precision, "hidden_size": hidden, "batch": batch, "direction": direction
         }  # fmt: skip
-        plan = library.choose_plan(problem, H200, Wish())
+        plan = library.choose_plan(problem, H200, PlanOverride())
         if plan.blocks == 0:
-            yield row | {"path": "plain"}
+            yield row | {"path": "stepwise"}
             continue
-        key = (direction, kind, TYPES[precision], plan.row_tiles, plan.batch_tiles, int(plan.cluster), plan.held)
+        key = (
+            direction,
+            kind,
+            TYPES[precision],
+            plan.row_tiles,
+            plan.batch_tiles,
+            int(plan.cluster),
+            plan.chunks_in_registers,
+        )
         yield row | {
             "path": "cluster" if plan.cluster else "grid",
             "groups": plan.groups, "blocks": plan.blocks, "units": plan.units, "sequences": plan.sequences,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from comparing import assert_all_accurate
 
-from cuda_on_host import plain
+from cuda_on_host import stepwise
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import plan_of, random_case
@@ -29,7 +29,7 @@ def main(library: Path) -> None:
                 [
                     tiles
                     for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, dtype.itemsize, cluster)
-                    if tiles.batch_tiles > 1 or tiles.held
+                    if tiles.batch_tiles > 1 or tiles.chunks_in_registers
                 ]
                 for backward in (False, True)
             )
@@ -42,8 +42,8 @@ def main(library: Path) -> None:
                 host.backward(plans[True])
                 assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
         host = OnHost(kernels, Layer(kind, dtype, batch=5, hidden_size=7, lengths=(3, 0, 2, 1, 3)))
-        plain.forward(host)
-        plain.backward(host)
+        stepwise.forward(host)
+        stepwise.backward(host)
     print("all have run", flush=True)
     host = OnHost(kernels, Layer("LSTM", batch=9, hidden_size=20))
     host.output = host.output[:-1].clone()

@@ -24,7 +24,9 @@ class Steps(ctypes.Structure):
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
-    NUMBERS = "blocks groups units sequences row_tiles batch_tiles held partials directions first_direction"
+    NUMBERS = (
+        "blocks groups units sequences row_tiles batch_tiles chunks_in_registers partials directions first_direction"
+    )
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:
@@ -32,7 +34,7 @@ class Plan(ctypes.Structure):
         return f"{'cluster' if self.cluster else 'grid'},{numbers}"
 
 
-_LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("exact", c_bool)]
+_LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("allow_tf32", c_bool)]
 
 
 class Forward(ctypes.Structure):
@@ -40,7 +42,7 @@ class Forward(ctypes.Structure):
         *_LAYER,
         *_fields(c_void_p * 2, "weight_hh bias_ih bias_hh"),
         *_fields(c_void_p, "h0 c0 output h_n c_n gates cells"),
-        ("keep", c_bool),
+        ("save_for_backward", c_bool),
     ]
 
 
@@ -59,7 +61,7 @@ class PointwiseForward(ctypes.Structure):
         ("steps", Steps),
         *_fields(c_int64, "t sequences hidden_size directions direction"),
         *_fields(c_void_p, "input_sums sums bias_ih bias_hh before hidden c0 cell c_n output gates cells"),
-        ("keep", c_bool),
+        ("save_for_backward", c_bool),
     ]
 
 
@@ -72,7 +74,9 @@ class PointwiseBackward(ctypes.Structure):
             "input_sums sums bias_ih bias_hh h0 c0 output gates cells grad_output grad_cells grad_projected",
         ),
         ("first", c_bool),
-        *_fields(c_void_p, "grad_h_n grad_c_n grad_hidden grad_through grad_cell grad_c0 grad_gates grad_recurrent"),
+        *_fields(
+            c_void_p, "grad_h_n grad_c_n grad_h_direct grad_h_recurrent grad_cell grad_c0 grad_gates grad_recurrent"
+        ),
         ("rests", c_bool),
     ]
 
@@ -83,7 +87,7 @@ class Problem(ctypes.Structure):
     _fields_ = [
         *_fields(c_int64, "batch hidden_size directions"),
         *_fields(c_int, "gates element_bytes"),
-        *_fields(c_bool, "exact backward projected one_step"),
+        *_fields(c_bool, "allow_tf32 backward projected one_step"),
     ]
 
 
@@ -91,11 +95,13 @@ class Device(ctypes.Structure):
     _fields_ = [("multiprocessors", c_int), ("shared_bytes", c_int64), ("cluster", c_int)]
 
 
-class Wish(ctypes.Structure):
-    _fields_ = _fields(c_int, "path blocks groups batch_tiles held")
+class PlanOverride(ctypes.Structure):
+    _fields_ = _fields(c_int, "path blocks groups batch_tiles chunks_in_registers")
 
-    def __init__(self, path: int = 0, blocks: int = 0, groups: int = 0, batch_tiles: int = 0, held: int = -1) -> None:
-        super().__init__(path, blocks, groups, batch_tiles, held)
+    def __init__(
+        self, path: int = 0, blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
+    ) -> None:
+        super().__init__(path, blocks, groups, batch_tiles, chunks_in_registers)
 
 
 class Tiles(NamedTuple):
@@ -103,7 +109,7 @@ class Tiles(NamedTuple):
 
     row_tiles: int
     batch_tiles: int
-    held: int
+    chunks_in_registers: int
 
 
 class Kernels:
@@ -111,7 +117,7 @@ class Kernels:
 
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
-        structs = (Forward, Backward, PointwiseForward, PointwiseBackward, Plan, Problem, Device, Wish)
+        structs = (Forward, Backward, PointwiseForward, PointwiseBackward, Plan, Problem, Device, PlanOverride)
         sizes = (c_int64 * len(structs))()
         self._library.struct_sizes(sizes)
         assert list(sizes) == [ctypes.sizeof(struct) for struct in structs], "the structs here are not those of C++"
@@ -132,16 +138,18 @@ class Kernels:
         if error is not None:
             raise RuntimeError(error.decode())
 
-    def choose_plan(self, problem: Problem, device: Device, wish: Wish) -> Plan:
+    def choose_plan(self, problem: Problem, device: Device, plan_override: PlanOverride) -> Plan:
         """Return the plan that csrc/cuda/persistent_plan.cu chooses."""
         plan = Plan()
-        self._library.plan_for(ctypes.byref(problem), ctypes.byref(device), ctypes.byref(wish), ctypes.byref(plan))
+        self._library.plan_for(
+            ctypes.byref(problem), ctypes.byref(device), ctypes.byref(plan_override), ctypes.byref(plan)
+        )
         return plan
 
-    def padded_size(self, problem: Problem, time: int, wish: Wish) -> int:
+    def padded_size(self, problem: Problem, time: int, plan_override: PlanOverride) -> int:
         """Return the hidden size that a layer of so many steps is padded to."""
         self._library.padded_size_of.restype = c_int64
-        return int(self._library.padded_size_of(ctypes.byref(problem), c_int64(time), ctypes.byref(wish)))
+        return int(self._library.padded_size_of(ctypes.byref(problem), c_int64(time), ctypes.byref(plan_override)))
 
     def estimate(self, plan: Plan, problem: Problem) -> float:
         """Return the microseconds that a step should take."""
@@ -164,10 +172,10 @@ class Kernels:
         """Return the current device."""
         return int(self._library.current_gpu())
 
-    def why_plain(self, problem: Problem, wish: Wish) -> str:
+    def why_stepwise(self, problem: Problem, plan_override: PlanOverride) -> str:
         """Return why there is no plan."""
-        self._library.why_plain_of.restype = c_char_p
-        return self._library.why_plain_of(ctypes.byref(problem), ctypes.byref(wish)).decode()
+        self._library.why_stepwise_of.restype = c_char_p
+        return self._library.why_stepwise_of(ctypes.byref(problem), ctypes.byref(plan_override)).decode()
 
     def shared_bytes(self, plan: Plan, problem: Problem) -> int:
         """Return how much shared memory the blocks of a plan need."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cuda_on_host.structs import Device, Kernels, Problem, Wish
+from cuda_on_host.structs import Device, Kernels, PlanOverride, Problem
 
 SHARED = 227 * 1024
 # Multiprocessors, shared memory of a block, major version, version of the PTX that was loaded, blocks of a cluster that
@@ -42,6 +42,6 @@ def test_no_such_gpu(kernels: Kernels) -> None:
 def test_too_large_a_cluster_falls_back(kernels: Kernels) -> None:
     # Of 32 units a block, hidden size 256 takes clusters of 8.
     problem = Problem(64, 256, 1, 4, 2, False, False)
-    whole, part, none = (kernels.choose_plan(problem, Device(132, SHARED, most), Wish()) for most in (16, 7, 1))
+    whole, part, none = (kernels.choose_plan(problem, Device(132, SHARED, most), PlanOverride()) for most in (16, 7, 1))
     assert [plan.cluster for plan in (whole, part, none)] == [True, False, False]
     assert min(plan.blocks for plan in (whole, part, none)) > 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comparing import assert_all_accurate, assert_same_noise
 
-from cuda_on_host import plain
+from cuda_on_host import stepwise
 from cuda_on_host.build import Edit, build_variant
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
@@ -14,7 +14,11 @@ from cuda_on_host.plans import plan_of
 from cuda_on_host.structs import Kernels
 
 # Fewer kernels to compile.
-FEW: Edit = ("cuda/persistent_plan.h", "row_tiles * batch_tiles > 16", "held > 0 || row_tiles * batch_tiles > 2")
+FEW: Edit = (
+    "cuda/persistent_plan.h",
+    "row_tiles * batch_tiles > 16",
+    "chunks_in_registers > 0 || row_tiles * batch_tiles > 2",
+)
 WRONG = "error|NaN or Inf"
 
 
@@ -38,7 +42,7 @@ class Fault:
     """What the failure says."""
     cluster: bool = False
     kernel: str = "forward"
-    """Where it is planted: forward, backward, or pointwise for the plain path."""
+    """Where it is planted: forward, backward, or pointwise for the stepwise path."""
 
     @property
     def stem(self) -> str:
@@ -74,7 +78,7 @@ FAULTS = {
     ),
     "one block ends early": Fault(
         "cuda/persistent_forward.cuh", "while (part.index < p_.steps.time) {",
-        "while (part.index < p_.steps.time - 2 * (place_.rank == 1)) {", says="waits for what no block will write",
+        "while (part.index < p_.steps.time - 2 * (coordinates_.rank == 1)) {", says="waits for what no block will write",
     ),
     "tail of a sum left out": Fault(
         "cuda/persistent_plan.h", "divide_up(hidden_size * element_bytes, kChunkBytes)",
@@ -95,7 +99,7 @@ FAULTS = {
         kernel="backward", cluster=True,
     ),
     # In the GRU.
-    "a recurrent sum in the wrong place": Fault("cuda/gru.cuh", "gate == 2 ? 3 : gate", "gate", GRU),
+    "a recurrent sum in the wrong coordinates": Fault("cuda/gru.cuh", "gate == 2 ? 3 : gate", "gate", GRU),
     "swapped biases": Fault("cuda/persistent_forward.cuh", "s == 2 ? ih : hh", "s == 2 ? hh : ih", GRU),
     "hidden value of the wrong step": Fault(
         "cuda/persistent_backward.cuh", "p_.output + this->in_output(before)", "p_.output + this->in_output(row)", GRU,
@@ -193,8 +197,8 @@ def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool, pointwise: bo
         kernels.choose_schedule(seed)
         host = OnHost(kernels, layer)
         if pointwise:
-            plain.forward(host)
-            plain.backward(host)
+            stepwise.forward(host)
+            stepwise.backward(host)
         else:
             host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
             host.backward(plan_of(layer, True, cluster, units=8, sequences=24))

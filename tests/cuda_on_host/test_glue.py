@@ -33,8 +33,8 @@ from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import autograd, ops, reference
 from fused_rnn.reference.sequence import run_directions
 
-PATHS = {"any": 0, "plain": 1, "cluster": 2, "grid": 3}
-# Sizes that the persistent kernels take, or take padded; a single step has the plain path.
+PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
+# Sizes that the persistent kernels take, or take padded; a single step has the stepwise path.
 PERSISTENT = [
     Case(kind, **sizes)
     for kind in KINDS
@@ -62,7 +62,7 @@ LENGTHS_CASES = [
 
 @pytest.fixture(autouse=True)
 def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the operators into the place of those for the CPU, with memory that is NaN at first, and no tf32."""
+    """Put the operators into the coordinates of those for the CPU, with memory that is NaN at first, and no tf32."""
     for name in KINDS:
         module = importlib.import_module(f"fused_rnn.ops.{name.lower()}")
         for suffix in ("", "_backward"):
@@ -70,13 +70,13 @@ def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             monkeypatch.setattr(module, f"_{name.lower()}{suffix}", operator)
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "ieee")
-    operators.set_path(PATHS["plain"])
+    operators.set_path(PATHS["stepwise"])
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=["plain", "cluster", "grid"])
+@pytest.fixture(params=["stepwise", "cluster", "grid"])
 def path(request: pytest.FixtureRequest, operators: Any) -> str:
     """Let the kernels take one path only."""
     operators.set_path(PATHS[request.param])
@@ -148,7 +148,7 @@ def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
     case = Case(kind, hidden_size=8, **{"bidirectional": "time" not in form, **form})
     if kind == "GRU" and case.proj_size:
         pytest.skip("a GRU has no projection")
-    dtype = torch.float64 if path == "plain" else torch.float32
+    dtype = torch.float64 if path == "stepwise" else torch.float32
     input, states, weights = layer_inputs(case, dtype)
     if case.time == 1:  # [batch, size], as cells have it
         input, *states = (tensor.squeeze(0) for tensor in (input, *states))

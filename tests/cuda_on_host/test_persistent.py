@@ -14,8 +14,8 @@ from cuda_on_host.structs import Kernels, Plan
 
 KINDS = ("LSTM", "GRU")
 NUMBERS = {
-    "float32": (torch.float32, True), "tf32": (torch.float32, False),
-    "bfloat16": (torch.bfloat16, True), "float16": (torch.float16, True),
+    "float32": (torch.float32, False), "tf32": (torch.float32, True),
+    "bfloat16": (torch.bfloat16, False), "float16": (torch.float16, False),
 }  # fmt: skip
 CLUSTER = {"grid": False, "cluster": True}
 
@@ -48,15 +48,17 @@ def test_every_kernel(kernels: Kernels, kind: str, number: str, path: str) -> No
 
 def test_many_chunks(kernels: Kernels) -> None:
     # More than the warps multiply at a time, and as many as they hold at most.
-    for layer, units, held in (
+    for layer, units, chunks_in_registers in (
         (Layer("LSTM", time=2, batch=2, hidden_size=516), {False: 16, True: 16}, {False: 0, True: 0}),
         (Layer("GRU", torch.bfloat16, time=2, batch=2, hidden_size=392), {False: 16, True: 32}, {False: 4, True: 0}),
         (Layer("LSTM", torch.bfloat16, time=2, batch=2, hidden_size=264), {False: 32, True: 16}, {False: 0, True: 3}),
     ):
-        forward, backward = (plan_of(layer, b, False, units[b], held=held[b]) for b in (False, True))
+        forward, backward = (
+            plan_of(layer, b, False, units[b], chunks_in_registers=chunks_in_registers[b]) for b in (False, True)
+        )
         check(kernels, layer, forward, backward)
     layer = Layer("LSTM", torch.bfloat16, time=2, batch=2, hidden_size=280)
-    check(kernels, layer, plan_of(layer, False, True, 32, held=2), plan_of(layer, True, True, 32))
+    check(kernels, layer, plan_of(layer, False, True, 32, chunks_in_registers=2), plan_of(layer, True, True, 32))
 
 
 # Layers of every form; hidden sizes that fill neither the last block nor the last chunk of a sum.
@@ -129,7 +131,7 @@ def test_nothing_kept(kernels: Kernels, kind: str, path: str) -> None:
     kept, not_kept = OnHost(kernels, layer), OnHost(kernels, layer)
     before = not_kept.gates.clone()
     kept.forward(plan)
-    not_kept.forward(plan, keep=False)
+    not_kept.forward(plan, save_for_backward=False)
     assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
     assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
     assert all(cells.isnan().all() for cells in not_kept.cells.values())

@@ -10,9 +10,9 @@ from comparing import assert_all_accurate
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import THREADS
-from cuda_on_host.structs import Device, Kernels, Plan, Problem, Tiles, Wish
+from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem, Tiles
 
-ANY, PLAIN, CLUSTER, GRID = range(4)
+ANY, STEPWISE, CLUSTER, GRID = range(4)
 DEVICES = {
     "H100": Device(132, 227 * 1024, 16), "A100": Device(108, 163 * 1024, 1), "small": Device(20, 99 * 1024, 1),
     "slice of an H100": Device(16, 227 * 1024, 6),
@@ -39,8 +39,11 @@ def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) 
     assert plan.units * plan.batch_tiles * 8 <= 2 * THREADS
     # It can be launched.
     built = kernels.built(problem.gates, problem.backward, problem.element_bytes, plan.cluster)
-    assert Tiles(plan.row_tiles, plan.batch_tiles, plan.held) in built
-    assert plan.held == 0 or plan.held * 8 * 64 >= problem.hidden_size * problem.element_bytes
+    assert Tiles(plan.row_tiles, plan.batch_tiles, plan.chunks_in_registers) in built
+    assert (
+        plan.chunks_in_registers == 0
+        or plan.chunks_in_registers * 8 * 64 >= problem.hidden_size * problem.element_bytes
+    )
     assert kernels.shared_bytes(plan, problem) <= device.shared_bytes
     if plan.cluster:
         # Without clusters there is no code for them, not even for one of a single block.
@@ -56,7 +59,7 @@ def assert_fits(kernels: Kernels, plan: Plan, problem: Problem, device: Device) 
 def test_every_plan_fits(kernels: Kernels, device: str, path: int) -> None:
     plans = 0
     for problem in problems():
-        plan = kernels.choose_plan(problem, DEVICES[device], Wish(path=path))
+        plan = kernels.choose_plan(problem, DEVICES[device], PlanOverride(path=path))
         if plan.blocks == 0:
             continue
         plans += 1
@@ -76,7 +79,7 @@ def test_small_layers_have_a_plan(kernels: Kernels) -> None:
     for problem in problems():
         if problem.hidden_size <= 128 and problem.directions * problem.batch <= 64:
             for device in DEVICES.values():
-                assert kernels.choose_plan(problem, device, Wish()).blocks > 0
+                assert kernels.choose_plan(problem, device, PlanOverride()).blocks > 0
 
 
 @pytest.mark.parametrize(
@@ -92,11 +95,11 @@ def test_small_layers_have_a_plan(kernels: Kernels) -> None:
 )
 def test_no_plan(kernels: Kernels, change: dict[str, int], why: str) -> None:
     numbers = {"batch": 8, "hidden_size": 64, "directions": 1, "gates": 4, "element_bytes": 2}
-    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], Wish()).blocks > 0
-    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], Wish(path=PLAIN)).blocks == 0
+    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], PlanOverride()).blocks > 0
+    assert kernels.choose_plan(Problem(**numbers), DEVICES["H100"], PlanOverride(path=STEPWISE)).blocks == 0
     problem = Problem(**{**numbers, **change})
-    assert kernels.choose_plan(problem, DEVICES["H100"], Wish()).blocks == 0
-    assert why in kernels.why_plain(problem, Wish())
+    assert kernels.choose_plan(problem, DEVICES["H100"], PlanOverride()).blocks == 0
+    assert why in kernels.why_stepwise(problem, PlanOverride())
 
 
 @pytest.mark.parametrize(
@@ -108,9 +111,9 @@ def test_no_plan(kernels: Kernels, change: dict[str, int], why: str) -> None:
 )  # fmt: skip
 def test_padding(kernels: Kernels, hidden_size: int, element_bytes: int, time: int, path: int, padded: int) -> None:
     problem = Problem(16, hidden_size, 1, 4, element_bytes)
-    assert kernels.padded_size(problem, time, Wish(path=path)) == padded
+    assert kernels.padded_size(problem, time, PlanOverride(path=path)) == padded
     problem.hidden_size = padded
-    plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(path=path))
+    plan = kernels.choose_plan(problem, DEVICES["H100"], PlanOverride(path=path))
     assert (plan.blocks > 0) == (padded * element_bytes % 16 == 0)
 
 
@@ -119,7 +122,7 @@ def test_one_direction_after_the_other(kernels: Kernels) -> None:
     for hidden_size, launches in ((512, 1), (768, 1), (1024, 1), (1280, 2), (1536, 2)):
         for backward in (False, True):
             both, one = (Problem(16, hidden_size, directions, 3, 2, True, backward) for directions in (2, 1))
-            plan, of_one = (kernels.choose_plan(problem, DEVICES["H100"], Wish()) for problem in (both, one))
+            plan, of_one = (kernels.choose_plan(problem, DEVICES["H100"], PlanOverride()) for problem in (both, one))
             assert_fits(kernels, plan, both, DEVICES["H100"])
             assert plan.directions * launches == 2
             if launches == 2:
@@ -128,17 +131,17 @@ def test_one_direction_after_the_other(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize("directions", [1, 2])
-def test_plain_path_takes_less_time(kernels: Kernels, directions: int) -> None:
+def test_stepwise_path_takes_less_time(kernels: Kernels, directions: int) -> None:
     large = Problem(128, 1536, directions, 4, 2, True, True)
-    assert kernels.choose_plan(large, DEVICES["H100"], Wish()).blocks == 0
-    assert "takes less time" in kernels.why_plain(large, Wish())
-    assert kernels.choose_plan(large, DEVICES["H100"], Wish(path=GRID)).directions == 1
+    assert kernels.choose_plan(large, DEVICES["H100"], PlanOverride()).blocks == 0
+    assert "takes less time" in kernels.why_stepwise(large, PlanOverride())
+    assert kernels.choose_plan(large, DEVICES["H100"], PlanOverride(path=GRID)).directions == 1
 
 
 def test_one_buffer_where_two_do_not_fit(kernels: Kernels) -> None:
     for batch, partials in ((8, 2), (16, 1), (128, 1)):
         problem = Problem(batch, 1536, 1, 4, 2, True, False)
-        plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(path=GRID))
+        plan = kernels.choose_plan(problem, DEVICES["H100"], PlanOverride(path=GRID))
         assert plan.partials == partials
         assert_fits(kernels, plan, problem, DEVICES["H100"])
 
@@ -146,32 +149,38 @@ def test_one_buffer_where_two_do_not_fit(kernels: Kernels) -> None:
 def test_wishes(kernels: Kernels) -> None:
     problem = Problem(64, 256, 1, 4, 2, False, False)
     for name, values in {
-        "blocks": (8, 16), "held": (0, 2), "groups": (1, 2, 8), "batch_tiles": (1, 2)
+        "blocks": (8, 16), "chunks_in_registers": (0, 2), "groups": (1, 2, 8), "batch_tiles": (1, 2)
     }.items():  # fmt: skip
         for value in values:
-            plan = kernels.choose_plan(problem, DEVICES["H100"], Wish(**{name: value}))
+            plan = kernels.choose_plan(problem, DEVICES["H100"], PlanOverride(**{name: value}))
             assert getattr(plan, name) == value
             assert_fits(kernels, plan, problem, DEVICES["H100"])
 
 
-@pytest.mark.parametrize("wish", [{}, {"batch_tiles": 2}, {"groups": 1}, {"held": 0}], ids=str)
+@pytest.mark.parametrize("plan_override", [{}, {"batch_tiles": 2}, {"groups": 1}, {"chunks_in_registers": 0}], ids=str)
 @pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, wish: dict[str, int]) -> None:
-    run_chosen(kernels, Layer(kind, torch.bfloat16, **SMALL), Device(12, 227 * 1024, 8), Wish(path=path, **wish), 1)
+def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, plan_override: dict[str, int]) -> None:
+    run_chosen(
+        kernels,
+        Layer(kind, torch.bfloat16, **SMALL),
+        Device(12, 227 * 1024, 8),
+        PlanOverride(path=path, **plan_override),
+        1,
+    )
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 def test_chosen_plans_run_one_direction_after_the_other(kernels: Kernels, kind: str) -> None:
     # Of three blocks and more for each direction.
-    run_chosen(kernels, Layer(kind, torch.bfloat16, directions=2, **SMALL), Device(5, 227 * 1024, 1), Wish(), 2)
+    run_chosen(kernels, Layer(kind, torch.bfloat16, directions=2, **SMALL), Device(5, 227 * 1024, 1), PlanOverride(), 2)
 
 
-def run_chosen(kernels: Kernels, layer: Layer, device: Device, wish: Wish, launches: int) -> None:
+def run_chosen(kernels: Kernels, layer: Layer, device: Device, plan_override: PlanOverride, launches: int) -> None:
     host = OnHost(kernels, layer)
     for backward in (False, True):
         problem = Problem(layer.batch, layer.hidden_size, layer.directions, layer.gates, 2, True, backward)
-        plan = kernels.choose_plan(problem, device, wish)
+        plan = kernels.choose_plan(problem, device, plan_override)
         assert plan.blocks > 0, "no such plan"
         assert plan.directions * launches == layer.directions
         assert_fits(kernels, plan, problem, device)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from comparing import assert_all_accurate, assert_identical, assert_same_noise
 
-from cuda_on_host import plain
+from cuda_on_host import stepwise
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.structs import Kernels
@@ -33,8 +33,8 @@ def case(kind: str, dtype: torch.dtype, form: dict[str, Any]) -> Layer:
 def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[str, Any]) -> None:
     layer = case(kind, dtype, form)
     host = OnHost(kernels, layer)
-    plain.forward(host)
-    plain.backward(host)
+    stepwise.forward(host)
+    stepwise.backward(host)
     assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
 
 
@@ -43,8 +43,8 @@ def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[s
 def test_no_rounding_too_many(kernels: Kernels, kind: str, dtype: torch.dtype) -> None:
     layer = case(kind, dtype, {"time": 40, "batch": 20, "hidden_size": 40})
     host = OnHost(kernels, layer)
-    plain.forward(host)
-    plain.backward(host)
+    stepwise.forward(host)
+    stepwise.backward(host)
     exact = by_reference(layer, torch.float64)
     assert_all_accurate(host.result(), exact, peer_of(layer))
     assert_same_noise(host.result(), exact, peer_of(layer))
@@ -55,8 +55,8 @@ def test_pointwise_around_a_projection(kernels: Kernels, form: dict[str, Any]) -
     results = []
     for projected in (False, True):
         host = OnHost(kernels, case("LSTM", torch.float64, form))
-        plain.forward(host, projected=projected)
-        plain.backward(host, projected=projected)
+        stepwise.forward(host, projected=projected)
+        stepwise.backward(host, projected=projected)
         results.append(host.result())
     assert_identical(results[1], results[0])
 
@@ -65,8 +65,8 @@ def test_pointwise_around_a_projection(kernels: Kernels, form: dict[str, Any]) -
 def test_nothing_kept(kernels: Kernels, kind: str) -> None:
     kept, not_kept = (OnHost(kernels, case(kind, torch.float32, FORMS[3])) for _ in range(2))
     before = not_kept.gates.clone()
-    plain.forward(kept)
-    plain.forward(not_kept, keep=False)
+    stepwise.forward(kept)
+    stepwise.forward(not_kept, save_for_backward=False)
     assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
     assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
     assert all(cells.isnan().all() for cells in not_kept.cells.values())

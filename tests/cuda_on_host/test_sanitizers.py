@@ -14,7 +14,7 @@ FLAGS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 FEW: Edit = (
     "cuda/persistent_plan.h",
     "row_tiles * batch_tiles > 16",
-    "held > 2 || (row_tiles * batch_tiles != 4 && row_tiles * batch_tiles != 6)",
+    "chunks_in_registers > 2 || (row_tiles * batch_tiles != 4 && row_tiles * batch_tiles != 6)",
 )
 STEMS = ["fibers", "exports", "recurrent", "lstm_forward_float32", "lstm_backward_float32"]
 STEMS += ["gru_forward_bfloat16", "gru_backward_bfloat16"]

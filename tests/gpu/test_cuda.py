@@ -83,13 +83,13 @@ def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
     """What the tests above skip is little: each path is one of both passes of several sizes, plain of all."""
     cases = [case for case in PERSISTENT if case.kind == kind]
     taken: Counter[tuple[str, str, str]] = Counter()
-    for wish in ("plain", "grid", "cluster"):
-        _C.set_cuda_wish(wish)
-        taken.update((wish, name, path) for case in cases for name, path in case.paths(dtype).items())
-    _C.set_cuda_wish("any")
+    for plan_override in ("stepwise", "grid", "cluster"):
+        _C.set_plan_override(plan_override)
+        taken.update((plan_override, name, path) for case in cases for name, path in case.paths(dtype).items())
+    _C.set_plan_override("any")
     has_clusters = torch.cuda.get_device_capability() >= (9, 0)
     for name in ("forward", "backward"):
-        assert taken["plain", name, "plain"] == len(cases)
+        assert taken["stepwise", name, "stepwise"] == len(cases)
         assert taken["grid", name, "grid"] >= len(cases) - 1
         assert taken["cluster", name, "cluster"] >= 4 * has_clusters
     # Left to itself, a layer takes a persistent kernel wherever one fits.
@@ -101,7 +101,7 @@ SMALL = {"time": 3, "batch": 9, "hidden_size": 32, "bidirectional": True, "lengt
 
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("path", ["plain", "grid", "cluster"], indirect=True)
+@pytest.mark.parametrize("path", ["stepwise", "grid", "cluster"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small(kind: str, path: str, dtype: torch.dtype) -> None:
     """What compute-sanitizer, which takes a hundred times as long, sees: both passes of each path."""
@@ -124,10 +124,10 @@ def test_deterministic(case: Case, dtype: torch.dtype, path: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_steps_than_65535(kind: str) -> None:
-    """A persistent kernel that hands its values on some 70,000 times; tests/test_values.py has the plain path."""
+    """A persistent kernel that hands its values on some 70,000 times; tests/test_values.py has the stepwise path."""
     case = Case(kind, time=70_000, batch=1, input_size=1, hidden_size=8)
     dtype = torch.float16
-    assert case.paths(dtype)["forward"] != "plain"
+    assert case.paths(dtype)["forward"] != "stepwise"
     with torch.no_grad():
         ours = case.module(fused_rnn, dtype, "cuda")(case.tensors(dtype, "cuda")[0])
         exact = case.module(torch.nn, torch.float64)(case.tensors(torch.float64)[0])
@@ -210,7 +210,7 @@ def test_explain(path: str) -> None:
     taken = Case("LSTM", 20, 16, 64, 256).paths(torch.bfloat16)
     assert [line.split(",")[0].strip() for line in lines] == [f"{name}: {path}" for name, path in taken.items()]
     require_path(path, taken)
-    assert "plain, since float64" in fused_rnn.explain(layer.double(), input.double())
+    assert "stepwise, since float64" in fused_rnn.explain(layer.double(), input.double())
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

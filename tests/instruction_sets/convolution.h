@@ -43,9 +43,9 @@ struct ConvolutionProblem {
 template <typename T>
 struct ConvolutionCall {
   Arrays<T> arrays;
-  MaskedConv2dForward<T> forward;
-  MaskedConv2dInputGradient<T> input_gradient;
-  MaskedConv2dParameterGradients<T> parameter_gradients;
+  MaskedConv2dForwardParams<T> forward;
+  MaskedConv2dInputGradientParams<T> input_gradient;
+  MaskedConv2dParameterGradientsParams<T> parameter_gradients;
 
   ConvolutionCall(const ConvolutionProblem& p, Random& random) : arrays(random) {
     const MaskedConv2dSizes& s = p.sizes;

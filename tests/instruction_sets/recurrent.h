@@ -57,8 +57,8 @@ struct RecurrentProblem {
 template <typename T>
 struct RecurrentCall {
   Arrays<T> arrays;
-  RecurrentForward<T> forward = {};
-  RecurrentBackward<T> backward = {};
+  RecurrentForwardParams<T> forward = {};
+  RecurrentBackwardParams<T> backward = {};
 
   RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random, p.stored == Stored::kBFloat16) {
     const RecurrentSizes& s = forward.sizes = backward.sizes = p.sizes;

@@ -45,7 +45,7 @@ def test_input_on_a_gpu_that_is_not_there() -> None:
         input = torch.empty(5, 3, 4, device="cuda:15")
     module = fused_rnn.LSTM(4, 8, dtype=torch.float64)
     if hasattr(_C, "cuda_plan"):
-        assert fused_rnn.explain(module, input.double()).count("plain, since float64 has no persistent kernel") == 2
+        assert fused_rnn.explain(module, input.double()).count("stepwise, since float64 has no persistent kernel") == 2
     else:
         with pytest.raises(NotImplementedError, match="built without CUDA kernels"):
             fused_rnn.explain(module, input)

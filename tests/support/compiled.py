@@ -18,7 +18,9 @@ def kernels(log: str) -> list[dict[str, str]]:
 
 def build_folder() -> Path | None:
     """Return the folder of the latest build with CUDA, or None."""
-    folders = {next(folder for folder in log.parents if folder.parent == BUILD) for log in BUILD.glob("*/cuda/**/*.log")}
+    folders = {
+        next(folder for folder in log.parents if folder.parent == BUILD) for log in BUILD.glob("*/cuda/**/*.log")
+    }
     return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 

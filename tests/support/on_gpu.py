@@ -40,7 +40,7 @@ def cudnn(enabled: bool) -> Iterator[None]:
 
 
 def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int, directions: int) -> dict[str, str]:
-    """Return the path that each pass of a layer without a projection takes: plain, grid or cluster."""
+    """Return the path that each pass of a layer without a projection takes: stepwise, grid or cluster."""
     problem: dict[str, Any] = {
         "gates": 4 if kind == "LSTM" else 3,
         "element_bytes": dtype.itemsize,

@@ -34,7 +34,7 @@ inline Range share(int64_t count, int64_t index, int64_t parts, int64_t grain = 
 // ones: what the last parts of a round have left in the caches is what the first ones of the next round need. The last
 // part of a round is its own next.
 template <typename Body>
-inline void to_and_fro(Range range, int64_t grain, int64_t round, const Body& body) {
+inline void serpentine(Range range, int64_t grain, int64_t round, const Body& body) {
   const int64_t parts = divide_up(range.size(), grain);
   for (int64_t i = 0; i < parts; ++i) {
     const int64_t next = i + 1 < parts ? i + 1 : i;

@@ -8,10 +8,10 @@
 
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
-#include "cpu/recurrent/schedule.h"
-#include "cpu/recurrent/weight_gradients.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/schedule.h"
+#include "cpu/recurrent/weight_gradients.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
@@ -33,7 +33,7 @@ struct GradientPlace {
 template <typename Cell, typename T>
 class BackwardLoop {
  public:
-  explicit BackwardLoop(const RecurrentBackward<T>& params)
+  explicit BackwardLoop(const RecurrentBackwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
         direct_(s_.steps.time * divide_up(s_.steps.batch, kPanelRows) <= kDirectTiles),
@@ -98,7 +98,7 @@ class BackwardLoop {
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
       const int64_t continued = following.previous_rows;
       if (direct_) multiply_directly(direction, following, intersect(member.batch, {0, following.rows}), columns);
-      to_and_fro(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
+      serpentine(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
         rows(direction, step, following, column, next, intersect(member.batch, {0, continued}), true);
         rows(direction, step, following, column, next, intersect(member.batch, {continued, step.rows}), false);
         started(direction, following, column, next, intersect(member.batch, {continued, following.rows}));
@@ -252,7 +252,7 @@ class BackwardLoop {
     }
   }
 
-  const RecurrentBackward<T>& p_;
+  const RecurrentBackwardParams<T>& p_;
   const RecurrentSizes& s_;
   const bool direct_;
   const int64_t sums_size_;  // gates' sums of a row that come from the hidden values

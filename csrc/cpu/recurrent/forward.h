@@ -6,14 +6,14 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/recurrent/packed_weights.h"
-#include "cpu/recurrent/gate_sums.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
-#include "cpu/recurrent/schedule.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/gate_sums.h"
+#include "cpu/recurrent/packed_weights.h"
+#include "cpu/recurrent/schedule.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
@@ -34,7 +34,7 @@ struct CellPlace {
 template <typename Cell, typename T, typename Factors = Values<T>>
 class ForwardLoop {
  public:
-  explicit ForwardLoop(const RecurrentForward<T>& params)
+  explicit ForwardLoop(const RecurrentForwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
         w_(params.weights, params.sizes),
@@ -111,7 +111,7 @@ class ForwardLoop {
       const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
       if constexpr (kPaired)
         if (!w_.direct) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
-      to_and_fro(blocks, 1, index, [&](int64_t block, int64_t next) {
+      serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
         T* weights = w_.direct ? nullptr : w_.single ? packed.data() : w_.packed(direction, block);
         const Own own = {weights, widened.data(), pairs.data()};
         rows(direction, step, block, next, own, going_on, true);
@@ -296,7 +296,7 @@ class ForwardLoop {
     }
   }
 
-  const RecurrentForward<T>& p_;
+  const RecurrentForwardParams<T>& p_;
   const RecurrentSizes& s_;
   ForwardWeights<Cell, T, Factors> w_;
   Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
@@ -306,7 +306,7 @@ class ForwardLoop {
 
 // A layer of float32, or of bfloat16 widened to it.
 template <typename Cell>
-inline void run_forward(const RecurrentForward<float>& params) {
+inline void run_forward(const RecurrentForwardParams<float>& params) {
   if constexpr (Pairs::kBuilt)
     if (params.pairs) return ForwardLoop<Cell, float, Pairs>(params).run();
   ForwardLoop<Cell, float>(params).run();

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "cpu/recurrent/stored_weights.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/stored_weights.h"
 
 namespace fused_rnn::cpu {
 namespace {

@@ -5,12 +5,12 @@
 
 #include <cstdint>
 
-#include "cpu/recurrent/gate_sums.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
-#include "cpu/recurrent/stored_weights.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/gate_sums.h"
+#include "cpu/recurrent/stored_weights.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {

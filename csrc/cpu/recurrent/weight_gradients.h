@@ -8,9 +8,9 @@
 
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
-#include "cpu/recurrent/schedule.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/schedule.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
@@ -21,7 +21,7 @@ class RecurrentGradients {
  public:
   // grad_projected: [directions, rows, output_size], gradients of the projected hidden values; null without a
   // projection.
-  RecurrentGradients(const RecurrentBackward<T>& params, const T* grad_projected)
+  RecurrentGradients(const RecurrentBackwardParams<T>& params, const T* grad_projected)
       : p_(params),
         s_(params.sizes),
         rows_(s_.steps.rows()),
@@ -138,7 +138,7 @@ class RecurrentGradients {
             s_.threads);
   }
 
-  const RecurrentBackward<T>& p_;
+  const RecurrentBackwardParams<T>& p_;
   const RecurrentSizes& s_;
   const int64_t rows_, width_;
   const T* grad_projected_;

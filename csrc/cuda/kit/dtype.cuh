@@ -33,7 +33,7 @@ FUSED_RNN_DEVICE float widen(bfloat16 value) { return __bfloat162float(value); }
 FUSED_RNN_DEVICE float widen(float16 value) { return __half2float(value); }
 
 template <typename T>
-FUSED_RNN_DEVICE T narrow(State<T> value) {
+FUSED_RNN_DEVICE T narrow(Accumulator<T> value) {
   if constexpr (sizeof(T) == 2) {
     if constexpr (__is_same(T, bfloat16)) return __float2bfloat16(value);
     return T(value);
@@ -82,9 +82,10 @@ FUSED_RNN_DEVICE uint2 handed_on(uint2 words) {
 // four words, of sequence l / 4, from byte 16 * (l % 4) on: words 0 and 1 for the first instruction, 2 and 3 for the
 // second. The order of the sum is the same on both sides, so it need not be that of PTX.
 template <typename T>
-struct Number {
+struct MmaTraits {
   static constexpr int kPerVector = 8;  // values in 16 bytes
-  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool /*exact*/) {
+  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1,
+                                        bool /*allow_tf32*/) {
     if constexpr (__is_same(T, bfloat16))
       mma_bfloat16(sum, a, b0, b1);
     else
@@ -93,13 +94,13 @@ struct Number {
 };
 
 template <>
-struct Number<float> {
+struct MmaTraits<float> {
   static constexpr int kPerVector = 4;
   // With tf32 one product; else three, which leave out only what float32 would round away: a = high + low, likewise b.
-  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool exact) {
+  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool allow_tf32) {
     const uint4 high = {tf32(a.x), tf32(a.y), tf32(a.z), tf32(a.w)};
     const uint32_t high0 = tf32(b0), high1 = tf32(b1);
-    if (!exact) return mma_tf32(sum, high, high0, high1);
+    if (allow_tf32) return mma_tf32(sum, high, high0, high1);
     const uint4 low = {rest(a.x, high.x), rest(a.y, high.y), rest(a.z, high.z), rest(a.w, high.w)};
     // Added up here: the matrix units round towards zero, which would add up too.
     float part[4] = {0, 0, 0, 0};

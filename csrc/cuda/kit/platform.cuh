@@ -64,7 +64,7 @@ FUSED_RNN_DEVICE void store_fresh(void* to, uint2 words) {
   asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
 }
 
-// The same at the place `mine` of the shared memory of the block `rank` of the cluster.
+// The same at the coordinates `mine` of the shared memory of the block `rank` of the cluster.
 FUSED_RNN_DEVICE uint32_t shared_of(const void* mine, int rank) {
   uint32_t theirs = 0;
 #if __CUDA_ARCH__ >= 900

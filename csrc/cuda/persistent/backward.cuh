@@ -7,20 +7,22 @@
 
 namespace fused_rnn::cuda {
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
-class PersistentBackward
-    : PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld> {
-  using Walk = PersistentWalk<CudaBackward<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles, kCluster, kHeld>;
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>
+class PersistentBackward : PersistentWalk<PersistentBackwardParams<T, float>, Cell, T, Cell::kGates, kRowTiles,
+                                          kBatchTiles, kCluster, kChunksInRegisters> {
+  using Walk = PersistentWalk<PersistentBackwardParams<T, float>, Cell, T, Cell::kGates, kRowTiles, kBatchTiles,
+                              kCluster, kChunksInRegisters>;
   using Part = typename Walk::Part;
   using Math = ActivationOf<T>;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::place_, Walk::plan_, Walk::shared_,
-      Walk::size_, Walk::unit_, Walk::weights_;
+  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::coordinates_, Walk::plan_,
+      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_;
 
  public:
-  FUSED_RNN_DEVICE PersistentBackward(const CudaBackward<T, float>& params, char* shared) : Walk(params, shared) {}
+  FUSED_RNN_DEVICE PersistentBackward(const PersistentBackwardParams<T, float>& params, char* shared)
+      : Walk(params, shared) {}
 
   FUSED_RNN_DEVICE void run() {
-    load_weights<T>(shared_, kRowTiles * kTileRows, layout_.chunks, Cell::kGates, Columns{p_, place_});
+    load_weights<T>(shared_, kRowTiles * kTileRows, layout_.chunks, Cell::kGates, Columns{p_, coordinates_});
     this->each_state([&](int own, int64_t at) {
       hidden_[own] = p_.grad_h_n ? widen(p_.grad_h_n[at]) : 0.0f;
       cell_[own] = Cell::kHasCell && p_.grad_c_n ? widen(p_.grad_c_n[at]) : 0.0f;
@@ -30,13 +32,13 @@ class PersistentBackward
       cluster_barrier();
     }
     block_barrier();
-    weights_.hold(shared_, layout_.chunks, place_);
+    weights_.hold(shared_, layout_.chunks, coordinates_);
     Part part = this->part_at(p_.steps.time - 1, 0);
     Needed needed;
     request(needed, part);
     // After the first step comes one more product: what it hands on is the gradient of the initial state.
     while (part.index >= -1) {
-      const bool wraps = part.first + Walk::kSequences >= place_.sequences;
+      const bool wraps = part.first + Walk::kSequences >= coordinates_.sequences;
       const int64_t index = part.index - wraps;
       const int first = wraps ? 0 : part.first + Walk::kSequences;
       const Part next = index >= 0 ? this->part_at(index, first) : Part{index, 0, first};
@@ -54,18 +56,18 @@ class PersistentBackward
  private:
   // The block's columns of the weights, as rows.
   struct Columns {
-    const CudaBackward<T, float>& p;
-    const Place& place;
+    const PersistentBackwardParams<T, float>& p;
+    const BlockCoordinates& coordinates;
     static FUSED_RNN_DEVICE Position split(int index, int rows, int /*vectors*/) {
       return {index % rows, index / rows};
     }
     FUSED_RNN_DEVICE uint4 operator()(int unit, int gate, int k) const {
       const int64_t size = p.hidden_size;
-      if (unit >= place.units || k >= size) return {0, 0, 0, 0};
-      const T* weight = p.weight_hh[place.direction] + (gate * size + k) * size + place.first_unit + unit;
-      alignas(16) T values[Number<T>::kPerVector];
+      if (unit >= coordinates.units || k >= size) return {0, 0, 0, 0};
+      const T* weight = p.weight_hh[coordinates.direction] + (gate * size + k) * size + coordinates.first_unit + unit;
+      alignas(16) T values[MmaTraits<T>::kPerVector];
 #pragma unroll
-      for (int i = 0; i < Number<T>::kPerVector; ++i) values[i] = weight[i * size];
+      for (int i = 0; i < MmaTraits<T>::kPerVector; ++i) values[i] = weight[i * size];
       return *reinterpret_cast<const uint4*>(values);
     }
   };
@@ -84,7 +86,7 @@ class PersistentBackward
     if (!needed.runs) return;
     const bool has_before = part.index > 0 && this->runs(part.index - 1, sequence);
     const int64_t row = part.row + offset_, before = has_before ? this->row_of(part.index - 1, sequence) : 0;
-    const int64_t initial = this->state(sequence, place_.first_unit + unit_);
+    const int64_t initial = this->state(sequence, coordinates_.first_unit + unit_);
     const T* gates = p_.gates + this->in_saved(row, 4);
 #pragma unroll
     for (int s = 0; s < 4; ++s) needed.gates[s] = load_pair(gates + s * size_);
@@ -111,8 +113,8 @@ class PersistentBackward
     if (part.index + 1 == p_.steps.time) return {nullptr, false};
     if constexpr (kCluster) return {this->exchange(part.index + 1, sequence), true};
     if (!this->runs(part.index + 1, sequence)) return {nullptr, false};
-    return {reinterpret_cast<char*>(p_.grad_gates +
-                                    (place_.direction * p_.steps.rows + row + sequence - part.first) * (4 * size_)),
+    return {reinterpret_cast<char*>(
+                p_.grad_gates + (coordinates_.direction * p_.steps.rows + row + sequence - part.first) * (4 * size_)),
             true};
   }
 
@@ -140,7 +142,7 @@ class PersistentBackward
     if constexpr (kCluster)
 #pragma unroll
       for (int gate = 0; gate < Cell::kGates; ++gate)
-        this->hand_on(this->exchange(part.index, part.first + offset_, gate, place_.first_unit + unit_),
+        this->hand_on(this->exchange(part.index, part.first + offset_, gate, coordinates_.first_unit + unit_),
                       grads[Cell::saved_of(gate)]);
   }
 
@@ -174,11 +176,11 @@ class PersistentBackward
   }
 };
 
-template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
+template <typename Cell, typename T, int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
-    persistent_backward(const FUSED_RNN_PARAM CudaBackward<T, float> params) {
+    persistent_backward(const FUSED_RNN_PARAM PersistentBackwardParams<T, float> params) {
   if constexpr (!kCluster || kHasClusters)
-    PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kHeld>(params, shared_memory()).run();
+    PersistentBackward<Cell, T, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters>(params, shared_memory()).run();
   else
     trap("there is no code for clusters");
 }

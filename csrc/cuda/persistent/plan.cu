@@ -13,10 +13,12 @@ constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; 
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-bool wished(const Wish& wish, const PersistentPlan& plan) {
-  return (wish.path == Path::kAny || (wish.path == Path::kCluster) == plan.cluster) &&
-         (wish.blocks == 0 || wish.blocks == plan.blocks) && (wish.groups == 0 || wish.groups == plan.groups) &&
-         (wish.batch_tiles == 0 || wish.batch_tiles == plan.batch_tiles) && (wish.held < 0 || wish.held == plan.held);
+bool allowed_by(const PlanOverride& plan_override, const PersistentPlan& plan) {
+  return (plan_override.path == Path::kAny || (plan_override.path == Path::kCluster) == plan.cluster) &&
+         (plan_override.blocks == 0 || plan_override.blocks == plan.blocks) &&
+         (plan_override.groups == 0 || plan_override.groups == plan.groups) &&
+         (plan_override.batch_tiles == 0 || plan_override.batch_tiles == plan.batch_tiles) &&
+         (plan_override.chunks_in_registers < 0 || plan_override.chunks_in_registers == plan.chunks_in_registers);
 }
 
 }  // namespace
@@ -28,8 +30,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
   // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the
   // cells.
-  const double weights = plan.held > 0 ? 0 : 5 * plan.row_tiles * chunks;
-  const double instruction = problem.element_bytes == 2 ? 4 : problem.exact ? 25 : 9;
+  const double weights = plan.chunks_in_registers > 0 ? 0 : 5 * plan.row_tiles * chunks;
+  const double instruction = problem.element_bytes == 2 ? 4 : problem.allow_tf32 ? 9 : 25;
   const double products = instruction * plan.row_tiles * chunks * plan.batch_tiles;
   const double reading = 1.7 * sequences * chunks;
   const double partial = 0.3 * sequences * partial_stride(plan.row_tiles);
@@ -50,9 +52,9 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
 
 // Assumed, not measured: two launches, which took cuDNN 14 us on the one host seen, weights from the L2 cache, products
 // at a third of the peak or so, and what a cell reads and writes.
-double estimate_plain_step(const PersistentProblem& problem) {
+double estimate_stepwise(const PersistentProblem& problem) {
   constexpr double kLaunches = 14, kBytes = 5e6;  // microseconds; bytes of one
-  const double rate = problem.element_bytes == 2 ? 250e6 : problem.exact ? 40e6 : 125e6;
+  const double rate = problem.element_bytes == 2 ? 250e6 : problem.allow_tf32 ? 125e6 : 40e6;
   const double states = static_cast<double>(problem.batch) * static_cast<double>(problem.hidden_size);
   const double weights = static_cast<double>(problem.gates * problem.hidden_size * problem.hidden_size);
   const double reading = weights * problem.element_bytes / kBytes;
@@ -75,18 +77,20 @@ const char* never_fits(const PersistentProblem& problem) {
 }
 
 // Tries all ways in which the warps of the blocks of a plan may go about their work, and keeps the best.
-void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device, const Wish& wish,
-                   PersistentPlan& best, double& least) {
+void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device,
+                   const PlanOverride& plan_override, PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
-    for (plan.held = 0; plan.held <= 4; ++plan.held) {
+    for (plan.chunks_in_registers = 0; plan.chunks_in_registers <= 4; ++plan.chunks_in_registers) {
       plan.partials = 2;
       if (shared_layout(plan, problem).total > device.shared_bytes) plan.partials = 1;
       const bool fits = is_instantiated(problem.gates, problem.backward, problem.element_bytes, plan.cluster,
-                                        plan.row_tiles, plan.batch_tiles, plan.held) &&
+                                        plan.row_tiles, plan.batch_tiles, plan.chunks_in_registers) &&
                         plan.units * plan.batch_tiles * kTileBatch <= kThreads * kUnitsPerThread &&
                         (plan.batch_tiles == 1 || plan.batch_tiles / 2 * kTileBatch < plan.sequences) &&
-                        (plan.held == 0 || plan.held >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
-      if (!fits || !wished(wish, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
+                        (plan.chunks_in_registers == 0 ||
+                         plan.chunks_in_registers >= chunks_of_warp(problem.hidden_size, problem.element_bytes));
+      if (!fits || !allowed_by(plan_override, plan) || shared_layout(plan, problem).total > device.shared_bytes)
+        continue;
       const double time = estimate_step(plan, problem);
       if (best.blocks == 0 || time < least) best = plan, least = time;
     }
@@ -94,7 +98,7 @@ void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const 
 
 // Tries all plans that launch so many directions at once, and returns the best.
 PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem, const Device& device,
-                            const Wish& wish) {
+                            const PlanOverride& plan_override) {
   PersistentPlan best = {}, plan = {};
   double least = 0;
   plan.directions = static_cast<int32_t>(directions);
@@ -110,7 +114,7 @@ PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem
         plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
         plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
         if (cluster || plan.blocks * plan.groups * directions <= device.multiprocessors)
-          divide_blocks(plan, problem, device, wish, best, least);
+          divide_blocks(plan, problem, device, plan_override, best, least);
         if (sequences >= problem.batch) break;
       }
     }
@@ -120,27 +124,27 @@ PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem
 
 }  // namespace
 
-int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish) {
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOverride& plan_override) {
   // A path that is wished for is taken wherever it can be.
-  const bool repaid = time >= kStepsToPad || wish.path != Path::kAny;
-  if (!repaid || precise_if_plain(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
+  const bool repaid = time >= kStepsToPad || plan_override.path != Path::kAny;
+  if (!repaid || precise_if_stepwise(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
   return round_up(problem.hidden_size, 16 / problem.element_bytes);
 }
 
-PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish) {
-  if (never_fits(problem) != nullptr || wish.path == Path::kPlain) return {};
-  PersistentPlan best = choose_among(problem.directions, problem, device, wish);
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const PlanOverride& plan_override) {
+  if (never_fits(problem) != nullptr || plan_override.path == Path::kStepwise) return {};
+  PersistentPlan best = choose_among(problem.directions, problem, device, plan_override);
   // One direction after the other, where both do not fit at once.
-  if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, wish);
-  // With so large a batch that many passes follow one another the plain path is faster.
+  if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, plan_override);
+  // With so large a batch that many passes follow one another the stepwise path is faster.
   const bool slow =
-      best.blocks > 0 && wish.path == Path::kAny && estimate_step(best, problem) > estimate_plain_step(problem);
+      best.blocks > 0 && plan_override.path == Path::kAny && estimate_step(best, problem) > estimate_stepwise(problem);
   return slow ? PersistentPlan{} : best;
 }
 
-const char* why_plain(const PersistentProblem& problem, const Wish& wish) {
+const char* why_stepwise(const PersistentProblem& problem, const PlanOverride& plan_override) {
   if (const char* reason = never_fits(problem)) return reason;
-  if (wish.path != Path::kAny) return "no plan is as wished for";
+  if (plan_override.path != Path::kAny) return "no plan is as wished for";
   return "the recurrent weights do not fit into the shared memory of the GPU, or the batch is so large that the plain "
          "path takes less time";
 }

@@ -40,19 +40,20 @@ FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int 
 }
 
 // The plans for which kernels are built: 8, 16 or 32 units; in a cluster, several tiles of sequences only with the most
-// units; weights held in registers only where they fit, which is less where float32 takes three products.
+// units; weights chunks_in_registers in registers only where they fit, which is less where float32 takes three
+// products.
 FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, int64_t element_bytes, bool cluster,
-                                                     int row_tiles, int batch_tiles, int held) {
+                                                     int row_tiles, int batch_tiles, int chunks_in_registers) {
   int units = 8;
   while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
   if (units > 32 || row_tiles * batch_tiles > 16) return false;
   if (cluster && batch_tiles > 1 && units < 32) return false;
   if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
-  if (held == 0) return true;
-  const int tiles = held * row_tiles * (backward ? gates : 1);
+  if (chunks_in_registers == 0) return true;
+  const int tiles = chunks_in_registers * row_tiles * (backward ? gates : 1);
   if (batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
-  if (backward) return held == 1 || (held == 3 && row_tiles == 1 && !cluster);
-  return row_tiles > 2 && (held == 2 || (held == 4 && row_tiles <= 4 && !cluster));
+  if (backward) return chunks_in_registers == 1 || (chunks_in_registers == 3 && row_tiles == 1 && !cluster);
+  return row_tiles > 2 && (chunks_in_registers == 2 || (chunks_in_registers == 4 && row_tiles <= 4 && !cluster));
 }
 
 // Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a
@@ -84,7 +85,7 @@ struct PersistentProblem {
   int64_t batch, hidden_size, directions;
   int gates;          // kGates of the cell
   int element_bytes;  // of the weights: 2, 4 or 8
-  bool exact;         // float32 without tf32
+  bool allow_tf32;    // whether float32 products may be rounded to tf32
   bool backward;
   bool projected;  // whether the hidden values are projected
   bool one_step;
@@ -100,13 +101,13 @@ struct Device {
 };
 
 // Which plans may be made; for tests and for tuning.
-enum class Path { kAny, kPlain, kCluster, kGrid };
-struct Wish {
+enum class Path { kAny, kStepwise, kCluster, kGrid };
+struct PlanOverride {
   Path path = Path::kAny;
   int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
-  int held = -1;                                // -1: any
+  int chunks_in_registers = -1;                 // -1: any
 
-  constexpr bool operator==(const Wish& other) const = default;
+  constexpr bool operator==(const PlanOverride& other) const = default;
 };
 
 // Where things lie in the shared memory of a plan's blocks.
@@ -117,23 +118,23 @@ constexpr SharedLayout shared_layout(const PersistentPlan& plan, const Persisten
 // Steps that repay the copies that padding takes. Assumed, not measured.
 constexpr int64_t kStepsToPad = 16;
 
-// Whether the plain path rounds nothing of the gates: see CudaLayer::precise() in ops/.
-constexpr bool precise_if_plain(int64_t hidden_size, int element_bytes) {
+// Whether the stepwise path rounds nothing of the gates: see CudaLayer::precise() in ops/.
+constexpr bool precise_if_stepwise(int64_t hidden_size, int element_bytes) {
   return element_bytes == 2 && hidden_size <= 64;
 }
 
 // Returns the hidden size that a layer of so many steps is to have for the persistent kernels: where it is worth it,
 // the next multiple of 16 bytes, of units that stay zero.
-int64_t padded_size(const PersistentProblem& problem, int64_t time, const Wish& wish);
+int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOverride& plan_override);
 
-// Returns the plan that should take the least time, or one with blocks == 0 where the plain path is to be taken.
-PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const Wish& wish);
+// Returns the plan that should take the least time, or one with blocks == 0 where the stepwise path is to be taken.
+PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const PlanOverride& plan_override);
 
 // Returns why choose_plan has no plan for a problem.
-const char* why_plain(const PersistentProblem& problem, const Wish& wish);
+const char* why_stepwise(const PersistentProblem& problem, const PlanOverride& plan_override);
 
-// Estimated microseconds of one step, with a plan and on the plain path.
+// Estimated microseconds of one step, with a plan and on the stepwise path.
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
-double estimate_plain_step(const PersistentProblem& problem);
+double estimate_stepwise(const PersistentProblem& problem);
 
 }  // namespace fused_rnn::cuda

@@ -3,9 +3,9 @@
 //
 // Blocks hand these values on without flags and barriers: where they are to come there is a NaN of all ones, which
 // nobody hands on, and a reader reads again until it is gone. On a grid the values travel through the L2 cache, each to
-// a place of its own that is filled with ones beforehand. In a cluster every block writes them into the shared memory
-// of all others, into two buffers in turn, and whoever has read a place fills it with ones again: it is written anew
-// only by those who have what this block made of it.
+// a coordinates of its own that is filled with ones beforehand. In a cluster every block writes them into the shared
+// memory of all others, into two buffers in turn, and whoever has read a coordinates fills it with ones again: it is
+// written anew only by those who have what this block made of it.
 
 #pragma once
 
@@ -17,14 +17,14 @@ namespace fused_rnn::cuda {
 constexpr int kWarp = 32;
 
 // The part of a thread in its block and of the block in the layer.
-struct Place {
+struct BlockCoordinates {
   int lane, warp;
   int rank;  // of the block in its group
   int direction;
   int first_unit, units;          // of this block
   int first_sequence, sequences;  // of this group
 
-  FUSED_RNN_DEVICE Place(const PersistentPlan& plan, int hidden_size, int batch)
+  FUSED_RNN_DEVICE BlockCoordinates(const PersistentPlan& plan, int hidden_size, int batch)
       : lane(threadIdx.x % kWarp),
         warp(threadIdx.x / kWarp),
         rank(blockIdx.x % plan.blocks),
@@ -61,7 +61,7 @@ FUSED_RNN_DEVICE void load_weights(char* shared, int rows, int chunks, int segme
   for (int index = threadIdx.x; index < rows * segments * chunks * 4; index += kThreads) {
     const auto [row, vector] = At::split(index, rows, segments * chunks * 4);
     const int chunk = vector / 4;
-    const int k = (chunk % chunks * 4 + vector % 4) * Number<T>::kPerVector;
+    const int k = (chunk % chunks * 4 + vector % 4) * MmaTraits<T>::kPerVector;
     store_weights(shared, segments * chunks, row, chunk, vector % 4, at(row, chunk / chunks, k));
   }
 }
@@ -72,28 +72,29 @@ struct Source {
   bool waits;  // whether it may still be missing
 };
 
-// The weights of a warp's chunks: in registers for the whole call, kHeld chunks of each segment, or for kHeld == 0 in
-// shared memory.
-template <int kSegments, int kRowTiles, int kHeld>
+// The weights of a warp's chunks: in registers for the whole call, kChunksInRegisters chunks of each segment, or for
+// kChunksInRegisters == 0 in shared memory.
+template <int kSegments, int kRowTiles, int kChunksInRegisters>
 struct Weights {
   const uint4* shared;  // of this lane: [kRowTiles][kSegments * chunks][2 instructions][kWarp]
   int chunks;           // of a segment
-  uint4 held[kHeld > 0 ? kSegments : 1][kHeld > 0 ? kHeld : 1][2][kRowTiles];
+  uint4 chunks_in_registers[kChunksInRegisters > 0 ? kSegments : 1][kChunksInRegisters > 0 ? kChunksInRegisters : 1][2]
+                           [kRowTiles];
 
-  FUSED_RNN_DEVICE void hold(const char* memory, int chunks_of_segment, const Place& place) {
-    shared = reinterpret_cast<const uint4*>(memory) + place.lane;
+  FUSED_RNN_DEVICE void hold(const char* memory, int chunks_of_segment, const BlockCoordinates& coordinates) {
+    shared = reinterpret_cast<const uint4*>(memory) + coordinates.lane;
     chunks = chunks_of_segment;
-    if constexpr (kHeld > 0)
+    if constexpr (kChunksInRegisters > 0)
 #pragma unroll
       for (int s = 0; s < kSegments; ++s)
 #pragma unroll
-        for (int j = 0; j < kHeld; ++j)
+        for (int j = 0; j < kChunksInRegisters; ++j)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
-              const int chunk = place.warp + j * kWarps;
-              held[s][j][half][m] = chunk < chunks ? from_shared(s, chunk, half, m) : uint4{0, 0, 0, 0};
+              const int chunk = coordinates.warp + j * kWarps;
+              chunks_in_registers[s][j][half][m] = chunk < chunks ? from_shared(s, chunk, half, m) : uint4{0, 0, 0, 0};
             }
   }
   FUSED_RNN_DEVICE uint4 from_shared(int s, int chunk, int half, int m) const {
@@ -101,10 +102,12 @@ struct Weights {
   }
 };
 
-template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster, int kHeld>
+template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>
 struct Product {
   // Chunks of each segment whose loads are under way together.
-  static constexpr int kInFlight = kHeld > 0 ? kHeld : kSegments == 1 ? 4 : 16 / kSegments / kBatchTiles;
+  static constexpr int kInFlight = kChunksInRegisters > 0 ? kChunksInRegisters
+                                   : kSegments == 1       ? 4
+                                                          : 16 / kSegments / kBatchTiles;
   // Sums of their own for every other instruction, where else each would wait for the one before.
   static constexpr int kChains = kRowTiles * kBatchTiles >= 4 ? 1 : 4 / (kRowTiles * kBatchTiles);
 
@@ -112,15 +115,15 @@ struct Product {
   int bytes;               // of a segment
   int offsets[kSegments];  // of the segments in what was handed on for a sequence, in bytes
 
-  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kHeld>& weights, Source (&sources)[kBatchTiles],
-                            const Place& place, bool exact) {
+  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kChunksInRegisters>& weights,
+                            Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, bool allow_tf32) {
 #pragma unroll
     for (int i = 0; i < kChains; ++i) clear(sum[i]);
-    if constexpr (kHeld > 0)
-      round(weights, sources, place, place.warp, exact);
+    if constexpr (kChunksInRegisters > 0)
+      round(weights, sources, coordinates, coordinates.warp, allow_tf32);
     else
-      for (int first = place.warp; first < weights.chunks; first += kInFlight * kWarps)
-        round(weights, sources, place, first, exact);
+      for (int first = coordinates.warp; first < weights.chunks; first += kInFlight * kWarps)
+        round(weights, sources, coordinates, first, allow_tf32);
 #pragma unroll
     for (int i = 1; i < kChains; ++i)
 #pragma unroll
@@ -132,8 +135,8 @@ struct Product {
   }
 
   // Leaves the sums in shared memory: [kBatchTiles * 8 sequences][partial_stride].
-  FUSED_RNN_DEVICE void leave(float* partial, const Place& place) const {
-    float* at = partial + place.lane % 4 * 2 * partial_stride(kRowTiles) + place.lane / 4;
+  FUSED_RNN_DEVICE void leave(float* partial, const BlockCoordinates& coordinates) const {
+    float* at = partial + coordinates.lane % 4 * 2 * partial_stride(kRowTiles) + coordinates.lane / 4;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
 #pragma unroll
@@ -151,9 +154,10 @@ struct Product {
     int there;              // chunks from the first on of which this lane's part lies within the segment
   };
 
-  FUSED_RNN_DEVICE void round(const Weights<kSegments, kRowTiles, kHeld>& weights, const Source (&sources)[kBatchTiles],
-                              const Place& place, int first, bool exact) {
-    const int from = first * kChunkBytes + place.lane % 4 * 16;
+  FUSED_RNN_DEVICE void round(const Weights<kSegments, kRowTiles, kChunksInRegisters>& weights,
+                              const Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, int first,
+                              bool allow_tf32) {
+    const int from = first * kChunkBytes + coordinates.lane % 4 * 16;
     Round b;
     b.there = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
 #pragma unroll
@@ -166,18 +170,20 @@ struct Product {
     for (int s = 0; s < kSegments; ++s)
 #pragma unroll
       for (int j = 0; j < kInFlight; ++j)
-        if (kHeld > 0 || first + j * kWarps < weights.chunks)
+        if (kChunksInRegisters > 0 || first + j * kWarps < weights.chunks)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
-              const uint4 a = kHeld > 0 ? weights.held[kHeld > 0 ? s : 0][kHeld > 0 ? j : 0][half][m]
-                                        : weights.from_shared(s, first + j * kWarps, half, m);
+              const uint4 a = kChunksInRegisters > 0
+                                  ? weights.chunks_in_registers[kChunksInRegisters > 0 ? s : 0]
+                                                               [kChunksInRegisters > 0 ? j : 0][half][m]
+                                  : weights.from_shared(s, first + j * kWarps, half, m);
 #pragma unroll
               for (int n = 0; n < kBatchTiles; ++n) {
                 const uint4& v = b.value[s][j][n];
-                Number<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
-                                    half ? v.w : v.y, exact);
+                MmaTraits<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
+                                       half ? v.w : v.y, allow_tf32);
               }
             }
   }

@@ -13,7 +13,7 @@
 namespace fused_rnn::cuda {
 
 template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster,
-          int kHeld>
+          int kChunksInRegisters>
 class PersistentWalk {
  protected:
   static constexpr int kSequences = kTileBatch * kBatchTiles;  // that a block works on at a time
@@ -23,7 +23,7 @@ class PersistentWalk {
         plan_(params.plan),
         size_(static_cast<int>(params.hidden_size)),
         directions_(static_cast<int>(params.directions)),
-        place_(params.plan, size_, static_cast<int>(params.steps.batch)),
+        coordinates_(params.plan, size_, static_cast<int>(params.steps.batch)),
         layout_(params.plan, params.hidden_size, sizeof(T), kSegments),
         ragged_(params.steps.lengths != nullptr || params.steps.batch_sizes != nullptr),
         shared_(shared),
@@ -32,7 +32,7 @@ class PersistentWalk {
     const int pairs = plan_.units / kUnitsPerThread;
     unit_ = threadIdx.x % pairs * kUnitsPerThread;
     offset_ = threadIdx.x / pairs;
-    if (offset_ >= kSequences || unit_ >= place_.units) offset_ = kNone;
+    if (offset_ >= kSequences || unit_ >= coordinates_.units) offset_ = kNone;
   }
 
   // A step, the sequences from `first` on that the block works on at a time, and the row of the first of them.
@@ -42,28 +42,28 @@ class PersistentWalk {
   };
 
   FUSED_RNN_DEVICE int64_t time_of(int64_t index) const {
-    return place_.direction == 0 ? index : p_.steps.time - 1 - index;
+    return coordinates_.direction == 0 ? index : p_.steps.time - 1 - index;
   }
   FUSED_RNN_DEVICE int64_t row_of(int64_t index, int first) const {
-    return p_.steps.row(time_of(index), place_.first_sequence + first);
+    return p_.steps.row(time_of(index), coordinates_.first_sequence + first);
   }
   // Whether a sequence of the group has the step `index`.
   FUSED_RNN_DEVICE bool runs(int64_t index, int sequence) const {
-    return !ragged_ || p_.steps.runs(time_of(index), place_.first_sequence + sequence);
+    return !ragged_ || p_.steps.runs(time_of(index), coordinates_.first_sequence + sequence);
   }
   FUSED_RNN_DEVICE Part part_at(int64_t index, int first) const { return {index, row_of(index, first), first}; }
 
   // Where a state of this direction lies.
   FUSED_RNN_DEVICE int64_t state(int sequence, int unit) const {
-    return (place_.direction * p_.steps.batch + place_.first_sequence + sequence) * size_ + unit;
+    return (coordinates_.direction * p_.steps.batch + coordinates_.first_sequence + sequence) * size_ + unit;
   }
 
   // Calls body(index among the block's states, index in the layer's) for this thread's share of them.
   template <typename Body>
   FUSED_RNN_DEVICE void each_state(const Body& body) const {
-    for (int index = threadIdx.x; index < place_.sequences * plan_.units; index += kThreads) {
+    for (int index = threadIdx.x; index < coordinates_.sequences * plan_.units; index += kThreads) {
       const int unit = index % plan_.units;
-      if (unit < place_.units) body(index, state(index / plan_.units, place_.first_unit + unit));
+      if (unit < coordinates_.units) body(index, state(index / plan_.units, coordinates_.first_unit + unit));
     }
   }
 
@@ -86,16 +86,16 @@ class PersistentWalk {
   }
 
   // Whether the thread has units to finish among the sequences from `first` on, and where their states lie.
-  FUSED_RNN_DEVICE bool has_cell(int first) const { return first + offset_ < place_.sequences; }
+  FUSED_RNN_DEVICE bool has_cell(int first) const { return first + offset_ < coordinates_.sequences; }
   FUSED_RNN_DEVICE int own_state(int first) const { return (first + offset_) * plan_.units + unit_; }
 
   // Where the thread's values lie in [rows, directions * hidden_size], and in [directions, rows, kinds * hidden_size],
   // for a row of the layer.
   FUSED_RNN_DEVICE int64_t in_output(int64_t row) const {
-    return (row * directions_ + place_.direction) * size_ + place_.first_unit + unit_;
+    return (row * directions_ + coordinates_.direction) * size_ + coordinates_.first_unit + unit_;
   }
   FUSED_RNN_DEVICE int64_t in_saved(int64_t row, int kinds) const {
-    return (place_.direction * p_.steps.rows + row) * (kinds * size_) + place_.first_unit + unit_;
+    return (coordinates_.direction * p_.steps.rows + row) * (kinds * size_) + coordinates_.first_unit + unit_;
   }
 
   // Multiplies what was handed on for the sequences from `first` on, and returns the partial sums, [kWarps][kSequences]
@@ -103,7 +103,7 @@ class PersistentWalk {
   // where in it a segment starts, in values.
   template <typename SourceOf, typename OffsetOf>
   FUSED_RNN_DEVICE const float* multiply(int first, const SourceOf& source_of, const OffsetOf& offset_of) {
-    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kHeld> product;
+    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters> product;
     product.bytes = size_ * int(sizeof(T));
 #pragma unroll
     for (int s = 0; s < kSegments; ++s)
@@ -111,10 +111,10 @@ class PersistentWalk {
     Source sources[kBatchTiles];
 #pragma unroll
     for (int n = 0; n < kBatchTiles; ++n) {
-      const int sequence = first + place_.lane / 4 + n * kTileBatch;
-      sources[n] = sequence < place_.sequences ? source_of(sequence) : Source{nullptr, false};
+      const int sequence = first + coordinates_.lane / 4 + n * kTileBatch;
+      sources[n] = sequence < coordinates_.sequences ? source_of(sequence) : Source{nullptr, false};
     }
-    product.run(weights_, sources, place_, p_.exact);
+    product.run(weights_, sources, coordinates_, p_.allow_tf32);
     // Two buffers in turn: a warp that is ahead does not write over what others still read. With one, all meet before.
     constexpr int kSize = kSequences * partial_stride(kRowTiles);
     float* partial = reinterpret_cast<float*>(shared_ + layout_.partial) + turn_ * kWarps * kSize;
@@ -122,7 +122,7 @@ class PersistentWalk {
       turn_ ^= 1;
     else
       block_barrier();
-    product.leave(partial + place_.warp * kSize, place_);
+    product.leave(partial + coordinates_.warp * kSize, coordinates_);
     block_barrier();
     return partial;
   }
@@ -146,11 +146,11 @@ class PersistentWalk {
   const Params& p_;
   const PersistentPlan& plan_;
   const int size_, directions_;
-  const Place place_;
+  const BlockCoordinates coordinates_;
   const SharedLayout layout_;
   const bool ragged_;  // whether sequences end at different steps
   char* const shared_;
-  Weights<kSegments, kRowTiles, kHeld> weights_;
+  Weights<kSegments, kRowTiles, kChunksInRegisters> weights_;
   float* const hidden_;  // [plan.sequences][plan.units]: hidden values, not rounded to T, or their gradients
   float* const cell_;    // [plan.sequences][plan.units]: cell values, or their gradients
   // What this thread finishes: two units of the block, of the sequence that comes so many after the first worked on.

@@ -1,5 +1,5 @@
-// One step of the plain path, for any size and type: what comes between one product and the next, one thread for each
-// unit and sequence.
+// One step of the stepwise path, for any size and type: what comes between one product and the next, one thread for
+// each unit and sequence.
 
 #pragma once
 
@@ -13,8 +13,9 @@ constexpr int kPointwiseThreads = 256;
 
 // Adds up the gates' sums of one unit, whose part of the input lies at `gates` if not in p.input_sums.
 template <typename Cell, typename T, typename Params>
-FUSED_RNN_DEVICE void add_up(const Params& p, int64_t sequence, int64_t unit, const T* gates, State<T> (&sums)[4]) {
-  using V = State<T>;
+FUSED_RNN_DEVICE void add_up(const Params& p, int64_t sequence, int64_t unit, const T* gates,
+                             Accumulator<T> (&sums)[4]) {
+  using V = Accumulator<T>;
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     const int64_t column = gate * p.hidden_size + unit, at = sequence * Cell::kGates * p.hidden_size + column;
     sums[gate] += (p.input_sums ? p.input_sums[at] : widen(gates[gate * p.hidden_size])) +
@@ -25,8 +26,8 @@ FUSED_RNN_DEVICE void add_up(const Params& p, int64_t sequence, int64_t unit, co
 
 template <typename Cell, typename T>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
-    pointwise_forward(const FUSED_RNN_PARAM PointwiseForward<T, State<T>> p) {
-  using V = State<T>;
+    pointwise_forward(const FUSED_RNN_PARAM PointwiseForwardParams<T, Accumulator<T>> p) {
+  using V = Accumulator<T>;
   const int64_t size = p.hidden_size, state = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (state >= p.sequences * size) return;
   const int64_t sequence = state / size, unit = state % size, row = p.steps.row(p.t, sequence);
@@ -43,12 +44,12 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     const T hidden = narrow<T>(next);
     p.hidden[state] = hidden;
     if (output) *output = hidden;
-    for (int s = 0; p.keep && s < 4; ++s) gates[s * size] = narrow<T>(sums[s]);
-    if (Cell::kHasCell && p.keep) p.cells[saved * size + unit] = carried;
+    for (int s = 0; p.save_for_backward && s < 4; ++s) gates[s * size] = narrow<T>(sums[s]);
+    if (Cell::kHasCell && p.save_for_backward) p.cells[saved * size + unit] = carried;
   } else {
     if (p.before) p.hidden[state] = p.before[state];
     if (output) *output = narrow<T>(V(0));
-    if (Cell::kHasCell && p.keep) p.cells[saved * size + unit] = V(0);
+    if (Cell::kHasCell && p.save_for_backward) p.cells[saved * size + unit] = V(0);
   }
   if (p.cell) p.cell[state] = carried;
   if (Cell::kHasCell && p.c_n) p.c_n[state] = narrow<T>(carried);
@@ -56,18 +57,18 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
 
 // Stores a value, and with `rests` what rounding left out of it `width` further on; nothing of an infinity.
 template <typename T>
-FUSED_RNN_DEVICE void store_gradient(T* to, State<T> value, bool rests, int64_t width) {
+FUSED_RNN_DEVICE void store_gradient(T* to, Accumulator<T> value, bool rests, int64_t width) {
   const T rounded = narrow<T>(value);
   *to = rounded;
   if (!rests) return;
-  const State<T> rest = value - widen(rounded);
-  to[width] = narrow<T>(rest - rest == State<T>(0) ? rest : State<T>(0));
+  const Accumulator<T> rest = value - widen(rounded);
+  to[width] = narrow<T>(rest - rest == Accumulator<T>(0) ? rest : Accumulator<T>(0));
 }
 
 template <typename Cell, typename T>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
-    pointwise_backward(const FUSED_RNN_PARAM PointwiseBackward<T, State<T>> p) {
-  using V = State<T>;
+    pointwise_backward(const FUSED_RNN_PARAM PointwiseBackwardParams<T, Accumulator<T>> p) {
+  using V = Accumulator<T>;
   const int64_t size = p.hidden_size, state = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
   if (state >= p.sequences * size) return;
   const int64_t sequence = state / size, unit = state % size, row = p.steps.row(p.t, sequence);
@@ -76,7 +77,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
   if (p.grad_projected)
     grad_hidden = p.grad_projected[state];
   else if (!p.first)
-    grad_hidden = p.grad_hidden[state] + p.grad_through[state];
+    grad_hidden = p.grad_h_direct[state] + p.grad_h_recurrent[state];
   else if (p.grad_h_n)
     grad_hidden = widen(p.grad_h_n[state]);
   if constexpr (Cell::kHasCell)
@@ -107,7 +108,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     Cell::template backward<Activation>(gates, Cell::kHasCell ? cell_before : hidden_before, cell, grad_hidden,
                                         grad_cell);
   }
-  if (!p.grad_projected) p.grad_hidden[state] = grad_hidden;
+  if (!p.grad_projected) p.grad_h_direct[state] = grad_hidden;
   if constexpr (Cell::kHasCell) {
     p.grad_cell[state] = grad_cell;
     if (p.grad_c0) p.grad_c0[state] = narrow<T>(grad_cell);
@@ -128,11 +129,11 @@ Launch pointwise_launch(const Params& params, void* stream) {
 }
 
 template <typename Cell, typename T>
-const char* launch_pointwise(const PointwiseForward<T, State<T>>& params, void* stream) {
+const char* launch_pointwise(const PointwiseForwardParams<T, Accumulator<T>>& params, void* stream) {
   return launch(pointwise_forward<Cell, T>, pointwise_launch(params, stream), params);
 }
 template <typename Cell, typename T>
-const char* launch_pointwise(const PointwiseBackward<T, State<T>>& params, void* stream) {
+const char* launch_pointwise(const PointwiseBackwardParams<T, Accumulator<T>>& params, void* stream) {
   return launch(pointwise_backward<Cell, T>, pointwise_launch(params, stream), params);
 }
 

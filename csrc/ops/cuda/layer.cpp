@@ -53,7 +53,7 @@ CudaStates forward(cuda::Cell cell, const RecurrentLayer& layer, const OptionalT
     if (plan.blocks > 0)
       persistent_forward(cuda, plan, problem.hidden_size, states, save);
     else
-      plain_forward(cuda, states, save);
+      stepwise_forward(cuda, states, save);
   }
   if (!save) states.gates = layer.empty({0});
   if (!states.cells.defined()) states.cells = cuda.empty_state({0});
@@ -75,7 +75,7 @@ void steps_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradien
   if (plan.blocks > 0)
     persistent_backward(cuda, plan, problem.hidden_size, states, gradients);
   else
-    plain_backward(cuda, states, gradients);
+    stepwise_backward(cuda, states, gradients);
 }
 
 struct Wanted {
@@ -202,7 +202,7 @@ CudaLayer::CudaLayer(cuda::Cell cell, const RecurrentLayer& layer, const Optiona
       element(element_of(layer.type)),
       state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
       gates(cell == cuda::Cell::kLSTM ? 4 : 3),
-      exact(layer.type == at::kFloat && exact_float32()),
+      allow_tf32(layer.type == at::kFloat && tf32_allowed()),
       steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.sizes.steps.rows(), nullptr, nullptr, nullptr},
       stream(current_stream(layer.input.device())) {
   const at::Device device = layer.input.device();
@@ -231,11 +231,11 @@ void check_launch(const char* error) {
   TORCH_CHECK(error == nullptr, "a CUDA kernel of fused_rnn could not be started: ", error);
 }
 
-bool exact_float32() { return !at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
+bool tf32_allowed() { return at::globalContext().allowTF32CuDNN(at::Float32Op::RNN); }
 
-cuda::Wish& cuda_wish() {
-  static cuda::Wish wish;
-  return wish;
+cuda::PlanOverride& current_plan_override() {
+  static cuda::PlanOverride plan_override;
+  return plan_override;
 }
 
 TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {

@@ -18,7 +18,7 @@ struct CudaLayer {
   cuda::Element element;
   at::ScalarType state_type;                // of what is never rounded to the layer's type
   int64_t gates;                            // kGates of the cell
-  bool exact;                               // float32 without tf32, as torch.backends.cudnn.rnn says
+  bool allow_tf32;                          // float32 products may be rounded to tf32, as torch.backends.cudnn.rnn says
   Tensor lengths, batch_sizes, first_rows;  // on the GPU
   CudaSteps steps;
   void* stream;
@@ -32,12 +32,12 @@ struct CudaLayer {
   Tensor product(const Tensor& a, const Tensor& b) const;
   // Writes it to `out`, of either type; or adds it to what is there, of the layer's type.
   void multiply(Tensor out, const Tensor& a, const Tensor& b, bool add = false) const;
-  // Whether the plain path rounds nothing of the gates to half precision: it keeps the input's part of their sums for a
-  // few steps at a time, computes the gates anew in backward, and keeps what rounding leaves out of their gradients.
-  // Saved gates near 0 and 1 leave little of a gradient that contains gate * (1 - gate). Where the errors of many units
-  // average out that is not seen, and products of small layers cost nothing but their launch.
+  // Whether the stepwise path rounds nothing of the gates to half precision: it keeps the input's part of their sums
+  // for a few steps at a time, computes the gates anew in backward, and keeps what rounding leaves out of their
+  // gradients. Saved gates near 0 and 1 leave little of a gradient that contains gate * (1 - gate). Where the errors of
+  // many units average out that is not seen, and products of small layers cost nothing but their launch.
   bool precise() const {
-    return cuda::precise_if_plain(layer.sizes.hidden_size, static_cast<int>(layer.input.element_size()));
+    return cuda::precise_if_stepwise(layer.sizes.hidden_size, static_cast<int>(layer.input.element_size()));
   }
   // [time, batch, 1]: which sequences have which steps; with lengths only.
   Tensor running() const;
@@ -52,7 +52,8 @@ struct CudaLayer {
 struct CudaStates {
   Tensor output, h_n, c_n, gates, cells;
 };
-// What backward is given, undefined for zero, and what it writes: of h0 and c0 on the plain path only what is defined.
+// What backward is given, undefined for zero, and what it writes: of h0 and c0 on the stepwise path only what is
+// defined.
 struct CudaGradients {
   Tensor output, cells, h_n, c_n;
   Tensor h0, c0;
@@ -91,14 +92,14 @@ void check_launch(const char* error);
 // All steps in one kernel. states.gates hold the input's part on entry. Backward sets the gradients of gates, h0 and
 // c0.
 void persistent_forward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size, CudaStates& states,
-                        bool keep);
+                        bool save_for_backward);
 void persistent_backward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size,
                          const CudaStates& states, CudaGradients& gradients);
 
 // All steps, one product and one kernel each: any size and type. states.gates hold the input's part on entry, if not
 // precise().
-void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep);
-void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients);
+void stepwise_forward(const CudaLayer& cuda, CudaStates& states, bool save_for_backward);
+void stepwise_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients);
 
 // The hidden values before each row of a direction, [rows, output_size]; zero in the padding.
 Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction);
@@ -109,10 +110,10 @@ Tensor input_gradient(const CudaLayer& cuda, const CudaGradients& gradients);
 // The gradients of the layer's weights from those of the gates' sums.
 std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients);
 
-// Whether float32 is to be computed without tf32: as torch.backends.cudnn says of recurrent networks.
-bool exact_float32();
+// Whether float32 products may be rounded to tf32: as torch.backends.cudnn says of recurrent networks.
+bool tf32_allowed();
 
 // Which plans the persistent kernels may use; for tests and tuning. For all threads, not to be changed during a call.
-cuda::Wish& cuda_wish();
+cuda::PlanOverride& current_plan_override();
 
 }  // namespace fused_rnn::ops

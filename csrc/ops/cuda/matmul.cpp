@@ -71,9 +71,9 @@ void multiply_with_tf32(const Tensor& out, const Tensor& a, const Tensor& b, boo
 
 void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b, bool add) const {
   // ATen asks torch.backends.cuda.matmul whether it may use tf32, and can only be kept from it.
-  if (layer.type == at::kFloat && !exact && finds_cublas()) return multiply_with_tf32(out, a, b, add);
+  if (allow_tf32 && finds_cublas()) return multiply_with_tf32(out, a, b, add);
   std::optional<at::NoTF32Guard> no_tf32;
-  if (exact) no_tf32.emplace();
+  if (layer.type == at::kFloat && !allow_tf32) no_tf32.emplace();
   if (add)
     at::addmm_out(out, out, a, b);
   else

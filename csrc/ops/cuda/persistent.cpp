@@ -17,11 +17,11 @@ cuda::PersistentProblem CudaLayer::problem(bool backward) const {
   problem.directions = s.directions;
   problem.gates = static_cast<int>(gates);
   problem.element_bytes = static_cast<int>(layer.input.element_size());
-  problem.exact = exact;
+  problem.allow_tf32 = allow_tf32;
   problem.backward = backward;
   problem.projected = layer.projected;
   problem.one_step = s.steps.time == 1;
-  problem.hidden_size = padded_size(problem, s.steps.time, cuda_wish());
+  problem.hidden_size = padded_size(problem, s.steps.time, current_plan_override());
   return problem;
 }
 
@@ -29,18 +29,18 @@ PersistentPlan CudaLayer::plan(const cuda::PersistentProblem& problem) const {
   // Two of the same kind follow one another most of the time: the last choices are kept.
   struct Choice {
     cuda::PersistentProblem problem;
-    cuda::Wish wish;
+    cuda::PlanOverride plan_override;
     int64_t device;
     PersistentPlan plan;
   };
   thread_local Choice choices[16] = {};
   thread_local int64_t next = 0;
-  const cuda::Wish wish = cuda_wish();
+  const cuda::PlanOverride plan_override = current_plan_override();
   const int64_t device = layer.input.device().index();
   for (const Choice& c : choices)
-    if (c.problem == problem && c.wish == wish && c.device == device) return c.plan;
-  const PersistentPlan plan = choose_plan(problem, cuda::device_at(static_cast<int>(device)), wish);
-  choices[next++ % 16] = {problem, wish, device, plan};
+    if (c.problem == problem && c.plan_override == plan_override && c.device == device) return c.plan;
+  const PersistentPlan plan = choose_plan(problem, cuda::device_at(static_cast<int>(device)), plan_override);
+  choices[next++ % 16] = {problem, plan_override, device, plan};
   return plan;
 }
 
@@ -85,7 +85,7 @@ class Padding {
 };
 
 // Keeps what is read until the launch.
-class Kept {
+class KeepAlive {
  public:
   const void* operator()(const Tensor& tensor) {
     tensors_.push_back(tensor);
@@ -98,12 +98,12 @@ class Kept {
 
 // Fills in what the params of forward and backward share.
 template <typename Params>
-void fill(Params& params, const CudaLayer& cuda, const PersistentPlan& plan, const Padding& padding, Kept& kept) {
+void fill(Params& params, const CudaLayer& cuda, const PersistentPlan& plan, const Padding& padding, KeepAlive& kept) {
   params.steps = cuda.steps;
   params.plan = plan;
   params.hidden_size = padding.hidden_size();
   params.directions = cuda.layer.sizes.directions;
-  params.exact = cuda.exact;
+  params.allow_tf32 = cuda.allow_tf32;
   for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = kept(padding.weight_hh(d));
   params.h0 = kept(padding.wide(cuda.layer.h0));
   params.c0 = kept(padding.wide(cuda.layer.c0));
@@ -112,10 +112,10 @@ void fill(Params& params, const CudaLayer& cuda, const PersistentPlan& plan, con
 }  // namespace
 
 void persistent_forward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size, CudaStates& states,
-                        bool keep) {
+                        bool save_for_backward) {
   const Padding padding(cuda, hidden_size);
-  Kept kept;
-  CudaForward<void, void> params = {};
+  KeepAlive kept;
+  PersistentForwardParams<void, void> params = {};
   fill(params, cuda, plan, padding, kept);
   for (int64_t d = 0; cuda.layer.biased && d < params.directions; ++d) {
     params.bias_ih[d] = kept(padding.wide(cuda.weight(d, 2)));
@@ -130,20 +130,20 @@ void persistent_forward(const CudaLayer& cuda, const PersistentPlan& plan, int64
   params.c_n = data_of(c_n);
   params.gates = data_of(gates);
   params.cells = data_of(cells);
-  params.keep = keep;
+  params.save_for_backward = save_for_backward;
   check_launch(persistent(cuda.cell, cuda.element, params, cuda.stream));
   padding.narrow(output, states.output);
   padding.narrow(h_n, states.h_n);
   padding.narrow(c_n, states.c_n);
   padding.narrow(cells, states.cells);
-  if (keep) padding.narrow(gates, states.gates);
+  if (save_for_backward) padding.narrow(gates, states.gates);
 }
 
 void persistent_backward(const CudaLayer& cuda, const PersistentPlan& plan, int64_t hidden_size,
                          const CudaStates& states, CudaGradients& gradients) {
   const Padding padding(cuda, hidden_size);
-  Kept kept;
-  CudaBackward<void, void> params = {};
+  KeepAlive kept;
+  PersistentBackwardParams<void, void> params = {};
   fill(params, cuda, plan, padding, kept);
   params.output = kept(padding.wide(states.output));
   params.gates = kept(padding.wide(states.gates));

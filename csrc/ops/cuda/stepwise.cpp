@@ -1,4 +1,4 @@
-// The plain path on a GPU, for any size and type: one product and one pointwise kernel a step.
+// The stepwise path on a GPU, for any size and type: one product and one pointwise kernel a step.
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/cat.h>
@@ -97,7 +97,7 @@ class Sums {
   Tensor before_, of_input_, recurrent_;
 };
 
-void forward_direction(const CudaLayer& cuda, CudaStates& states, bool keep, int64_t d) {
+void forward_direction(const CudaLayer& cuda, CudaStates& states, bool save_for_backward, int64_t d) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const bool projected = cuda.layer.projected, packed = cuda.batch_sizes.defined();
   const Tensor h0 = cuda.layer.h0.select(0, d), weight = cuda.weight(d, 1).t();
@@ -114,12 +114,12 @@ void forward_direction(const CudaLayer& cuda, CudaStates& states, bool keep, int
   // Sequences of a packed batch start and end at several steps; else the first step reads the states where they lie.
   if (packed || projected) state.copy_(h0);
   Sums inputs(cuda, d);
-  auto params = params_of<PointwiseForward<void, void>>(cuda, states, d);
+  auto params = params_of<PointwiseForwardParams<void, void>>(cuda, states, d);
   params.sums = data_of(sums);
   params.hidden = data_of(hidden);
   params.cell = data_of(cell);
   params.output = projected ? nullptr : data_of(states.output);
-  params.keep = keep;
+  params.save_for_backward = save_for_backward;
   for (int64_t index = 0; index < s.steps.time; ++index) {
     const HostStep step = step_at(cuda, d, index);
     if (step.sequences == 0) continue;
@@ -143,7 +143,7 @@ void forward_direction(const CudaLayer& cuda, CudaStates& states, bool keep, int
 }
 
 // The gradients of a direction's states between two steps: of the hidden values the sum of the two parts that
-// PointwiseBackward tells of, with a projection all in `hidden`.
+// PointwiseBackwardParams tells of, with a projection all in `hidden`.
 struct Carried {
   Tensor hidden, through, cell;
 
@@ -205,9 +205,9 @@ void finish(const CudaLayer& cuda, const CudaGradients& gradients, const Carried
   if (cuda.is_lstm() && cuda.batch_sizes.defined()) gradients.c0.select(0, d).copy_(carried.cell);
 }
 
-PointwiseBackward<void, void> backward_params(const CudaLayer& cuda, const CudaStates& states,
-                                              const CudaGradients& gradients, const Carried& carried, int64_t d) {
-  auto params = params_of<PointwiseBackward<void, void>>(cuda, states, d);
+PointwiseBackwardParams<void, void> backward_params(const CudaLayer& cuda, const CudaStates& states,
+                                                    const CudaGradients& gradients, const Carried& carried, int64_t d) {
+  auto params = params_of<PointwiseBackwardParams<void, void>>(cuda, states, d);
   const auto of_direction = [&](const Tensor& all) { return all.defined() ? data_of(all.select(0, d)) : nullptr; };
   params.h0 = data_of(cuda.layer.h0);
   params.c0 = data_of(cuda.layer.c0);
@@ -216,8 +216,8 @@ PointwiseBackward<void, void> backward_params(const CudaLayer& cuda, const CudaS
   params.grad_cells = data_of(gradients.cells);
   params.grad_h_n = of_direction(gradients.h_n);
   params.grad_c_n = of_direction(gradients.c_n);
-  params.grad_hidden = data_of(carried.hidden);
-  params.grad_through = data_of(carried.through);
+  params.grad_h_direct = data_of(carried.hidden);
+  params.grad_h_recurrent = data_of(carried.through);
   params.grad_cell = data_of(carried.cell);
   params.grad_gates = data_of(gradients.gates);
   return params;
@@ -262,11 +262,11 @@ void backward_direction(const CudaLayer& cuda, const CudaStates& states, CudaGra
 
 }  // namespace
 
-void plain_forward(const CudaLayer& cuda, CudaStates& states, bool keep) {
-  for (int64_t d = 0; d < cuda.layer.sizes.directions; ++d) forward_direction(cuda, states, keep, d);
+void stepwise_forward(const CudaLayer& cuda, CudaStates& states, bool save_for_backward) {
+  for (int64_t d = 0; d < cuda.layer.sizes.directions; ++d) forward_direction(cuda, states, save_for_backward, d);
 }
 
-void plain_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
+void stepwise_backward(const CudaLayer& cuda, const CudaStates& states, CudaGradients& gradients) {
   const RecurrentSizes& s = cuda.layer.sizes;
   if (cuda.layer.projected) gradients.projected = cuda.layer.empty({s.directions, cuda.steps.rows, s.output_size});
   for (int64_t d = 0; d < s.directions; ++d) backward_direction(cuda, states, gradients, d);

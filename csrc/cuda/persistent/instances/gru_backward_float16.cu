@@ -5,6 +5,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<GRUCell, float16>(const CudaBackward<float16, float>& params, void* stream);
+template const char* launch_persistent<GRUCell, float16>(const PersistentBackwardParams<float16, float>& params,
+                                                         void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -5,6 +5,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<GRUCell, float>(const CudaForward<float, float>& params, void* stream);
+template const char* launch_persistent<GRUCell, float>(const PersistentForwardParams<float, float>& params,
+                                                       void* stream);
 
 }  // namespace fused_rnn::cuda

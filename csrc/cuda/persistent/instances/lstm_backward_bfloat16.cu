@@ -5,6 +5,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<LSTMCell, bfloat16>(const CudaBackward<bfloat16, float>& params, void* stream);
+template const char* launch_persistent<LSTMCell, bfloat16>(const PersistentBackwardParams<bfloat16, float>& params,
+                                                           void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -5,6 +5,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<LSTMCell, float16>(const CudaForward<float16, float>& params, void* stream);
+template const char* launch_persistent<LSTMCell, float16>(const PersistentForwardParams<float16, float>& params,
+                                                          void* stream);
 
 }  // namespace fused_rnn::cuda

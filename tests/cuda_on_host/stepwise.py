@@ -1,4 +1,4 @@
-"""The plain path of csrc/ops/recurrent_cuda_plain.cpp: products by torch, and the pointwise kernels on the CPU."""
+"""The stepwise path of csrc/ops/cuda/stepwise.cpp: products by torch, and the pointwise kernels on the CPU."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from cuda_on_host.layer import Result
 from cuda_on_host.structs import PointwiseBackward, PointwiseForward
 
 
-def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:
+def forward(host: OnHost, save_for_backward: bool = True, projected: bool = False) -> None:
     """Run all steps; with ``projected`` as if a projection, here the identity, came behind the hidden values."""
     layer, state_dtype = host.layer, host.empty(0, state=True).dtype
     for direction in range(layer.directions):
@@ -25,7 +25,7 @@ def forward(host: OnHost, keep: bool = True, projected: bool = False) -> None:
             params = host.params(
                 PointwiseForward, t=t, sequences=sequences, direction=direction, sums=sums, bias_ih=biases[0],
                 bias_hh=biases[1], before=hidden, hidden=hidden, cell=cell, output=None if projected else host.output,
-                gates=host.gates, keep=keep, **host.cells,
+                gates=host.gates, save_for_backward=save_for_backward, **host.cells,
             )  # fmt: skip
             host.kernels.run("pointwise_forward", layer.kind, layer.dtype, params)
             if projected:
@@ -55,7 +55,7 @@ def backward(host: OnHost, projected: bool = False) -> None:
                 total = _all_of(carried, grads, host, rows, direction, t)
             params = host.params(
                 PointwiseBackward, t=t, before=before, sequences=len(rows), direction=direction, output=host.output,
-                gates=host.gates, grad_gates=host.grad_gates, grad_hidden=hidden, grad_through=torch.zeros_like(hidden),
+                gates=host.gates, grad_gates=host.grad_gates, grad_h_direct=hidden, grad_h_recurrent=torch.zeros_like(hidden),
                 grad_cell=cell, grad_recurrent=of_recurrent,
                 grad_output=None if projected else grads.get("grad_output"), grad_cells=grads.get("grad_cells"),
                 grad_projected=total, **host.initial, **host.cells,
