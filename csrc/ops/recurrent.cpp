@@ -1,0 +1,98 @@
+// The operators recurrent and recurrent_backward: they check what they are given, and run it on the input's device.
+
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+
+#include <tuple>
+
+#include "ops/layer.h"
+#include "ops/recurrent_cpu.h"
+
+#ifdef FUSED_RNN_CUDA
+#include "ops/cuda/recurrent.h"
+#endif
+
+namespace fused_rnn::ops {
+namespace {
+
+RecurrentOutputs forward(const RecurrentLayer& layer, bool save_for_backward) {
+#ifdef FUSED_RNN_CUDA
+  if (layer.input.is_cuda()) return forward_on_cuda(layer, save_for_backward);
+#endif
+  return forward_on_cpu(layer, save_for_backward);
+}
+
+RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGradients& gradients,
+                                 const RecurrentSaved& saved, Wanted wanted) {
+#ifdef FUSED_RNN_CUDA
+  if (layer.input.is_cuda()) return backward_on_cuda(layer, gradients, saved, wanted);
+#endif
+  return backward_on_cpu(layer, gradients, saved, wanted);
+}
+
+std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
+    std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, bool save_for_backward) {
+  const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
+  RecurrentOutputs outputs = forward(layer, save_for_backward);
+  return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
+}
+
+// Returns an optional tensor after a check of its shape; undefined if it is not there.
+Tensor given(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
+  if (!tensor) return Tensor();
+  check_shape(*tensor, name, shape);
+  return *tensor;
+}
+
+std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
+    std::string_view cell, const OptionalTensor& grad_output, const OptionalTensors& grad_final_states,
+    const OptionalTensors& grad_history, const Tensor& input, at::TensorList states, at::TensorList weights,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output, const Tensor& gates,
+    at::TensorList history, bool input_grad, bool state_grad, bool weight_grad) {
+  const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
+  const auto cell_states = static_cast<size_t>(layer.cell.cell_states());
+  TORCH_CHECK(grad_final_states.size() == states.size() && grad_history.size() == cell_states &&
+                  history.size() == cell_states,
+              "grad_final_states, grad_history and history must have ", states.size(), ", ", cell_states, " and ",
+              cell_states, " tensors, got ", grad_final_states.size(), ", ", grad_history.size(), " and ",
+              history.size());
+  RecurrentGradients gradients;
+  RecurrentSaved saved;
+  gradients.output = given(grad_output, "grad_output", layer.output_shape());
+  for (size_t i = 0; i < states.size(); ++i)
+    gradients.states.push_back(given(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes()));
+  saved.output = given(output, "output", layer.output_shape());
+  saved.gates = given(gates, "gates", layer.gates_shape());
+  for (size_t i = 0; i < cell_states; ++i) {
+    gradients.history.push_back(given(grad_history[i], "a tensor of grad_history", layer.history_shape()));
+    saved.history.push_back(given(history[i], "a tensor of history", layer.history_shape()));
+  }
+  RecurrentInputGradients result = backward(layer, gradients, saved, {input_grad, state_grad, weight_grad});
+  std::vector<Tensor> of_weights;
+  if (weight_grad)
+    for (int64_t d = 0; d < layer.sizes.directions; ++d)
+      result.weights[d].for_each([&](const Tensor& gradient) { of_weights.push_back(gradient); });
+  return {std::move(result.input), std::move(result.states), std::move(of_weights)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
+  library.impl("recurrent", recurrent);
+  library.impl("recurrent_backward", recurrent_backward);
+}
+
+#ifdef FUSED_RNN_CUDA
+TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {
+  library.impl("recurrent", recurrent);
+  library.impl("recurrent_backward", recurrent_backward);
+}
+#endif
+
+TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
+  library.impl("recurrent", torch::autograd::autogradNotImplementedFallback());
+  library.impl("recurrent_backward", torch::autograd::autogradNotImplementedFallback());
+}
+
+}  // namespace fused_rnn::ops
