@@ -112,6 +112,8 @@ class BuildKernels(cpp_extension.BuildExtension):
         includes = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
         depfile = " -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc"
         defines = " ".join(f"-D{name}=1" for name in MACROS)
+        if CUDA_HOME is not None:
+            defines += " -DFUSED_RNN_CUDA=1"
         lines = [
             f"cxx = {CXX} {CXX_FLAGS} {defines} -I{CSRC} {includes}",
             "rule cxx\n  command = $cxx $flags" + depfile,

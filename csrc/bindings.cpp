@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "cells/cells.h"
 #include "ops/dispatch.h"
 
 #ifdef FUSED_RNN_CUDA
@@ -40,6 +41,22 @@ py::dict build_info() {
   info["cuda_devices"] = 0;
 #endif
   return info;
+}
+
+// Returns the structure of each cell by its name; csrc/cells/cells.h says what the members mean.
+py::dict cells() {
+  py::dict all;
+  for (const fused_rnn::cells::Description& cell : fused_rnn::cells::kDescriptions) {
+    py::dict one;
+    one["gates"] = cell.gates;
+    one["sums"] = cell.sums;
+    one["states"] = cell.states;
+    one["hidden_sums"] = py::tuple(py::cast(std::vector<int>(cell.hidden_sums, cell.hidden_sums + cell.gates)));
+    one["reads_hidden"] = cell.reads_hidden;
+    one["may_project"] = cell.may_project();
+    all[cell.name] = one;
+  }
+  return all;
 }
 
 #ifdef FUSED_RNN_CUDA
@@ -96,6 +113,7 @@ py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_s
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
+  module.def("cells", &cells);
 #ifdef FUSED_RNN_CUDA
   module.def("set_plan_override", &set_plan_override, py::arg("path") = "any", py::arg("blocks") = 0,
              py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1);

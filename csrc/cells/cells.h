@@ -46,11 +46,35 @@ enum class Kind : int {
 constexpr int kMaxGates = 4;
 constexpr int kMaxStates = 4;
 
+// Some neighbouring gates whose recurrent parts go to neighbouring sums, so that one product can serve them all.
+struct GateRun {
+  int gate, sum, count;
+};
+struct GateRuns {
+  GateRun run[kMaxGates];
+  int count;
+};
+
+// The longest runs of gates, from the first gate to the last: one where hidden_sum(g) is g for all gates.
+template <typename Cell>
+constexpr GateRuns gate_runs() {
+  GateRuns runs = {};
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    const int sum = Cell::hidden_sum(gate);
+    if (gate > 0 && sum == Cell::hidden_sum(gate - 1) + 1)
+      ++runs.run[runs.count - 1].count;
+    else
+      runs.run[runs.count++] = {gate, sum, 1};
+  }
+  return runs;
+}
+
 // The structure of a cell as values.
 struct Description {
   const char* name;
   int gates, sums, states;
   int hidden_sums[kMaxGates];  // of each gate
+  GateRuns runs;
   bool reads_hidden;
   int output_gate;
 
@@ -62,7 +86,14 @@ struct Description {
 template <typename Cell>
 constexpr Description describe() {
   static_assert(Cell::kGates <= kMaxGates && Cell::kGates <= Cell::kSums && Cell::kStates <= kMaxStates);
-  Description cell = {Cell::kName, Cell::kGates, Cell::kSums, Cell::kStates, {}, Cell::kReadsHidden, Cell::kOutputGate};
+  Description cell = {};
+  cell.name = Cell::kName;
+  cell.gates = Cell::kGates;
+  cell.sums = Cell::kSums;
+  cell.states = Cell::kStates;
+  cell.runs = gate_runs<Cell>();
+  cell.reads_hidden = Cell::kReadsHidden;
+  cell.output_gate = Cell::kOutputGate;
   for (int gate = 0; gate < Cell::kGates; ++gate) cell.hidden_sums[gate] = Cell::hidden_sum(gate);
   return cell;
 }
@@ -83,22 +114,6 @@ constexpr auto with_cell(Kind kind, const Body& body) {
   FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_CASE)
 #undef FUSED_RNN_CASE
   __builtin_unreachable();
-}
-
-// Calls body.template operator()<gate, sum, count>() for the longest runs of gates, so that products can take several
-// gates at once: one run where hidden_sum(g) is g for all gates.
-template <typename Cell, int kGate = 0, typename Body>
-constexpr void for_each_run(const Body& body) {
-  if constexpr (kGate < Cell::kGates) {
-    constexpr int kCount = [] {
-      int count = 1;
-      while (kGate + count < Cell::kGates && Cell::hidden_sum(kGate + count) == Cell::hidden_sum(kGate) + count)
-        ++count;
-      return count;
-    }();
-    body.template operator()<kGate, Cell::hidden_sum(kGate), kCount>();
-    for_each_run<Cell, kGate + kCount>(body);
-  }
 }
 
 }  // namespace fused_rnn::cells

@@ -44,8 +44,8 @@ struct RecurrentLayer {
   bool one_step;        // whether input and states are [batch, size]: one step of one direction
   bool biased, projected;
   Tensor input;
-  std::vector<Tensor> states;  // the initial ones: h0 [directions, batch, output_size], and for each further state of the
-                               // cell [directions, batch, hidden_size]
+  std::vector<Tensor> states;  // the initial ones: h0 [directions, batch, output_size], and for each further state of
+                               // the cell [directions, batch, hidden_size]
   DirectionWeights weights[2];
   Tensor lengths;                  // [batch], undefined without; on the device of the input
   Tensor batch_sizes, first_rows;  // [time], on the CPU; undefined unless the input is packed

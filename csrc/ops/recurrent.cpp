@@ -52,11 +52,10 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
     at::TensorList history, bool input_grad, bool state_grad, bool weight_grad) {
   const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
   const auto cell_states = static_cast<size_t>(layer.cell.cell_states());
-  TORCH_CHECK(grad_final_states.size() == states.size() && grad_history.size() == cell_states &&
-                  history.size() == cell_states,
-              "grad_final_states, grad_history and history must have ", states.size(), ", ", cell_states, " and ",
-              cell_states, " tensors, got ", grad_final_states.size(), ", ", grad_history.size(), " and ",
-              history.size());
+  TORCH_CHECK(
+      grad_final_states.size() == states.size() && grad_history.size() == cell_states && history.size() == cell_states,
+      "grad_final_states, grad_history and history must have ", states.size(), ", ", cell_states, " and ", cell_states,
+      " tensors, got ", grad_final_states.size(), ", ", grad_history.size(), " and ", history.size());
   RecurrentGradients gradients;
   RecurrentSaved saved;
   gradients.output = given(grad_output, "grad_output", layer.output_shape());

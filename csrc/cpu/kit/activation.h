@@ -1,5 +1,5 @@
-// sigmoid and tanh of vectors: in float32 to about one and a half units in the last place, several times faster than
-// the library's.
+// Activations of vectors. sigmoid and tanh: in float32 to about one and a half units in the last place, several times
+// faster than the library's.
 
 #pragma once
 
@@ -41,7 +41,7 @@ FUSED_RNN_INLINE inline Exponential exponential(Vec<float> x) {
   return {at::vec::cast<float>(exponent + one), at::vec::fmadd(r * r, polynomial(r, kPolynomial), r)};
 }
 
-// What the formulas in cells/ call: sigmoid and tanh.
+// What the formulas in cells/ call; see cells/cells.h.
 struct Activation {
   template <typename T>
   static FUSED_RNN_INLINE Vec<T> sigmoid(Vec<T> x) {
@@ -64,6 +64,18 @@ struct Activation {
     } else {
       return x.tanh();
     }
+  }
+
+  // NaN stays NaN.
+  template <typename T>
+  static FUSED_RNN_INLINE Vec<T> relu(Vec<T> x) {
+    return at::vec::maximum(x, Vec<T>(T(0)));
+  }
+
+  // A choice rather than a product, since an infinite gradient times zero would be NaN.
+  template <typename T>
+  static FUSED_RNN_INLINE Vec<T> relu_backward(Vec<T> y, Vec<T> grad) {
+    return Vec<T>::blendv(grad, Vec<T>(T(0)), y <= Vec<T>(T(0)));
   }
 };
 

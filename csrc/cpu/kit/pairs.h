@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <ATen/cpu/vec/functional_base.h>
 #include <ATen/cpu/vec/functional_bfloat16.h>
 #include <ATen/cpu/vec/vec.h>
 

@@ -1,15 +1,18 @@
 // The backward loop over the steps of a recurrent layer, from the last to the first: in one pass a step turns the
 // gradient of its hidden values into those of its gates' sums. The gradients of input and weights follow as products
-// over all steps; see recurrent_gradients.h. The cell is a parameter; see lstm_kernel.cpp and gru_kernel.cpp.
+// over all steps; see weight_gradients.h. The cell is a parameter: a struct of cells/.
 
 #pragma once
 
 #include <cstdint>
 
+#include "cells/cells.h"
+#include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/schedule.h"
 #include "cpu/recurrent/weight_gradients.h"
 #include "params/layer.h"
@@ -17,18 +20,40 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Where a cell finds and leaves the values of some units of one row.
+// Where one step backward of a cell reads and writes the values of one vector of units of a row.
 template <typename T>
-struct GradientPlace {
-  const T* gates;      // gate stride hidden_size, as in grad_gates
-  const T* cell;       // cell values of this step (LSTM only)
-  const T* previous;   // of the step before: cell values (LSTM) or hidden values (GRU)
-  const T* grad_cell;  // gradient of this step's cell values, or null for zero (LSTM only)
-  T* grad_carried;  // gradient that goes to the step before past the weights: of the cell (LSTM) or hidden value (GRU)
-  T* grad_gates;
+struct CellGradientPointers {
+  const T* gates;            // the first of kSums saved values, each hidden_size after the one before
+  const T* previous_hidden;  // of the step before; only for a cell that reads them
+  const T* cell;             // the cell states of this step; this and the next three only for a cell with one
+  const T* previous_cell;    // of the step before
+  const T* grad_cells;       // the caller's gradient of this step's cell states, or null for zero
+  T* grad_c;                 // the gradient of the cell states after the step; on return of those before it
+  T* grad_h;      // written: the part of the gradient of the hidden values before the step that does not pass
+                  // the weights; only for a cell that reads them
+  T* grad_gates;  // written: gradients of the sums, kSums as in gates
   int64_t hidden_size;
   int64_t units;  // lanes in use
 };
+
+// One step backward of the units of a vector, given the gradient of their hidden values.
+template <typename Cell, typename T>
+FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T>& at, Vec<T> grad_hidden) {
+  Vec<T> values[Cell::kSums], before[Cell::kStates], after[Cell::kStates], grads[Cell::kStates];
+  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { values[i] = load(at.gates + i * at.hidden_size, at.units); });
+  grads[0] = grad_hidden;
+  if constexpr (Cell::kReadsHidden) before[0] = load(at.previous_hidden, at.units);
+  if constexpr (Cell::kStates == 2) {
+    grads[1] = load(at.grad_c, at.units);
+    if (at.grad_cells) grads[1] += load(at.grad_cells, at.units);
+    before[1] = load(at.previous_cell, at.units);
+    after[1] = load(at.cell, at.units);
+  }
+  Cell::template backward<Activation>(values, before, after, grads);
+  if constexpr (Cell::kReadsHidden) store(at.grad_h, grads[0], at.units);
+  if constexpr (Cell::kStates == 2) store(at.grad_c, grads[1], at.units);
+  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { store(at.grad_gates + i * at.hidden_size, values[i], at.units); });
+}
 
 template <typename Cell, typename T>
 class BackwardLoop {
@@ -36,18 +61,18 @@ class BackwardLoop {
   explicit BackwardLoop(const RecurrentBackwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
-        direct_(s_.steps.time * divide_up(s_.steps.batch, kPanelRows) <= kDirectTiles),
-        sums_size_(Cell::kGates * s_.hidden_size),
-        back_(direct_ ? 0 : packed_size(s_.output_size, sums_size_)),
-        product_(direct_ ? s_.directions * s_.steps.batch * s_.output_size : 0),
+        plan_(plan_backward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
+        depth_(Cell::kGates * s_.hidden_size),
+        back_(plan_.weights_in_place ? 0 : packed_size(s_.output_size, depth_)),
+        product_(plan_.weights_in_place ? s_.directions * s_.steps.batch * s_.output_size : 0),
         project_back_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
         grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
   void run() {
-    parallel(useful_threads(s_, s_.steps.batch * sums_size_ * s_.output_size), [&](int64_t thread, int64_t count) {
+    parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       pack(thread, count);
       everyone_.wait(count);
-      const int64_t bytes = s_.output_size * sums_size_ * static_cast<int64_t>(sizeof(T));
+      const int64_t bytes = s_.output_size * depth_ * static_cast<int64_t>(sizeof(T));
       const Member member = assign(s_, bytes, thread, count);
       for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
     });
@@ -55,8 +80,9 @@ class BackwardLoop {
   }
 
  private:
-  // Up to so many register tiles in all steps, weight_hh is read as it lies.
-  static constexpr int64_t kDirectTiles = 8;
+  static_assert(Cell::kStates <= 2, "the loops keep h and at most one cell state");
+  static constexpr int kSums = Cell::kSums;
+  static constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
 
   static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
   // How much the panels of a weight [depth, columns] take for all directions.
@@ -64,7 +90,7 @@ class BackwardLoop {
   static int64_t width(int64_t left) { return smaller(left, kPanel<T>); }
   bool projected() const { return p_.weights[0].hr != nullptr; }
 
-  T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * sums_size_; }
+  T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * depth_; }
   T* product(int64_t direction, int64_t b) {
     return product_.data() + (direction * s_.steps.batch + b) * s_.output_size;
   }
@@ -81,7 +107,7 @@ class BackwardLoop {
 
   void pack(int64_t thread, int64_t count) {
     for (int64_t d = 0; d < s_.directions; ++d) {
-      if (!direct_) pack_weight(p_.weights[d].hh, sums_size_, s_.output_size, packed_back(d), thread, count);
+      if (!plan_.weights_in_place) pack_weight(p_.weights[d].hh, depth_, s_.output_size, packed_back(d), thread, count);
       if (projected())
         pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_project_back(d), thread, count);
     }
@@ -97,7 +123,8 @@ class BackwardLoop {
       const Step following = index + 1 < s_.steps.time ? step_at(s_.steps, direction, index + 1) : Step{};
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
       const int64_t continued = following.previous_rows;
-      if (direct_) multiply_directly(direction, following, intersect(member.batch, {0, following.rows}), columns);
+      if (plan_.weights_in_place)
+        multiply_in_place(direction, following, intersect(member.batch, {0, following.rows}), columns);
       serpentine(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
         rows(direction, step, following, column, next, intersect(member.batch, {0, continued}), true);
         rows(direction, step, following, column, next, intersect(member.batch, {continued, step.rows}), false);
@@ -113,53 +140,56 @@ class BackwardLoop {
   }
 
   const T* grad_gates_row(int64_t direction, int64_t row) const {
-    return p_.grad_gates + (direction * s_.steps.rows() + row) * 4 * s_.hidden_size;
+    return p_.grad_gates + (direction * s_.steps.rows() + row) * kSums * s_.hidden_size;
   }
 
-  // What multiply_back() gives, for all `columns`, with weight_hh read as it lies.
-  void multiply_directly(int64_t direction, const Step& following, Range batch, Range columns) {
-    int64_t depth = 0;
-    for (const Part part : Cell::kHiddenParts) {
-      const int64_t count = part.count * s_.hidden_size;
-      gemm_block<T>(
-          {.rows = s_.steps.batch,
-           .columns = s_.output_size,
-           .depth = count,
-           .a = {grad_gates_row(direction, following.first_row) + part.first * s_.hidden_size, 4 * s_.hidden_size, 1},
-           .b = {p_.weights[direction].hh + depth * s_.output_size, s_.output_size, 1},
-           .c = product(direction, 0),
-           .c_row = s_.output_size,
-           .accumulate = depth > 0},
-          batch, columns);
-      depth += count;
-    }
+  // What multiply_back() gives, for all `columns`, with weight_hh in place.
+  void multiply_in_place(int64_t direction, const Step& following, Range batch, Range columns) {
+    unroll<kRuns.count>([&](auto i) {
+      constexpr cells::GateRun run = kRuns.run[i];
+      const int64_t hidden = s_.hidden_size;
+      gemm_block<T>({.rows = s_.steps.batch,
+                     .columns = s_.output_size,
+                     .depth = run.count * hidden,
+                     .a = {grad_gates_row(direction, following.first_row) + run.sum * hidden, kSums * hidden, 1},
+                     .b = {p_.weights[direction].hh + run.gate * hidden * s_.output_size, s_.output_size, 1},
+                     .c = product(direction, 0),
+                     .c_row = s_.output_size,
+                     .accumulate = run.gate > 0},
+                    batch, columns);
+    });
   }
 
-  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh. The first tiles ask for
+  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh. The first tiles prefetch
   // the panel that comes next.
   template <typename AnyTile>
   FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
                                       int64_t column, int64_t next, int64_t tile_index) {
-    if (direct_) {
+    if (plan_.weights_in_place) {
       tile.load_from(product(direction, b) + column, s_.output_size, width(s_.output_size - column));
       return;
     }
-    const T *weights = packed_back(direction), *panel = weights + column * sums_size_;
+    const T *weights = packed_back(direction), *panel = weights + column * depth_;
+    const T* grads = grad_gates_row(direction, following.first_row + b);
+    const auto lines = Lines<T>::share(weights + next * depth_, depth_ * kPanel<T>, panel, tile_index, depth_);
+    const int64_t hidden = s_.hidden_size;
     tile.zero();
-    Cell::multiply_back(
-        tile, grad_gates_row(direction, following.first_row + b), 4 * s_.hidden_size, panel, s_.hidden_size,
-        Lines<T>::share(weights + next * sums_size_, sums_size_ * kPanel<T>, panel, tile_index, sums_size_));
+    unroll<kRuns.count>([&](auto i) FUSED_RNN_INLINE {
+      constexpr cells::GateRun run = kRuns.run[i];
+      tile.multiply_in_parts(grads + run.sum * hidden, kSums * hidden, 1, panel + run.gate * hidden * kPanel<T>,
+                             kPanel<T>, run.count * hidden, 0, lines.from(run.gate * hidden));
+    });
   }
 
-  // Asks for what the steps of some rows and a panel of units will read and write, while the sums before are computed.
+  // Prefetches what the steps of some rows and a panel of units will read and write, before their sums are computed.
   void prefetch(int64_t direction, const Step& step, int64_t unit, int64_t count, int64_t b, int64_t rows) const {
     const int64_t hidden = s_.hidden_size, from = direction * s_.steps.rows() + step.first_row + b;
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
-        const int64_t at = (from + r) * 4 * hidden + unit + lane;
-        for (int64_t gate = 0; gate < 4; ++gate) {
-          __builtin_prefetch(p_.gates + at + gate * hidden);
-          __builtin_prefetch(p_.grad_gates + at + gate * hidden, 1);
+        const int64_t at = (from + r) * kSums * hidden + unit + lane;
+        for (int64_t i = 0; i < kSums; ++i) {
+          __builtin_prefetch(p_.gates + at + i * hidden);
+          __builtin_prefetch(p_.grad_gates + at + i * hidden, 1);
         }
         if (p_.cells) __builtin_prefetch(p_.cells + (from + r) * hidden + unit + lane);
       }
@@ -177,7 +207,7 @@ class BackwardLoop {
         multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
       else
         tile.zero();
-      if (!goes_on || Cell::kCarriesHidden)
+      if (!goes_on || Cell::kReadsHidden)
         tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
       if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
       if (projected()) {
@@ -197,7 +227,7 @@ class BackwardLoop {
       T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
       Tile<T, tile_rows(), kPanelVectors> tile;
       multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
-      if (Cell::kCarriesHidden) tile.add(grad_h, s_.output_size, count);
+      if (Cell::kReadsHidden) tile.add(grad_h, s_.output_size, count);
       tile.store_to(grad_h, s_.output_size, count);
     });
   }
@@ -229,34 +259,34 @@ class BackwardLoop {
       const bool has_previous = b + r < step.previous_rows;
       for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
         const int64_t at = unit + lane;
-        GradientPlace<T> place;
-        place.gates = p_.gates + row * 4 * hidden + at;
-        place.grad_gates = p_.grad_gates + row * 4 * hidden + at;
-        if constexpr (Cell::kCarriesHidden) {
-          place.previous = has_previous ? p_.output + (step.previous_first + b + r) * s_.directions * hidden +
-                                              direction * hidden + at
-                                        : p_.h0 + state + at;
-          place.cell = place.grad_cell = nullptr;
-          place.grad_carried = p_.grad_h + state + at;
-        } else {
-          place.previous =
-              has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at : p_.c0 + state + at;
-          place.cell = p_.cells + row * hidden + at;
-          place.grad_cell = p_.grad_cells ? p_.grad_cells + row * hidden + at : nullptr;
-          place.grad_carried = p_.grad_c + state + at;
+        CellGradientPointers<T> pointers = {};
+        pointers.gates = p_.gates + row * kSums * hidden + at;
+        pointers.grad_gates = p_.grad_gates + row * kSums * hidden + at;
+        if constexpr (Cell::kReadsHidden) {
+          pointers.previous_hidden = has_previous ? p_.output + (step.previous_first + b + r) * s_.directions * hidden +
+                                                        direction * hidden + at
+                                                  : p_.h0 + state + at;
+          pointers.grad_h = p_.grad_h + state + at;
         }
-        place.hidden_size = hidden;
-        place.units = smaller(count - lane, kLanes<T>);
-        Cell::step_back(place, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
+        if constexpr (Cell::kStates == 2) {
+          pointers.cell = p_.cells + row * hidden + at;
+          pointers.previous_cell =
+              has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at : p_.c0 + state + at;
+          pointers.grad_cells = p_.grad_cells ? p_.grad_cells + row * hidden + at : nullptr;
+          pointers.grad_c = p_.grad_c + state + at;
+        }
+        pointers.hidden_size = hidden;
+        pointers.units = smaller(count - lane, kLanes<T>);
+        step_cell_backward<Cell>(pointers, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
       }
     }
   }
 
   const RecurrentBackwardParams<T>& p_;
   const RecurrentSizes& s_;
-  const bool direct_;
-  const int64_t sums_size_;  // gates' sums of a row that come from the hidden values
-  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh; unless it is read directly
+  const BackwardPlan plan_;
+  const int64_t depth_;      // of the product with weight_hh: the gates' sums of a row
+  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh; unless it is read in place
   Scratch<T> product_;       // [directions, batch, output_size]: else, the product with it
   Scratch<T> project_back_;  // [directions, panels, output_size, kPanel]: weight_hr
   Scratch<T> grad_hidden_;   // [directions, rows, output_size]: only with a projection
@@ -264,4 +294,13 @@ class BackwardLoop {
 };
 
 }  // namespace
+
+namespace CPU_CAPABILITY {
+
+template <typename Cell, typename T>
+void recurrent_backward(const RecurrentBackwardParams<T>& params) {
+  BackwardLoop<Cell, T>(params).run();
+}
+
+}  // namespace CPU_CAPABILITY
 }  // namespace fused_rnn::cpu

@@ -1,11 +1,13 @@
 // The forward loop over the steps of a recurrent layer: products, activations and states of a step in one pass, with
-// nothing but finished values stored. The cell is a parameter; see lstm_kernel.cpp and gru_kernel.cpp.
+// nothing but finished values stored. The cell is a parameter: a struct of cells/.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
 
+#include "cells/cells.h"
+#include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
@@ -13,23 +15,40 @@
 #include "cpu/kit/tile.h"
 #include "cpu/recurrent/gate_sums.h"
 #include "cpu/recurrent/packed_weights.h"
+#include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/schedule.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
 namespace {
 
-// Where a cell finds and leaves the values of one vector of units of a row.
+// Where one step of a cell reads and writes the values of one vector of units of a row.
 template <typename T>
-struct CellPlace {
+struct CellPointers {
   const T* previous;  // hidden values of the step before
   T* hidden;          // hidden values of this step
-  T* cell;            // cell values, stepped in place (LSTM only)
-  T* gates;           // gate stride hidden_size; null if they are not kept
-  T* cells;           // null likewise
+  T* cell;            // cell states, stepped in place; null for a cell without
+  T* gates;           // the first of kSums values, each hidden_size after the one before; null if they are not saved
+  T* cells;           // the saved cell states; null if they are not saved
   int64_t hidden_size;
   int64_t units;  // lanes in use
 };
+
+// One step of the units of a vector, whose sums lie `stride` apart.
+template <typename Cell, typename T>
+FUSED_RNN_INLINE inline void step_cell(const T* sums, int64_t stride, const CellPointers<T>& at) {
+  Vec<T> values[Cell::kSums], states[Cell::kStates];
+  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { values[i] = Vec<T>::loadu(sums + i * stride); });
+  if constexpr (Cell::kReadsHidden) states[0] = load(at.previous, at.units);
+  if constexpr (Cell::kStates == 2) states[1] = load(at.cell, at.units);
+  Cell::template forward<Activation>(values, states);
+  if constexpr (Cell::kStates == 2) store(at.cell, states[1], at.units);
+  store(at.hidden, states[0], at.units);
+  if (at.gates) {
+    unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { store(at.gates + i * at.hidden_size, values[i], at.units); });
+    if constexpr (Cell::kStates == 2) store(at.cells, states[1], at.units);
+  }
+}
 
 template <typename Cell, typename T, typename Factors = Values<T>>
 class ForwardLoop {
@@ -37,14 +56,14 @@ class ForwardLoop {
   explicit ForwardLoop(const RecurrentForwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
-        w_(params.weights, params.sizes),
-        sums_(w_.hoisted && !params.gates ? s_.directions * s_.steps.rows() * 4 * s_.hidden_size : 0),
+        plan_(plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
+        w_(plan_, params.weights, params.sizes),
+        sums_(plan_.input_first && !params.gates ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size : 0),
         unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
 
   void run() {
-    if (w_.hoisted) multiply_input();
-    const int64_t work = s_.steps.batch * s_.hidden_size * Cell::kGates * (s_.output_size + s_.input_size);
-    parallel(useful_threads(s_, work), [&](int64_t thread, int64_t count) {
+    if (plan_.input_first) multiply_input();
+    parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       w_.pack(thread, count);
       everyone_.wait(count);
       const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
@@ -54,6 +73,8 @@ class ForwardLoop {
   }
 
  private:
+  static_assert(Cell::kStates <= 2, "the loops keep h and at most one cell state");
+  static constexpr int kSums = Cell::kSums;
   static constexpr bool kPaired = Factors::kTerms == 2;
   // Rows whose sums are kept while weights pass by.
   static constexpr int64_t kGroupRows = 48;
@@ -69,12 +90,12 @@ class ForwardLoop {
                .a = {p_.input, s_.input_size, 1},
                .b = {w_.ih(d).rows(0, columns, own.data()), 1, s_.input_size},
                .c = input_sums(d),
-               .c_row = 4 * s_.hidden_size},
+               .c_row = kSums * s_.hidden_size},
               s_.threads);
   }
 
   T* input_sums(int64_t direction) {
-    return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * 4 * s_.hidden_size;
+    return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * kSums * s_.hidden_size;
   }
 
   // The hidden values of the step before, from a batch row on.
@@ -92,10 +113,13 @@ class ForwardLoop {
     }
   }
 
+  bool in_place() const { return plan_.weights == WeightUse::kInPlace; }
+  bool packs_in_step() const { return plan_.weights == WeightUse::kPackedInStep; }
+
   // What a thread works with in a step.
-  struct Own {
-    T* weights;      // packed, unless they are read directly
-    T* widened;      // room for weights
+  struct ThreadBuffers {
+    T* weights;      // packed, unless they are read in place
+    T* widened;      // scratch for weights of half precision
     const T* pairs;  // [batch, depth], null unless weights are packed as pairs
   };
 
@@ -103,19 +127,19 @@ class ForwardLoop {
   void walk(int64_t direction, const Member& member) {
     const Range blocks = share(w_.blocks, member.index, member.team);
     Barrier& team = teams_[direction];
-    Scratch<T> packed(w_.single ? w_.block_size : 0), widened(w_.single ? w_.widened_size() : 0);
-    Scratch<T> pairs(kPaired && !w_.direct ? s_.steps.batch * w_.depth : 0);
+    Scratch<T> packed(packs_in_step() ? w_.block_size : 0), widened(packs_in_step() ? w_.widened_size() : 0);
+    Scratch<T> pairs(kPaired && !in_place() ? s_.steps.batch * w_.depth : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       const Range going_on = intersect(member.batch, {0, step.previous_rows});
       const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
       if constexpr (kPaired)
-        if (!w_.direct) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
+        if (!in_place()) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
       serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
-        T* weights = w_.direct ? nullptr : w_.single ? packed.data() : w_.packed(direction, block);
-        const Own own = {weights, widened.data(), pairs.data()};
-        rows(direction, step, block, next, own, going_on, true);
-        rows(direction, step, block, next, own, starting, false);
+        T* weights = in_place() ? nullptr : packs_in_step() ? packed.data() : w_.packed(direction, block);
+        const ThreadBuffers buffers = {weights, widened.data(), pairs.data()};
+        rows(direction, step, block, next, buffers, going_on, true);
+        rows(direction, step, block, next, buffers, starting, false);
       });
       team.wait(member.team);
       if (w_.projected) {
@@ -127,12 +151,12 @@ class ForwardLoop {
   }
 
   // One step of the units of a block, for batch rows that all have, or all have not, a step before.
-  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const Own& own, Range batch,
+  void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const ThreadBuffers& buffers, Range batch,
             bool has_previous) {
     const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
     w_.for_width_of(block, [&](auto vectors) {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, next, own, w_.single && first == batch.begin, first,
+        group<vectors()>({direction, block, next, buffers, packs_in_step() && first == batch.begin, first,
                           smaller(batch.end - first, kGroupRows), step.first_row + first,
                           previous(direction, step, first), previous_row});
     });
@@ -142,7 +166,7 @@ class ForwardLoop {
   struct Group {
     int64_t direction, block;
     int64_t next;  // the block after it
-    Own own;
+    ThreadBuffers buffers;
     bool packs;           // whether they are packed here, just before they are used
     int64_t batch, rows;  // the first batch row, and how many
     int64_t row;          // the first in arrays of all rows
@@ -153,11 +177,11 @@ class ForwardLoop {
   template <int kWidth>
   void group(const Group& g) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
-    alignas(64) T sums[kGroupRows * 4 * kUnits];
+    alignas(64) T sums[kGroupRows * kSums * kUnits];
     start<kWidth>(g, sums);
-    if (w_.direct) {
+    if (in_place()) {
       for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
-        add_directly<tile_rows()>(g, row, sums + row * 4 * kUnits, kUnits);
+        add_in_place<tile_rows()>(g, row, sums + row * kSums * kUnits, kUnits);
       });
     } else {
       // All rows meet the weights of a gate before those of the next, while these are near.
@@ -168,32 +192,32 @@ class ForwardLoop {
           constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
           if (gate % kAtOnce != 0) return;
           for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
-            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.own.widened, g.own.weights);
+            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.buffers.widened, g.buffers.weights);
           if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
           if (gate + kAtOnce <= Cell::kGates)
-            add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * 4 * kUnits);
+            add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * kSums * kUnits);
           else
-            add<tile_rows(), kWidth, kRest>(g, gate, row, sums + row * 4 * kUnits);
+            add<tile_rows(), kWidth, kRest>(g, gate, row, sums + row * kSums * kUnits);
         });
     }
     finish<kUnits>(g, sums);
   }
 
-  // Turns sums into states. Flattened: calls would keep one vector from being begun while another waits.
+  // Turns sums into states. Everything is inlined here, so that successive vectors overlap.
   template <int64_t kUnits>
   __attribute__((flatten)) void finish(const Group& g, const T* sums) {
     for (int64_t row = 0; row < g.rows; ++row)
       for (int64_t lane = 0; lane < w_.units(g.block); lane += kLanes<T>)
-        Cell::finish(sums + row * 4 * kUnits + lane, kUnits, place_at(g, row, lane));
+        step_cell<Cell>(sums + row * kSums * kUnits + lane, kUnits, pointers_at(g, row, lane));
   }
 
-  // What is kept goes to lines that are far away when the sums are done, unless they are asked for before.
+  // Prefetches the lines that saved values will be written to, so that they are near when the sums are done.
   void prefetch(const Group& g, int64_t row, int64_t rows) const {
     if (!p_.gates) return;
     const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units;
     const int64_t from = g.direction * s_.steps.rows() + g.row + row;
     for (int64_t r = from; r < from + rows; ++r) {
-      for (int64_t gate = 0; gate < 4; ++gate) __builtin_prefetch(p_.gates + (r * 4 + gate) * hidden + unit, 1);
+      for (int64_t i = 0; i < kSums; ++i) __builtin_prefetch(p_.gates + (r * kSums + i) * hidden + unit, 1);
       if (p_.cells) __builtin_prefetch(p_.cells + r * hidden + unit, 1);
     }
   }
@@ -204,62 +228,62 @@ class ForwardLoop {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const T* bias_of_block = w_.bias(g.direction, g.block);
     for (int64_t row = 0; row < g.rows; ++row)
-      std::memcpy(sums + row * 4 * kUnits, bias_of_block, 4 * kUnits * sizeof(T));
-    if (!w_.hoisted) return;
-    const T* known = input_sums(g.direction) + g.row * 4 * s_.hidden_size + g.block * w_.block_units;
-    for (int64_t i = 0; i < g.rows * 4; ++i) {
-      if (i % 4 >= Cell::kGates) continue;
+      std::memcpy(sums + row * kSums * kUnits, bias_of_block, kSums * kUnits * sizeof(T));
+    if (!plan_.input_first) return;
+    const T* known = input_sums(g.direction) + g.row * kSums * s_.hidden_size + g.block * w_.block_units;
+    for (int64_t i = 0; i < g.rows * kSums; ++i) {
+      if (i % kSums >= Cell::kGates) continue;
       for (int64_t unit = 0; unit < w_.units(g.block); ++unit)
         sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
     }
   }
 
   // Adds input times weight_ih and previous hidden values times weight_hh to kGates gates' sums, from `gate` on. The
-  // first tiles ask for the weights that come next.
+  // first tiles prefetch the weights that come next.
   template <int kRows, int kWidth, int kGates>
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
-    const T* weights = g.own.weights + gate * stride;
+    const T* weights = g.buffers.weights + gate * stride;
     const auto [next_inputs, next_hidden] =
         w_.ahead(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
     const T *input = p_.input + (g.row + row) * s_.input_size, *hidden = g.previous + row * g.previous_row;
     int64_t input_row = s_.input_size, hidden_row = g.previous_row;
     if constexpr (kPaired) {
-      input = g.own.pairs + (g.batch + row) * w_.depth;
+      input = g.buffers.pairs + (g.batch + row) * w_.depth;
       hidden = input + inputs;
       input_row = hidden_row = w_.depth;
     }
     if (inputs > 0)
-      multiply_gates<kRows, kWidth, kGates, input_sum, Factors>(input, input_row, weights, stride, inputs, next_inputs,
-                                                                gate, sums);
-    multiply_gates<kRows, kWidth, kGates, Cell::hidden_sum, Factors>(
+      multiply_gates<kSums, kRows, kWidth, kGates, input_sum, Factors>(input, input_row, weights, stride, inputs,
+                                                                       next_inputs, gate, sums);
+    multiply_gates<kSums, kRows, kWidth, kGates, Cell::hidden_sum, Factors>(
         hidden, hidden_row, weights + inputs * kUnits, stride, w_.depth - inputs, next_hidden, gate, sums);
   }
 
   template <int kRows>
-  void add_directly(const Group& g, int64_t row, T* sums, int64_t width) {
+  void add_in_place(const Group& g, int64_t row, T* sums, int64_t width) {
     const int64_t unit = g.block * w_.block_units, hidden = s_.hidden_size;
     w_.ih(g.direction).as_stored([&](const auto* weight) {
-      dot_gates<kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
-                                  weight + unit * s_.input_size, Cell::kGates, hidden, s_.input_size, w_.units(g.block),
-                                  sums, width);
+      dot_gates<kSums, kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
+                                         weight + unit * s_.input_size, Cell::kGates, hidden, s_.input_size,
+                                         w_.units(g.block), sums, width);
     });
     w_.hh(g.direction).as_stored([&](const auto* weight) {
-      dot_gates<kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
-                                         weight + unit * s_.output_size, Cell::kGates, hidden, s_.output_size,
-                                         w_.units(g.block), sums, width);
+      dot_gates<kSums, kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
+                                                weight + unit * s_.output_size, Cell::kGates, hidden, s_.output_size,
+                                                w_.units(g.block), sums, width);
     });
   }
 
-  CellPlace<T> place_at(const Group& g, int64_t r, int64_t lane) {
+  CellPointers<T> pointers_at(const Group& g, int64_t r, int64_t lane) {
     const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units + lane, row = g.row + r;
     const int64_t saved = g.direction * s_.steps.rows() + row, state = g.direction * s_.steps.batch + g.batch + r;
     return {.previous = g.previous + r * g.previous_row + unit,
             .hidden = w_.projected ? unprojected_.data() + state * hidden + unit
                                    : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
             .cell = p_.c_n ? p_.c_n + state * hidden + unit : nullptr,
-            .gates = p_.gates ? p_.gates + saved * 4 * hidden + unit : nullptr,
+            .gates = p_.gates ? p_.gates + saved * kSums * hidden + unit : nullptr,
             .cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr,
             .hidden_size = hidden,
             .units = smaller(s_.hidden_size - unit, kLanes<T>)};
@@ -298,19 +322,23 @@ class ForwardLoop {
 
   const RecurrentForwardParams<T>& p_;
   const RecurrentSizes& s_;
-  ForwardWeights<Cell, T, Factors> w_;
-  Scratch<T> sums_;         // [directions, rows, 4 * hidden]: the input's part of the sums
+  const ForwardPlan plan_;
+  PackedWeights<Cell, T, Factors> w_;
+  Scratch<T> sums_;         // [directions, rows, kSums * hidden]: the input's part of the sums
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
   Barrier everyone_, teams_[2];
 };
 
-// A layer of float32, or of bfloat16 widened to it.
-template <typename Cell>
-inline void run_forward(const RecurrentForwardParams<float>& params) {
-  if constexpr (Pairs::kBuilt)
+}  // namespace
+
+namespace CPU_CAPABILITY {
+
+template <typename Cell, typename T>
+void recurrent_forward(const RecurrentForwardParams<T>& params) {
+  if constexpr (std::is_same_v<T, float> && Pairs::kBuilt)
     if (params.pairs) return ForwardLoop<Cell, float, Pairs>(params).run();
-  ForwardLoop<Cell, float>(params).run();
+  ForwardLoop<Cell, T>(params).run();
 }
 
-}  // namespace
+}  // namespace CPU_CAPABILITY
 }  // namespace fused_rnn::cpu

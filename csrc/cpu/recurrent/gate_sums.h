@@ -1,4 +1,4 @@
-// The gates' sums of a block of hidden units, with weights that are packed or read as they lie.
+// The sums of a block of hidden units, with weights that are packed or read in place.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Which of the four sums a gate's product of the input goes into. A cell's hidden_sum is that for the hidden values.
+// The sum that a gate's product of the input goes to; a cell's hidden_sum() is that for the hidden values.
 constexpr int input_sum(int gate) { return gate; }
 
 // How many gates a tile of kRows rows and kWidth vectors of units sums at once: fewer than eight accumulators would
@@ -23,15 +23,15 @@ inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   
                                                                                 : 1;
 
 // sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
-// [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to ask for in the meantime. sums
-// is [kRows, 4, kWidth vectors].
-template <int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename Factors, typename T>
+// [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to prefetch in the meantime. sums
+// is [kRows, kSums, kWidth vectors].
+template <int kSums, int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename Factors, typename T>
 inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
                            Lines<T> next, int gate, T* sums) {
   constexpr int64_t kUnits = kWidth * kLanes<T>;
   Tile<T, kRows, kGates * kWidth> tile;
   const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
-    return sums + (row * 4 + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
+    return sums + (row * kSums + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
   };
   tile.zero();  // what is there is added at the end: small sums have small errors
   tile.template multiply_in_parts<kWidth, Factors>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
@@ -43,18 +43,18 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
 }
 
 // sums[row, kSumOf(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
-// units: reads the weights as they lie, for calls with too few rows to repay packing. sums is [kRows, 4, width].
-template <int kRows, int (*kSumOf)(int), typename T, typename W>
+// units, with weights in place, for calls with too few rows to repay packing. sums is [kRows, kSums, width].
+template <int kSums, int kRows, int (*kSumOf)(int), typename T, typename W>
 inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int64_t hidden, int64_t depth,
                       int64_t count, T* sums, int64_t width) {
-  // Each unit's weights are a stream. With AVX2 (measured on Zen 3) many streams are fastest, and asking ahead is
-  // slower; with AVX-512 (on Zen 5) asking for the group of units ahead is: hardware stops at the end of a page.
+  // Each unit's weights are a stream. With AVX2 (measured on Zen 3) many streams are fastest, and prefetching makes it
+  // slower; with AVX-512 (on Zen 5) prefetching the next group of units pays: hardware stops at the end of a page.
 #if defined(CPU_CAPABILITY_AVX512)
   constexpr int kUnits = 4;
-  constexpr bool kAsksAhead = true;
+  constexpr bool kPrefetches = true;
 #else
   constexpr int kUnits = kRows == 1 ? 8 : 4;
-  constexpr bool kAsksAhead = false;
+  constexpr bool kPrefetches = false;
 #endif
   for (int gate = 0; gate < gates; ++gate) {
     for (int64_t unit = 0; unit < count; unit += kUnits) {
@@ -68,7 +68,7 @@ inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int
       const auto add = [&](int64_t k, int64_t lanes) FUSED_RNN_INLINE {
         Vec<T> factor[kUnits];
         unroll<kUnits>([&](auto u) FUSED_RNN_INLINE {
-          if constexpr (kAsksAhead) __builtin_prefetch(source[u] + kUnits * depth + k);
+          if constexpr (kPrefetches) __builtin_prefetch(source[u] + kUnits * depth + k);
           factor[u] = load_widened<T>(source[u] + k, lanes);
         });
         unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
@@ -83,7 +83,7 @@ inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int
       unroll<kRows * kUnits>([&](auto i) FUSED_RNN_INLINE {
         constexpr int row = i / kUnits, u = i % kUnits;
         if (unit + u < count)
-          sums[(row * 4 + kSumOf(gate)) * width + unit + u] +=
+          sums[(row * kSums + kSumOf(gate)) * width + unit + u] +=
               at::vec::vec_reduce_all<T>([](Vec<T>& x, Vec<T>& y) { return x + y; }, tile.sum[row][u]);
       });
     }

@@ -1,5 +1,5 @@
-// The weights of a recurrent layer as the forward loop over its steps takes them: as they lie, packed before the first
-// step, or packed gate by gate in the only one.
+// The weights of a recurrent layer as the forward loop over its steps reads them, in the way that its plan says: in
+// place, packed before the first step, or packed gate by gate in the only one.
 
 #pragma once
 
@@ -10,49 +10,49 @@
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
 #include "cpu/recurrent/gate_sums.h"
+#include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/stored_weights.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
 namespace {
 
-// Factors are what is multiplied where weights are packed; depths of packed weights count their places.
+// Factors are what is multiplied where weights are packed: values, or pairs of bfloat16 values, of which two take the
+// place of one float32 value. Depths of packed weights count such places.
 template <typename Cell, typename T, typename Factors>
-class ForwardWeights {
+class PackedWeights {
  public:
-  const bool direct;          // weights are read as they lie
-  const bool hoisted;         // the input's product is one over all steps, not part of each step
-  const bool single;          // one step: a thread packs a gate of a block just before it uses it
+  const WeightUse use;
   const bool projected;       // there is a weight_hr
-  const int64_t inputs;       // of the packed depth, the input's part: 0 if it is hoisted
+  const int64_t inputs;       // of the packed depth, the input's part: 0 if its product is not part of a step
   const int64_t depth;        // of packed weights: the input's part, then that of the hidden values
-  const int64_t block_units;  // hidden units of a block: a panel, or a vector if there would be too few blocks
+  const int64_t block_units;  // hidden units of a block
   const int64_t blocks;
   const int64_t block_size;  // how many values a block's packed weights take
 
-  ForwardWeights(const StoredWeights<T>* weights, const RecurrentSizes& sizes)
-      : direct(reads_directly(sizes)),
-        hoisted(!direct && sizes.steps.batch < kFusedRows),
-        single(!direct && sizes.steps.time == 1),
+  PackedWeights(const ForwardPlan& plan, const StoredWeights<T>* weights, const RecurrentSizes& sizes)
+      : use(plan.weights),
         projected(weights[0].hr != nullptr),
-        inputs(hoisted || direct ? 0 : places(sizes.input_size)),
+        inputs(plan.input_first || plan.weights == WeightUse::kInPlace ? 0 : places(sizes.input_size)),
         depth(places(sizes.output_size) + inputs),
-        block_units(sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * kPanel<T> ? kLanes<T> : kPanel<T>),
+        block_units(plan.block_units),
         blocks(divide_up(sizes.hidden_size, block_units)),
         block_size(Cell::kGates * depth * block_units),
         w_(weights),
         s_(sizes),
-        weights_(direct || single ? 0 : s_.directions * blocks * block_size),
-        biases_(s_.directions * blocks * 4 * block_units),
+        weights_(use == WeightUse::kPackedBefore ? s_.directions * blocks * block_size : 0),
+        biases_(s_.directions * blocks * Cell::kSums * block_units),
         projection_(projected ? s_.directions * projection_size() : 0) {}
 
   StoredMatrix<T> ih(int64_t d) const { return {w_[d].ih, w_[d].stored, s_.input_size}; }
   StoredMatrix<T> hh(int64_t d) const { return {w_[d].hh, w_[d].stored, s_.output_size}; }
   StoredMatrix<T> hr(int64_t d) const { return {w_[d].hr, w_[d].stored, s_.hidden_size}; }
 
-  // [kGates, depth, units]; [4, units]; [panels, hidden_size, kPanel].
+  // [kGates, depth, units]; [kSums, units]; [panels, hidden_size, kPanel].
   T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks + block) * block_size; }
-  T* bias(int64_t direction, int64_t block) { return biases_.data() + (direction * blocks + block) * 4 * block_units; }
+  T* bias(int64_t direction, int64_t block) {
+    return biases_.data() + (direction * blocks + block) * Cell::kSums * block_units;
+  }
   T* projection(int64_t direction) { return projection_.data() + direction * projection_size(); }
 
   // How many places so many terms of a sum take.
@@ -105,15 +105,15 @@ class ForwardWeights {
     pack_panel<T, kWidth>({rows(hh(direction)), 1, hidden}, hidden, count, target + inputs * kWidth);
   }
 
-  // What to ask for while gates are multiplied: the packed weights of the gates, or block, after them; or, where these
-  // are still to be packed, the first of them as they lie.
+  // What to prefetch while gates are multiplied: the packed weights of the gates, or of the block, after them; or,
+  // where these are still to be packed, the first of them in place.
   struct Next {
     Lines<T> input, hidden;
   };
   Next ahead(int64_t direction, int64_t block, int gate, int64_t next, const T* multiplied, int64_t size,
              int64_t tile) {
     const bool same = gate < Cell::kGates;
-    if (!single) {
+    if (use == WeightUse::kPackedBefore) {
       const Lines<T> lines =
           Lines<T>::share(same ? multiplied + size : packed(direction, next), size, multiplied, tile, depth);
       return {lines, lines.from(inputs)};
@@ -123,35 +123,35 @@ class ForwardWeights {
   }
 
  private:
-  // From so many batch rows on, the input's product is part of the step; below, it is one product over all steps.
-  static constexpr int64_t kFusedRows = 4;
-
-  // Packing repays only if enough rows use it, the more in several steps, for which all is packed first; and the more
-  // the longer the sums are (a short sum costs little more than its last additions across a vector). Measured; see
-  // benchmarks/NOTES.md.
-  static bool reads_directly(const RecurrentSizes& sizes) {
-    if (sizes.steps.time == 1) return sizes.steps.batch <= 2 * kMaxRows;
-    const int64_t batch = sizes.steps.batch < 4 ? 4 : sizes.steps.batch;
-    const int64_t depth = sizes.input_size + sizes.output_size;
-    const int64_t most = depth < 128 ? 4 : depth > 512 ? 16 : depth / 32;
-    return sizes.steps.time * batch <= most;
-  }
-
   int64_t projection_size() const { return divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size; }
 
-  // Packs a block's weights, unless that is for later, and its biases.
+  // Packs a block's biases, and its weights where all are packed before the first step.
   template <int64_t kWidth>
   void pack_block(int64_t direction, int64_t block, T* widened) {
-    Cell::pack_bias(w_[direction], s_.hidden_size, block * block_units, units(block), bias(direction, block), kWidth);
-    if (direct || single) return;
+    pack_bias(w_[direction], block * block_units, units(block), bias(direction, block), kWidth);
+    if (use != WeightUse::kPackedBefore) return;
     for (int gate = 0; gate < Cell::kGates; ++gate)
       pack_gate<kWidth>(direction, block, gate, widened, packed(direction, block));
+  }
+
+  // What each sum of a block's units starts with, [kSums, width]: of gate g, bias_ih goes to sum g and bias_hh to sum
+  // hidden_sum(g).
+  void pack_bias(const StoredWeights<T>& weights, int64_t unit, int64_t count, T* packed, int64_t width) const {
+    for (int gate = 0; gate < Cell::kGates; ++gate)
+      for (int64_t lane = 0; lane < width; ++lane) {
+        const bool used = weights.bias_ih && lane < count;
+        const auto at = [&](const T* bias) { return used ? bias[gate * s_.hidden_size + unit + lane] : T(0); };
+        const T of_input = at(weights.bias_ih), of_hidden = at(weights.bias_hh);
+        const int sum = Cell::hidden_sum(gate);
+        packed[gate * width + lane] = sum == gate ? of_input + of_hidden : of_input;
+        if (sum != gate) packed[sum * width + lane] = of_hidden;
+      }
   }
 
   const StoredWeights<T>* w_;
   const RecurrentSizes& s_;
   Scratch<T> weights_;     // [directions, blocks, kGates, depth, block_units]
-  Scratch<T> biases_;      // [directions, blocks, 4, block_units]
+  Scratch<T> biases_;      // [directions, blocks, kSums, block_units]
   Scratch<T> projection_;  // [directions, panels, hidden_size, kPanel]
 };
 

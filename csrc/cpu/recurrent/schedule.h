@@ -6,10 +6,15 @@
 
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/plan.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
 namespace {
+
+// What plans are chosen for on this instruction set.
+template <typename T>
+inline constexpr Registers kRegisters = {kLanes<T>, kMaxRows};
 
 // Where a thread stands among those that work on a layer. A team walks through the steps of its directions and its
 // batch rows; its members share out the hidden units and meet after each step.
@@ -37,13 +42,6 @@ inline Member assign(const RecurrentSizes& sizes, int64_t weight_bytes, int64_t 
           team};
 }
 
-// How many threads are of use if a step of one direction takes `work` multiply-adds: they meet after each step, and
-// below so many a second thread costs more than it brings.
-inline int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
-  constexpr int64_t kWorthAThread = 1 << 14;
-  return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
-}
-
 // One step of a direction in the order of the recurrence.
 struct Step {
   int64_t t;
@@ -62,11 +60,6 @@ inline Step step_at(const Steps& steps, int64_t direction, int64_t index) {
   const int64_t rows_before = has_before ? steps.batch_size(before) : 0;
   return {t, rows, steps.first_row(t), smaller(rows_before, rows), has_before ? steps.first_row(before) : 0};
 }
-
-// Some of the gates' sums of a row, in units of hidden_size.
-struct Part {
-  int64_t first, count;
-};
 
 inline Range intersect(Range a, Range b) {
   const int64_t begin = larger(a.begin, b.begin);

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "cells/cells.h"
+#include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
@@ -25,7 +27,7 @@ class RecurrentGradients {
       : p_(params),
         s_(params.sizes),
         rows_(s_.steps.rows()),
-        width_(4 * s_.hidden_size),
+        width_(Cell::kSums * s_.hidden_size),
         grad_projected_(grad_projected) {}
 
   void run() {
@@ -43,7 +45,7 @@ class RecurrentGradients {
                .row_sums = grad.bias_ih},
               s_.threads);
       weight_hh(d);
-      if constexpr (!Cell::kCarriesHidden)
+      if constexpr (Cell::kOutputGate >= 0)
         if (grad.hr) weight_hr(d);
     }
   }
@@ -69,20 +71,20 @@ class RecurrentGradients {
   // grad_hh and grad_bias_hh (+)= gradients of the sums of `rows` rows from `first` on, times the hidden values before.
   void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const T* previous, int64_t row, bool accumulate) {
     const auto& grad = p_.grad_weights[direction];
-    int64_t done = 0;
-    for (const auto part : Cell::kHiddenParts) {
-      const int64_t count = part.count * s_.hidden_size;
-      gemm<T>({.rows = count,
+    const int64_t hidden = s_.hidden_size;
+    constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
+    for (int i = 0; i < kRuns.count; ++i) {
+      const cells::GateRun run = kRuns.run[i];
+      gemm<T>({.rows = run.count * hidden,
                .columns = s_.output_size,
                .depth = rows,
-               .a = transposed(grad_gates(direction) + first * width_ + part.first * s_.hidden_size, width_),
+               .a = transposed(grad_gates(direction) + first * width_ + run.sum * hidden, width_),
                .b = {previous, row, 1},
-               .c = grad.hh + done * s_.output_size,
+               .c = grad.hh + run.gate * hidden * s_.output_size,
                .c_row = s_.output_size,
                .accumulate = accumulate,
-               .row_sums = grad.bias_hh ? grad.bias_hh + done : nullptr},
+               .row_sums = grad.bias_hh ? grad.bias_hh + run.gate * hidden : nullptr},
               s_.threads);
-      done += count;
     }
   }
 
@@ -122,10 +124,9 @@ class RecurrentGradients {
       for (int64_t row = mine.begin; row < mine.end; ++row)
         for (int64_t unit = 0; unit < hidden; unit += kLanes<T>) {
           const int64_t units = smaller(hidden - unit, kLanes<T>), from = direction * rows_ + row;
-          store(unprojected.data() + row * hidden + unit,
-                Cell::hidden(load(p_.gates + from * width_ + 3 * hidden + unit, units),
-                             load(p_.cells + from * hidden + unit, units)),
-                units);
+          const Vec<T> gate = load(p_.gates + from * width_ + Cell::kOutputGate * hidden + unit, units);
+          const Vec<T> cell = load(p_.cells + from * hidden + unit, units);
+          store(unprojected.data() + row * hidden + unit, gate * Activation::tanh(cell), units);
         }
     });
     gemm<T>({.rows = s_.output_size,

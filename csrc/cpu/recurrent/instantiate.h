@@ -1,0 +1,15 @@
+// Builds the kernels of a cell: each name_kernel.cpp does so for its own, so that compilers can work side by side.
+
+#pragma once
+
+#include "cpu/recurrent.h"
+#include "cpu/recurrent/backward.h"
+#include "cpu/recurrent/forward.h"
+
+#define FUSED_RNN_INSTANTIATE(Cell)                                                                     \
+  namespace fused_rnn::cpu::CPU_CAPABILITY {                                                            \
+  template void recurrent_forward<cells::Cell, float>(const RecurrentForwardParams<float>& params);     \
+  template void recurrent_forward<cells::Cell, double>(const RecurrentForwardParams<double>& params);   \
+  template void recurrent_backward<cells::Cell, float>(const RecurrentBackwardParams<float>& params);   \
+  template void recurrent_backward<cells::Cell, double>(const RecurrentBackwardParams<double>& params); \
+  }

@@ -1,0 +1,78 @@
+// How the CPU runs a recurrent layer, chosen from its sizes alone: a value, which can be looked at and tested without
+// running anything. The thresholds are measured; see docs/notes/recurrent-cpu.md.
+
+#pragma once
+
+#include <cstdint>
+
+#include "cells/cells.h"
+#include "cpu/kit/parallel.h"
+#include "params/layer.h"
+
+namespace fused_rnn::cpu {
+namespace {
+
+// What an instruction set offers for the type that is computed in.
+struct Registers {
+  int64_t lanes;     // values in a vector
+  int64_t max_rows;  // rows of the largest tile; see kit/tile.h
+
+  constexpr int64_t panel() const { return 2 * lanes; }
+};
+
+// How the weights of a step are read.
+enum class WeightUse {
+  kInPlace,       // unpacked, as dot products: for calls with too few rows to repay packing
+  kPackedInStep,  // packed gate by gate just before use: for a layer of one step
+  kPackedBefore,  // packed before the first step
+};
+
+struct ForwardPlan {
+  WeightUse weights;
+  bool input_first;     // the product with the input is computed for all steps at once, before the first step
+  int64_t block_units;  // hidden units whose weights are packed together: a panel, or a vector where few units are left
+                        // for each thread
+  int64_t threads;
+};
+
+struct BackwardPlan {
+  bool weights_in_place;  // weight_hh is read unpacked
+  int64_t threads;
+};
+
+// Packing repays only if enough rows use the weights: the more in several steps, for which all is packed first, and the
+// more the longer the sums are, since a short sum costs little more than its last additions across a vector.
+constexpr WeightUse weight_use(const RecurrentSizes& sizes, Registers registers) {
+  const int64_t time = sizes.steps.time;
+  if (time == 1) return sizes.steps.batch <= 2 * registers.max_rows ? WeightUse::kInPlace : WeightUse::kPackedInStep;
+  const int64_t batch = larger(sizes.steps.batch, 4), depth = sizes.input_size + sizes.output_size;
+  const int64_t most = depth < 128 ? 4 : depth > 512 ? 16 : depth / 32;
+  return time * batch <= most ? WeightUse::kInPlace : WeightUse::kPackedBefore;
+}
+
+// Threads meet after each step of `work` multiply-adds in a direction, and below so many a second one costs more than
+// it brings.
+constexpr int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
+  constexpr int64_t kWorthAThread = 1 << 14;
+  return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
+}
+
+constexpr ForwardPlan plan_forward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
+  // From so many batch rows on, the product with the input is part of each step.
+  constexpr int64_t kFusedRows = 4;
+  const WeightUse weights = weight_use(sizes, registers);
+  const bool few_units = sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * registers.panel();
+  const int64_t work = sizes.steps.batch * sizes.hidden_size * cell.gates * (sizes.output_size + sizes.input_size);
+  return {weights, weights != WeightUse::kInPlace && sizes.steps.batch < kFusedRows,
+          few_units ? registers.lanes : registers.panel(), useful_threads(sizes, work)};
+}
+
+constexpr BackwardPlan plan_backward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
+  // Up to so many register tiles in all steps, packing weight_hh does not pay.
+  constexpr int64_t kTilesInPlace = 8;
+  return {sizes.steps.time * divide_up(sizes.steps.batch, 2 * registers.max_rows) <= kTilesInPlace,
+          useful_threads(sizes, sizes.steps.batch * cell.gates * sizes.hidden_size * sizes.output_size)};
+}
+
+}  // namespace
+}  // namespace fused_rnn::cpu

@@ -1,0 +1,247 @@
+// Recurrent layers on the CPU: tensors as the kernels read them, memory for what they write, and the call.
+
+#include "ops/recurrent_cpu.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cumsum.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/sub.h>
+#include <ATen/ops/zeros.h>
+
+#include <cstring>
+
+#include "cpu/recurrent.h"
+#include "ops/dispatch.h"
+
+namespace fused_rnn::ops {
+namespace {
+
+// A layer as the kernels read it: tensors contiguous and, but for the matrices of the forward pass, in the type that is
+// computed in, which is float32 for the half precisions. A padded batch with lengths becomes a packed one: the kernels
+// get its sequences sorted by decreasing length, and no rows of its padding.
+class CpuLayer {
+ public:
+  // Matrices of weights stay as they are stored if `stored_matrices`.
+  CpuLayer(const RecurrentLayer& layer, bool stored_matrices)
+      : layer_(layer), compute(layer.type == at::kDouble ? at::kDouble : at::kFloat), sizes(layer.sizes) {
+    if (layer.lengths.defined()) pack();
+    input = for_kernel(without_padding(layer.input, 0));
+    for (const Tensor& state : layer.states) states.push_back(for_kernel(sorted(state)));
+    for (int64_t d = 0; d < sizes.directions; ++d) {
+      weights[d] = layer.weights[d];
+      weights[d].for_each([&](Tensor& weight) {
+        weight = stored_matrices && weight.dim() == 2 ? weight.contiguous() : for_kernel(weight);
+      });
+    }
+  }
+
+  // Returns `tensor` contiguous and in the computed type; in a short call nothing is dispatched for those that are.
+  Tensor for_kernel(const Tensor& tensor) const {
+    return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
+  }
+  // Returns a tensor of the computed type as the caller gets it.
+  Tensor for_caller(const Tensor& tensor) const { return layer_.type == compute ? tensor : tensor.to(layer_.type); }
+  // Returns an uninitialised tensor of the computed type.
+  Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, input.options().dtype(compute)); }
+
+  // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, without
+  // those of the padding; and the kernels' rows with zero in the padding's place. Nothing to do without lengths.
+  Tensor without_padding(const Tensor& tensor, int64_t dim) const {
+    if (!rows_.defined()) return tensor;
+    return (dim == 0 ? tensor.flatten(0, 1) : tensor).index_select(dim, rows_);
+  }
+  Tensor with_padding(const Tensor& tensor, int64_t dim) const {
+    if (!rows_.defined()) return tensor;
+    const Steps& steps = sizes.steps;
+    const int64_t first = dim == 0 ? steps.time : sizes.directions, second = dim == 0 ? steps.batch : layer_.rows();
+    const Tensor padded = at::zeros({first, second, tensor.size(-1)}, tensor.options());
+    (dim == 0 ? padded.flatten(0, 1) : padded).index_copy_(dim, rows_, tensor);
+    return padded;
+  }
+  // Returns states, [directions, batch, size], in the order of the kernels' sequences, or back in the caller's.
+  Tensor sorted(const Tensor& state) const { return sequences_.defined() ? state.index_select(1, sequences_) : state; }
+  Tensor unsorted(const Tensor& state) const {
+    return sequences_.defined() ? at::empty_like(state).index_copy_(1, sequences_, state) : state;
+  }
+  // Returns rows that the caller gave, [time, batch, size] or [directions, rows, size], as the kernels read them;
+  // undefined if they are.
+  Tensor given_rows(const Tensor& tensor, int64_t dim) const {
+    return tensor.defined() ? for_kernel(without_padding(tensor, dim)) : tensor;
+  }
+  // Returns a state that a kernel will write into, with the values of `tensor`, sorted; with zeros if it is undefined.
+  Tensor writable(const Tensor& tensor, at::IntArrayRef shape) const {
+    if (!tensor.defined()) return at::zeros(shape, input.options().dtype(compute));
+    if (sequences_.defined() || tensor.scalar_type() != compute || !tensor.is_contiguous())
+      return sorted(tensor).to(compute, /*non_blocking=*/false, /*copy=*/true, at::MemoryFormat::Contiguous);
+    Tensor copy = empty(shape);
+    if (copy.numel() > 0) std::memcpy(copy.mutable_data_ptr(), tensor.const_data_ptr(), copy.nbytes());
+    return copy;
+  }
+
+  // The kernels' rows of the output: the caller's, or with lengths [rows, directions * output_size].
+  std::vector<int64_t> output_shape() const {
+    if (rows_.defined()) return {sizes.steps.rows(), sizes.directions * sizes.output_size};
+    return layer_.output_shape();
+  }
+  // Returns an array for the gates of every row. With lengths the kernels use the first part of it, as if it had just
+  // their rows, so that its shape does not depend on the lengths' values.
+  Tensor empty_gates() const {
+    Tensor gates = empty(layer_.gates_shape());
+    const int64_t used = sizes.directions * sizes.steps.rows() * gates.size(2);
+    if (rows_.defined()) gates.flatten().narrow(0, used, gates.numel() - used).zero_();
+    return gates;
+  }
+
+ private:
+  const RecurrentLayer& layer_;
+
+ public:
+  const at::ScalarType compute;
+  Tensor input;
+  std::vector<Tensor> states;
+  DirectionWeights weights[2];
+  RecurrentSizes sizes;  // as the kernels see them
+
+ private:
+  // Turns the padded batch into a packed one.
+  void pack() {
+    Steps& steps = sizes.steps;
+    const Tensor& lengths = layer_.lengths;
+    const Tensor order = at::arange(steps.time * steps.batch, lengths.options()).view({steps.time, steps.batch});
+    const auto [by_length, sequences] = lengths.sort(/*stable=*/true, /*dim=*/0, /*descending=*/true);
+    const Tensor running = by_length.gt(at::arange(steps.time, lengths.options()).unsqueeze(1));  // [time, batch]
+    sequences_ = sequences;
+    rows_ = order.index_select(1, sequences).masked_select(running);
+    batch_sizes_ = running.sum(1);
+    first_rows_ = at::sub(at::cumsum(batch_sizes_, 0), batch_sizes_);
+    steps.batch_sizes = batch_sizes_.const_data_ptr<int64_t>();
+    steps.first_rows = first_rows_.const_data_ptr<int64_t>();
+  }
+
+  Tensor batch_sizes_, first_rows_;
+  Tensor sequences_;  // [batch], which of the caller's sequences the kernels' sequence is; with lengths only
+  Tensor rows_;       // [rows], where in the caller's time * batch rows the kernels' row lies; with lengths only
+};
+
+// Returns a pointer to a tensor's values; null if it is undefined or has none.
+template <typename T>
+T* pointer(const Tensor& tensor) {
+  return tensor.defined() && tensor.numel() > 0 ? tensor.mutable_data_ptr<T>() : nullptr;
+}
+const void* pointer_to_any(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
+
+Stored stored_as(at::ScalarType type, at::ScalarType compute) {
+  if (type == compute) return Stored::kComputed;
+  return type == at::kBFloat16 ? Stored::kBFloat16 : Stored::kFloat16;
+}
+
+// Calls body.template operator()<Cell, T>() with the layer's cell and the computed type.
+template <typename Body>
+void with_cell_and_type(const RecurrentLayer& layer, at::ScalarType compute, const Body& body) {
+  with_cell(layer.kind, [&]<typename Cell>() {
+    compute == at::kDouble ? body.template operator()<Cell, double>() : body.template operator()<Cell, float>();
+  });
+}
+
+}  // namespace
+
+RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
+  const CpuLayer own(layer, /*stored_matrices=*/true);
+  const RecurrentSizes& s = own.sizes;
+  RecurrentOutputs outputs;
+  Tensor output = own.empty(own.output_shape());
+  Tensor h_n = own.empty(layer.h0().sizes()), c_n, cells;
+  Tensor gates = save_for_backward ? own.empty_gates() : own.empty({0});
+  if (layer.cell.cell_states() > 0) {
+    c_n = own.writable(layer.c0(), layer.c0().sizes());
+    cells = own.empty({s.directions, save_for_backward ? s.steps.rows() : 0, s.hidden_size});
+  }
+  if (s.steps.batch > 0)
+    with_cell_and_type(layer, own.compute, [&]<typename Cell, typename T>() {
+      RecurrentForwardParams<T> params = {};
+      params.sizes = s;
+      for (int64_t d = 0; d < s.directions; ++d) {
+        const DirectionWeights& w = own.weights[d];
+        params.weights[d] = {pointer_to_any(w.weight_ih), pointer_to_any(w.weight_hh),
+                             pointer_to_any(w.weight_hr), pointer<T>(w.bias_ih),
+                             pointer<T>(w.bias_hh),       stored_as(layer.type, own.compute)};
+      }
+      params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
+      params.input = own.input.const_data_ptr<T>();
+      params.h0 = own.states[0].const_data_ptr<T>();
+      params.output = output.mutable_data_ptr<T>();
+      params.h_n = h_n.mutable_data_ptr<T>();
+      params.c_n = pointer<T>(c_n);
+      params.gates = pointer<T>(gates);
+      params.cells = pointer<T>(cells);
+      FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params);
+    });
+  outputs.output = own.with_padding(own.for_caller(output), 0);
+  outputs.states.push_back(own.unsorted(own.for_caller(h_n)));
+  outputs.gates = gates;
+  if (layer.cell.cell_states() > 0) {
+    outputs.states.push_back(own.unsorted(own.for_caller(c_n)));
+    outputs.history.push_back(save_for_backward ? own.with_padding(cells, 1) : own.empty({0}));
+  }
+  return outputs;
+}
+
+RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
+                                        const RecurrentSaved& saved, Wanted wanted) {
+  const CpuLayer own(layer, /*stored_matrices=*/false);
+  const RecurrentSizes& s = own.sizes;
+  const bool has_cell_state = layer.cell.cell_states() > 0;
+  const Tensor output = own.given_rows(saved.output, 0), gates = own.for_kernel(saved.gates),
+               grad_output = own.given_rows(gradients.output, 0);
+  Tensor cells, grad_cells, grad_c0;
+  if (has_cell_state) {
+    cells = own.given_rows(saved.history[0], 1);
+    grad_cells = own.given_rows(gradients.history[0], 1);
+    grad_c0 = own.writable(gradients.states[1], layer.c0().sizes());
+  }
+  Tensor grad_h0 = own.writable(gradients.states[0], layer.h0().sizes());
+  Tensor grad_input = wanted.input ? own.empty(own.input.sizes()) : own.empty({0});
+  Tensor grad_gates = own.empty({s.directions, s.steps.rows(), layer.cell.sums * s.hidden_size});
+  RecurrentInputGradients result;
+  for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
+    result.weights[d] = own.weights[d];
+    result.weights[d].for_each([&](Tensor& gradient) { gradient = own.empty(gradient.sizes()); });
+  }
+  with_cell_and_type(layer, own.compute, [&]<typename Cell, typename T>() {
+    RecurrentBackwardParams<T> params = {};
+    params.sizes = s;
+    for (int64_t d = 0; d < s.directions; ++d) {
+      const DirectionWeights &w = own.weights[d], &g = result.weights[d];
+      params.weights[d] = {w.weight_ih.const_data_ptr<T>(), w.weight_hh.const_data_ptr<T>(), pointer<T>(w.bias_ih),
+                           pointer<T>(w.bias_hh), pointer<T>(w.weight_hr)};
+      params.grad_weights[d] = {pointer<T>(g.weight_ih), pointer<T>(g.weight_hh), pointer<T>(g.bias_ih),
+                                pointer<T>(g.bias_hh), pointer<T>(g.weight_hr)};
+    }
+    params.input = own.input.const_data_ptr<T>();
+    params.h0 = own.states[0].const_data_ptr<T>();
+    params.c0 = has_cell_state ? own.states[1].const_data_ptr<T>() : nullptr;
+    params.output = output.const_data_ptr<T>();
+    params.gates = gates.const_data_ptr<T>();
+    params.cells = pointer<T>(cells);
+    params.grad_output = pointer<T>(grad_output);
+    params.grad_cells = pointer<T>(grad_cells);
+    params.grad_h = grad_h0.mutable_data_ptr<T>();
+    params.grad_c = pointer<T>(grad_c0);
+    params.grad_gates = grad_gates.mutable_data_ptr<T>();
+    params.grad_input = pointer<T>(grad_input);
+    params.weight_grad = wanted.weights;
+    FUSED_RNN_CPU_CALL(recurrent_backward<Cell>, params);
+  });
+  const auto of_state = [&](const Tensor& gradient) {
+    return own.for_caller(wanted.states ? own.unsorted(gradient) : own.empty({0}));
+  };
+  result.input = own.for_caller(wanted.input ? own.with_padding(grad_input, 0) : grad_input);
+  result.states.push_back(of_state(grad_h0));
+  if (has_cell_state) result.states.push_back(of_state(grad_c0));
+  for (DirectionWeights& weights : result.weights)
+    weights.for_each([&](Tensor& gradient) { gradient = own.for_caller(gradient); });
+  return result;
+}
+
+}  // namespace fused_rnn::ops
