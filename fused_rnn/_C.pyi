@@ -12,6 +12,16 @@ class BuildInfo(TypedDict):
 
 def build_info() -> BuildInfo: ...
 
+class CellInfo(TypedDict):
+    gates: int
+    sums: int
+    states: int
+    hidden_sums: tuple[int, ...]
+    reads_hidden: bool
+    may_project: bool
+
+def cells() -> dict[str, CellInfo]: ...
+
 # With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU;
 # whether torch brings cuBLAS.
 def set_plan_override(

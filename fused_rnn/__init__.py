@@ -1,4 +1,4 @@
-"""Fused LSTM, GRU and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
+"""Fused LSTM, GRU, RNN and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
 
 from fused_rnn import functional, onnx, reference
 from fused_rnn._version import __version__
@@ -6,15 +6,17 @@ from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
-from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell, MaskedConv2d
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MaskedConv2d, RNNCell
 from fused_rnn.onnx import from_onnx
 
 __all__ = [
     "GRU",
     "LSTM",
+    "RNN",
     "GRUCell",
     "LSTMCell",
     "MaskedConv2d",
+    "RNNCell",
     "__version__",
     "convert",
     "explain",

@@ -6,8 +6,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
+from fused_rnn.functional.autocast import computed_dtype
 from fused_rnn.modules import GRU, LSTM
-from fused_rnn.modules.autocast import computed_dtype
 
 
 def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:

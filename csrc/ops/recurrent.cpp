@@ -30,10 +30,22 @@ RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGra
   return backward_on_cpu(layer, gradients, saved, wanted);
 }
 
+// Adds to a message that the arguments did not fit, so that fused_rnn.functional can tell this from other errors.
+template <typename Body>
+auto refusing(const Body& check) {
+  try {
+    return check();
+  } catch (c10::Error& error) {
+    error.add_context("refused by fused_rnn::recurrent");
+    throw;
+  }
+}
+
 std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
     std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
     const OptionalTensor& batch_sizes, const OptionalTensor& lengths, bool save_for_backward) {
-  const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
+  const RecurrentLayer layer =
+      refusing([&] { return check_layer(cell, input, states, weights, batch_sizes, lengths); });
   RecurrentOutputs outputs = forward(layer, save_for_backward);
   return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
 }

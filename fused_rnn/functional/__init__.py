@@ -5,5 +5,7 @@ from fused_rnn.functional.gru_cell import gru_cell
 from fused_rnn.functional.lstm import lstm
 from fused_rnn.functional.lstm_cell import lstm_cell
 from fused_rnn.functional.masked_conv2d import masked_conv2d
+from fused_rnn.functional.rnn import rnn
+from fused_rnn.functional.rnn_cell import rnn_cell
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "masked_conv2d"]
+__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "masked_conv2d", "rnn", "rnn_cell"]

@@ -26,3 +26,8 @@ def autocast(tensor: Tensor) -> Tensor:
         return tensor
     eligible = tensor.is_floating_point() and tensor.dtype != torch.float64
     return tensor.to(torch.get_autocast_dtype(tensor.device.type)) if eligible else tensor
+
+
+def computed_dtype(input: Tensor) -> torch.dtype:
+    """Return the dtype in which a layer would compute ``input``: that of autocast where it is on."""
+    return autocast(input.new_empty(0)).dtype

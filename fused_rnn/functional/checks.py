@@ -1,4 +1,4 @@
-"""The checks of LSTM and GRU, layers and cells, with the exceptions and the words of torch.nn.
+"""The checks of recurrent layers and cells, with the exceptions and the words of torch.nn.
 
 They come before anything is computed. What only the operator can know, the shapes of the weights and whether the batch
 sizes fit the rows, it checks itself.
@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
-# The CPU always, and CUDA if the package was built with it.
-KERNEL_DEVICES = frozenset({"cpu", "meta"}) | {
-    device for device in ("cuda",) if torch._C._dispatch_has_kernel_for_dispatch_key("fused_rnn::lstm", device.upper())
-}
+
+
+def _kernel_devices(operator: str) -> frozenset[str]:
+    """Return the devices that an operator of this package has kernels for; on meta tensors it computes shapes."""
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    built = {device for device in ("cpu", "cuda") if has_kernel(f"fused_rnn::{operator}", device.upper())}
+    return frozenset(built | {"meta"})
+
+
+# Looked up once, since torch.compile cannot trace the question.
+KERNEL_DEVICES = {operator: _kernel_devices(operator) for operator in ("recurrent", "masked_conv2d")}
 
 
 def check_layer_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None, packed: bool) -> None:
@@ -100,8 +107,8 @@ def check_cell_sizes(input: Tensor, hx: Sequence[Tensor], weight_ih: Tensor, hid
             )
 
 
-def check_attributes(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    """Check that all tensors share one dtype and one device, and that there are kernels for both."""
+def check_attributes(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor], operator: str) -> None:
+    """Check that all tensors share one dtype and one device, and that ``operator`` has kernels for both."""
     device, dtype = input.device, input.dtype
     for name, tensors in (("hidden", hx), ("parameter", weights)):
         for tensor in tensors:
@@ -117,5 +124,5 @@ def check_attributes(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tens
                 )
     if dtype not in KERNEL_DTYPES:
         raise NotImplementedError(f"input has dtype {dtype}, for which fused_rnn has no kernel")
-    if device.type not in KERNEL_DEVICES:
+    if device.type not in KERNEL_DEVICES[operator]:
         raise NotImplementedError(f"input is on device {device}, for which fused_rnn has no kernel")

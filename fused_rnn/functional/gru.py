@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fused_rnn.autograd.gru import gru as gru_layer
-from fused_rnn.autograd.gru import gru_cell
-from fused_rnn.functional.recurrent import Mode, Sequences, run
+from fused_rnn.functional.recurrent import Sequences, mode_of, run
 
-MODE = Mode("GRU", gates=3, states=1, weight_counts=(2, 4), layer=gru_layer, cell=gru_cell)
+MODE = mode_of("GRU", "gru")
 
 
 def gru(

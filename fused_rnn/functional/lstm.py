@@ -5,11 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fused_rnn.autograd.lstm import lstm as lstm_layer
-from fused_rnn.autograd.lstm import lstm_cell
-from fused_rnn.functional.recurrent import Mode, Sequences, run
+from fused_rnn.functional.recurrent import Sequences, mode_of, run
 
-MODE = Mode("LSTM", gates=4, states=2, weight_counts=(2, 3, 4, 5), layer=lstm_layer, cell=lstm_cell)
+MODE = mode_of("LSTM", "lstm")
 
 
 def lstm(

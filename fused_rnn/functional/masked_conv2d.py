@@ -47,7 +47,7 @@ def masked_conv2d(
         torch.Size([2, 16, 28, 28])
     """
     input, weight, bias = autocast(input), autocast(weight), None if bias is None else autocast(bias)
-    check_attributes(input, (), [weight] if bias is None else [weight, bias])
+    check_attributes(input, (), [weight] if bias is None else [weight, bias], "masked_conv2d")
     spacing = (dilation, dilation) if isinstance(dilation, int) else dilation
     if input.dim() == 3:
         return masked_conv2d(input.unsqueeze(0), weight, bias, mask_type, data_channels, spacing).squeeze(0)

@@ -1,4 +1,4 @@
-"""What LSTM and GRU share around their operators: packing, default states, autocast and the loop over the layers."""
+"""What all recurrent layers share around their operator: packing, default states, autocast, the loop over the layers."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fused_rnn.autograd import CELLS, Cell, recurrent
 from fused_rnn.autograd.graph import reaches_operator
 from fused_rnn.functional.autocast import autocast, autocast_enabled
 from fused_rnn.functional.checks import (
@@ -23,26 +24,30 @@ from fused_rnn.functional.checks import (
 States = tuple[Tensor, ...]
 Result = TypeVar("Result")
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
+REFUSAL = "refused by fused_rnn::recurrent"
+"""What the operator's message contains if its arguments do not fit; see csrc/ops/recurrent.cpp."""
 
 
 class Mode(NamedTuple):
     """What tells one kind of recurrent network from another."""
 
     name: str
-    gates: int
-    """The first dimension of ``weight_ih`` in units of ``hidden_size``."""
-    states: int
-    weight_counts: tuple[int, ...]
-    """How many weights one direction can have; an odd number means that the last one is a projection."""
+    """The name that messages have: that of torch.nn's module."""
+    cell: Cell
+    """The structure of its cell."""
     layer: Callable[..., States]
-    """Runs one layer: ``(input, *states, weights, batch_sizes, lengths) -> (output, *states)``.
+    """Runs one layer: ``(input, states, weights, batch_sizes, lengths, return_states) -> (output, *states)``.
 
-    Where it has an argument ``return_states``, it can return one more tensor, laid out like the output.
+    With ``return_states`` it returns, for each state but h, one more tensor, laid out like the output. Given states of
+    two dimensions, it runs one step, without the dimensions time and directions.
     """
-    cell: Callable[..., States]
-    """Runs one step: ``(input, *states, weights) -> states``, without the dimensions time and directions."""
     has_operator: bool = True
     """Whether it ends in an operator, which checks what it is given, rather than in the reference."""
+
+
+def mode_of(name: str, cell: str) -> Mode:
+    """Return the mode of a network that an operator computes, by the name of its cell."""
+    return Mode(name, CELLS[cell], partial(recurrent, cell))
 
 
 def run(
@@ -127,8 +132,8 @@ def _run_packed(
     results = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
     if unsorted_indices is not None:
         output, *rest = results
-        states = (state.index_select(1, unsorted_indices) for state in rest[: mode.states])
-        results = (output, *states, *rest[mode.states :])
+        states = (state.index_select(1, unsorted_indices) for state in rest[: mode.cell.states])
+        results = (output, *states, *rest[mode.cell.states :])
     pack = partial(
         PackedSequence, batch_sizes=batch_sizes, sorted_indices=sorted_indices, unsorted_indices=unsorted_indices
     )
@@ -168,31 +173,33 @@ def run_cell(
 
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
-        hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.states
-    states = _checked(mode, input, partial(_check_cell, input, hx, weights), partial(mode.cell, input, *hx, weights))
-    return tuple(state.squeeze(0) for state in states) if unbatched else states
+        hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.cell.states
+    _, *states = _checked(
+        mode, input, partial(_check_cell, input, hx, weights), partial(mode.layer, input, hx, weights)
+    )
+    return tuple(state.squeeze(0) for state in states) if unbatched else tuple(states)
 
 
 def _checked(mode: Mode, input: Tensor, check: Callable[[], None], compute: Callable[[], Result]) -> Result:
     """Return ``compute()``, or refuse its arguments with torch.nn's words, which are those of ``check()``.
 
-    An operator checks all that it is given: then nothing is checked twice, since inference of one small step counts
-    microseconds, unless the operator refuses, in words of its own.
+    An operator checks all that it is given, so nothing is checked twice, since inference of one small step counts
+    microseconds: only when the operator has refused its arguments are they looked at again, for torch.nn's words.
     """
-    trusted = mode.has_operator and reaches_operator(input)
-    if not trusted:
+    if not (mode.has_operator and reaches_operator(input)):
         check()
+        return compute()
     try:
         return compute()
-    except Exception:
-        if trusted:
+    except (RuntimeError, ValueError) as error:
+        if REFUSAL in str(error):
             check()
         raise
 
 
 def _check_cell(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
     check_cell_sizes(input, hx, weights[0], weights[1].size(-1))
-    check_attributes(input, hx, weights)
+    check_attributes(input, hx, weights, "recurrent")
 
 
 def _check_layers(
@@ -206,17 +213,18 @@ def _check_layers(
 ) -> None:
     sizes = _state_sizes(mode, weights, rows)
     check_layer_input(input, batch_sizes, weights[0])
-    check_layer_states(hx, [(rows, batch, size) for size in sizes[: mode.states]])
-    check_attributes(input, hx, weights)
+    check_layer_states(hx, [(rows, batch, size) for size in sizes[: mode.cell.states]])
+    check_attributes(input, hx, weights, "recurrent")
 
 
 def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], rows: int) -> States:
     """Return the initial states that stand for None."""
     output_size, hidden_size = _state_sizes(mode, weights, rows)
     zeros = input.new_zeros((rows, batch, output_size))
-    if mode.states == 1:
+    if mode.cell.states == 1:
         return (zeros,)
-    return zeros, zeros if output_size == hidden_size else input.new_zeros((rows, batch, hidden_size))
+    others = zeros if output_size == hidden_size else input.new_zeros((rows, batch, hidden_size))
+    return zeros, *(others,) * (mode.cell.states - 1)
 
 
 def _lengths_of(input: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
@@ -239,9 +247,8 @@ def _run_layers(
     return_states: bool,
 ) -> tuple[Tensor, ...]:
     """Run all layers; return output, all final states and, with ``return_states``, states of every step of the last."""
-    last = {"return_states": True} if return_states else {}
     if num_layers == 1:
-        return mode.layer(input, *hx, weights, batch_sizes, lengths, **last)
+        return mode.layer(input, hx, weights, batch_sizes, lengths, return_states)
     per_layer = len(weights) // num_layers
     finals = []
     layers_of_states = zip(*(state.chunk(num_layers) for state in hx), strict=True)
@@ -249,26 +256,26 @@ def _run_layers(
         if layer > 0 and dropout > 0:
             input = torch.nn.functional.dropout(input, dropout)
         own = weights[layer * per_layer : (layer + 1) * per_layer]
-        options = last if layer == num_layers - 1 else {}
-        input, *rest = mode.layer(input, *states, own, batch_sizes, lengths, **options)
-        finals.append(rest[: mode.states])
-    return input, *map(torch.cat, zip(*finals, strict=True)), *rest[mode.states :]
+        is_last = layer == num_layers - 1
+        input, *rest = mode.layer(input, states, own, batch_sizes, lengths, return_states and is_last)
+        finals.append(rest[: mode.cell.states])
+    return input, *map(torch.cat, zip(*finals, strict=True)), *rest[mode.cell.states :]
 
 
 def _map_sequences(mode: Mode, results: tuple[Tensor, ...], function: Callable[[Tensor], Any]) -> tuple[Any, ...]:
     """Apply ``function`` to what has a value for every step, among the results of :func:`_run_layers`."""
     output, *rest = results
-    return function(output), *rest[: mode.states], *map(function, rest[mode.states :])
+    return function(output), *rest[: mode.cell.states], *map(function, rest[mode.cell.states :])
 
 
 def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int, int]:
     """Return the sizes of h and of what else has the hidden size, where ``rows`` is layers times directions."""
     per_row = len(weights) // rows
-    if len(weights) != rows * per_row or per_row not in mode.weight_counts:
+    if len(weights) != rows * per_row or per_row not in mode.cell.weight_counts:
         raise RuntimeError(
             f"got an incorrect number of RNN parameters: {len(weights)} for {rows} layers and directions"
         )
-    hidden_size = weights[0].size(0) // mode.gates
+    hidden_size = weights[0].size(0) // mode.cell.gates
     return weights[per_row - 1].size(0) if per_row % 2 == 1 else hidden_size, hidden_size
 
 

@@ -7,5 +7,18 @@ from fused_rnn.modules.lstm import LSTM
 from fused_rnn.modules.lstm_cell import LSTMCell
 from fused_rnn.modules.masked_conv2d import MaskedConv2d
 from fused_rnn.modules.reversed import Reversed
+from fused_rnn.modules.rnn import RNN
+from fused_rnn.modules.rnn_cell import RNNCell
 
-__all__ = ["GRU", "LSTM", "GRUCell", "GRUCellResetBefore", "GRUResetBefore", "LSTMCell", "MaskedConv2d", "Reversed"]
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "GRUCell",
+    "GRUCellResetBefore",
+    "GRUResetBefore",
+    "LSTMCell",
+    "MaskedConv2d",
+    "RNNCell",
+    "Reversed",
+]

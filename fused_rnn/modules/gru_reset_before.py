@@ -1,29 +1,32 @@
 """The other GRU, ``GRUResetBefore`` and ``GRUCellResetBefore``: as first published, and without a kernel."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from fused_rnn import reference
+from fused_rnn.functional.gru import MODE as GRU_MODE
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
-def _cell(input: Tensor, h: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor]:
-    return (reference.gru_cell(input, h, *weights, reset_after=False),)
+def _layer(
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    return_states: bool = False,
+) -> tuple[Tensor, ...]:
+    (h,) = states
+    if h.dim() == 2:
+        h = reference.gru_cell(input, h, *weights, reset_after=False)
+        return h, h
+    return reference.gru(input, h, weights, batch_sizes, lengths, reset_after=False)
 
 
-MODE = Mode(
-    "GRU",
-    gates=3,
-    states=1,
-    weight_counts=(2, 4),
-    layer=partial(reference.gru, reset_after=False),
-    cell=_cell,
-    has_operator=False,
-)
+MODE = Mode("GRU", GRU_MODE.cell, _layer, has_operator=False)
 
 
 class GRUResetBefore(torch.nn.RNNBase):

@@ -5,8 +5,8 @@ The operators have no gradients of their own; :mod:`fused_rnn.autograd` gives th
 
 # Loading it registers the operators, so it comes first.
 import fused_rnn._C  # noqa: F401
-from fused_rnn.ops.gru import gru, gru_backward
-from fused_rnn.ops.lstm import lstm, lstm_backward
+from fused_rnn.ops.cells import CELLS, Cell
 from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward
+from fused_rnn.ops.recurrent import recurrent, recurrent_backward
 
-__all__ = ["gru", "gru_backward", "lstm", "lstm_backward", "masked_conv2d", "masked_conv2d_backward"]
+__all__ = ["CELLS", "Cell", "masked_conv2d", "masked_conv2d_backward", "recurrent", "recurrent_backward"]

@@ -1,7 +1,6 @@
 """What the fake kernels of several operators share."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,15 +11,15 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def saved(input: Tensor, directions: int, size: int, save_states: bool) -> Tensor:
+def saved(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
     """An empty tensor for the states of ``size`` that each row of each direction saves, or of shape [0] for none."""
-    shape = (directions, math.prod(input.shape[:-1]), size) if save_states else (0,)
+    shape = (directions, math.prod(input.shape[:-1]), size) if save_for_backward else (0,)
     return input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
 
 
-def saved_gates(input: Tensor, directions: int, hidden_size: int, save_states: bool) -> Tensor:
-    """As :func:`saved` for the four gates, which a GPU keeps in the dtype of the input."""
-    gates = saved(input, directions, 4 * hidden_size, save_states)
+def saved_gates(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
+    """As :func:`saved`, for the gates, which a GPU keeps in the dtype of the input."""
+    gates = saved(input, directions, size, save_for_backward)
     return gates.to(input.dtype) if input.device.type == "cuda" else gates
 
 
@@ -32,11 +31,6 @@ def directions_of(state: Tensor) -> int:
 def gradient(tensor: Tensor, wanted: bool) -> Tensor:
     """An empty tensor for the gradient of ``tensor``, or of shape [0] if it is not wanted."""
     return tensor.new_empty(tensor.shape if wanted else (0,))
-
-
-def gradients(tensors: Sequence[Tensor], wanted: bool) -> list[Tensor]:
-    """Empty tensors for the gradients of ``tensors``, or none if they are not wanted."""
-    return [gradient(tensor, wanted) for tensor in tensors] if wanted else []
 
 
 def check_device(input: Tensor, *others: Tensor) -> None:

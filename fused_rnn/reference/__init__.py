@@ -5,5 +5,8 @@ from fused_rnn.reference.gru_cell import gru_cell
 from fused_rnn.reference.lstm import lstm
 from fused_rnn.reference.lstm_cell import lstm_cell
 from fused_rnn.reference.masked_conv2d import mask, masked_conv2d
+from fused_rnn.reference.recurrent import CELLS, recurrent
+from fused_rnn.reference.rnn import rnn
+from fused_rnn.reference.rnn_cell import rnn_cell
 
-__all__ = ["gru", "gru_cell", "lstm", "lstm_cell", "mask", "masked_conv2d"]
+__all__ = ["CELLS", "gru", "gru_cell", "lstm", "lstm_cell", "mask", "masked_conv2d", "recurrent", "rnn", "rnn_cell"]

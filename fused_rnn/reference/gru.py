@@ -1,6 +1,7 @@
 """A sequence through one GRU layer, in plain PyTorch: the definition of the operator ``gru``."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 
@@ -40,10 +41,11 @@ def gru(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-
-    def cell(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
-        (h,) = state
-        return (gru_cell(input, h, *weights, reset_after=reset_after),)
-
+    cell = partial(gru_step, reset_after=reset_after)
     (output,), (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths)
     return output, h_n
+
+
+def gru_step(input: Tensor, state: State, weights: Sequence[Tensor], *, reset_after: bool = True) -> State:
+    """:func:`fused_rnn.reference.gru_cell` as a step of a layer."""
+    return (gru_cell(input, *state, *weights, reset_after=reset_after),)

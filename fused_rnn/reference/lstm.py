@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fused_rnn.reference.lstm_cell import lstm_cell
-from fused_rnn.reference.sequence import State, run_directions
+from fused_rnn.reference.recurrent import recurrent
 
 
 def lstm(
@@ -46,14 +45,5 @@ def lstm(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    (output, cells), (h_n, c_n) = run_directions(_cell, input, (h0, c0), weights, batch_sizes, lengths)
+    (output, cells), (h_n, c_n) = recurrent("lstm", input, (h0, c0), weights, batch_sizes, lengths)
     return (output, h_n, c_n, cells) if return_states else (output, h_n, c_n)
-
-
-def _cell(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
-    projected = len(weights) % 2 == 1
-    weight_hr = weights[-1] if projected else None
-    weight_ih, weight_hh, *biases = weights[:-1] if projected else weights
-    bias_ih, bias_hh = biases or (None, None)
-    h, c = state
-    return lstm_cell(input, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)

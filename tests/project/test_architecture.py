@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "__init__": {"modules", "functional", "reference", "convert", "explain", "keras", "onnx", "config", "_version"},
     "config": {"_C", "_version"},
     "convert": {"modules"},
-    "explain": {"_C", "modules"},
+    "explain": {"_C", "functional", "modules"},
     "keras": {"foreign", "modules"},
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},

@@ -1,0 +1,221 @@
+"""The operator ``recurrent`` with its gradients, for every cell."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.autograd import Function
+
+from fused_rnn import ops, reference
+from fused_rnn.autograd.batching import Batched, vmap_layer
+from fused_rnn.autograd.graph import (
+    apply,
+    forward_mode,
+    legacy_vmap,
+    needs_graph,
+    reference_gradients,
+    reference_outputs,
+    second_gradients,
+    where_needed,
+)
+
+STATES = {name: cell.states for name, cell in ops.CELLS.items()}
+"""How many states each cell has; a dictionary of numbers, which torch.compile can trace."""
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    return_states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Run a sequence through one layer, differentiably; see :func:`fused_rnn.ops.recurrent` for the arguments.
+
+    Returns:
+        ``output`` and the final states, as :func:`fused_rnn.ops.recurrent` returns them; with ``return_states`` also,
+        for each state but h, its values after every step, laid out like the output.
+    """
+    count = STATES[cell]
+    history: Sequence[Tensor]
+    if forward_mode():
+        function = partial(_reference, cell, batch_sizes, lengths)
+        output, *rest = reference_outputs(function, (input, *states, *weights))
+        finals, history = rest[:count], rest[count:]
+    elif needs_graph(input, *states, *weights):
+        output, *rest = apply(RecurrentFunction, cell, batch_sizes, lengths, input, *states, *weights)
+        finals, _, history = rest[:count], rest[count], rest[count + 1 :]
+    else:
+        output, finals, _, history = ops.recurrent(cell, input, states, weights, batch_sizes, lengths, return_states)
+    if not return_states:
+        return output, *finals
+    return output, *finals, *(_like_output(values, output) for values in history)
+
+
+def _like_output(history: Tensor, output: Tensor) -> Tensor:
+    """Lay ``[directions, rows, size]`` out like the output, in its dtype."""
+    width = history.size(0) * history.size(2)
+    return history.transpose(0, 1).reshape(*output.shape[:-1], width).to(output.dtype)
+
+
+class RecurrentFunction(Function):
+    """:func:`fused_rnn.ops.recurrent` and its gradient."""
+
+    @staticmethod
+    def forward(
+        cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the operator's outputs in one tuple, with what the backward pass needs."""
+        count = STATES[cell]
+        states, weights = states_and_weights[:count], states_and_weights[count:]
+        output, finals, gates, history = ops.recurrent(cell, input, states, weights, batch_sizes, lengths, True)
+        return output, *finals, gates, *history
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save through save_for_backward, which notices a later change in place."""
+        cell, batch_sizes, lengths, *tensors = inputs
+        sequence, gates, history = output[0], output[1 + STATES[cell]], output[2 + STATES[cell] :]
+        ctx.cell = cell
+        ctx.mark_non_differentiable(gates)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(batch_sizes, lengths, sequence, gates, *history, *tensors)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of forward's arguments, None where they are not needed."""
+        cell, count = ctx.cell, STATES[ctx.cell]
+        _, _, _, *needed = ctx.needs_input_grad
+        # Once: each look unpacks the tensors, which checkpointing allows no second time.
+        batch_sizes, lengths, output, gates, *tensors = ctx.saved_tensors
+        history, inputs = tensors[: count - 1], tensors[count - 1 :]
+        grads = grad_outputs[: 1 + count] + grad_outputs[2 + count :]  # all but that of the gates
+        if legacy_vmap(*grads):
+            function = partial(_reference, cell, batch_sizes, lengths)
+            return None, None, None, *reference_gradients(function, inputs, needed, grads)
+        function = partial(apply, RecurrentBackwardFunction) if needs_graph(*grads, *inputs) else _backward
+        saved = (batch_sizes, lengths, output, gates, *history)
+        gradients = function(cell, tuple(needed), *saved, *grads, *inputs)
+        return None, None, None, *where_needed(gradients, needed)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the outputs for all indices of the vmapped dimension."""
+        weights = 4 + STATES[args[0]]
+        return vmap_layer(RecurrentFunction.apply, info.batch_size, in_dims, args, batch_sizes=1, weights=weights)
+
+
+class BackwardTensors(NamedTuple):
+    """What the backward pass is given behind batch sizes, lengths, output and gates."""
+
+    history: Sequence[Tensor]
+    grad_output: Tensor | None
+    grad_finals: Sequence[Tensor | None]
+    grad_history: Sequence[Tensor | None]
+    input: Tensor
+    states: Sequence[Tensor]
+    weights: Sequence[Tensor]
+
+    @property
+    def grads(self) -> tuple[Tensor | None, ...]:
+        """The gradients of the outputs."""
+        return self.grad_output, *self.grad_finals, *self.grad_history
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """What is differentiated."""
+        return self.input, *self.states, *self.weights
+
+
+def _split(cell: str, tensors: Sequence[Any]) -> BackwardTensors:
+    """Give the tensors of a backward pass, which autograd functions take in one row, their names."""
+    count, rest = STATES[cell], list(tensors)
+
+    def take(number: int) -> list[Any]:
+        taken = rest[:number]
+        del rest[:number]
+        return taken
+
+    history = take(count - 1)
+    (grad_output,) = take(1)
+    grad_finals, grad_history = take(count), take(count - 1)
+    (input,) = take(1)
+    return BackwardTensors(history, grad_output, grad_finals, grad_history, input, take(count), rest)
+
+
+class RecurrentBackwardFunction(Function):
+    """:func:`fused_rnn.ops.recurrent_backward`; its gradient, and all further ones, are the reference's."""
+
+    @staticmethod
+    def forward(cell: str, needed: tuple[bool, ...], *tensors: Any) -> tuple[Tensor, ...]:
+        """Return the operator's outputs; for the arguments see :func:`_backward`."""
+        return _backward(cell, needed, *tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save what the reference needs: output, gates and history are not kept, since it recomputes them."""
+        cell, needed, batch_sizes, lengths, _output, _gates, *tensors = inputs
+        named = _split(cell, tensors)
+        ctx.cell, ctx.needed = cell, needed
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(batch_sizes, lengths, *named.grads, *named.inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients of forward's arguments, None where they are not needed."""
+        count = STATES[ctx.cell]
+        batch_sizes, lengths, *tensors = ctx.saved_tensors
+        grad_outputs, inputs = tensors[: 2 * count], tensors[2 * count :]
+        before = len(ctx.needs_input_grad) - len(tensors)  # arguments that have no gradient
+        function = partial(_reference, ctx.cell, batch_sizes, lengths)
+        return *(None,) * before, *second_gradients(
+            function, inputs, ctx.needed, grad_outputs, ctx.needs_input_grad[before:], grads[: len(ctx.needed)]
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
+        """Return the gradients for all indices of the vmapped dimension."""
+        cell, needed, *_ = args
+        count = STATES[cell]
+        # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
+        foldable = not any(needed[1 + count :])
+        weights = len(args) - (len(needed) - 1 - count)
+        function = RecurrentBackwardFunction.apply
+        return vmap_layer(function, info.batch_size, in_dims, args, batch_sizes=2, weights=weights, foldable=foldable)
+
+
+def _backward(
+    cell: str,
+    needed: Sequence[bool],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    *tensors: Any,
+) -> tuple[Tensor, ...]:
+    """Return the gradients of input, states and weights; those that are not ``needed`` may be missing or empty."""
+    named, count = _split(cell, tensors), STATES[cell]
+    grad_input, grad_states, grad_weights = ops.recurrent_backward(
+        cell, named.grad_output, named.grad_finals, named.grad_history, named.input, named.states, named.weights,
+        batch_sizes, lengths, output, gates, named.history,
+        needed[0], any(needed[1 : 1 + count]), any(needed[1 + count :]),
+    )  # fmt: skip
+    return grad_input, *grad_states, *grad_weights
+
+
+def _reference(
+    cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
+) -> tuple[Tensor, ...]:
+    """Return what the operator does, in one tuple and but for the gates."""
+    count = STATES[cell]
+    states, weights = states_and_weights[:count], states_and_weights[count:]
+    if states[0].dim() == 2:
+        new = reference.CELLS[cell](input, states, weights)
+        return new[0], *new, *(values.unsqueeze(0) for values in new[1:])
+    (output, *every), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
+    directions = states[0].size(0)
+    history = (values.reshape(-1, directions, values.size(-1) // directions).transpose(0, 1) for values in every)
+    return output, *finals, *history

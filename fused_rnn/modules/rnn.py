@@ -1,0 +1,122 @@
+"""The layer ``RNN``."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fused_rnn import functional
+from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.weights import current_weights
+
+
+class RNN(torch.nn.RNNBase):
+    """One or more layers of a plain recurrent network, with tanh or ReLU: Elman, 1990.
+
+    Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.RNN, whose state_dict loads
+    unchanged.
+
+    Args:
+        input_size: the size of each input vector.
+        hidden_size: the size of the hidden state.
+        num_layers: how many layers are stacked.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        bias: whether the layers have biases.
+        batch_first: whether padded inputs and outputs are ``[batch, time, size]`` rather than ``[time, batch, size]``.
+        dropout: the probability with which values between two layers become zero when training.
+        bidirectional: whether each layer also runs backwards in time.
+        device: where the weights lie.
+        dtype: the dtype of the weights.
+
+    Attributes:
+        weight_ih_l[k]: ``[hidden_size, input_size]``, where above layer 0 ``input_size`` is
+            ``directions * hidden_size``.
+        weight_hh_l[k]: ``[hidden_size, hidden_size]``.
+        bias_ih_l[k]: ``[hidden_size]``.
+        bias_hh_l[k]: ``[hidden_size]``.
+            The second direction's names end in ``_reverse``.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument has a wrong type.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> rnn = fused_rnn.RNN(4, 8, nonlinearity="relu")
+        >>> rnn
+        RNN(4, 8)
+        >>> output, h_n = rnn(torch.randn(5, 3, 4))
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        proj_size: None = None,
+    ) -> None:
+        if proj_size is not None:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity {nonlinearity!r}. Select from 'tanh' or 'relu'.")
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device=device,
+            dtype=dtype,
+        )
+        self.nonlinearity = nonlinearity
+
+    def forward(
+        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+    ) -> tuple[Sequences, Tensor]:
+        """Run sequences through the layers.
+
+        Args:
+            input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, unbatched
+                ``[time, input_size]``, or a PackedSequence, sorted or not.
+            hx: the initial state, ``[layers * directions, batch, hidden_size]``, without ``batch`` if the input is
+                unbatched; None for zero.
+            lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device,
+                or a list; None for all of them. Outputs past the end of a sequence are zero, its final state is the one
+                at its own end, where the reverse direction begins, and nothing of the padding is read.
+
+        Returns:
+            The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
+            ``h_n``, shaped like ``hx``.
+
+        Raises:
+            ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape,
+                out of range on the CPU, or given with a PackedSequence.
+            TypeError: ``lengths`` are not integers.
+            RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
+            NotImplementedError: there is no kernel for the dtype or device of ``input``.
+        """
+        return functional.rnn(
+            input,
+            hx,
+            current_weights(self, self._flat_weights_names),
+            nonlinearity=self.nonlinearity,
+            num_layers=self.num_layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            training=self.training,
+            batch_first=self.batch_first,
+            lengths=lengths,
+        )

@@ -1,0 +1,47 @@
+"""The cell ``RNNCell``."""
+
+import torch
+from torch import Tensor
+
+from fused_rnn import functional
+from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
+
+
+class RNNCell(torch.nn.RNNCell):
+    """One step of a plain recurrent network, with tanh or ReLU: Elman, 1990.
+
+    Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.RNNCell, whose state_dict loads
+    unchanged.
+
+    Args:
+        input_size: the size of each input vector.
+        hidden_size: the size of the hidden state.
+        bias: whether the cell has biases.
+        nonlinearity: ``"tanh"`` or ``"relu"``.
+        device: where the weights lie.
+        dtype: the dtype of the weights.
+
+    Example:
+        >>> import torch, fused_rnn
+        >>> cell = fused_rnn.RNNCell(4, 8)
+        >>> cell(torch.randn(3, 4)).shape
+        torch.Size([3, 8])
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Run one step.
+
+        Args:
+            input: ``[batch, input_size]`` or ``[input_size]``.
+            hx: the state, ``[batch, hidden_size]`` or ``[hidden_size]``; None for zero.
+
+        Returns:
+            The new state, shaped like ``hx``.
+
+        Raises:
+            ValueError: ``input`` or ``hx`` has a wrong rank.
+            RuntimeError: ``nonlinearity`` is unknown, sizes do not fit, or tensors differ in dtype or device.
+            NotImplementedError: there is no kernel for the dtype or device of ``input``.
+        """
+        weights = current_weights(self, CELL_WEIGHTS)
+        return functional.rnn_cell(input, hx, *weights, nonlinearity=self.nonlinearity)

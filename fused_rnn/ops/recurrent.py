@@ -1,0 +1,144 @@
+"""The operators ``recurrent`` and ``recurrent_backward``: one layer of any cell, with all its directions."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fused_rnn.ops.cells import CELLS
+from fused_rnn.ops.shapes import check_device, directions_of, gradient, saved, saved_gates
+
+_recurrent = torch.ops.fused_rnn.recurrent.default
+_recurrent_backward = torch.ops.fused_rnn.recurrent_backward.default
+
+Outputs = tuple[Tensor, list[Tensor], Tensor, list[Tensor]]
+Gradients = tuple[Tensor, list[Tensor], list[Tensor]]
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    save_for_backward: bool,
+) -> Outputs:
+    """Run a sequence through one recurrent layer; :func:`fused_rnn.reference.recurrent` defines the result.
+
+    Args:
+        cell: the name of the cell, one of :data:`fused_rnn.ops.cells.CELLS`.
+        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed; or, for one step, ``[batch,
+            input_size]``: then nothing but ``gates`` and ``history`` has the dimensions ``time`` and ``directions``.
+        states: the initial states: h, ``[directions, batch, output_size]``, where ``output_size`` is ``proj_size`` or
+            ``hidden_size``, and for an LSTM c, ``[directions, batch, hidden_size]``.
+        weights: for each direction ``weight_ih [gates * hidden_size, input_size]``, ``weight_hh [gates * hidden_size,
+            output_size]``, then with biases ``bias_ih, bias_hh [gates * hidden_size]``, then with a projection
+            ``weight_hr [proj_size, hidden_size]``.
+        batch_sizes: None, or for a packed input ``[time]``, int64, on the CPU, not increasing.
+        lengths: None, or for a padded input the steps of each sequence, ``[batch]``, int64, on the device of ``input``,
+            0 to time, in any order.
+        save_for_backward: whether to return what :func:`recurrent_backward` needs.
+
+    Returns:
+        ``output``: ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``;
+        ``final_states``: shaped like ``states``;
+        ``gates``: the values that the cell saves for each hidden unit, ``[directions, rows, sums * hidden_size]``, with
+        ``lengths`` in an order that only the backward pass knows;
+        ``history``: for an LSTM c of every step, ``[directions, rows, hidden_size]``, zero in the padding; else empty.
+        ``gates`` and ``history`` are float64 for float64 input, else float32, but ``gates`` on a GPU are of the dtype of
+        the input; they are of shape ``[0]`` if not saved.
+    """
+    return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward)
+
+
+def recurrent_backward(
+    cell: str,
+    grad_output: Tensor | None,
+    grad_final_states: Sequence[Tensor | None],
+    grad_history: Sequence[Tensor | None],
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    history: Sequence[Tensor],
+    input_grad: bool,
+    state_grad: bool,
+    weight_grad: bool,
+) -> Gradients:
+    """Differentiate :func:`recurrent`.
+
+    Args:
+        cell: as given to :func:`recurrent`.
+        grad_output: the gradient of ``output``, or None for zero.
+        grad_final_states: the gradients of ``final_states``, each None for zero.
+        grad_history: the gradients of ``history``, each None for zero.
+        input: as given to :func:`recurrent`.
+        states: as given to :func:`recurrent`.
+        weights: as given to :func:`recurrent`.
+        batch_sizes: as given to :func:`recurrent`.
+        lengths: as given to :func:`recurrent`.
+        output: as returned by :func:`recurrent`.
+        gates: as returned by :func:`recurrent`.
+        history: as returned by :func:`recurrent`.
+        input_grad: whether the gradient of ``input`` is wanted.
+        state_grad: whether the gradients of ``states`` are wanted.
+        weight_grad: whether the gradients of ``weights`` are wanted.
+
+    Returns:
+        The gradients of ``input``, ``states`` and ``weights``, of their shapes; where they are not wanted, of shape
+        ``[0]``, and for the weights an empty list.
+    """
+    return _recurrent_backward(
+        cell, grad_output, grad_final_states, grad_history, input, states, weights, batch_sizes, lengths,
+        output, gates, history, input_grad, state_grad, weight_grad,
+    )  # fmt: skip
+
+
+@torch.library.register_fake("fused_rnn::recurrent")
+def _(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    save_for_backward: bool,
+) -> Outputs:
+    check_device(input, *states, *weights)
+    structure = CELLS[cell]
+    directions, hidden_size = directions_of(states[0]), states[-1].shape[-1]
+    return (
+        input.new_empty(*input.shape[:-1], directions * states[0].shape[-1]),
+        [input.new_empty(state.shape) for state in states],
+        saved_gates(input, directions, structure.sums * hidden_size, save_for_backward),
+        [saved(input, directions, hidden_size, save_for_backward) for _ in states[1:]],
+    )
+
+
+@torch.library.register_fake("fused_rnn::recurrent_backward")
+def _(
+    cell: str,
+    grad_output: Tensor | None,
+    grad_final_states: Sequence[Tensor | None],
+    grad_history: Sequence[Tensor | None],
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    output: Tensor,
+    gates: Tensor,
+    history: Sequence[Tensor],
+    input_grad: bool,
+    state_grad: bool,
+    weight_grad: bool,
+) -> Gradients:
+    return (
+        gradient(input, input_grad),
+        [gradient(state, state_grad) for state in states],
+        [gradient(weight, True) for weight in weights] if weight_grad else [],
+    )

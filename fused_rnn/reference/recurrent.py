@@ -1,0 +1,65 @@
+"""The recurrent layers by the name of their cell: the definition of the operator ``recurrent``."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from fused_rnn.reference.gru import gru_step
+from fused_rnn.reference.lstm_cell import lstm_cell
+from fused_rnn.reference.rnn_cell import rnn_cell
+from fused_rnn.reference.sequence import State, run_directions
+
+
+def _lstm(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+    projected = len(weights) % 2 == 1
+    weight_hr = weights[-1] if projected else None
+    weight_ih, weight_hh, *biases = weights[:-1] if projected else weights
+    return lstm_cell(input, *state, weight_ih, weight_hh, *(biases or (None, None)), weight_hr)
+
+
+def _rnn(input: Tensor, state: State, weights: Sequence[Tensor], nonlinearity: str) -> State:
+    return (rnn_cell(input, *state, *weights, nonlinearity=nonlinearity),)
+
+
+CELLS: dict[str, Callable[[Tensor, State, Sequence[Tensor]], State]] = {
+    "lstm": _lstm,
+    "gru": gru_step,
+    "rnn_tanh": partial(_rnn, nonlinearity="tanh"),
+    "rnn_relu": partial(_rnn, nonlinearity="relu"),
+}
+"""One step of each cell: maps an input, the states and the weights of a direction to the new states, h first."""
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+) -> tuple[State, State]:
+    """One recurrent layer with all its directions.
+
+    Args:
+        cell: ``"lstm"``, ``"gru"``, ``"rnn_tanh"`` or ``"rnn_relu"``.
+        input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed.
+        states: the initial states, h first, each ``[directions, batch, size]``.
+        weights: for each direction ``weight_ih``, ``weight_hh``, then with biases ``bias_ih, bias_hh``, then with a
+            projection ``weight_hr``; the cell's own reference tells their shapes.
+        batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
+        lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order.
+
+    Returns:
+        The states after every step, h first, each ``[time, batch, directions * size]`` or ``[rows, directions * size]``;
+        and the final states, each ``[directions, batch, size]``.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn import reference
+        >>> weights = [torch.randn(24, 4), torch.randn(24, 8)]
+        >>> (output,), (h_n,) = reference.recurrent("gru", torch.randn(5, 3, 4), [torch.zeros(1, 3, 8)], weights)
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
+    """
+    return run_directions(CELLS[cell], input, tuple(states), weights, batch_sizes, lengths)
