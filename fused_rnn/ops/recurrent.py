@@ -46,8 +46,8 @@ def recurrent(
         ``gates``: the values that the cell saves for each hidden unit, ``[directions, rows, sums * hidden_size]``, with
         ``lengths`` in an order that only the backward pass knows;
         ``history``: for an LSTM c of every step, ``[directions, rows, hidden_size]``, zero in the padding; else empty.
-        ``gates`` and ``history`` are float64 for float64 input, else float32, but ``gates`` on a GPU are of the dtype of
-        the input; they are of shape ``[0]`` if not saved.
+        ``gates`` and ``history`` are float64 for float64 input, else float32, but ``gates`` on a GPU are of the dtype
+        of the input; they are of shape ``[0]`` if not saved.
     """
     return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward)
 

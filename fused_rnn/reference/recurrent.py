@@ -51,8 +51,8 @@ def recurrent(
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order.
 
     Returns:
-        The states after every step, h first, each ``[time, batch, directions * size]`` or ``[rows, directions * size]``;
-        and the final states, each ``[directions, batch, size]``.
+        The states after every step, h first, each ``[time, batch, directions * size]`` or ``[rows, directions *
+        size]``; and the final states, each ``[directions, batch, size]``.
 
     Example:
         >>> import torch
