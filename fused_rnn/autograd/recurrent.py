@@ -94,9 +94,9 @@ class RecurrentFunction(Function):
         history, inputs = tensors[: count - 1], tensors[count - 1 :]
         grads = grad_outputs[: 1 + count] + grad_outputs[2 + count :]  # all but that of the gates
         if legacy_vmap(*grads):
-            function = partial(_reference, cell, batch_sizes, lengths)
-            return None, None, None, *reference_gradients(function, inputs, needed, grads)
-        function = partial(apply, RecurrentBackwardFunction) if needs_graph(*grads, *inputs) else _backward
+            definition = partial(_reference, cell, batch_sizes, lengths)
+            return None, None, None, *reference_gradients(definition, inputs, needed, grads)
+        function: Any = partial(apply, RecurrentBackwardFunction) if needs_graph(*grads, *inputs) else _backward
         saved = (batch_sizes, lengths, output, gates, *history)
         gradients = function(cell, tuple(needed), *saved, *grads, *inputs)
         return None, None, None, *where_needed(gradients, needed)

@@ -1,4 +1,4 @@
-"""What all recurrent layers share around their operator: packing, default states, autocast, the loop over the layers."""
+"""What all recurrent layers share around their operator: packing, default states, autocast, the layer loop."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -15,7 +15,9 @@ def _lstm(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
     projected = len(weights) % 2 == 1
     weight_hr = weights[-1] if projected else None
     weight_ih, weight_hh, *biases = weights[:-1] if projected else weights
-    return lstm_cell(input, *state, weight_ih, weight_hh, *(biases or (None, None)), weight_hr)
+    bias_ih, bias_hh = biases or (None, None)
+    h, c = state
+    return lstm_cell(input, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
 
 
 def _rnn(input: Tensor, state: State, weights: Sequence[Tensor], nonlinearity: str) -> State:

@@ -1,4 +1,4 @@
-"""The gradients of LSTM and GRU beyond the plain case: partial, repeated, double, and in odd layouts."""
+"""The gradients of recurrent layers beyond the simple case: partial, repeated, double, and in odd layouts."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Case, flatten, layer_inputs
+from cases import KINDS, Case, flatten, hx_of, layer_inputs, structure_of
 from comparing import assert_accurate, assert_all_accurate
 from torch import Tensor
 
@@ -14,12 +14,12 @@ import fused_rnn
 from fused_rnn import functional
 
 FORMS = [{}, {"lengths": (2, 5, 4), "bidirectional": True}]
-FUNCTIONS: dict[str, Callable[..., Any]] = {"LSTM": functional.lstm, "GRU": functional.gru}
+FUNCTIONS: dict[str, Callable[..., Any]] = {kind: getattr(functional, kind.lower()) for kind in KINDS}
 
 
 def layer(kind: str, input: Any, states: tuple[Tensor, ...], weights: list[Tensor], **kwargs: Any) -> list[Tensor]:
-    """Call functional.lstm or functional.gru, and return all its outputs."""
-    return flatten(FUNCTIONS[kind](input, states if kind == "LSTM" else states[0], weights, **kwargs))
+    """Call the function of a layer, and return all its outputs."""
+    return flatten(FUNCTIONS[kind](input, hx_of(states), weights, **kwargs))
 
 
 def subsets(items: list[int]) -> list[tuple[int, ...]]:
@@ -28,7 +28,7 @@ def subsets(items: list[int]) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize(
-    ("kind", "used"), [*(("LSTM", s) for s in subsets([0, 1, 2])), *(("GRU", s) for s in subsets([0, 1]))]
+    ("kind", "used"), [(kind, s) for kind in KINDS for s in subsets([0, 1, 2][: 1 + structure_of(kind).states])]
 )
 def test_any_outputs_may_go_unused(kind: str, used: tuple[int, ...], form: dict[str, Any], device: str) -> None:
     case = Case(kind, **form)
@@ -37,7 +37,7 @@ def test_any_outputs_may_go_unused(kind: str, used: tuple[int, ...], form: dict[
         module = case.module(package, torch.float64, device)
         input, states = case.tensors(torch.float64, device)
         leaves = [tensor.requires_grad_() for tensor in (input, *states)]
-        outputs = flatten(module(case.in_form(input), states if kind == "LSTM" else states[0]))
+        outputs = flatten(module(case.in_form(input), hx_of(states)))
         loss = torch.stack([outputs[i].square().sum() for i in used]).sum()
         return dict(enumerate(torch.autograd.grad(loss, [*leaves, *module.parameters()])))
 
@@ -60,7 +60,7 @@ def test_any_arguments_may_be_frozen(kind: str, form: dict[str, Any], device: st
         }
         for name, leaf in leaves.items():
             leaf.requires_grad_(f"grad {name}" not in frozen)
-        outputs = flatten(module(case.in_form(input), states if kind == "LSTM" else states[0]))
+        outputs = flatten(module(case.in_form(input), hx_of(states)))
         generator = torch.Generator().manual_seed(1)
         grads = [torch.randn(out.shape, generator=generator).bfloat16().to(out) for out in outputs]
         torch.autograd.backward(outputs, grads)
@@ -88,7 +88,7 @@ def test_backward_twice(kind: str, device: str) -> None:
 def test_backward_raises_after_a_change_in_place(kind: str, changed: str, device: str) -> None:
     module = Case(kind).module(fused_rnn, torch.float64, device)
     input, states = Case(kind).tensors(torch.float64, device)
-    output, _ = module(input, states if kind == "LSTM" else states[0])
+    output, _ = module(input, hx_of(states))
     tensors = {"input": input, "h0": states[0], "weight": module.weight_hh_l0, "output": output}
     loss = output.sum()
     with torch.no_grad():
@@ -142,13 +142,14 @@ def test_inference_equals_training(kind: str, device: str) -> None:
         assert all(map(torch.equal, training, flatten(module(input))))
 
 
+FORMS_OF_ONE_STATE: list[dict[str, Any]] = [
+    {}, {"bidirectional": True, "bias": False}, {"lengths": (3, 1), "bidirectional": True},
+]  # fmt: skip
 GRADCHECK_CASES = [
     Case("LSTM", 3, 2, 2, 3),
     Case("LSTM", 3, 2, 2, 3, bidirectional=True, proj_size=2, bias=False),
     Case("LSTM", 3, 2, 2, 3, lengths=(3, 1), bidirectional=True),
-    Case("GRU", 3, 2, 2, 3),
-    Case("GRU", 3, 2, 2, 3, bidirectional=True, bias=False),
-    Case("GRU", 3, 2, 2, 3, lengths=(3, 1), bidirectional=True),
+    *(Case(kind, 3, 2, 2, 3, **form) for kind in ("GRU", "RNN", "RNN_RELU") for form in FORMS_OF_ONE_STATE),
 ]
 
 

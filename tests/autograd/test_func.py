@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Case, flatten
+from cases import KINDS, Case, flatten, hx_of, structure_of
 from comparing import assert_accurate, assert_all_accurate
 from every_module import NAMES, SHAPES, pair, random, vector
 from torch import Tensor
@@ -15,8 +15,8 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils.rnn import PackedSequence
 
 import fused_rnn
-from fused_rnn import autograd, reference
-from fused_rnn.autograd.lstm import LSTMFunction
+from fused_rnn import ops, reference
+from fused_rnn.autograd.recurrent import RecurrentFunction
 
 
 def loss(module: torch.nn.Module, weights: dict[str, Tensor], input: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ def test_vmap_over_states(kind: str) -> None:
     input, states = random(5, 3, 4), random(7, 2, 3, 6)
 
     def run(module: torch.nn.Module, state: Tensor) -> Tensor:
-        return vector(module, input, (state, state.cos()) if kind == "LSTM" else state)
+        return vector(module, input, hx_of([state, state.cos()][: structure_of(kind).states]))
 
     actual = vmap(lambda state: run(ours, state))(states)
     assert_accurate(actual, torch.stack([run(theirs, state) for state in states]))
@@ -98,13 +98,13 @@ def test_vmap_over_packed_sequences(kind: str) -> None:
 
 def test_vmap_over_inputs_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
-    forward = autograd.lstm.__globals__["ops"].lstm
+    forward = ops.recurrent
 
-    def counted(input: Tensor, *args: Any) -> Any:
+    def counted(cell: str, input: Tensor, *args: Any) -> Any:
         batches.append(input.shape)
-        return forward(input, *args)
+        return forward(cell, input, *args)
 
-    monkeypatch.setattr(autograd.lstm.__globals__["ops"], "lstm", counted)
+    monkeypatch.setattr(ops, "recurrent", counted)
     module = fused_rnn.LSTM(3, 2)
     vmap(module)(torch.randn(7, 5, 2, 3))
     assert batches == [(5, 14, 3)]
@@ -296,4 +296,4 @@ def test_half_precision(kind: str, dtype: torch.dtype) -> None:
 
 def test_functions_have_no_jvp() -> None:
     """torch.compile refuses autograd functions with a jvp; forward mode goes through the reference instead."""
-    assert LSTMFunction.jvp is torch.autograd.Function.jvp
+    assert RecurrentFunction.jvp is torch.autograd.Function.jvp

@@ -22,14 +22,18 @@ class Model(torch.nn.Module):
         super().__init__()
         self.lstm = fused_rnn.LSTM(4, 8, 2, bidirectional=True)
         self.gru = fused_rnn.GRU(16, 8)
+        self.rnn = fused_rnn.RNN(8, 8, nonlinearity="relu")
         self.lstm_cell, self.gru_cell = fused_rnn.LSTMCell(8, 6), fused_rnn.GRUCell(8, 6)
+        self.rnn_cell = fused_rnn.RNNCell(8, 6)
         self.convolution = fused_rnn.MaskedConv2d(1, 2, 3)
 
     def forward(self, input: Tensor, lengths: Tensor) -> tuple[Tensor, ...]:
         """Map ``[time, batch, 4]`` and ``[batch]`` to some tensors."""
         output, _, cells = self.lstm(input, lengths=lengths, return_states=True)
-        output, h_n = self.gru(output + cells, lengths=lengths)
-        return *self.lstm_cell(h_n[0]), self.gru_cell(h_n[0]), self.convolution(output.transpose(0, 1)[:, None])
+        output, _ = self.gru(output + cells, lengths=lengths)
+        output, h_n = self.rnn(output, lengths=lengths)
+        h = h_n[0]
+        return *self.lstm_cell(h), self.gru_cell(h), self.rnn_cell(h), self.convolution(output.transpose(0, 1)[:, None])
 
 
 def inputs(time: int, batch: int) -> tuple[Tensor, Tensor]:

@@ -214,7 +214,7 @@ def test_explain(path: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("kind", [*KINDS, *(f"{kind}Cell" for kind in KINDS)])
 def test_autocast_and_gradient_scaler(kind: str, dtype: torch.dtype) -> None:
     module: Any = getattr(fused_rnn, kind)(16, 32, device="cuda")
     input = torch.randn(*(() if "Cell" in kind else (5,)), 3, 16, device="cuda")

@@ -1,10 +1,10 @@
-"""What LSTM and GRU keep on a GPU: for backward no more than cuDNN does, and without gradients nothing of any step."""
+"""What recurrent layers keep on a GPU: for backward no more than cuDNN, and without gradients nothing of any step."""
 
 from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, flatten
+from cases import CELLS, DTYPES, KINDS, Case, flatten, structure_of
 from torch import Tensor
 
 import fused_rnn
@@ -12,7 +12,7 @@ from fused_rnn import ops
 
 pytestmark = pytest.mark.needs_cuda
 
-CUDNN_MODES = {"LSTM": 2, "GRU": 3}
+CUDNN_MODES = {"RNN_RELU": 0, "RNN": 1, "LSTM": 2, "GRU": 3}
 # PyTorch hands out memory in blocks of 512 bytes.
 BLOCK = 512
 MEGABYTE = 2**20
@@ -21,7 +21,7 @@ MEGABYTE = 2**20
 def kept_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
     """Return the bytes that cuDNN reserves for backward."""
     weights: Any = list(module.parameters())
-    h0, c0 = states[0], states[1] if case.kind == "LSTM" else None
+    h0, c0 = states[0], states[1] if len(states) > 1 else None
     *_, reserve, _ = torch._cudnn_rnn(
         input, weights, len(weights), None, h0, c0, CUDNN_MODES[case.kind], case.hidden_size, 0, 1, False, 0.0, True,
         case.bidirectional, [], None,
@@ -31,10 +31,9 @@ def kept_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: t
 
 def kept_by_us(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
     """Return the bytes of the gates and, of an LSTM, the cell states."""
-    operator: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[case.kind]
     weights = [weight.detach() for weight in module.parameters()]
-    _, *rest = operator(input, *states, weights, None, None, True)
-    return sum(tensor.nbytes for tensor in rest[len(states) :])
+    _, _, gates, history = ops.recurrent(CELLS[case.kind], input, states, weights, None, None, True)
+    return sum(tensor.nbytes for tensor in (gates, *history))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -61,5 +60,5 @@ def test_inference_keeps_nothing_of_a_step(kind: str, dtype: torch.dtype, path: 
     returned = sum(tensor.nbytes for tensor in outputs)
     assert torch.cuda.memory_allocated() - before <= returned + BLOCK * len(outputs)
     # Beside the outputs only the input's part of the gates' sums, which is there before the first step.
-    sums = 4 * case.hidden_size * case.time * case.batch * dtype.itemsize
+    sums = structure_of(kind).sums * case.hidden_size * case.time * case.batch * dtype.itemsize
     assert torch.cuda.max_memory_allocated() - before <= returned + sums + MEGABYTE

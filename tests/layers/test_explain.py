@@ -2,13 +2,14 @@
 
 import pytest
 import torch
+from cases import KINDS
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_rnn
 from fused_rnn import _C
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_on_a_cpu(kind: str) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     text = fused_rnn.explain(getattr(fused_rnn, kind)(4, 8), torch.randn(5, 3, 4))

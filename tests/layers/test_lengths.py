@@ -5,18 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, flatten, layer_inputs
+from cases import CELLS, DTYPES, KINDS, LAYERS, REFERENCES, Case, Layer, flatten, hx_of, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, differentiate
 from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import autograd, functional, ops, reference
+from fused_rnn import functional, ops
 
-LAYERS: dict[str, Callable[..., Any]] = {"LSTM": autograd.lstm, "GRU": autograd.gru}
-REFERENCES: dict[str, Callable[..., Any]] = {"LSTM": reference.lstm, "GRU": reference.gru}
-FUNCTIONS: dict[str, Callable[..., Any]] = {"LSTM": functional.lstm, "GRU": functional.gru}
+FUNCTIONS: dict[str, Callable[..., Any]] = {kind: getattr(functional, kind.lower()) for kind in KINDS}
 
 # Unsorted, with equal ones, full and empty sequences; all full; all empty; only the first step of any.
 LENGTHS = [(2, 0, 5, 4, 5, 1), (5, 5, 5), (0, 0), (1, 0, 1), (3,), (0,), ()]
@@ -32,16 +30,14 @@ def lengths_of(case: Case) -> Tensor:
     return torch.tensor(next(lengths for lengths in LENGTHS if len(lengths) == case.batch), dtype=torch.int64)
 
 
-def layer_result(
-    layer: Callable[..., tuple[Tensor, ...]], case: Case, dtype: torch.dtype, device: str = "cpu"
-) -> dict[str, Tensor]:
+def layer_result(layer: Layer, case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
     """Return the outputs of an operator or its reference, and all gradients."""
     input, states, weights = layer_inputs(case, dtype, device)
     inputs = {"input": input, **{f"state{i}": state for i, state in enumerate(states)}}
     inputs |= {f"weight{i}": weight for i, weight in enumerate(weights)}
     for tensor in inputs.values():
         tensor.requires_grad_()
-    outputs = layer(input, *states, weights, lengths=lengths_of(case).to(device))
+    outputs = layer(input, states, weights, lengths=lengths_of(case).to(device))
     return {**{f"out{i}": out for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
 
 
@@ -80,12 +76,12 @@ def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any], 
     case = Case(kind, batch=4, **form)
     lengths = [2, 5, 1, 4]
     input, states = case.tensors(torch.float64)
-    hx = states if kind == "LSTM" else states[0]
+    hx = hx_of(states)
     packed = pack_padded_sequence(input, torch.tensor(lengths), case.batch_first, enforce_sorted=False)
     output, finals = case.module(torch.nn, torch.float64)(packed, hx)
     expected, _ = torch.nn.utils.rnn.pad_packed_sequence(output, case.batch_first, total_length=5)
     module, (input, states) = case.module(fused_rnn, torch.float64, device), case.tensors(torch.float64, device)
-    hx = states if kind == "LSTM" else states[0]
+    hx = hx_of(states)
     on_device = torch.tensor(lengths, device=device)
     for given in (lengths, torch.tensor(lengths), on_device, on_device.to(torch.int32)):
         actual, actual_finals = module(input, hx, lengths=given)
@@ -193,11 +189,11 @@ def test_errors(kind: str, input: Any, lengths: Any, error: type[Exception], wor
 @pytest.mark.parametrize("kind", KINDS)
 def test_operators_check_for_themselves(kind: str, lengths: Tensor, words: str) -> None:
     input, states, weights = layer_inputs(Case(kind))
-    operator: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[kind]
     with pytest.raises(RuntimeError, match=words):
-        operator(input, *states, weights, None, lengths, False)
+        ops.recurrent(CELLS[kind], input, states, weights, None, lengths, False)
+    sizes = torch.tensor([3, 3, 3, 3, 3])
     with pytest.raises(RuntimeError, match="lengths are for padded input, batch_sizes for packed"):
-        operator(input, *states, weights, torch.tensor([3, 3, 3, 3, 3]), torch.tensor([5, 3, 1]), False)
+        ops.recurrent(CELLS[kind], input, states, weights, sizes, torch.tensor([5, 3, 1]), False)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,6 +21,8 @@ CONSTRUCTORS: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
     )),
     ("LSTM", (4, 8, 2, True, False, 0.0, True, 3), {}),
     ("GRU", (4, 8, 2, True, False, 0.0, True), {}),
+    ("RNN", (4, 8, 2, "relu", True, False, 0.0, True), {}),
+    ("RNNCell", (4, 8, True, "relu"), {}),
     *((f"{kind}Cell", (4, 8), kwargs) for kind in KINDS for kwargs in ({}, {"bias": False}, {"device": "meta"})),
 ]  # fmt: skip
 
@@ -45,7 +47,7 @@ def equal(ours: Any, theirs: Any, input: Any) -> None:
     assert_all_accurate(dict(enumerate(flatten(ours(input)))), dict(enumerate(flatten(theirs(input)))))
 
 
-@pytest.fixture(params=[*KINDS, "LSTMCell", "GRUCell"])
+@pytest.fixture(params=[*KINDS, *(f"{kind}Cell" for kind in KINDS)])
 def pair(request: pytest.FixtureRequest, device: str) -> tuple[Any, Any, Tensor]:
     """One of our modules, torch.nn's with the same weights, and an input."""
     ours = getattr(fused_rnn, request.param)(4, 8).double().to(device)

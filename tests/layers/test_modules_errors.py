@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS
+from cases import CELLS, KINDS, hx_of, structure_of
 from torch import Tensor, randn
 from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
@@ -28,7 +28,7 @@ def packed(rows: int, sizes: list[int], dtype: torch.dtype = torch.int64) -> Pac
 
 def states(kind: str, *shape: int, **kwargs: Any) -> Any:
     """Return initial states of one shape as a layer or cell takes them."""
-    return (randn(shape, **kwargs),) * 2 if kind == "LSTM" else randn(shape, **kwargs)
+    return hx_of([randn(shape, **kwargs)] * structure_of(kind).states)
 
 
 # What torch.nn raises too, in the same words. Each maps a module of input size 4 and hidden size 8, and its kind.
@@ -205,49 +205,61 @@ OPERATOR_CHANGES: list[tuple[str, Tensor]] = [
 
 
 @pytest.mark.parametrize(("name", "value"), OPERATOR_CHANGES, ids=lambda value: str(getattr(value, "shape", value)))
-def test_operators_check_for_themselves(name: str, value: Tensor) -> None:
-    good: dict[str, Any] = {"input": x(), "h0": randn(1, 2, 8), "c0": randn(1, 2, 8)}
-    weights = [randn(32, 4), randn(32, 8)]
-    rest: dict[str, Any] = {"batch_sizes": None, "lengths": None, "save_states": False}
-    ops.lstm(**good, weights=weights, **rest)
-    with pytest.raises(RuntimeError, match=r"input|h0|c0|weight"):
-        ops.lstm(**{**good, name: value}, weights=weights, **rest)
-    if name != "c0":
-        del good["c0"]
-        with pytest.raises(RuntimeError, match=r"input|h0|weight"):
-            ops.gru(**{**good, name: value}, weights=[w[:24] for w in weights], **rest)
+@pytest.mark.parametrize("kind", KINDS)
+def test_operators_check_for_themselves(kind: str, name: str, value: Tensor) -> None:
+    cell, initial, weights = operands(kind)
+    good = dict(zip(("input", "h0", "c0"), (x(), *initial), strict=False))
+    ops.recurrent(cell, x(), initial, weights, None, None, False)
+    if name not in good:
+        return
+    input, *states = {**good, name: value}.values()
+    with pytest.raises(RuntimeError, match=r"(?s)(input|h0|c0|weight).*refused by fused_rnn::recurrent"):
+        ops.recurrent(cell, input, states, weights, None, None, False)
 
 
-def operators(kind: str) -> tuple[Any, Any, list[Tensor], list[Tensor]]:
-    """Return the forward and the backward operator with initial states and weights for x()."""
-    if kind == "LSTM":
-        return ops.lstm, ops.lstm_backward, [randn(1, 2, 8)] * 2, [randn(32, 4), randn(32, 8)]
-    return ops.gru, ops.gru_backward, [randn(1, 2, 8)], [randn(24, 4), randn(24, 8)]
+def operands(kind: str) -> tuple[str, list[Tensor], list[Tensor]]:
+    """Return the name of a cell, and initial states and weights for x()."""
+    structure = structure_of(kind)
+    rows = structure.gates * 8
+    return CELLS[kind], [randn(1, 2, 8)] * structure.states, [randn(rows, 4), randn(rows, 8)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_backward_operators_check_what_forward_saved(kind: str) -> None:
-    forward, backward, initial, weights = operators(kind)
-    output, *rest = forward(x(), *initial, weights, None, None, True)
-    saved = rest[len(initial) :]
-    grads = [output, *initial, *saved[1:]]
-    good = [*grads, x(), *initial, weights, None, None, output, *saved]
-    backward(*good, True, True, True)
-    for index in [*range(len(grads)), *range(len(good) - 1 - len(saved), len(good))]:
-        bad = [*good]
-        bad[index] = good[index][:1, :1]
+    cell, initial, weights = operands(kind)
+    output, _, gates, history = ops.recurrent(cell, x(), initial, weights, None, None, True)
+    good: dict[str, Any] = {
+        "grad_output": output, "grad_final_states": initial, "grad_history": history, "input": x(), "states": initial,
+        "weights": weights, "batch_sizes": None, "lengths": None, "output": output, "gates": gates, "history": history,
+    }  # fmt: skip
+    ops.recurrent_backward(cell, **good, input_grad=True, state_grad=True, weight_grad=True)
+    for name in ("grad_output", "grad_final_states", "grad_history", "output", "gates", "history"):
+        tensors = good[name]
+        bad = tensors[:1, :1] if isinstance(tensors, Tensor) else [tensor[:1, :1] for tensor in tensors]
+        if len(bad) == 0:
+            continue
         with pytest.raises(RuntimeError, match="shape"):
-            backward(*bad, True, True, True)
+            ops.recurrent_backward(cell, **{**good, name: bad}, input_grad=True, state_grad=True, weight_grad=True)
+    for name in ("grad_final_states", "grad_history", "history"):
+        bad = [*good[name], output]
+        with pytest.raises(RuntimeError, match="must have"):
+            ops.recurrent_backward(cell, **{**good, name: bad}, input_grad=True, state_grad=True, weight_grad=True)
 
 
-def test_gru_has_no_projection() -> None:
+def test_an_unknown_cell_is_named() -> None:
+    with pytest.raises(ValueError, match="cell must be one of lstm, gru, rnn_tanh, rnn_relu, got 'elman'"):
+        ops.recurrent("elman", x(), *operands("GRU")[1:], None, None, False)
+
+
+@pytest.mark.parametrize("layer", [fused_rnn.GRU, fused_rnn.RNN])
+def test_only_an_lstm_has_a_projection(layer: Any) -> None:
     with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM"):
-        fused_rnn.GRU(4, 8, proj_size=3)  # type: ignore[arg-type]
+        layer(4, 8, proj_size=3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_operators_alone_have_no_silent_gradient(kind: str) -> None:
-    forward, _, initial, weights = operators(kind)
-    output = forward(x().clone().requires_grad_(), *initial, weights, None, None, False)[0]
+    cell, initial, weights = operands(kind)
+    output = ops.recurrent(cell, x().clone().requires_grad_(), initial, weights, None, None, False)[0]
     with pytest.raises(RuntimeError, match="not implemented"):
         output.sum().backward()

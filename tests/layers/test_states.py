@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, Case, batch_sizes, flatten, layer_inputs
+from cases import DTYPES, LAYERS, REFERENCES, Case, Layer, batch_sizes, flatten, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, differentiate
 from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 import fused_rnn
-from fused_rnn import autograd, ops, reference
+from fused_rnn import ops, reference
 
 CASES = [
     Case("LSTM"),
@@ -25,7 +25,7 @@ CASES = [
 
 
 def layer_result(
-    layer: Callable[..., tuple[Tensor, ...]],
+    layer: Layer,
     case: Case,
     dtype: torch.dtype,
     lengths: Tensor | None,
@@ -37,7 +37,7 @@ def layer_result(
     for tensor in inputs.values():
         tensor.requires_grad_()
     lengths = None if lengths is None else lengths.to(device)
-    outputs = layer(input, h0, c0, weights, batch_sizes(case), lengths, return_states=True)
+    outputs = layer(input, (h0, c0), weights, batch_sizes(case), lengths, return_states=True)
     names = ("output", "h_n", "c_n", "cells")
     return {**dict(zip(names, outputs, strict=True)), **differentiate(outputs, inputs)}
 
@@ -49,9 +49,9 @@ def test_operator_equals_reference(case: Case, dtype: torch.dtype, device: str) 
 
 
 def check_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
-    exact = layer_result(reference.lstm, case, torch.float64, None)
-    peer = layer_result(reference.lstm, case, dtype, None, device)
-    assert_all_accurate(layer_result(autograd.lstm, case, dtype, None, device), exact, peer)
+    exact = layer_result(REFERENCES["LSTM"], case, torch.float64, None)
+    peer = layer_result(REFERENCES["LSTM"], case, dtype, None, device)
+    assert_all_accurate(layer_result(LAYERS["LSTM"], case, dtype, None, device), exact, peer)
 
 
 @pytest.mark.needs_cuda
@@ -67,8 +67,8 @@ def test_operator_on_every_path(lengths: tuple[int, ...] | None, dtype: torch.dt
 @pytest.mark.parametrize("proj_size", [0, 3])
 def test_operator_equals_reference_with_lengths(proj_size: int, device: str) -> None:
     case, lengths = Case("LSTM", bidirectional=True, proj_size=proj_size), torch.tensor([3, 0, 5])
-    ours = layer_result(autograd.lstm, case, torch.float64, lengths, device)
-    assert_all_accurate(ours, layer_result(reference.lstm, case, torch.float64, lengths))
+    ours = layer_result(LAYERS["LSTM"], case, torch.float64, lengths, device)
+    assert_all_accurate(ours, layer_result(REFERENCES["LSTM"], case, torch.float64, lengths))
     assert not ours["cells"][3:, 0].any()
 
 
@@ -134,7 +134,7 @@ def test_gradcheck(check: Callable[..., bool], lengths: Tensor | None, device: s
     ends = None if lengths is None else lengths.to(device)
 
     def cells(input: Tensor, h0: Tensor, c0: Tensor, *weights: Tensor) -> Tensor:
-        return autograd.lstm(input, h0, c0, weights, None, ends, return_states=True)[3]
+        return LAYERS["LSTM"](input, (h0, c0), weights, None, ends, return_states=True)[3]
 
     leaves = [tensor.detach().requires_grad_() for tensor in (input, h0, c0, *weights)]
     assert check(cells, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
@@ -143,11 +143,16 @@ def test_gradcheck(check: Callable[..., bool], lengths: Tensor | None, device: s
 def test_operator_adds_the_gradient_of_cells(device: str) -> None:
     """The gradient of c after the last step is the same as that of c_n."""
     input, (h0, c0), weights = layer_inputs(Case("LSTM"), device=device)
-    output, _, c_n, gates, cells = ops.lstm(input, h0, c0, weights, None, None, True)
+    output, (_, c_n), gates, (cells,) = ops.recurrent("lstm", input, (h0, c0), weights, None, None, True)
     last = torch.zeros_like(cells).view(5, 3, 6)
     last[-1] = 1.5
-    saved = (input, h0, c0, weights, None, None, output, gates, cells, True, True, True)
-    *through_cells, weights_through_cells = ops.lstm_backward(None, None, None, last.view_as(cells), *saved)
-    *through_c_n, weights_through_c_n = ops.lstm_backward(None, None, torch.full_like(c_n, 1.5), None, *saved)
-    assert all(map(torch.equal, through_cells, through_c_n))
-    assert all(map(torch.equal, weights_through_cells, weights_through_c_n))
+
+    def backward(grad_c_n: Tensor | None, grad_cells: Tensor | None) -> list[Tensor]:
+        of_input, of_states, of_weights = ops.recurrent_backward(
+            "lstm", None, [None, grad_c_n], [grad_cells], input, (h0, c0), weights, None, None, output, gates, [cells],
+            True, True, True,
+        )  # fmt: skip
+        return [of_input, *of_states, *of_weights]
+
+    through_cells = backward(None, last.view_as(cells))
+    assert all(map(torch.equal, through_cells, backward(torch.full_like(c_n, 1.5), None)))

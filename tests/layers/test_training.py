@@ -202,13 +202,12 @@ def test_gradient_scaler(name: str) -> None:
 def test_deferred_initialisation(name: str) -> None:
     """On the meta device nothing is allocated; weights come with to_empty and a state_dict."""
     ours, _ = pair(name, torch.float32)
-    args = {"MaskedConv2d": (2, 2, 3, "B", 2), "LSTMCell": (3, 2), "GRUCell": (3, 2)}.get(
-        name, (3, 2, 2, True, False, 0.0, True)
-    )
+    form: dict[str, Any] = {"num_layers": 2, "bidirectional": True} if name in KINDS else {}
+    args = (2, 2, 3, "B", 2) if name == "MaskedConv2d" else (3, 2)
     with torch.device("meta"):
-        deferred = type(ours)(*args)
+        deferred = type(ours)(*args, **form)
     assert all(weight.is_meta for weight in deferred.parameters())
-    skipped = torch.nn.utils.skip_init(type(ours), *args)
+    skipped = torch.nn.utils.skip_init(type(ours), *args, **form)
     for module in (deferred.to_empty(device="cpu"), skipped):
         module.load_state_dict(ours.state_dict())
         input = torch.randn(SHAPES[name])

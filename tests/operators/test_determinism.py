@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case
+from cases import DTYPES, KINDS, Case, hx_of, structure_of
 from comparing import assert_identical
 
 import fused_rnn
@@ -25,10 +25,10 @@ def cases(kind: str) -> list[Case]:
         Case(kind, 3, 257, 40, 15),
         Case(kind, 40, 1, 9, 130, bidirectional=True),
         Case(kind, 9, 6, 31, 65, num_layers=2, bidirectional=True, lengths=(9, 2, 7, 1, 1, 5)),
-        Case(kind, 9, 16, 48, 48, bias=False, proj_size=33 if kind == "LSTM" else 0),
+        Case(kind, 9, 16, 48, 48, bias=False, proj_size=33 if structure_of(kind).may_project else 0),
         # Threads that share the hidden units of a batch, and so have to meet after each step.
         Case(kind, 30, 5, 40, 300),
-        Case(kind, 12, 6, 31, 70, lengths=(12, 2, 7, 1, 1, 5), proj_size=33 if kind == "LSTM" else 0),
+        Case(kind, 12, 6, 31, 70, lengths=(12, 2, 7, 1, 1, 5), proj_size=33 if structure_of(kind).may_project else 0),
     ]
 
 
@@ -50,7 +50,7 @@ def test_two_callers_at_once(kind: str, device: str) -> None:
 
     def call(_: int) -> torch.Tensor:
         with torch.no_grad():
-            return module(tensors[0], tensors[1] if kind == "LSTM" else tensors[1][0])[0]
+            return module(tensors[0], hx_of(tensors[1]))[0]
 
     with ThreadPoolExecutor(4) as pool:
         for output in pool.map(call, range(40)):

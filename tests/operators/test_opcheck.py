@@ -4,60 +4,62 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, batch_sizes, cell_case, layer_inputs
+from cases import CELLS, DTYPES, Case, batch_sizes, cell_case, layer_inputs
+from torch import Tensor
 
 from fused_rnn import ops
 
+FORWARD = torch.ops.fused_rnn.recurrent.default
+BACKWARD = torch.ops.fused_rnn.recurrent_backward.default
 CASES = [
-    *(Case(kind, **kwargs) for kind in KINDS for kwargs in (
+    *(Case(kind, **kwargs) for kind in CELLS for kwargs in (
         {}, {"bidirectional": True, "bias": False}, {"lengths": (5, 4, 1)}, {"batch": 0},
     )),
     Case("LSTM", proj_size=3, bidirectional=True),
 ]  # fmt: skip
 
 
+def backward_arguments(kind: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return what the backward operator is given after a forward pass, but for what is wanted of it."""
+    output, finals, gates, history = ops.recurrent(CELLS[kind], *arguments, True)
+    grad_finals = [None, *map(torch.randn_like, finals[1:])]
+    grad_history = [torch.randn_like(values) for values in history]
+    return CELLS[kind], torch.randn_like(output), grad_finals, grad_history, *arguments, output, gates, history
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("save_states", [True, False])
-def test_forward_operators(case: Case, dtype: torch.dtype, save_states: bool) -> None:
-    input, states, weights = layer_inputs(case, dtype)
-    operator = getattr(torch.ops.fused_rnn, case.kind.lower()).default
-    torch.library.opcheck(operator, (input, *states, weights, batch_sizes(case), None, save_states))
+@pytest.mark.parametrize("save_for_backward", [True, False])
+def test_forward_operators(case: Case, dtype: torch.dtype, save_for_backward: bool) -> None:
+    arguments = (CELLS[case.kind], *layer_inputs(case, dtype), batch_sizes(case), None, save_for_backward)
+    torch.library.opcheck(FORWARD, arguments)
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_backward_operators(case: Case, dtype: torch.dtype, wanted: tuple[bool, bool, bool]) -> None:
-    input, states, weights = layer_inputs(case, dtype)
-    forward: Any = {"LSTM": ops.lstm, "GRU": ops.gru}[case.kind]
-    results = forward(input, *states, weights, batch_sizes(case), None, True)
-    output, saved = results[0], results[1 + len(states) :]
-    operator = getattr(torch.ops.fused_rnn, f"{case.kind.lower()}_backward").default
-    grads = [torch.randn_like(output), None, *(torch.randn_like(tensor) for tensor in (*states[1:], *saved[1:]))]
-    torch.library.opcheck(operator, (*grads, input, *states, weights, batch_sizes(case), None, output, *saved, *wanted))
+    arguments = (*layer_inputs(case, dtype), batch_sizes(case), None)
+    torch.library.opcheck(BACKWARD, (*backward_arguments(case.kind, arguments), *wanted))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_operators_of_one_step(kind: str, dtype: torch.dtype) -> None:
     module, input, states = cell_case(torch.nn, kind, 3, 4, 6, dtype)
     weights = [weight.detach() for weight in module.parameters()]
-    forward = getattr(torch.ops.fused_rnn, kind.lower()).default
-    torch.library.opcheck(forward, (input, *states, weights, None, None, True))
-    results = forward(input, *states, weights, None, None, True)
-    sequence = forward(input[None], *(state[None] for state in states), weights, None, None, True)
-    assert all(torch.equal(a, b.view_as(a)) for a, b in zip(results, sequence, strict=True))
-    output, saved = results[0], results[1 + len(states) :]
-    grads = [torch.randn_like(output), None, *(torch.randn_like(tensor) for tensor in (*states[1:], *saved[1:]))]
-    backward = getattr(torch.ops.fused_rnn, f"{kind.lower()}_backward").default
-    torch.library.opcheck(backward, (*grads, input, *states, weights, None, None, output, *saved, True, True, True))
+    arguments = (input, states, weights, None, None)
+    torch.library.opcheck(FORWARD, (CELLS[kind], *arguments, True))
+    sequence = (input[None], [state[None] for state in states], weights, None, None)
+    for one, first in zip(FORWARD(CELLS[kind], *arguments, True), FORWARD(CELLS[kind], *sequence, True), strict=True):
+        pairs = [(one, first)] if isinstance(one, Tensor) else zip(one, first, strict=True)
+        assert all(torch.equal(a, b.view_as(a)) for a, b in pairs)
+    torch.library.opcheck(BACKWARD, (*backward_arguments(kind, arguments), True, True, True))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_one_step_has_no_lengths(kind: str) -> None:
     module, input, states = cell_case(torch.nn, kind, 3, 4, 6, torch.float32)
-    operator = getattr(torch.ops.fused_rnn, kind.lower()).default
     for sizes, lengths in ((torch.tensor([3]), None), (None, torch.tensor([1, 1, 1]))):
         with pytest.raises(RuntimeError, match="one step, with h0 of 2 dimensions, has no batch_sizes or lengths"):
-            operator(input, *states, list(module.parameters()), sizes, lengths, False)
+            FORWARD(CELLS[kind], input, states, list(module.parameters()), sizes, lengths, False)

@@ -1,17 +1,24 @@
 """The references, which define the operators, against torch.nn in float64 and against what they say of themselves."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from cases import Case, batch_sizes, cell_case, flatten, layer_inputs
+from cases import Case, batch_sizes, cell_case, flatten, hx_of, layer_inputs
 from comparing import assert_accurate, assert_all_accurate
 from torch import Tensor
 
 from fused_rnn import reference
 
-CELLS: dict[str, Any] = {"LSTM": reference.lstm_cell, "GRU": reference.gru_cell}
-LAYERS: dict[str, Any] = {"LSTM": reference.lstm, "GRU": reference.gru}
+STEPS: dict[str, Any] = {
+    "LSTM": reference.lstm_cell, "GRU": reference.gru_cell, "RNN": reference.rnn_cell,
+    "RNN_RELU": partial(reference.rnn_cell, nonlinearity="relu"),
+}  # fmt: skip
+LAYERS: dict[str, Any] = {
+    "LSTM": reference.lstm, "GRU": reference.gru, "RNN": reference.rnn,
+    "RNN_RELU": partial(reference.rnn, nonlinearity="relu"),
+}  # fmt: skip
 CASES = [
     *(Case(kind, **kwargs) for kind in LAYERS for kwargs in (
         {}, {"bias": False}, {"bidirectional": True}, {"bidirectional": True, "lengths": (5, 4, 1)},
@@ -26,12 +33,12 @@ def outputs(case: Case, **kwargs: Any) -> tuple[Tensor, ...]:
     return LAYERS[case.kind](input, *states, weights, **kwargs)
 
 
-@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("kind", STEPS)
 @pytest.mark.parametrize("bias", [True, False])
 def test_cell_equals_torch(kind: str, bias: bool) -> None:
     module, input, states = cell_case(torch.nn, kind, 3, 4, 6, torch.float64, bias)
-    ours = flatten(CELLS[kind](input, *states, *module.parameters()))
-    theirs = flatten(module(input, states if len(states) > 1 else states[0]))
+    ours = flatten(STEPS[kind](input, *states, *module.parameters()))
+    theirs = flatten(module(input, hx_of(states)))
     assert_all_accurate(dict(enumerate(ours)), dict(enumerate(theirs)))
 
 
@@ -39,7 +46,7 @@ def test_cell_equals_torch(kind: str, bias: bool) -> None:
 def test_layer_equals_torch(case: Case) -> None:
     input, states = case.tensors(torch.float64)
     module = case.module(torch.nn, torch.float64)
-    theirs = flatten(module(case.in_form(input), states if len(states) > 1 else states[0]))
+    theirs = flatten(module(case.in_form(input), hx_of(states)))
     ours = outputs(case, batch_sizes=batch_sizes(case))
     assert_all_accurate(dict(enumerate(ours)), dict(enumerate(theirs)))
 

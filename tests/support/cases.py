@@ -1,8 +1,8 @@
-"""The layers and inputs that the tests of LSTM and GRU share, each made the same for ours and for torch.nn's."""
+"""The layers and inputs that the tests of all recurrent cells share, each made the same for ours and for torch.nn's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -12,14 +12,58 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fused_rnn
+from fused_rnn import autograd, ops, reference
 
-KINDS = ("LSTM", "GRU")
+KINDS = ("LSTM", "GRU", "RNN")
+CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh", "RNN_RELU": "rnn_relu"}
+"""The cell of each kind of layer. Tests of what differs between cells take all of these, others take KINDS."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 # Around the widths of vectors and tiles, and one beyond a power of two.
 SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257)
 # Cells: the batch, None for unbatched, the input size and the hidden size.
 CELL_SHAPES: list[tuple[int | None, int, int]] = [(3, 4, 6), (None, 4, 6), (0, 4, 6), (1, 1, 1), (5, 300, 2)]
 CELL_SHAPES += [shape for size in SIZES for shape in ((size, 5, 9), (2, size, size), (None, 6, size))]
+
+
+Layer = Callable[..., tuple[Tensor, ...]]
+"""``(input, states, weights, batch_sizes, lengths, return_states) -> (output, *finals, *states of every step)``."""
+
+
+def reference_layer(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    return_states: bool = False,
+) -> tuple[Tensor, ...]:
+    """Return what the operator of ``cell`` does by the reference."""
+    (output, *every), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
+    return output, *finals, *(every if return_states else ())
+
+
+LAYERS: dict[str, Layer] = {kind: partial(autograd.recurrent, cell) for kind, cell in CELLS.items()}
+"""One layer of each kind by the operator."""
+REFERENCES: dict[str, Layer] = {kind: partial(reference_layer, cell) for kind, cell in CELLS.items()}
+"""One layer of each kind by the reference."""
+
+
+def class_of(package: Any, kind: str, cell: bool = False) -> Callable[..., Any]:
+    """Return what makes a layer, or a cell, of ``package``, fused_rnn or torch.nn."""
+    name, _, nonlinearity = kind.partition("_")
+    cls = getattr(package, f"{name}Cell" if cell else name)
+    return partial(cls, nonlinearity=nonlinearity.lower()) if nonlinearity else cls
+
+
+def structure_of(kind: str) -> ops.Cell:
+    """Return the structure of the cell of ``kind``."""
+    return ops.CELLS[CELLS[kind]]
+
+
+def hx_of(states: Sequence[Tensor]) -> Any:
+    """Return states in the form in which a module takes them."""
+    return tuple(states) if len(states) > 1 else states[0]
 
 
 @dataclass(frozen=True)
@@ -49,9 +93,9 @@ class Case:
         """Return the layer of ``package``, fused_rnn or torch.nn, with weights that bfloat16 can hold."""
         kwargs = {"proj_size": self.proj_size} if self.proj_size else {}
         torch.manual_seed(0)
-        module = getattr(package, self.kind)(
-            self.input_size, self.hidden_size, self.num_layers, self.bias, self.batch_first, self.dropout,
-            self.bidirectional, **kwargs,
+        module = class_of(package, self.kind)(
+            self.input_size, self.hidden_size, self.num_layers, bias=self.bias, batch_first=self.batch_first,
+            dropout=self.dropout, bidirectional=self.bidirectional, **kwargs,
         )  # fmt: skip
         return module.bfloat16().to(device, dtype)
 
@@ -63,7 +107,7 @@ class Case:
             return torch.randn(shape, generator=generator).bfloat16().to(device, dtype)
 
         rows = self.num_layers * (2 if self.bidirectional else 1)
-        sizes = (self.proj_size or self.hidden_size, self.hidden_size) if self.kind == "LSTM" else (self.hidden_size,)
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)[: structure_of(self.kind).states]
         states = tuple(random(rows, self.batch, size) for size in sizes)
         input = random(self.time, self.batch, self.input_size)
         if self.unbatched:
@@ -115,7 +159,7 @@ def result(
     """Return all outputs of a layer or cell, and the gradients of input, states and parameters."""
     input = input.detach().requires_grad_()
     states = tuple(state.detach().requires_grad_() for state in states)
-    outputs = flatten(module(in_form(input), states if len(states) > 1 else states[0]))
+    outputs = flatten(module(in_form(input), hx_of(states)))
     inputs = {"input": input, **{f"hx{i}": state for i, state in enumerate(states)}, **dict(module.named_parameters())}
     results = {**{f"out{i}": out.detach() for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
     return {name: tensor.cpu() for name, tensor in results.items()}
@@ -152,7 +196,7 @@ def shapes_of_layers(kind: str) -> list[Case]:
         Case(kind, time=1, batch=13, input_size=9, hidden_size=40, bidirectional=True),
         Case(kind, time=1, batch=130, input_size=33, hidden_size=70),
     ]
-    if kind == "LSTM":
+    if structure_of(kind).may_project:
         cases += [
             Case(kind, proj_size=3),
             Case(kind, time=1, proj_size=2, bidirectional=True),
@@ -201,8 +245,8 @@ def cell_case(
 ) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
     """Return a cell of ``package``, an input and states, unbatched for batch None, with values as in Case."""
     torch.manual_seed(0)
-    module = getattr(package, f"{kind}Cell")(input_size, hidden_size, bias).bfloat16().to(device, dtype)
+    module = class_of(package, kind, cell=True)(input_size, hidden_size, bias).bfloat16().to(device, dtype)
     shape = () if batch is None else (batch,)
     sizes = (input_size, hidden_size, hidden_size)
     input, h, c = (torch.randn(*shape, size).bfloat16().to(device, dtype) for size in sizes)
-    return module, input, (h, c) if kind == "LSTM" else (h,)
+    return module, input, (h, c)[: structure_of(kind).states]

@@ -4,16 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from cases import flatten
+from cases import KINDS, flatten
 from torch import Tensor
 
 import fused_rnn
 from fused_rnn import reference
 
 # The modules, with the shape of an input for each.
-SHAPES = {"LSTM": (3, 2, 3), "GRU": (3, 2, 3), "LSTMCell": (2, 3), "GRUCell": (2, 3), "MaskedConv2d": (2, 2, 3, 3)}
+SHAPES = {
+    **dict.fromkeys(KINDS, (3, 2, 3)), **{f"{kind}Cell": (2, 3) for kind in KINDS}, "MaskedConv2d": (2, 2, 3, 3),
+}  # fmt: skip
 NAMES = list(SHAPES)
-ARGS = {"LSTM": (3, 2, 2, True, False, 0.0, True), "GRU": (3, 2, 2, True, False, 0.0, True)}
 
 
 class ReferenceConv2d(fused_rnn.MaskedConv2d):
@@ -30,8 +31,8 @@ def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     if name == "MaskedConv2d":
         ours, theirs = fused_rnn.MaskedConv2d(2, 2, 3, "B", 2), ReferenceConv2d(2, 2, 3, "B", 2)
     else:
-        args = ARGS.get(name, (3, 2))
-        ours, theirs = getattr(fused_rnn, name)(*args), getattr(torch.nn, name)(*args)
+        form: dict[str, Any] = {"num_layers": 2, "bidirectional": True} if name in KINDS else {}
+        ours, theirs = getattr(fused_rnn, name)(3, 2, **form), getattr(torch.nn, name)(3, 2, **form)
     theirs.load_state_dict(ours.state_dict())
     return ours.to(dtype), theirs.to(dtype)
 
