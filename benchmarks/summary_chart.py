@@ -31,7 +31,7 @@ OTHER_PEER = "ONNX Runtime"
 GRAPHS = ", graphs"  # ends the name of a group that was timed as a replayed CUDA graph
 MODES = {"forward": ("forward", "#66ccee"), "training": ("forward + backward", "#4477aa")}
 OTHER_COLOUR = "#ee6677"
-WIDTH, ROW, MARGINS = 8.0, 0.33, 2.6  # inches
+WIDTH, ROW, MARGINS = 8.0, 0.3, 2.4  # inches
 
 
 @dataclass(frozen=True)

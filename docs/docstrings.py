@@ -34,6 +34,8 @@ class Docstrings(griffe.Extension):
         """Return a link to what a docstring of `obj` calls `name`, or the name as code where it is not in the site."""
         full = name if name.startswith(f"{PACKAGE}.") else f"{obj.module.path}.{name}"
         target = loader.modules_collection[full]
+        if target.is_module and target.name in target.members:  # a function and its module have one name
+            target = target.members[target.name]
         path: str = target.canonical_path
         is_internal = path.startswith(INTERNAL) or any(part.startswith("_") for part in path.split("."))
         return f"`{name}`" if is_internal or target.is_module else f"[`{name}`][{path}]"

@@ -1,7 +1,8 @@
 """What the site needs beyond the pages in docs/.
 
 The reference lists what a package exports: a line `::: every fused_rnn.functional` stands for an entry for each name
-that the package imports. Without it mkdocstrings would take `fused_rnn.functional.lstm` for the module, not the function.
+that the package imports. Without it mkdocstrings would take `fused_rnn.functional.lstm` for the module, not for the
+function.
 
 Some pages and pictures are outside docs/. A page links to them by a path that is right in the repository, such as
 `../benchmarks/results/picture.png`. In the site such a file has its path in the repository, so links are rewritten.

@@ -2,6 +2,7 @@
 
 import json
 import re
+import struct
 import subprocess
 import sys
 import unicodedata
@@ -11,6 +12,9 @@ from math import exp, log
 from pathlib import Path
 
 import pytest
+
+from benchmarks import summary_chart
+from benchmarks.results import Run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -242,3 +246,23 @@ def test_table_of_the_processor_is_what_the_command_prints() -> None:
 def test_results_name_no_place_of_a_machine(path: Path) -> None:
     if path.suffix != ".png":
         assert re.findall(r"/(?:home|root|work|tmp|Users)/\S*|(?:\d{1,3}\.){3}\d{1,3}", path.read_text()) == []
+
+
+def test_picture_of_the_readme(tmp_path: Path) -> None:
+    runs = Run.load(summary_chart.CPU_RESULTS), Run.load(summary_chart.GPU_RESULTS)
+    found = [
+        summary_chart.rows_of(runs[0], summary_chart.CPU_PEERS),
+        summary_chart.rows_of(runs[1], summary_chart.GPU_PEERS, summary_chart.GRAPHS),
+    ]
+    assert {group.replace("_", " ") for group, _ in CPU_GROUPS.values()} <= set(found[0])
+    bar = found[1]["GRU bfloat16"]["forward"].peer
+    assert f"{bar.mean:.2f}x ({bar.worst:.2f}x)" == ratio(
+        "nvidia-h200.json", "GRU bfloat16, graphs", "forward", "cuDNN"
+    )
+    summary_chart.main(["--output", str(tmp_path / "summary.png")])
+    width, height = struct.unpack(">II", (tmp_path / "summary.png").read_bytes()[16:24])
+    # It fits a screen.
+    assert height < 1080
+    assert width < 1280
+    # The picture of the pages has as many bars.
+    assert struct.unpack(">II", summary_chart.PICTURE.read_bytes()[16:24]) == (width, height)
