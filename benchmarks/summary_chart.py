@@ -11,6 +11,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -87,7 +88,7 @@ def draw_summary(cpu: Run, gpu: Run, path: Path) -> None:
         column.set_title(title, loc="left", fontsize=11, weight="bold")
     _set_scale(columns[0], [rows for rows, _ in panels])
     columns[0].tick_params(axis="x", labelbottom=True)
-    handles = [Patch(color=colour, label=title) for title, colour in MODES.values()]
+    handles: list[Artist] = [Patch(color=colour, label=title) for title, colour in MODES.values()]
     handles += [
         Line2D([], [], color="black", marker="|", markersize=9, linestyle="", label="worst case of the group"),
         Line2D([], [], color=OTHER_COLOUR, marker="D", markersize=6, linestyle="", label=OTHER_PEER),
