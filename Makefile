@@ -8,7 +8,7 @@
 #   make gpu        build for this machine's NVIDIA GPU, the tests that need one, benchmarks against cuDNN (10 minutes)
 #   make sanitize-cuda  the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
 #   make examples   every example in its default setting: pictures, and the table of examples/README.md
-#   make docs       the site of pages and reference, into site/, in an environment of its own
+#   make docs       the site of pages and reference, into site/, in an environment of its own (Python 3.11.5 or newer)
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
 #   make clean      remove what was built, and the environments
