@@ -8,6 +8,7 @@
 #   make gpu        build for this machine's NVIDIA GPU, the tests that need one, benchmarks against cuDNN (10 minutes)
 #   make sanitize-cuda  the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
 #   make examples   every example in its default setting: pictures, and the table of examples/README.md
+#   make docs       the site of pages and reference, into site/, in an environment of its own (Python 3.11.5 or newer)
 #   make build      the environment and the extension alone
 #   make format     lay out the code as `make test` wants it
 #   make clean      remove what was built, and the environments
@@ -17,13 +18,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 ECOSYSTEM := .venv-ecosystem
 TORCH_CUDA := .venv-torch-cuda
+DOCS := .venv-docs
 PYTHON_FILES := $(shell find fused_rnn -name '*.py' -o -name '*.pyi')
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 # What `make test-torch-cuda` runs: what PyTorch has a say in, but not the tests that read the sources.
 TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
 
-.PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples lint build format clean
+.PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -75,6 +77,10 @@ sanitize-cuda: build-gpu
 examples: build
 	$(BIN)/python -m examples
 
+# The docstrings are read from the sources: no build of the extension is needed. The variable silences an announcement.
+docs: $(DOCS)/installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
 lint: build
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -103,6 +109,11 @@ $(TORCH_CUDA)/installed: requirements-torch-cuda.txt
 	$(TORCH_CUDA)/bin/python -m pip install --quiet -r requirements-torch-cuda.txt
 	touch $@
 
+$(DOCS)/installed: requirements-docs.txt
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 # From a copy of the sources, for every default architecture: what `build` left in this folder is neither used nor changed.
 $(TORCH_CUDA)/built: $(TORCH_CUDA)/installed setup.py pyproject.toml $(CXX_FILES) $(PYTHON_FILES)
 	mkdir -p build/torch-cuda/source
@@ -119,4 +130,4 @@ $(VENV)/built: $(VENV)/installed setup.py pyproject.toml fused_rnn/_version.py $
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(ECOSYSTEM) $(TORCH_CUDA) build dist *.egg-info fused_rnn/_C*.so
+	rm -rf $(VENV) $(ECOSYSTEM) $(TORCH_CUDA) $(DOCS) build dist site *.egg-info fused_rnn/_C*.so

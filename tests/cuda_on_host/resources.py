@@ -4,7 +4,8 @@
 
 Needs a build with CUDA for sm_90a, whose logs tell the registers, and no GPU. A step cannot be shorter than the way of
 a value from block to block and then the longest of: reading what all blocks read of what was handed on, reading the
-weights of a block from its shared memory, multiplying. These rates and the way are estimates, see benchmarks/NOTES.md.
+weights of a block from its shared memory, multiplying. These rates and the way are estimates, see
+docs/notes/recurrent-gpu.md.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""What fused_rnn.explain tells without a GPU; tests/test_cuda.py has the rest."""
+"""What fused_rnn.explain tells without a GPU; tests/gpu/test_cuda.py has the rest."""
 
 import pytest
 import torch

@@ -1,5 +1,5 @@
 // The choice of a plan: of all that fit, the one whose step takes the least time by an estimate whose constants were
-// fitted to measurements; see benchmarks/NOTES.md.
+// fitted to measurements; see docs/notes/recurrent-gpu.md.
 
 #include <initializer_list>
 

@@ -1,0 +1,41 @@
+"""Lets mkdocstrings read our docstrings: cross-references in Sphinx's notation become links, and examples code."""
+
+import re
+from typing import Any
+
+import griffe
+
+ROLE = re.compile(r":(?:class|func|meth|mod):`([^`]+)`")
+PACKAGE = "fused_rnn"
+# What the reference does not show, so that nothing can link to it.
+INTERNAL = (f"{PACKAGE}.ops", f"{PACKAGE}.autograd", f"{PACKAGE}.foreign")
+
+
+class Docstrings(griffe.Extension):
+    """Rewrites the docstring of every object once the package is read, before docstrings are parsed."""
+
+    def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **_: Any) -> None:
+        """Rewrite all docstrings of the package."""
+        loader.resolve_aliases(implicit=True)
+        self._rewrite(pkg, loader)
+
+    def _rewrite(self, obj: griffe.Object, loader: griffe.GriffeLoader) -> None:
+        """Rewrite the docstrings of an object and of everything in it."""
+        if obj.docstring is not None:
+            text = ROLE.sub(lambda match: self._link(obj, match[1], loader), obj.docstring.value)
+            # "Examples" is the name by which the parser knows a section of code.
+            obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+        for member in obj.members.values():
+            if not member.is_alias:
+                self._rewrite(member, loader)
+
+    @staticmethod
+    def _link(obj: griffe.Object, name: str, loader: griffe.GriffeLoader) -> str:
+        """Return a link to what a docstring of `obj` calls `name`, or the name as code where it is not in the site."""
+        full = name if name.startswith(f"{PACKAGE}.") else f"{obj.module.path}.{name}"
+        target = loader.modules_collection[full]
+        if target.is_module and target.name in target.members:  # a function and its module have one name
+            target = target.members[target.name]
+        path: str = target.canonical_path
+        is_internal = path.startswith(INTERNAL) or any(part.startswith("_") for part in path.split("."))
+        return f"`{name}`" if is_internal or target.is_module else f"[`{name}`][{path}]"
