@@ -73,7 +73,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the functions of this package that were called."""
     called: list[str] = []
-    for name in ("lstm", "gru", "lstm_cell", "gru_cell"):
+    for name in ("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"):
         function = getattr(fused_rnn.functional, name)
 
         def call(*args: Any, _name: str = name, _function: Any = function, **kwargs: Any) -> Any:
