@@ -13,8 +13,8 @@ from fused_rnn.foreign import Cell, Kind, Layer, Network, Weights, cell_of, laye
 GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "RNN": (0,)}
 LAYERS: dict[str, Kind] = {kind: kind for kind in GATE_ORDER}
 CELLS: dict[str, Kind] = {f"{kind}Cell": kind for kind in GATE_ORDER}
-# The kind of each class of Keras, whose own class RNN is a layer of any cell.
-KINDS = {f"Simple{name}" if kind == "RNN" else name: name for name, kind in (LAYERS | CELLS).items()}
+# What each class of Keras is called here. Keras's own RNN is another one: a layer around any cell.
+NAMES = {f"Simple{name}" if kind == "RNN" else name: name for name, kind in (LAYERS | CELLS).items()}
 NONLINEARITIES = ("tanh", "relu")
 # What the configuration of a Keras layer may say, where it says something, for ours to compute the same.
 ACCEPTED: dict[str, tuple[Any, ...]] = {
@@ -74,7 +74,7 @@ def from_keras(
                 "kind, bidirectional, reset_after and nonlinearity are for arrays; a Keras layer knows its own"
             )
         (name, reset_after, activation), directions = _read(source)
-        kind, nonlinearity = KINDS[name], activation if name.startswith("Simple") else None
+        kind, nonlinearity = NAMES[name], activation if name.startswith("Simple") else None
     else:
         directions = _split(list(source), 2 if bidirectional else 1)
     network = _network(kind, directions[0], reset_after, nonlinearity)
@@ -139,14 +139,15 @@ def _variant(layer: Any) -> tuple[str, bool, Any]:
 def _checked(layer: Any, backwards: bool) -> list[Any]:
     """Return the arrays of a Keras layer of one direction, if ours computes the same."""
     name, config = type(layer).__name__, layer.get_config()
-    if name not in KINDS:
-        raise ValueError(f"source must be a Keras {', '.join(KINDS)} or Bidirectional, got {name}")
-    activations = {"activation": NONLINEARITIES} if name.startswith("Simple") else {}
-    for key, accepted in {**ACCEPTED, **activations, "go_backwards": (backwards,)}.items():
+    if name not in NAMES:
+        raise ValueError(f"source must be a Keras {', '.join(NAMES)} or Bidirectional, got {name}")
+    expected, arguments = {**ACCEPTED, "go_backwards": (backwards,)}, "source=layer.get_weights() and kind"
+    if name.startswith("Simple"):
+        expected["activation"], arguments = NONLINEARITIES, "source=layer.get_weights(), kind and nonlinearity"
+    for key, accepted in expected.items():
         if config.get(key, accepted[0]) not in accepted:
-            raise ValueError(
-                f"{name} has {key}={config[key]!r}, but here it can only be {_one_of(accepted)}{_advice(key)}"
-            )
+            advice = _advice(key, arguments)
+            raise ValueError(f"{name} has {key}={config[key]!r}, but here it can only be {_one_of(accepted)}{advice}")
     arrays = list(layer.get_weights())
     if not arrays:
         raise ValueError(f"{name} has no weights yet: build it, or call it once")
@@ -157,14 +158,14 @@ def _one_of(values: Sequence[Any]) -> str:
     return " or ".join(map(repr, values))
 
 
-def _advice(key: str) -> str:
-    """What to do about a setting that has no counterpart."""
+def _advice(key: str, arguments: str) -> str:
+    """What to do about a setting that has no counterpart, with the arguments to give instead of the layer."""
     if key in ("dropout", "recurrent_dropout"):
-        return "; to do without, give source=layer.get_weights() and kind"
+        return f"; to do without, give {arguments}"
     if key == "go_backwards":
-        return "; reverse the input in time, and give source=layer.get_weights() and kind"
+        return f"; reverse the input in time, and give {arguments}"
     if key == "stateful":
-        return "; pass the states from call to call, and give source=layer.get_weights() and kind"
+        return f"; pass the states from call to call, and give {arguments}"
     return ""
 
 

@@ -183,7 +183,7 @@ def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> 
             "must be a Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell, SimpleRNNCell or Bidirectional, got Dense",
         ),
         (lambda: keras.layers.RNN(keras.layers.SimpleRNNCell(6)), "got RNN"),
-        (lambda: keras.layers.SimpleRNN(6, dropout=0.1), "SimpleRNN has dropout=0.1"),
+        (lambda: keras.layers.SimpleRNN(6, dropout=0.1), "SimpleRNN has dropout=0.1.* kind and nonlinearity"),
         (lambda: keras.layers.Bidirectional(keras.layers.LSTM(6), merge_mode="sum"), "merge_mode must be 'concat'"),
         (
             lambda: keras.layers.Bidirectional(
