@@ -5,8 +5,8 @@ What torch.nn has no layer for, it gets here: ragged batches by packing, masked 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
@@ -15,8 +15,23 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fused_rnn
 
 
-class PackedLSTM(nn.LSTM):
-    """torch.nn.LSTM that takes `lengths` as fused_rnn.LSTM does, by way of a PackedSequence.
+class Packed(nn.RNNBase):
+    """Lets the layer of torch.nn that stands behind it take `lengths` as fused_rnn's do, by way of a PackedSequence."""
+
+    def forward(self, input: Tensor, hx: Any = None, lengths: Tensor | None = None) -> tuple:
+        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
+        if lengths is None:
+            return super().forward(input, hx)
+        packed = pack_padded_sequence(input, lengths, self.batch_first, enforce_sorted=False)
+        output, state = super().forward(packed, hx)
+        padded, _ = pad_packed_sequence(
+            output, self.batch_first, total_length=input.shape[1 if self.batch_first else 0]
+        )
+        return padded, state
+
+
+class PackedLSTM(Packed, nn.LSTM):  # type: ignore[misc]
+    """torch.nn.LSTM that takes `lengths`.
 
     Example:
         >>> import torch
@@ -26,17 +41,9 @@ class PackedLSTM(nn.LSTM):
         (torch.Size([2, 5, 8]), False, True)
     """
 
-    def forward(  # type: ignore[override]
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, lengths: Tensor | None = None
-    ) -> tuple:
-        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
-        if lengths is None:
-            return super().forward(input, hx)
-        return _packed(super().forward, input, hx, lengths, self.batch_first)
 
-
-class PackedGRU(nn.GRU):
-    """torch.nn.GRU that takes `lengths` as fused_rnn.GRU does, by way of a PackedSequence.
+class PackedGRU(Packed, nn.GRU):  # type: ignore[misc]
+    """torch.nn.GRU that takes `lengths`.
 
     Example:
         >>> import torch
@@ -46,20 +53,17 @@ class PackedGRU(nn.GRU):
         (torch.Size([5, 2, 8]), False, True)
     """
 
-    def forward(  # type: ignore[override]
-        self, input: Tensor, hx: Tensor | None = None, lengths: Tensor | None = None
-    ) -> tuple:
-        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
-        if lengths is None:
-            return super().forward(input, hx)
-        return _packed(super().forward, input, hx, lengths, self.batch_first)
 
+class PackedRNN(Packed, nn.RNN):  # type: ignore[misc]
+    """torch.nn.RNN that takes `lengths`.
 
-def _packed(forward: Callable, input: Tensor, hx: object, lengths: Tensor, batch_first: bool) -> tuple:
-    packed = pack_padded_sequence(input, lengths, batch_first, enforce_sorted=False)
-    output, state = forward(packed, hx)
-    padded, _ = pad_packed_sequence(output, batch_first, total_length=input.shape[1 if batch_first else 0])
-    return padded, state
+    Example:
+        >>> import torch
+        >>> layer = PackedRNN(4, 8, nonlinearity="relu")
+        >>> output, h_n = layer(torch.ones(5, 2, 4), lengths=torch.tensor([3, 5]))
+        >>> output.shape, bool(output[3:, 0].any()), torch.equal(h_n[0, 0], output[2, 0])
+        (torch.Size([5, 2, 8]), False, True)
+    """
 
 
 class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
@@ -92,10 +96,11 @@ class Layers:
 
     lstm: type[nn.Module]
     gru: type[nn.Module]
+    rnn: type[nn.Module]
     masked_conv2d: type[nn.Module]
 
 
 CHOICES = {
-    "fused": Layers(fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.MaskedConv2d),
-    "torch": Layers(PackedLSTM, PackedGRU, DenseMaskedConv2d),
+    "fused": Layers(fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN, fused_rnn.MaskedConv2d),
+    "torch": Layers(PackedLSTM, PackedGRU, PackedRNN, DenseMaskedConv2d),
 }

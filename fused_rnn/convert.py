@@ -10,14 +10,17 @@ from torch.nn.modules.rnn import RNNCellBase
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
-from fused_rnn.modules import GRU, LSTM, GRUCell, LSTMCell
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: LSTM,
     nn.GRU: GRU,
+    nn.RNN: RNN,
     nn.LSTMCell: LSTMCell,
     nn.GRUCell: GRUCell,
+    nn.RNNCell: RNNCell,
 }
+"""Each class of torch.nn that has one of the same name here, and that class."""
 ORIGINALS = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
 NAMES = {cls.__name__ for cls in COUNTERPARTS}
 Decision = type[nn.Module] | str | None
@@ -63,14 +66,14 @@ class Report:
 
 
 def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
-    """Make every LSTM, GRU, LSTMCell and GRUCell of torch.nn in a model, itself included, one of this package.
+    """Make every LSTM, GRU, RNN and cell of them of torch.nn in a model, itself included, one of this package.
 
     The modules stay the objects that they are and only change their class, as torch.nn.utils.parametrize lets them do
     too. So parameters, optimizers, tied weights, modules used in several places, hooks, parametrizations, names,
     training mode, dtype, device and state_dict all stay, and :func:`revert` restores the model exactly.
 
-    A converted LSTM or GRU is a torch.nn.RNNBase, but neither torch.nn.LSTM nor torch.nn.GRU, and code that asks
-    ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still torch.nn.LSTMCell and GRUCell).
+    A converted layer is a torch.nn.RNNBase, but no torch.nn.LSTM, GRU or RNN, and code that asks
+    ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still those of torch.nn).
     Only registered submodules are found, not those in plain lists. Convert before torch.compile, torch.jit and
     torch.distributed's fully_shard wrap the model.
 
@@ -86,12 +89,12 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
     Example:
         >>> import torch, fused_rnn
-        >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.nn.RNN(4, 8))
+        >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.ao.nn.quantizable.LSTM(4, 8))
         >>> print(fused_rnn.convert(model))
         replaced 1 of 2 recurrent layers
           0: torch.nn.GRU -> fused_rnn.GRU
         kept
-          1: torch.nn.RNN has no counterpart here
+          1: torch.ao.nn.quantizable.modules.rnn.LSTM has no counterpart here
         >>> model[0](torch.randn(5, 3, 4))[0].shape
         torch.Size([5, 3, 8])
     """
@@ -99,7 +102,7 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
 
 def revert(model: nn.Module) -> Report:
-    """Undo :func:`convert`: make every LSTM, GRU, LSTMCell and GRUCell of this package in a model one of torch.nn.
+    """Undo :func:`convert`: make every LSTM, GRU, RNN and cell of them of this package in a model one of torch.nn.
 
     This holds for layers that were made with this package too, not only for those that :func:`convert` made.
 
@@ -203,18 +206,17 @@ class Derived:
         return _new_derived, (self.original,), *reduced[2:]
 
 
-class _LSTM(nn.LSTM):
-    """fused_rnn.LSTM for subclasses of torch.nn.LSTM, which must stay just that."""
+def _base(theirs: type[nn.Module]) -> type[nn.Module]:
+    """The subclass of a class of torch.nn that computes as its counterpart does.
 
-    forward = LSTM.forward
-
-
-class _GRU(nn.GRU):
-    """fused_rnn.GRU for subclasses of torch.nn.GRU, which must stay just that."""
-
-    forward = GRU.forward
+    Our cells are such subclasses themselves. Our layers are not, but an instance of a subclass of torch.nn.LSTM must
+    stay an instance of torch.nn.LSTM, so they lend their ``forward`` to a class that is.
+    """
+    ours = COUNTERPARTS[theirs]
+    return ours if issubclass(ours, theirs) else type(ours.__name__, (theirs,), {"forward": ours.forward})
 
 
+_bases = {theirs: _base(theirs) for theirs in COUNTERPARTS}
 _derived: dict[type[nn.Module], type[nn.Module]] = {}
 
 
@@ -224,15 +226,14 @@ def derived(cls: type[nn.Module]) -> type[nn.Module]:
     Python's method resolution order does it: our layer comes right before torch.nn's, behind all of ``cls``.
 
     Args:
-        cls: a subclass of torch.nn.LSTM, GRU, LSTMCell or GRUCell.
+        cls: a subclass of one of torch.nn's classes in :data:`COUNTERPARTS`.
 
     Returns:
         A class of the same name.
     """
     if cls in _derived:
         return _derived[cls]
-    bases: dict[type[nn.Module], type[nn.Module]] = {**COUNTERPARTS, nn.LSTM: _LSTM, nn.GRU: _GRU}
-    ours = next(ours for theirs, ours in bases.items() if issubclass(cls, theirs))
+    ours = next(base for theirs, base in _bases.items() if issubclass(cls, theirs))
     namespace = {
         "original": cls,
         "__module__": cls.__module__,

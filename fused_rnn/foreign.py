@@ -1,16 +1,37 @@
 """Makes a layer or cell from the weights of another framework: what Keras and ONNX share."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fused_rnn.modules import GRU, LSTM, GRUCell, GRUCellResetBefore, GRUResetBefore, LSTMCell
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, GRUCellResetBefore, GRUResetBefore, LSTMCell, RNNCell
 
-Kind = Literal["LSTM", "GRU"]
+Kind = Literal["LSTM", "GRU", "RNN"]
+Layer = LSTM | GRU | GRUResetBefore | RNN
+Cell = LSTMCell | GRUCell | GRUCellResetBefore | RNNCell
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 """weight_ih, weight_hh, bias_ih and bias_hh of one direction, shapes and gates as in torch.nn."""
+
+
+class Network(NamedTuple):
+    """What a layer or cell computes, whatever its sizes."""
+
+    kind: Kind
+    reset_after: bool = True
+    """Whether a GRU's reset gate acts after the recurrent product; of no meaning for other kinds."""
+    nonlinearity: str = "tanh"
+    """The one of an RNN, "tanh" or "relu"; of no meaning for other kinds."""
+
+
+# The class of the layer and that of the cell.
+CLASSES: dict[Kind, tuple[type[Layer], type[Cell]]] = {
+    "LSTM": (LSTM, LSTMCell),
+    "GRU": (GRU, GRUCell),
+    "RNN": (RNN, RNNCell),
+}
+RESET_BEFORE: tuple[type[Layer], type[Cell]] = (GRUResetBefore, GRUCellResetBefore)
 
 
 def reorder(tensor: Tensor, order: Sequence[int]) -> Tensor:
@@ -19,49 +40,42 @@ def reorder(tensor: Tensor, order: Sequence[int]) -> Tensor:
     return torch.cat([gates[gate] for gate in order])
 
 
-def layer_of(
-    kind: Kind, directions: Sequence[Weights], batch_first: bool, reset_after: bool
-) -> LSTM | GRU | GRUResetBefore:
+def layer_of(network: Network, directions: Sequence[Weights], batch_first: bool) -> Layer:
     """Return a layer with the weights of its one or two directions, in their dtype.
 
     Args:
-        kind: of which kind; a GRU can be of either variant.
+        network: what the layer computes.
         directions: the weights of each direction.
         batch_first: as for the layer.
-        reset_after: whether a GRU's reset gate acts after the recurrent product.
 
     Raises:
         ValueError: the weights do not fit each other.
     """
-    weight_ih, weight_hh, bias, _ = directions[0]
-    cls = LSTM if kind == "LSTM" else GRU if reset_after else GRUResetBefore
-    layer = cls(
-        weight_ih.size(1),
-        weight_hh.size(1),
-        bias=bias is not None,
-        batch_first=batch_first,
-        bidirectional=len(directions) == 2,
-        dtype=weight_ih.dtype,
-    )
-    _fill(layer, directions)
-    return layer
+    layer, _ = _classes(network)
+    return _filled(layer, network, directions, batch_first=batch_first, bidirectional=len(directions) == 2)
 
 
-def cell_of(kind: Kind, weights: Weights, reset_after: bool) -> LSTMCell | GRUCell | GRUCellResetBefore:
+def cell_of(network: Network, weights: Weights) -> Cell:
     """Return a cell with ``weights``, in their dtype; see :func:`layer_of` for the arguments.
 
     Raises:
         ValueError: the weights do not fit each other.
     """
-    weight_ih, weight_hh, bias, _ = weights
-    cls = LSTMCell if kind == "LSTM" else GRUCell if reset_after else GRUCellResetBefore
-    cell = cls(weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype)
-    _fill(cell, [weights])
-    return cell
+    _, cell = _classes(network)
+    return _filled(cell, network, [weights])
 
 
-def _fill(module: torch.nn.Module, directions: Sequence[Weights]) -> None:
-    """Copy the weights into the parameters of a module."""
+def _classes(network: Network) -> tuple[type[Layer], type[Cell]]:
+    """Return the class of the layer and that of the cell."""
+    resets_before = network.kind == "GRU" and not network.reset_after
+    return RESET_BEFORE if resets_before else CLASSES[network.kind]
+
+
+def _filled(cls: Any, network: Network, directions: Sequence[Weights], **form: bool) -> Any:
+    """Return a ``cls`` of the sizes of the weights, with a copy of them as its parameters."""
+    weight_ih, weight_hh, bias, _ = directions[0]
+    variant = {"nonlinearity": network.nonlinearity} if network.kind == "RNN" else {}
+    module = cls(weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype, **form, **variant)
     sources = [weight for weights in directions for weight in weights if weight is not None]
     parameters = list(module.named_parameters())
     if len(sources) != len(parameters):
@@ -73,3 +87,4 @@ def _fill(module: torch.nn.Module, directions: Sequence[Weights]) -> None:
             )
         with torch.no_grad():
             parameter.copy_(source)
+    return module

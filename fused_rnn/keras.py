@@ -1,33 +1,40 @@
 """Makes layers and cells from those of Keras."""
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy
 import torch
 from torch import Tensor
 
-from fused_rnn.foreign import Kind, Weights, cell_of, layer_of, reorder
-from fused_rnn.modules import GRU, LSTM, GRUCell, GRUCellResetBefore, GRUResetBefore, LSTMCell
+from fused_rnn.foreign import Cell, Kind, Layer, Network, Weights, cell_of, layer_of, reorder
 
 # Where Keras's gates lie in torch.nn's order: i, f, g, o is Keras's i, f, c, o; r, z, n from z, r, h.
-GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2)}
-NAMES = (*get_args(Kind), *(f"{kind}Cell" for kind in get_args(Kind)))
-# What the configuration of a Keras layer must say, where it says something, for ours to compute the same.
-REQUIRED: dict[str, Any] = {
-    "activation": "tanh",
-    "recurrent_activation": "sigmoid",
-    "dropout": 0,
-    "recurrent_dropout": 0,
-    "stateful": False,
-    "time_major": False,
+GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "RNN": (0,)}
+LAYERS: dict[str, Kind] = {kind: kind for kind in GATE_ORDER}
+CELLS: dict[str, Kind] = {f"{kind}Cell": kind for kind in GATE_ORDER}
+# What each class of Keras is called here. Keras's own RNN is another one: a layer around any cell.
+NAMES = {f"Simple{name}" if kind == "RNN" else name: name for name, kind in (LAYERS | CELLS).items()}
+NONLINEARITIES = ("tanh", "relu")
+# What the configuration of a Keras layer may say, where it says something, for ours to compute the same.
+ACCEPTED: dict[str, tuple[Any, ...]] = {
+    "activation": ("tanh",),
+    "recurrent_activation": ("sigmoid",),
+    "dropout": (0,),
+    "recurrent_dropout": (0,),
+    "stateful": (False,),
+    "time_major": (False,),
 }
-Result = LSTM | GRU | GRUResetBefore | LSTMCell | GRUCell | GRUCellResetBefore
 
 
 def from_keras(
-    source: Any, kind: str | None = None, *, bidirectional: bool = False, reset_after: bool | None = None
-) -> Result:
+    source: Any,
+    kind: str | None = None,
+    *,
+    bidirectional: bool = False,
+    reset_after: bool | None = None,
+    nonlinearity: str | None = None,
+) -> Layer | Cell:
     """Make a layer or cell of this package from one of Keras, or from its weights.
 
     The result computes what Keras's layer does when it returns all its sequences and states; its last output alone,
@@ -35,12 +42,14 @@ def from_keras(
     ``lengths``. Where Keras has one bias, ``bias_hh`` is zero; in training both learn.
 
     Args:
-        source: a Keras LSTM, GRU, LSTMCell or GRUCell, or a Bidirectional LSTM or GRU, once it is built; or the arrays
-            that its ``get_weights()`` returns: for each direction ``kernel [input_size, gates * hidden_size]``,
-            ``recurrent_kernel [hidden_size, gates * hidden_size]`` and, unless ``use_bias=False``, ``bias``.
-        kind: for arrays, ``"LSTM"``, ``"GRU"``, ``"LSTMCell"`` or ``"GRUCell"``.
+        source: a Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell or SimpleRNNCell, or one of the layers in a
+            Bidirectional, once it is built; or the arrays that its ``get_weights()`` returns: for each direction
+            ``kernel [input_size, gates * hidden_size]``, ``recurrent_kernel [hidden_size, gates * hidden_size]`` and,
+            unless ``use_bias=False``, ``bias``.
+        kind: for arrays, ``"LSTM"``, ``"GRU"``, ``"RNN"``, ``"LSTMCell"``, ``"GRUCell"`` or ``"RNNCell"``.
         bidirectional: for arrays, whether there are two directions.
         reset_after: for arrays of a GRU without biases, where nothing else tells, Keras's ``reset_after``.
+        nonlinearity: for arrays of an RNN, ``"tanh"``, the default, or ``"relu"``: Keras's ``activation``.
 
     Returns:
         A layer or cell with a copy of the weights, in their dtype. A GRU with ``reset_after=False`` becomes a
@@ -50,7 +59,7 @@ def from_keras(
         ValueError: the layer is none of these or is not built, or computes something else: other activations, dropout
             inside the step, ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To leave out what
             matters in training alone, such as dropout, give the arrays instead of the layer.
-        TypeError: ``kind``, ``bidirectional`` or ``reset_after`` is given with a layer, which knows them.
+        TypeError: one of the other arguments is given with a layer, which knows them.
 
     Example:
         >>> import numpy, torch, fused_rnn
@@ -60,48 +69,71 @@ def from_keras(
         LSTM(4, 8, batch_first=True)
     """
     if hasattr(source, "get_weights"):
-        if kind is not None or bidirectional or reset_after is not None:
-            raise TypeError("kind, bidirectional and reset_after are for arrays; a Keras layer knows its own")
-        kind, directions, reset_after = _read(source)
+        if kind is not None or bidirectional or reset_after is not None or nonlinearity is not None:
+            raise TypeError(
+                "kind, bidirectional, reset_after and nonlinearity are for arrays; a Keras layer knows its own"
+            )
+        (name, reset_after, activation), directions = _read(source)
+        kind, nonlinearity = NAMES[name], activation if name.startswith("Simple") else None
     else:
-        arrays = list(source)
-        count = 2 if bidirectional else 1
-        if len(arrays) not in (2 * count, 3 * count):
-            raise ValueError(f"source must hold 2 or 3 arrays for each direction, got {len(arrays)} for {count}")
-        each = len(arrays) // count
-        directions = [arrays[start : start + each] for start in range(0, len(arrays), each)]
-    if kind is None or kind not in NAMES:
-        raise ValueError(f"kind must be one of {', '.join(NAMES)}, got {kind!r}")
-    gates: Kind = "LSTM" if kind.startswith("LSTM") else "GRU"
-    weights = [_weights(gates, [torch.from_numpy(numpy.array(each)) for each in arrays]) for arrays in directions]
-    if gates == "GRU" and len(directions[0]) == 3:
-        reset_after = directions[0][2].ndim == 2
-    if gates == "GRU" and reset_after is None:
-        raise ValueError("reset_after must be given for a GRU without biases")
-    if kind == gates:
-        return layer_of(gates, weights, batch_first=True, reset_after=bool(reset_after))
+        directions = _split(list(source), 2 if bidirectional else 1)
+    network = _network(kind, directions[0], reset_after, nonlinearity)
+    weights = [
+        _weights(network.kind, [torch.from_numpy(numpy.array(each)) for each in arrays]) for arrays in directions
+    ]
+    if kind in LAYERS:
+        return layer_of(network, weights, batch_first=True)
     if bidirectional:
         raise ValueError(f"bidirectional must be False for {kind}")
-    return cell_of(gates, weights[0], bool(reset_after))
+    return cell_of(network, weights[0])
 
 
-def _read(layer: Any) -> tuple[str, list[list[Any]], bool]:
-    """Return the class of a Keras layer or of its directions, the arrays of each direction, and ``reset_after``."""
-    name, config = type(layer).__name__, layer.get_config()
-    if name == "Bidirectional":
-        if config["merge_mode"] != "concat":
-            raise ValueError(f"merge_mode must be 'concat', got {config['merge_mode']!r}")
-        forward, backward = layer.forward_layer, layer.backward_layer
-        variants = [(type(each).__name__, _reset_after(each)) for each in (forward, backward)]
-        if variants[0] != variants[1]:
-            raise ValueError(f"both directions must be of one class and have one reset_after, got {variants}")
-        return variants[0][0], [_checked(forward, backwards=False), _checked(backward, backwards=True)], variants[0][1]
-    return name, [_checked(layer, backwards=False)], _reset_after(layer)
+def _split(arrays: list[Any], count: int) -> list[list[Any]]:
+    """Return the arrays of each of so many directions."""
+    if len(arrays) not in (2 * count, 3 * count):
+        raise ValueError(f"source must hold 2 or 3 arrays for each direction, got {len(arrays)} for {count}")
+    each = len(arrays) // count
+    return [arrays[start : start + each] for start in range(0, len(arrays), each)]
 
 
-def _reset_after(layer: Any) -> bool:
-    """Where a Keras GRU resets; those before Keras 2.1.3 know but one place."""
-    return bool(layer.get_config().get("reset_after", False))
+def _network(name: str | None, arrays: list[Any], reset_after: bool | None, nonlinearity: str | None) -> Network:
+    """Return what the layer or cell called ``name`` computes, given the arrays of one direction."""
+    kind = (LAYERS | CELLS).get(name or "")
+    if kind is None:
+        raise ValueError(f"kind must be one of {', '.join(LAYERS | CELLS)}, got {name!r}")
+    if kind == "GRU" and len(arrays) == 3:
+        reset_after = arrays[2].ndim == 2
+    if kind == "GRU" and reset_after is None:
+        raise ValueError("reset_after must be given for a GRU without biases")
+    if nonlinearity is not None and (kind != "RNN" or nonlinearity not in NONLINEARITIES):
+        allowed = NONLINEARITIES if kind == "RNN" else (None,)
+        raise ValueError(f"nonlinearity must be {_one_of(allowed)} for {name}, got {nonlinearity!r}")
+    return Network(kind, bool(reset_after), nonlinearity or NONLINEARITIES[0])
+
+
+def _read(layer: Any) -> tuple[tuple[str, bool, Any], list[list[Any]]]:
+    """Return what tells apart the networks that a Keras layer can be, and the arrays of each direction."""
+    if type(layer).__name__ != "Bidirectional":
+        return _variant(layer), [_checked(layer, backwards=False)]
+    config = layer.get_config()
+    if config["merge_mode"] != "concat":
+        raise ValueError(f"merge_mode must be 'concat', got {config['merge_mode']!r}")
+    forward, backward = layer.forward_layer, layer.backward_layer
+    variants = _variant(forward), _variant(backward)
+    if variants[0] != variants[1]:
+        raise ValueError(
+            f"both directions must be of one class and have one reset_after and one activation, got {variants}"
+        )
+    return variants[0], [_checked(forward, backwards=False), _checked(backward, backwards=True)]
+
+
+def _variant(layer: Any) -> tuple[str, bool, Any]:
+    """Return the class of a Keras layer, where it resets if it is a GRU, and its activation.
+
+    A GRU that has no setting ``reset_after``, from before Keras 2.1.3, resets before the recurrent product.
+    """
+    config = layer.get_config()
+    return type(layer).__name__, bool(config.get("reset_after", False)), config.get("activation")
 
 
 def _checked(layer: Any, backwards: bool) -> list[Any]:
@@ -109,23 +141,31 @@ def _checked(layer: Any, backwards: bool) -> list[Any]:
     name, config = type(layer).__name__, layer.get_config()
     if name not in NAMES:
         raise ValueError(f"source must be a Keras {', '.join(NAMES)} or Bidirectional, got {name}")
-    for key, required in {**REQUIRED, "go_backwards": backwards}.items():
-        if config.get(key, required) != required:
-            raise ValueError(f"{name} has {key}={config[key]!r}, but here it can only be {required!r}{_advice(key)}")
+    expected, arguments = {**ACCEPTED, "go_backwards": (backwards,)}, "source=layer.get_weights() and kind"
+    if name.startswith("Simple"):
+        expected["activation"], arguments = NONLINEARITIES, "source=layer.get_weights(), kind and nonlinearity"
+    for key, accepted in expected.items():
+        if config.get(key, accepted[0]) not in accepted:
+            advice = _advice(key, arguments)
+            raise ValueError(f"{name} has {key}={config[key]!r}, but here it can only be {_one_of(accepted)}{advice}")
     arrays = list(layer.get_weights())
     if not arrays:
         raise ValueError(f"{name} has no weights yet: build it, or call it once")
     return arrays
 
 
-def _advice(key: str) -> str:
-    """What to do about a setting that has no counterpart."""
+def _one_of(values: Sequence[Any]) -> str:
+    return " or ".join(map(repr, values))
+
+
+def _advice(key: str, arguments: str) -> str:
+    """What to do about a setting that has no counterpart, with the arguments to give instead of the layer."""
     if key in ("dropout", "recurrent_dropout"):
-        return "; to do without, give source=layer.get_weights() and kind"
+        return f"; to do without, give {arguments}"
     if key == "go_backwards":
-        return "; reverse the input in time, and give source=layer.get_weights() and kind"
+        return f"; reverse the input in time, and give {arguments}"
     if key == "stateful":
-        return "; pass the states from call to call, and give source=layer.get_weights() and kind"
+        return f"; pass the states from call to call, and give {arguments}"
     return ""
 
 

@@ -6,10 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fused_rnn.modules.gru import GRU
-from fused_rnn.modules.gru_reset_before import GRUResetBefore
-from fused_rnn.modules.lstm import LSTM
-
 
 class Reversed(torch.nn.Module):
     """A recurrent layer run backwards in time alone, as ONNX's ``direction="reverse"`` does.
@@ -18,7 +14,7 @@ class Reversed(torch.nn.Module):
     of a bidirectional layer.
 
     Args:
-        layer: the layer; one with a single direction.
+        layer: one of this package's recurrent layers, with a single direction.
 
     Raises:
         ValueError: ``layer`` is bidirectional.
@@ -31,7 +27,7 @@ class Reversed(torch.nn.Module):
         True
     """
 
-    def __init__(self, layer: LSTM | GRU | GRUResetBefore) -> None:
+    def __init__(self, layer: torch.nn.RNNBase) -> None:
         super().__init__()
         if layer.bidirectional:
             raise ValueError("layer must have one direction")

@@ -1,29 +1,34 @@
-"""Makes layers from the LSTM and GRU nodes of an ONNX model."""
+"""Makes layers from the LSTM, GRU and RNN nodes of an ONNX model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy
 import torch
 from torch import Tensor
 
-from fused_rnn.foreign import Kind, Weights, layer_of, reorder
-from fused_rnn.modules import GRU, LSTM, GRUResetBefore, Reversed
+from fused_rnn.foreign import Kind, Layer, Network, Weights, layer_of, reorder
+from fused_rnn.modules import Reversed
 from fused_rnn.onnx.gates import FROM_ONNX
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-ACTIVATIONS: dict[Kind, list[str]] = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"]}
-# The inputs of the nodes; a GRU has those before initial_c.
+# The activations of one direction for which there is a layer here, ONNX's default first.
+ACTIVATIONS: dict[Kind, list[list[str]]] = {
+    "LSTM": [["sigmoid", "tanh", "tanh"]],
+    "GRU": [["sigmoid", "tanh"]],
+    "RNN": [["tanh"], ["relu"]],
+}
+# The inputs of the nodes; a GRU and an RNN have those before initial_c.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 KNOWN_ATTRIBUTES = {"activations", "direction", "hidden_size", "input_forget", "layout", "linear_before_reset"}
 
 
-def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | GRU | GRUResetBefore | Reversed:
-    """Make a layer of this package from an LSTM or GRU node of an ONNX model.
+def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> Layer | Reversed:
+    """Make a layer of this package from an LSTM, GRU or RNN node of an ONNX model.
 
     The output is torch.nn's, ``[time, batch, directions * hidden_size]``, where ONNX has ``[time, directions, batch,
     hidden_size]``; with ``layout=1`` the layer is ``batch_first``. What a node gets as ``sequence_lens``, ``initial_h``
@@ -31,7 +36,7 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
 
     Args:
         model: the model, as ``onnx.load`` returns it.
-        node: the node, or its name or that of its first output; None if there is only one LSTM or GRU.
+        node: the node, or its name or that of its first output; None if there is only one LSTM, GRU or RNN.
 
     Returns:
         A layer with a copy of the node's weights, in their dtype: for a GRU with ``linear_before_reset=0``, ONNX's
@@ -40,7 +45,8 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
 
     Raises:
         ValueError: there is no such node; its weights are no constants; or it computes something else:
-            other activations, peepholes, ``clip`` or ``input_forget``.
+            other activations, in an RNN others than tanh in both directions or ReLU in both, peepholes, ``clip`` or
+            ``input_forget``.
 
     Example:
         >>> import numpy, torch, fused_rnn
@@ -54,11 +60,11 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
     from onnx import helper
 
     found = _find(model.graph, node)
-    kind: Kind = "LSTM" if found.op_type == "LSTM" else "GRU"
+    kind = cast(Kind, found.op_type)
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in found.attribute}
     direction = attributes.get("direction", b"forward").decode()
     directions = 2 if direction == "bidirectional" else 1
-    _check(kind, attributes, directions)
+    network = _network(kind, attributes, directions)
     inputs = dict(zip(INPUTS, found.input, strict=False))
     if inputs.get("P"):
         raise ValueError(f"node {found.name!r} has peepholes (input P), which have no counterpart here")
@@ -76,13 +82,12 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> LSTM | 
 
     biases: Sequence[Tensor | None] = parts("B") if inputs.get("B") else [None] * directions
     weights = [_weights(kind, *each) for each in zip(parts("W"), parts("R"), biases, strict=True)]
-    reset_after = attributes.get("linear_before_reset", 0) != 0
-    layer = layer_of(kind, weights, attributes.get("layout", 0) == 1, reset_after)
+    layer = layer_of(network, weights, attributes.get("layout", 0) == 1)
     return Reversed(layer) if direction == "reverse" else layer
 
 
 def _find(graph: GraphProto, node: str | NodeProto | None) -> NodeProto:
-    """Return the LSTM or GRU that ``node`` means."""
+    """Return the LSTM, GRU or RNN that ``node`` means."""
     found = [each for each in graph.node if each.op_type in FROM_ONNX and each.domain in ("", "ai.onnx")]
     names = ", ".join(repr(each.name or each.output[0]) for each in found) or "none"
     if isinstance(node, str):
@@ -90,19 +95,21 @@ def _find(graph: GraphProto, node: str | NodeProto | None) -> NodeProto:
     elif node is not None:
         found = [each for each in found if each == node]
     if len(found) != 1:
-        raise ValueError(f"node must name one LSTM or GRU of the model's graph, which are: {names}; got {node!r}")
+        raise ValueError(f"node must name one LSTM, GRU or RNN of the model's graph, which are: {names}; got {node!r}")
     return found[0]
 
 
-def _check(kind: Kind, attributes: dict[str, Any], directions: int) -> None:
-    """Refuse a node that computes something else than our layers do."""
-    given = [name.decode().lower() for name in attributes.get("activations", [])]
-    if given and given != ACTIVATIONS[kind] * directions:
-        raise ValueError(f"activations must be {ACTIVATIONS[kind] * directions}, got {given}")
+def _network(kind: Kind, attributes: dict[str, Any], directions: int) -> Network:
+    """Return what a node computes, and refuse one that computes something else than our layers do."""
+    allowed = [activations * directions for activations in ACTIVATIONS[kind]]
+    given = [name.decode().lower() for name in attributes.get("activations", [])] or allowed[0]
+    if given not in allowed:
+        raise ValueError(f"activations must be {' or '.join(map(str, allowed))}, got {given}")
     if attributes.get("input_forget", 0):
         raise ValueError("input_forget=1, which couples the gates i and f, has no counterpart here")
     for name in attributes.keys() - KNOWN_ATTRIBUTES:  # clip, and the parameters of other activations
         raise ValueError(f"{name} has no counterpart here")
+    return Network(kind, attributes.get("linear_before_reset", 0) != 0, given[0])
 
 
 def _evaluate(model: ModelProto, name: str) -> numpy.ndarray | None:

@@ -10,13 +10,22 @@ from fused_rnn.foreign import Kind
 from fused_rnn.onnx.gates import TO_ONNX
 from fused_rnn.reference.masked_conv2d import mask
 
+# For each cell the operator of ONNX, and the attributes that make it compute the same; activations of one direction.
+NODES: dict[str, tuple[Kind, dict[str, Any]]] = {
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {"linear_before_reset": 1}),
+    "rnn_tanh": ("RNN", {"activations": ["Tanh"]}),
+    "rnn_relu": ("RNN", {"activations": ["Relu"]}),
+}
+
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
     """Return what to give to torch.onnx.export, with ``dynamo=True``, as ``custom_translation_table``.
 
-    LSTM and GRU layers and cells become LSTM and GRU nodes, a layer each, and MaskedConv2d becomes a Conv node. Time
-    and batch may be dynamic, and ``lengths`` are ONNX's ``sequence_lens``. ONNX has no PackedSequence and no projection
-    (``proj_size``): these raise an error. Without the table torch.onnx.export refuses all layers of this package.
+    LSTM, GRU and RNN layers and cells become LSTM, GRU and RNN nodes, a layer each, and MaskedConv2d becomes a Conv
+    node. Time and batch may be dynamic, and ``lengths`` are ONNX's ``sequence_lens``. ONNX has no PackedSequence and no
+    projection (``proj_size``): these raise an error. Without the table torch.onnx.export refuses all layers of this
+    package.
 
     Returns:
         For each operator the function that writes its nodes.
@@ -39,8 +48,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
     _opset()  # says at once if onnxscript is missing
     operators = torch.ops.fused_rnn
     writers = {
-        operators.lstm.default: _lstm,
-        operators.gru.default: _gru,
+        operators.recurrent.default: _recurrent,
         operators.masked_conv2d.default: _masked_conv2d,
     }
     return {operator: _translation(operator, write) for operator, write in writers.items()}
@@ -56,16 +64,51 @@ def _translation(operator: Any, write: Callable[[dict[str, Any]], Any]) -> Calla
     return translate
 
 
-def _lstm(given: dict[str, Any]) -> tuple[Any, ...]:
-    """Write an LSTM node; see :func:`fused_rnn.ops.lstm` for what is given."""
-    output, h_n, c_n = _layer("LSTM", given, [given["h0"], given["c0"]])
-    return output, h_n, c_n, _nothing(), _nothing()
+def _recurrent(given: dict[str, Any]) -> tuple[Any, ...]:
+    """Write the node of one recurrent layer; see :func:`fused_rnn.ops.recurrent` for what is given."""
+    op, (kind, attributes) = _opset(), NODES[given["cell"]]
+    if given["batch_sizes"] is not None:
+        raise NotImplementedError("a PackedSequence cannot be exported to ONNX; give the model padded sequences")
+    input, states, lengths = given["input"], given["states"], given["lengths"]
+    one_step = len(states[0].shape) == 2
+    if one_step:
+        first = op.Constant(value_ints=[0])
+        input, *states = (op.Unsqueeze(each, first) for each in (input, *states))
+    directions = 1 if one_step else int(given["states"][0].shape[0])
+    output, *finals = getattr(op, kind)(
+        input,
+        *_stack_weights(kind, given["weights"], directions),
+        None if lengths is None else op.Cast(lengths, to=6),  # 6 is ONNX's int32
+        *states,
+        hidden_size=int(given["states"][-1].shape[-1]),
+        direction="forward" if directions == 1 else "bidirectional",
+        **{name: value * directions if name == "activations" else value for name, value in attributes.items()},
+    )
+    if one_step:
+        finals = [op.Squeeze(state, first) for state in finals]
+        output = finals[0]
+    else:  # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
+        turned = op.Transpose(output, perm=[0, 2, 1, 3])
+        output = op.Reshape(turned, op.Constant(value_ints=[0, 0, -1]))
+    # A list among the outputs is one value of ONNX's type sequence; the exporter's optimizer takes it apart again.
+    return output, op.SequenceConstruct(*finals), _nothing(), op.SequenceEmpty()
 
 
-def _gru(given: dict[str, Any]) -> tuple[Any, ...]:
-    """Write a GRU node; see :func:`fused_rnn.ops.gru` for what is given."""
-    output, h_n = _layer("GRU", given, [given["h0"]], linear_before_reset=1)
-    return output, h_n, _nothing()
+def _stack_weights(kind: Kind, weights: Sequence[Any], directions: int) -> tuple[Any, Any, Any]:
+    """Return ONNX's W, R and B, ``[directions, gates * hidden_size, ...]``, the last one None without biases."""
+    op = _opset()
+    each = len(weights) // directions
+    if each % 2:
+        raise NotImplementedError("proj_size cannot be exported: ONNX's LSTM has no projection")
+    rows = numpy.arange(int(weights[0].shape[0])).reshape(len(TO_ONNX[kind]), -1)[list(TO_ONNX[kind])].flatten()
+    sorted_weights = [op.Gather(weight, _constant(rows), axis=0) for weight in weights]
+
+    def stack(index: int) -> Any:
+        axis = op.Constant(value_ints=[0])
+        parts = [op.Unsqueeze(weight, axis) for weight in sorted_weights[index::each]]
+        return parts[0] if directions == 1 else op.Concat(*parts, axis=0)
+
+    return stack(0), stack(1), op.Concat(stack(2), stack(3), axis=1) if each == 4 else None
 
 
 def _masked_conv2d(given: dict[str, Any]) -> Any:
@@ -78,50 +121,6 @@ def _masked_conv2d(given: dict[str, Any]) -> Any:
     padding = [size // 2 * distance for size, distance in zip(kernel, dilation, strict=True)]
     weight = op.Where(_constant(active.numpy()), weight, zero)
     return op.Conv(given["input"], weight, given["bias"], dilations=dilation, kernel_shape=kernel, pads=padding * 2)
-
-
-def _layer(kind: Kind, given: dict[str, Any], states: Sequence[Any], **attributes: int) -> tuple[Any, ...]:
-    """Write the node of one recurrent layer, and return its output in torch.nn's form and its final states."""
-    op = _opset()
-    if given["batch_sizes"] is not None:
-        raise NotImplementedError("a PackedSequence cannot be exported to ONNX; give the model padded sequences")
-    one_step = len(given["h0"].shape) == 2
-    if one_step:
-        first = op.Constant(value_ints=[0])
-        given = given | {"input": op.Unsqueeze(given["input"], first)}
-        states = [op.Unsqueeze(state, first) for state in states]
-    directions, gates = 1 if one_step else int(given["h0"].shape[0]), len(TO_ONNX[kind])
-    weights = given["weights"]
-    each = len(weights) // directions
-    if each % 2:
-        raise NotImplementedError("proj_size cannot be exported: ONNX's LSTM has no projection")
-    hidden_size = int(weights[1].shape[-1])
-    order = numpy.arange(gates * hidden_size).reshape(gates, hidden_size)[list(TO_ONNX[kind])].flatten()
-    sorted_weights = [op.Gather(weight, _constant(order), axis=0) for weight in weights]
-
-    def stack(index: int) -> Any:
-        axis = op.Constant(value_ints=[0])
-        parts = [op.Unsqueeze(weight, axis) for weight in sorted_weights[index::each]]
-        return parts[0] if directions == 1 else op.Concat(*parts, axis=0)
-
-    lengths = given.get("lengths")
-    output, *finals = getattr(op, kind)(
-        given["input"],
-        stack(0),
-        stack(1),
-        op.Concat(stack(2), stack(3), axis=1) if each == 4 else None,
-        None if lengths is None else op.Cast(lengths, to=6),  # 6 is ONNX's int32
-        *states,
-        hidden_size=hidden_size,
-        direction="forward" if directions == 1 else "bidirectional",
-        **attributes,
-    )
-    if one_step:
-        finals = [op.Squeeze(state, first) for state in finals]
-        return finals[0], *finals
-    # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
-    turned = op.Transpose(output, perm=[0, 2, 1, 3])
-    return op.Reshape(turned, op.Constant(value_ints=[0, 0, -1])), *finals
 
 
 def _opset() -> Any:

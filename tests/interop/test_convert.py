@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, Case, cell_case, flatten, result
+from cases import Case, flatten, result
 from comparing import assert_all_accurate, assert_identical
-from conversions import INPUT, NAMES, layer, run
+from conversions import INPUT, NAMES, NETWORKS, layer, run
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -24,15 +24,16 @@ class Model(nn.Module):
         self.encoder = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 8, 2, dropout=0.5, bidirectional=True))
         self.shared = nn.GRU(16, 16)
         self.again = self.shared
-        self.cells = nn.ModuleList([nn.LSTMCell(16, 16), nn.GRUCell(16, 16)])
+        self.plain = nn.RNN(16, 16, nonlinearity="relu")
+        self.cells = nn.ModuleList([nn.LSTMCell(16, 16), nn.GRUCell(16, 16), nn.RNNCell(16, 16)])
         self.cells[1].weight_hh = self.shared.weight_hh_l0
         self.head = nn.Linear(16, 2)
 
     def forward(self, input: Tensor) -> Tensor:
         output, _ = self.encoder(input)
-        output, _ = self.again(self.shared(output)[0])
+        output, _ = self.plain(self.again(self.shared(output)[0])[0])
         h, _ = self.cells[0](output[-1])
-        return self.head(self.cells[1](output[0], h))
+        return self.head(self.cells[2](output[1], self.cells[1](output[0], h)))
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_nothing_is_missing_in_a_converted_layer(name: str) -> None:
     assert vars(layer(name)).keys() == vars(layer(name, fused_rnn)).keys()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
 @pytest.mark.parametrize(
     "form",
     [
@@ -68,20 +69,37 @@ def test_nothing_is_missing_in_a_converted_layer(name: str) -> None:
     ],
     ids=str,
 )
-def test_a_converted_layer_computes_the_same(kind: str, form: dict[str, Any]) -> None:
+def test_a_converted_layer_computes_the_same(kind: str, variant: dict[str, Any], form: dict[str, Any]) -> None:
     case = Case(kind, **form)
     input, states = case.tensors(torch.float64)
-    converted = fused_rnn.convert(case.module(nn, torch.float64)).model
-    assert_all_accurate(result(converted, input, states, case.in_form), case.torch_result(torch.float64))
-    reverted = fused_rnn.revert(fused_rnn.convert(case.module(nn, torch.float64)).model).model
-    assert_identical(result(reverted, input, states, case.in_form), case.torch_result(torch.float64))
+    arguments = {name: value for name, value in form.items() if name != "lengths"}
+
+    def outcome(change: Callable[[nn.Module], nn.Module]) -> dict[str, Tensor]:
+        torch.manual_seed(0)  # for the weights, and the dropout after them
+        module = getattr(nn, kind)(case.input_size, case.hidden_size, **variant, **arguments).double()
+        return result(change(module), input, states, case.in_form)
+
+    expected = outcome(lambda module: module)
+    assert_all_accurate(outcome(lambda module: fused_rnn.convert(module).model), expected)
+    assert_identical(outcome(lambda module: fused_rnn.revert(fused_rnn.convert(module).model).model), expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_converted_cell_computes_the_same(kind: str) -> None:
-    module, input, states = cell_case(nn, kind, 3, 4, 8, torch.float64)
-    expected = result(module, input, states)
-    assert_all_accurate(result(fused_rnn.convert(module).model, input, states), expected)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_a_converted_cell_computes_the_same(kind: str, variant: dict[str, Any]) -> None:
+    module = getattr(nn, f"{kind}Cell")(4, 8, **variant).double()
+    states = tuple(torch.randn(3, 8, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1))
+    expected = result(module, INPUT[0], states)
+    assert_all_accurate(result(fused_rnn.convert(module).model, INPUT[0], states), expected)
+
+
+@pytest.mark.parametrize("name", ["RNN", "RNNCell"])
+def test_the_nonlinearity_stays(name: str) -> None:
+    module = getattr(nn, name)(4, 8, nonlinearity="relu")
+    shown, attributes = repr(module), dict(vars(module))
+    fused_rnn.convert(module)
+    assert repr(module) == shown
+    assert vars(module) == attributes
+    assert module.nonlinearity == "relu"
 
 
 def test_a_model(model: Model) -> None:
@@ -91,12 +109,14 @@ def test_a_model(model: Model) -> None:
     assert [layer.names for layer in report.replaced] == [
         ("encoder.1",),
         ("shared", "again"),
+        ("plain",),
         ("cells.0",),
         ("cells.1",),
+        ("cells.2",),
     ]
     assert report.kept == ()
     assert [type(layer.module) for layer in report.replaced] == [
-        fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.LSTMCell, fused_rnn.GRUCell,
+        fused_rnn.LSTM, fused_rnn.GRU, fused_rnn.RNN, fused_rnn.LSTMCell, fused_rnn.GRUCell, fused_rnn.RNNCell,
     ]  # fmt: skip
     steps = []
     for each in (model, untouched):
@@ -249,11 +269,12 @@ def patched() -> nn.Module:
 
 
 KEPT = [
-    (lambda: nn.RNN(4, 8), "torch.nn.RNN has no counterpart"),
-    (lambda: nn.RNNCell(4, 8), "torch.nn.RNNCell has no counterpart"),
+    (lambda: nn.RNNBase("RNN_TANH", 4, 8), "torch.nn.RNNBase has no counterpart"),
+    (lambda: nn.RNNCellBase(4, 8, True, 1), "torch.nn.RNNCellBase has no counterpart"),
     (lazy, "not initialized yet"),
     (patched, "forward was replaced on the module itself"),
     (lambda: torch.ao.nn.quantized.dynamic.LSTM(4, 8), "torch.ao.nn.quantized.dynamic.modules.rnn.LSTM has no counter"),
+    (lambda: torch.ao.nn.quantized.dynamic.RNNCell(4, 8), "dynamic.modules.rnn.RNNCell has no counterpart"),
     (lambda: torch.ao.nn.quantizable.LSTM(4, 8), "torch.ao.nn.quantizable.modules.rnn.LSTM has no counterpart"),
     (lambda: torch.jit.script(nn.LSTM(4, 8)), "compiled by torch.jit"),
 ]

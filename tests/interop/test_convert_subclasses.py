@@ -37,6 +37,20 @@ class Cell(nn.LSTMCell):
     """A subclass of a cell."""
 
 
+class Elman(nn.RNN):
+    """A subclass that chooses what the constructor of its base leaves open."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, nonlinearity="relu", bias=False)
+
+
+class ElmanCell(nn.RNNCell):
+    """A subclass of a cell with a choice."""
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__(input_size, hidden_size, nonlinearity="relu")
+
+
 class Abstract(ABC, nn.RNNBase):
     """A base whose memory layout is not that of torch.nn.Module."""
 
@@ -48,7 +62,17 @@ class Concrete(Abstract, nn.GRU):
     """A subclass with several bases."""
 
 
-@pytest.fixture(params=[(Plain, "LSTM"), (Counting, "GRU"), (Cell, "LSTMCell"), (Concrete, "GRU")], ids=str)
+SUBCLASSES = [
+    (Plain, "LSTM"),
+    (Counting, "GRU"),
+    (Elman, "RNN"),
+    (Cell, "LSTMCell"),
+    (ElmanCell, "RNNCell"),
+    (Concrete, "GRU"),
+]
+
+
+@pytest.fixture(params=SUBCLASSES, ids=str)
 def subclass(request: pytest.FixtureRequest) -> tuple[nn.Module, str]:
     cls, name = request.param
     return cls(4, 8).double(), name

@@ -6,8 +6,9 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from cases import KINDS, flatten
-from comparing import assert_accurate
+from cases import flatten
+from comparing import assert_accurate, assert_identical
+from conversions import NETWORKS
 from torch import Tensor
 
 import fused_rnn
@@ -29,6 +30,12 @@ def filled(layer: Any, *shape: int) -> Any:
     return layer
 
 
+def theirs_of(name: str, variant: dict[str, Any], **kwargs: Any) -> Any:
+    """Return Keras's counterpart of a class of ours, of 6 hidden units, before it is built."""
+    activation = {"activation": variant["nonlinearity"]} if variant else {}
+    return getattr(keras.layers, f"Simple{name}" if name.startswith("RNN") else name)(6, **activation, **kwargs)
+
+
 def tensors(values: Any) -> list[Tensor]:
     return [torch.from_numpy(keras.ops.convert_to_numpy(value)) for value in values]
 
@@ -40,9 +47,9 @@ def states_of(kind: str, states: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_layer(kind: str, use_bias: bool) -> None:
-    theirs = filled(getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER), 3, 5, 4)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_layer(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
+    theirs = filled(theirs_of(kind, variant, use_bias=use_bias, **LAYER), 3, 5, 4)
     ours: Any = fused_rnn.from_keras(theirs)
     assert type(ours) is getattr(fused_rnn, kind)
     assert (ours.batch_first, ours.bias, next(ours.parameters()).dtype) == (True, use_bias, torch.float64)
@@ -55,13 +62,13 @@ def test_layer(kind: str, use_bias: bool) -> None:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_bidirectional(kind: str, use_bias: bool) -> None:
-    layer = getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_bidirectional(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
+    layer = theirs_of(kind, variant, use_bias=use_bias, **LAYER)
     theirs = filled(keras.layers.Bidirectional(layer, dtype="float64"), 3, 5, 4)
     expected, *states = tensors(theirs(INPUT))
     arrays: Any = {"source": theirs.get_weights(), "kind": kind, "bidirectional": True, "reset_after": True}
-    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays)):
+    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays, **variant)):
         output, final = ours(INPUT)
         assert_accurate(output, expected)
         for actual, state in zip(final if kind == "LSTM" else [final], states_of(kind, states), strict=True):
@@ -69,10 +76,10 @@ def test_bidirectional(kind: str, use_bias: bool) -> None:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
-def test_cell(kind: str, use_bias: bool) -> None:
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_cell(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
     """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
-    theirs = filled(getattr(keras.layers, f"{kind}Cell")(6, use_bias=use_bias), 3, 4)
+    theirs = filled(theirs_of(f"{kind}Cell", variant, use_bias=use_bias), 3, 4)
     ours: Any = fused_rnn.from_keras(theirs)
     assert type(ours) is getattr(fused_rnn, f"{kind}Cell")
     input, states = INPUT[:, 0], [torch.randn(3, 6, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1)]
@@ -81,6 +88,8 @@ def test_cell(kind: str, use_bias: bool) -> None:
         hx = [state.float().to(dtype) for state in states]
         return flatten(cell(input.float().to(dtype), tuple(hx) if kind == "LSTM" else hx[0]))
 
+    again = fused_rnn.from_keras(theirs.get_weights(), f"{kind}Cell", reset_after=True, **variant)
+    assert_identical(dict(enumerate(run(again, torch.float32))), dict(enumerate(run(ours, torch.float32))))
     peer = run(ours, torch.float32)
     exact = run(ours.double(), torch.float64)
     _, actual = theirs(input.float(), [state.float() for state in states])
@@ -131,6 +140,21 @@ def test_the_weights_are_copies() -> None:
     assert all(numpy.abs(weight).min() > 0 for weight in theirs.get_weights())
 
 
+def test_an_rnn_has_tanh_by_default() -> None:
+    for cls in (keras.layers.SimpleRNN, keras.layers.SimpleRNNCell):
+        theirs = filled(cls(6), 3, 4) if "Cell" in cls.__name__ else filled(cls(6), 3, 5, 4)
+        kind = cls.__name__.removeprefix("Simple")
+        for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(theirs.get_weights(), kind)):
+            assert ours.nonlinearity == "tanh"
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "linear", None, keras.layers.ReLU(max_value=6)], ids=str)
+@pytest.mark.parametrize("name", ["SimpleRNN", "SimpleRNNCell"])
+def test_activations_without_counterpart(name: str, activation: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name} has activation=.*, but here it can only be 'tanh' or 'relu'"):
+        fused_rnn.from_keras(getattr(keras.layers, name)(6, activation=activation))
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -153,8 +177,13 @@ def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> 
     ("make", "message"),
     [
         (lambda: keras.layers.LSTM(6), "no weights yet"),
-        (lambda: keras.layers.Dense(6), "must be a Keras LSTM, GRU, LSTMCell, GRUCell or Bidirectional, got Dense"),
-        (lambda: keras.layers.SimpleRNN(6), "got SimpleRNN"),
+        (lambda: keras.layers.SimpleRNN(6), "SimpleRNN has no weights yet"),
+        (
+            lambda: keras.layers.Dense(6),
+            "must be a Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell, SimpleRNNCell or Bidirectional, got Dense",
+        ),
+        (lambda: keras.layers.RNN(keras.layers.SimpleRNNCell(6)), "got RNN"),
+        (lambda: keras.layers.SimpleRNN(6, dropout=0.1), "SimpleRNN has dropout=0.1.* kind and nonlinearity"),
         (lambda: keras.layers.Bidirectional(keras.layers.LSTM(6), merge_mode="sum"), "merge_mode must be 'concat'"),
         (
             lambda: keras.layers.Bidirectional(
@@ -167,6 +196,13 @@ def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> 
                 keras.layers.GRU(6), backward_layer=keras.layers.GRU(6, reset_after=False, go_backwards=True)
             ),
             "both directions must .* have one reset_after",
+        ),
+        (
+            lambda: keras.layers.Bidirectional(
+                keras.layers.SimpleRNN(6),
+                backward_layer=keras.layers.SimpleRNN(6, activation="relu", go_backwards=True),
+            ),
+            "both directions must .* one activation",
         ),
     ],
 )
@@ -187,7 +223,11 @@ def arrays(*shapes: tuple[int, ...]) -> list[numpy.ndarray]:
         (arrays((4, 24), (6, 24)), {"kind": "LSTM", "bidirectional": True}, "for each direction, got 2 for 2"),
         (arrays((4, 24), (6, 24), (23,)), {"kind": "LSTM"}, "bias_ih_l0"),
         (arrays((4, 24), (6, 18)), {"kind": "LSTM"}, "weights must fit each other"),
-        (arrays((4, 24), (6, 24)), {"kind": "RNN"}, "kind must be one of"),
+        (arrays((4, 24), (6, 24)), {"kind": "RNN"}, "weights must fit each other"),
+        (arrays((4, 6), (6, 6)), {"kind": "SimpleRNN"}, "kind must be one of LSTM, GRU, RNN, LSTMCell, "),
+        (arrays((4, 6), (6, 6)), {"kind": "RNN", "nonlinearity": "elu"}, "must be 'tanh' or 'relu' for RNN, got 'elu'"),
+        (arrays((4, 6), (6, 6)), {"kind": "RNNCell", "nonlinearity": "elu"}, "must be 'tanh' or 'relu' for RNNCell"),
+        (arrays((4, 24), (6, 24)), {"kind": "LSTM", "nonlinearity": "tanh"}, "nonlinearity must be None for LSTM"),
         (arrays((4, 24), (6, 24)), {}, "kind must be one of"),
         (arrays((4, 24), (6, 24)) * 2, {"kind": "LSTMCell", "bidirectional": True}, "bidirectional must be False"),
     ],
@@ -200,3 +240,5 @@ def test_arrays_that_do_not_fit(source: list[numpy.ndarray], kwargs: dict[str, A
 def test_a_layer_knows_its_kind() -> None:
     with pytest.raises(TypeError, match="a Keras layer knows its own"):
         fused_rnn.from_keras(keras.layers.LSTM(6), "LSTM")
+    with pytest.raises(TypeError, match="a Keras layer knows its own"):
+        fused_rnn.from_keras(keras.layers.SimpleRNN(6), nonlinearity="tanh")

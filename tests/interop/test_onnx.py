@@ -6,7 +6,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from cases import KINDS
+from conversions import NETWORKS
 from onnx_runtime import assert_agree, infer
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -14,9 +14,15 @@ import fused_rnn
 
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
-GATES = {"LSTM": 4, "GRU": 3}
+GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
+
+
+def attributes_of(variant: dict[str, Any], direction: str = "forward") -> dict[str, Any]:
+    """Return ONNX's attributes for what tells the variants of a network apart."""
+    directions = 2 if direction == "bidirectional" else 1
+    return {"activations": [variant["nonlinearity"].capitalize()] * directions} if variant else {}
 
 
 def node_model(
@@ -63,10 +69,13 @@ def node_model(
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize(("kind", "reset_after"), [("LSTM", True), ("GRU", True), ("GRU", False)])
-def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
-    kwargs: dict[str, Any] = {} if reset_after else {"linear_before_reset": 0}
-    model = node_model(kind, direction, bias, sequence_lens=True, **kwargs)
+@pytest.mark.parametrize(
+    ("kind", "variant"), [*NETWORKS, pytest.param("GRU", {"linear_before_reset": 0}, id="GRU-reset-before")]
+)
+def test_node(kind: str, variant: dict[str, Any], direction: str, bias: bool) -> None:
+    reset_after = "linear_before_reset" not in variant
+    attributes = attributes_of(variant, direction) if reset_after else variant
+    model = node_model(kind, direction, bias, sequence_lens=True, **attributes)
     layer: Any = fused_rnn.from_onnx(model)
     inner = layer.layer if direction == "reverse" else layer
     assert type(inner) is (getattr(fused_rnn, kind) if reset_after else fused_rnn.modules.GRUResetBefore)
@@ -81,16 +90,23 @@ def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
         assert_agree([joined, *finals], layer, [input, states if kind == "LSTM" else states[0]], **given)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_batch_first(kind: str, direction: str) -> None:
+def test_batch_first(kind: str, variant: dict[str, Any], direction: str) -> None:
     """ONNX Runtime has no layout=1."""
-    time_first: Any = fused_rnn.from_onnx(node_model(kind, direction))
-    batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1))
+    attributes = attributes_of(variant, direction)
+    time_first: Any = fused_rnn.from_onnx(node_model(kind, direction, **attributes))
+    batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1, **attributes))
     input = torch.randn(TIME, BATCH, INPUT)
     torch.testing.assert_close(batch_first(input.transpose(0, 1))[0].transpose(0, 1), time_first(input)[0])
     unbatched = input[:, 0]
     torch.testing.assert_close(batch_first(unbatched)[0], time_first(unbatched)[0])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_rnn_has_tanh_by_default(direction: str) -> None:
+    layer: Any = fused_rnn.from_onnx(node_model("RNN", direction))
+    assert (layer.layer if direction == "reverse" else layer).nonlinearity == "tanh"
 
 
 def test_choice_of_the_node() -> None:
@@ -103,7 +119,7 @@ def test_choice_of_the_node() -> None:
     second.node[0].output[:] = ["Z"]
     model.graph.node.append(second.node[0])
     model.graph.initializer.extend(second.initializer)
-    with pytest.raises(ValueError, match=r"node must name one LSTM or GRU .* 'node', 'Z'; got None"):
+    with pytest.raises(ValueError, match=r"node must name one LSTM, GRU or RNN .* 'node', 'Z'; got None"):
         fused_rnn.from_onnx(model)
     for name in ("node", "Y", model.graph.node[0]):
         assert type(fused_rnn.from_onnx(model, name)) is fused_rnn.LSTM
@@ -137,7 +153,15 @@ STATE = numpy.ones((1, BATCH, HIDDEN), "f4")
     ("kind", "kwargs", "message"),
     [
         ("LSTM", {"activations": ["Sigmoid", "Tanh", "Relu"]}, r"activations must be \['sigmoid', 'tanh', 'tanh'\]"),
+        ("RNN", {"activations": ["Sigmoid"]}, r"activations must be \['tanh'\] or \['relu'\], got \['sigmoid'\]"),
+        (
+            "RNN",
+            {"direction": "bidirectional", "activations": ["Tanh", "Relu"]},
+            r"must be \['tanh', 'tanh'\] or \['relu', 'relu'\], got \['tanh', 'relu'\]",
+        ),
         ("LSTM", {"clip": 3.0}, "clip has no counterpart"),
+        ("RNN", {"clip": 3.0}, "clip has no counterpart"),
+        ("RNN", {"activations": ["Affine"], "activation_alpha": [2.0]}, r"got \['affine'\]"),
         ("LSTM", {"input_forget": 1}, "input_forget=1"),
         ("LSTM", {"extra": ["P"], "constants": {"P": numpy.ones((1, 3 * HIDDEN), "f4")}}, "peepholes"),
         ("GRU", {"constants": {"h": STATE}}, "constant initial_h other than zero"),

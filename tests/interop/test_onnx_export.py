@@ -1,15 +1,20 @@
 """Exported models compute in ONNX Runtime what they do here, or an error says why they cannot."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, flatten
+from cases import flatten
 from comparing import assert_identical
+from conversions import NETWORKS
 from onnx_runtime import assert_agree, infer
 from torch import Tensor, nn
 
 import fused_rnn
+from fused_rnn.onnx.gates import TO_ONNX
+from fused_rnn.onnx.writing import NODES
+from fused_rnn.ops import CELLS
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis name:UserWarning")
@@ -30,15 +35,15 @@ def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, tabl
 
 def operators(program: Any) -> list[Any]:
     """Return the nodes of an exported model that stand for an operator of ours."""
-    return [node for node in program.model.graph if node.op_type in ("Conv", *KINDS)]
+    return [node for node in program.model.graph if node.op_type in ("Conv", "LSTM", "GRU", "RNN")]
 
 
 class Layers(nn.Module):
     """Layers of one kind and many forms, each run on the input by itself."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, variant: dict[str, Any]) -> None:
         super().__init__()
-        layer = getattr(fused_rnn, kind)
+        layer = partial(getattr(fused_rnn, kind), **variant)
         self.kind = kind
         self.plain = layer(INPUT, HIDDEN)
         self.no_bias = layer(INPUT, HIDDEN, bias=False, bidirectional=True)
@@ -56,10 +61,10 @@ class Layers(nn.Module):
         return flatten(outputs)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_layers(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_layers(kind: str, variant: dict[str, Any]) -> None:
     """Exported once, they run for other numbers of steps and sequences, and can be read again."""
-    module = Layers(kind)
+    module = Layers(kind, variant)
     time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
 
     def inputs(time: int, batch: int) -> list[Tensor]:
@@ -73,6 +78,8 @@ def test_layers(kind: str) -> None:
     for layer, node in ((module.plain, nodes[0]), (module.no_bias, nodes[1]), (module.large, nodes[4])):
         again = fused_rnn.from_onnx(program.model_proto, node.outputs[0].name)
         assert_identical(again.state_dict(), layer.state_dict())
+        assert repr(again) == repr(layer)
+        assert [getattr(again, name) for name in variant] == list(variant.values())
 
 
 class Model(nn.Module):
@@ -87,18 +94,20 @@ class Model(nn.Module):
         self.gru = fused_rnn.GRU(8, 7, batch_first=True)
         self.lstm_cell = fused_rnn.LSTMCell(7, 6)
         self.gru_cell = fused_rnn.GRUCell(6, 5, bias=False)
+        self.rnn_cells = nn.ModuleList([fused_rnn.RNNCell(5, 4), fused_rnn.RNNCell(5, 4, nonlinearity="relu")])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.second(torch.relu(self.first(images)))
         output, h_n = self.gru(features.mean(2).transpose(1, 2).repeat(1, 1, 2))
         h, c = self.lstm_cell(output[:, -1])
-        return [features, h_n, c, self.gru_cell(h)]
+        h = self.gru_cell(h)
+        return [features, h_n, c, h, *(cell(h) for cell in self.rnn_cells)]
 
 
 def test_model() -> None:
     model = Model()
     program = export(model, (torch.randn(2, 3, 6, 7),), ({0: torch.export.Dim("batch")},))
-    assert [node.op_type for node in operators(program)] == ["Conv", "Conv", "GRU", "LSTM", "GRU"]
+    assert [node.op_type for node in operators(program)] == ["Conv", "Conv", "GRU", "LSTM", "GRU", "RNN", "RNN"]
     input = torch.randn(5, 3, 6, 7)
     theirs = infer(program.model_proto.SerializeToString(), [input])
     assert all(tensor.isfinite().all() for tensor in theirs)
@@ -134,19 +143,26 @@ def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], mess
 
 
 class WithLengths(nn.Module):
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, variant: dict[str, Any]) -> None:
         super().__init__()
-        self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+        form: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": True}
+        self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, **form, **variant)
 
     def forward(self, input: Tensor, lengths: Tensor) -> Any:
         return self.layer(input, lengths=lengths)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lengths(kind: str) -> None:
+@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+def test_lengths(kind: str, variant: dict[str, Any]) -> None:
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     given = torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])
-    module = WithLengths(kind)
+    module = WithLengths(kind, variant)
     program = export(module, given, ({0: batch, 1: time}, {0: batch}))
     inputs = torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])
     assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)
+
+
+def test_every_cell_has_a_node() -> None:
+    assert NODES.keys() == CELLS.keys()
+    for cell, (kind, _) in NODES.items():
+        assert len(TO_ONNX[kind]) == CELLS[cell].gates

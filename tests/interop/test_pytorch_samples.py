@@ -1,4 +1,4 @@
-"""PyTorch's own samples of LSTM, GRU and their cells, which it tests its modules with, run on ours."""
+"""PyTorch's own samples of its recurrent layers and cells, which it tests its modules with, run on ours."""
 
 from functools import partial
 from typing import Any
@@ -7,15 +7,14 @@ import pytest
 import torch
 from cases import flatten
 from comparing import assert_accurate, assert_all_accurate, differentiate
+from conversions import NAMES
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing._internal.common_modules import ModuleErrorEnum, module_db
 
 import fused_rnn
 
-OURS: dict[type, type] = {
-    getattr(torch.nn, name): getattr(fused_rnn, name) for name in ("LSTM", "GRU", "LSTMCell", "GRUCell")
-}
+OURS: dict[type, type] = {getattr(torch.nn, name): getattr(fused_rnn, name) for name in NAMES}
 INFOS = [info for info in module_db if info.module_cls in OURS]
 
 
@@ -25,7 +24,7 @@ vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
 
 def samples(info: Any, training: bool) -> list[Any]:
     """Return the samples of a module, packed sequences among them where there are any."""
-    kwargs = {"with_packed_sequence": True} if info.module_cls is torch.nn.GRU else {}
+    kwargs = {"with_packed_sequence": True} if info.module_cls in (torch.nn.GRU, torch.nn.RNN) else {}
     return list(info.module_inputs_func(info, "cpu", torch.float64, True, training, **kwargs))
 
 
