@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import ClassVar, Literal, TypedDict
+from typing import ClassVar, Literal
+
+from fused_rnn import _C
 
 Kind = Literal["LSTM", "GRU", "RNN", "RNN_RELU"]
 Form = Literal["sequence", "packed", "cell"]
@@ -22,13 +24,6 @@ SECTIONS = ("lstm", "gru", "rnn", "cell", "packed", "half", "masked_conv2d")
 MODE_TITLES: dict[Mode, str] = {"forward": "forward", "training": "forward + backward"}
 BYTES_PER_FLOAT = 4
 BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": BYTES_PER_FLOAT, "bfloat16": 2, "float16": 2}
-
-
-class Structure(TypedDict):
-    """What the benchmarks need of a cell's description in csrc/cells."""
-
-    gates: int
-    states: int
 
 
 @dataclass(frozen=True)
@@ -46,17 +41,15 @@ class Layer:
     options: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def structure(self) -> Structure:
-        """How many gates and states the cell has for each hidden unit."""
-        return _CELLS[self.cell]
+    def gates(self) -> int:
+        """Rows of each weight matrix for a hidden unit."""
+        return _C.cells()[self.cell]["gates"]
 
+    @property
+    def states(self) -> int:
+        """States of a hidden unit: h alone, or h and c."""
+        return _C.cells()[self.cell]["states"]
 
-_CELLS: dict[str, Structure] = {
-    "lstm": {"gates": 4, "states": 2},
-    "gru": {"gates": 3, "states": 1},
-    "rnn_tanh": {"gates": 1, "states": 1},
-    "rnn_relu": {"gates": 1, "states": 1},
-}
 
 LAYERS: dict[Kind, Layer] = {
     "LSTM": Layer("LSTM", "lstm"),
@@ -131,7 +124,7 @@ class RecurrentCase:
     def weight_elements(self) -> int:
         """Elements of all weight matrices."""
         columns = sum(size + self.hidden_size for size in self.layer_input_sizes)
-        return self.directions * self.layer.structure["gates"] * self.hidden_size * columns
+        return self.directions * self.layer.gates * self.hidden_size * columns
 
     def operations(self, mode: Mode) -> int:
         """Additions and multiplications of all products: every row of every step meets every weight once."""

@@ -134,7 +134,7 @@ def make_input(case: RecurrentCase, device: str = "cpu") -> tuple[Tensor, Input]
 
 def state_names(case: RecurrentCase) -> list[str]:
     """The names of the final states: `h_n`, and `c_n` where the cell has a second state."""
-    return [f"{name}_n" for name in STATE_NAMES[: case.layer.structure["states"]]]
+    return [f"{name}_n" for name in STATE_NAMES[: case.layer.states]]
 
 
 def flatten_result(result: tuple[Any, ...]) -> Outputs:
@@ -149,18 +149,18 @@ def flatten_result(result: tuple[Any, ...]) -> Outputs:
 
 def _oracle(case: RecurrentCase, leaves: Sequence[Tensor], input: Input, grad_output: Tensor) -> Peer:
     """The reference layers, one after another, in float64, of the same (rounded) weights and input."""
-    layer = partial(getattr(reference, case.layer.name.lower()), **case.layer.options)
     doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
     zeros = torch.zeros(case.directions, case.batch, case.hidden_size, dtype=torch.float64)
-    initial = (zeros,) * case.layer.structure["states"]
+    initial = (zeros,) * case.layer.states
     layer_weights = case.directions * WEIGHTS_PER_CELL
 
     def compute() -> Outputs:
         output, *weights = doubles
         finals = []
         for first in range(0, len(weights), layer_weights):
-            output, *final = layer(output, *initial, weights[first : first + layer_weights], batch_sizes)
+            own = weights[first : first + layer_weights]
+            (output, *_), final = reference.recurrent(case.layer.cell, output, initial, own, batch_sizes)
             finals.append(final)
         return (output, *(torch.cat(states) for states in zip(*finals, strict=True)))
 
@@ -189,7 +189,7 @@ def _loop_over_modules(
         module = cell_class(own[0].shape[1], case.hidden_size, **case.layer.options).to(own[0].dtype)
         for parameter, weight in zip(module.parameters(), own, strict=True):
             parameter.data.copy_(weight)
-        cells.append(module if case.layer.structure["states"] > 1 else _with_single_state(module))
+        cells.append(module if case.layer.states > 1 else _with_single_state(module))
         parameters.extend(module.parameters())
     return partial(_run_cells, case, cells), parameters
 
@@ -204,7 +204,7 @@ def _by_cell(weights: Sequence[Tensor]) -> list[Sequence[Tensor]]:
 
 def _run_cells(case: RecurrentCase, cells: Sequence[Cell], input: Tensor) -> Outputs:
     """`input` is `[time, batch, input_size]`; the output is `[time, batch, directions * hidden_size]`."""
-    initial = (input.new_zeros(case.batch, case.hidden_size),) * case.layer.structure["states"]
+    initial = (input.new_zeros(case.batch, case.hidden_size),) * case.layer.states
     finals: list[Outputs] = []
     layer_output = input
     for layer in range(case.num_layers):
@@ -255,7 +255,7 @@ def _onnx_model(case: RecurrentCase, weights: Sequence[Tensor]) -> bytes:
     """The network as torch's own exporter would write it: one operator a layer, directions joined after each."""
     from onnx import TensorProto, helper
 
-    states = STATE_NAMES[: case.layer.structure["states"]]
+    states = STATE_NAMES[: case.layer.states]
     nodes: list[NodeProto] = []
     constants: list[TensorProto] = [_constant("shape", torch.tensor([0, 0, -1]))]
     layer_input = "input"
