@@ -4,10 +4,11 @@ Environment:
     CXX                    the C++ compiler (g++)
     FUSED_RNN_CUDA         auto: with CUDA where a toolkit is found; 0: never; 1: always, an error without a toolkit
     FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default); the last one is also kept as PTX, without
-                           its letter
+                           its letter. "native" stands for those of the GPUs of this machine
     MAX_JOBS               how many compilers may run at once
 """
 
+import functools
 import os
 import platform
 import shutil
@@ -74,9 +75,34 @@ def find_cuda() -> Path | None:
     return None
 
 
+@functools.cache
 def cuda_architectures() -> list[str]:
     """Returns the GPU architectures to compile for, such as ["80", "90a"]."""
-    return os.environ.get("FUSED_RNN_CUDA_ARCHS", "80;90a").replace(",", ";").split(";")
+    wanted = os.environ.get("FUSED_RNN_CUDA_ARCHS", "80;90a")
+    if wanted != "native":
+        return wanted.replace(",", ";").split(";")
+    capabilities = compute_capabilities()
+    if not capabilities:
+        sys.exit(
+            "FUSED_RNN_CUDA_ARCHS=native, but there is no NVIDIA GPU on this machine: neither PyTorch nor nvidia-smi "
+            "sees one.\nName the architectures to build for, such as FUSED_RNN_CUDA_ARCHS=90a."
+        )
+    # The kernels use instructions of Hopper that only its own architecture, the one with the letter, has.
+    return ["90a" if capability == (9, 0) else "{}{}".format(*capability) for capability in sorted(set(capabilities))]
+
+
+def compute_capabilities() -> list[tuple[int, int]]:
+    """Returns the compute capability of each GPU of this machine, such as (9, 0)."""
+    if torch.cuda.is_available():
+        return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
+    # PyTorch without CUDA sees no GPU, but the extension can be built for one all the same.
+    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        pairs = [line.strip().split(".") for line in answer.splitlines()]
+        return [(int(major), int(minor)) for major, minor in pairs]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return []
 
 
 def gencode(architectures: list[str]) -> str:

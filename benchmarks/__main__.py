@@ -1,7 +1,8 @@
 """The command line.
 
-`python -m benchmarks [--quick] [--only ...]` times every case against its peers; `... train [EXAMPLE ...]` trains the
-examples, `... scaling` sees how the time grows with each size, `... memory` what a call takes; `... table FILE` prints.
+`python -m benchmarks [--quick] [--only ...]` times every case against its peers. Instead of that, `train [EXAMPLE ...]`
+trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call, and
+`table FILE` prints the tables of an earlier run. `python -m benchmarks.gpu` is the command for a GPU.
 """
 
 from __future__ import annotations
@@ -17,16 +18,14 @@ import torch
 from rich.console import Console
 
 from benchmarks.cases import SECTIONS, full_grid, quick_grid
-from benchmarks.chart import draw_chart
-from benchmarks.checking import CheckError
+from benchmarks.chart import draw_chart, draw_scaling
 from benchmarks.machine import machine_name
-from benchmarks.markdown import markdown_table
 from benchmarks.memory import default_cases, run_memory
-from benchmarks.report import make_console, print_run
+from benchmarks.problem import CheckError
+from benchmarks.report import make_console, markdown_table, print_run
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
 from benchmarks.scaling import default_sweeps, run_scaling
-from benchmarks.scaling_chart import draw_scaling
 from examples import EXAMPLES
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,13 +34,13 @@ TRAIN = "train"
 TRAINING_SECONDS = 20.0  # for each model
 QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
-SCALING_SECONDS = 1.5  # for each point, kind and mode
+SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
 
-# What was measured, the words of the file's name, and the charts that go with it by the ending of theirs.
+# What was measured, the words of the results file's name, and the charts to draw, by the ending of their files' names.
 Outcome = tuple[Run, list[str], Mapping[str, Callable[[Run, Path], None]]]
 
-# Memory that was freed is kept for the next output: otherwise each large output is fresh pages, and clearing these
-# takes longer than many of the kernels.
+# The allocator keeps freed memory for the next output. Otherwise each large output would get new pages, and the kernel
+# takes longer to clear these than many a layer takes to compute.
 ALLOCATOR_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -50,10 +49,10 @@ ALLOCATOR_SETTINGS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says.
+    """Run the command line.
 
     Args:
-        arguments: Those of the command line, or None for the process's own.
+        arguments: The arguments, or None for those of the process.
 
     Returns:
         The exit code: 0, 1 if a check failed, 130 after Ctrl-C.
@@ -97,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> Outcome:
-    """Every case of the grid, and the examples."""
+    """Measure every case of the grid, and the examples."""
     sections = options.only or (*SECTIONS, TRAIN)
     run = run_benchmarks(
         quick_grid() if options.quick else full_grid(),
@@ -113,21 +112,21 @@ def _bench(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _train(options: argparse.Namespace, console: Console) -> Outcome:
-    """The examples alone."""
+    """Train the examples alone."""
     seconds = 0.0 if options.check_only else options.seconds
     run = run_benchmarks([], (), options.examples or EXAMPLES, console, training_seconds=seconds)
     return run, [TRAIN, *options.examples], {}
 
 
 def _scale(options: argparse.Namespace, console: Console) -> Outcome:
-    """How the time grows."""
+    """Measure how the time grows with each size."""
     sweeps = default_sweeps()
     run = run_scaling(sweeps, console, 0.0 if options.check_only else options.seconds)
     return run, [SCALING], {f"-{sweep.quantity}": partial(draw_scaling, sweep) for sweep in sweeps}
 
 
 def _measure_memory(options: argparse.Namespace, console: Console) -> Outcome:
-    """What a call takes at its peak."""
+    """Measure the memory that a call takes at its peak."""
     return run_memory(default_cases(), console), [MEMORY], {}
 
 
@@ -161,10 +160,10 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=TRAINING_SECONDS, help="for each model, both trainings together (%(default)s)"
     )
     scaling = commands.add_parser(
-        SCALING, help="how the time grows with time steps, batch, hidden size and threads (about five minutes)"
+        SCALING, help="how the time grows with time steps, batch, hidden size and threads (about eight minutes)"
     )
     scaling.add_argument(
-        "--seconds", type=float, default=SCALING_SECONDS, help="for each point, LSTM or GRU, and mode (%(default)s)"
+        "--seconds", type=float, default=SCALING_SECONDS, help="for each point, kind of layer and mode (%(default)s)"
     )
     memory = commands.add_parser(MEMORY, help="what inference and training take at their peak, ours and torch.nn's")
     for command in (scaling, memory):
@@ -175,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fix_allocator() -> None:
-    """Start anew with the allocator's settings, which it reads only at the start of a process."""
+    """Restart the process with the allocator's settings, which are read only at the start of a process."""
     if sys.platform == "linux" and not ALLOCATOR_SETTINGS.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ALLOCATOR_SETTINGS})
 

@@ -1,30 +1,69 @@
-"""What is measured: the cases, their exact numbers of operations, and the quick and the full grid.
+"""The cases that are measured on a CPU and on a GPU, their exact numbers of operations, and the grids of cases.
 
-A case says nothing about who computes it (that is `peers.py`). Operations are those of the products alone, two for each
-multiply-add; taps that are masked, that hang over the image's border, and time steps past a sequence's end do no work
-that anybody needs, so they are not counted. A forward and backward pass counts three times the forward pass.
+A case does not know who computes it; the modules of the peers do. The operations are those of the matrix products or
+convolutions alone, two for each multiply-add. What nobody needs is not counted: masked taps, taps outside of the image,
+and time steps after the end of a sequence. A forward and backward pass counts as three forward passes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
 from typing import ClassVar, Literal
 
-Kind = Literal["LSTM", "GRU"]
+from fused_rnn import _C
+
+Kind = Literal["LSTM", "GRU", "RNN", "RNN_RELU"]
 Form = Literal["sequence", "packed", "cell"]
 Mode = Literal["forward", "training"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Precision = Literal["bfloat16", "float16", "tf32", "float32"]
 
-SECTIONS = ("lstm", "gru", "cell", "packed", "half", "masked_conv2d")
-GATES: dict[Kind, int] = {"LSTM": 4, "GRU": 3}
+SECTIONS = ("lstm", "gru", "rnn", "cell", "packed", "half", "masked_conv2d")
 MODE_TITLES: dict[Mode, str] = {"forward": "forward", "training": "forward + backward"}
 BYTES_PER_FLOAT = 4
 BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": BYTES_PER_FLOAT, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True)
+class Layer:
+    """The layer of one kind.
+
+    Attributes:
+        name: The class in torch.nn and in fused_rnn; the class of its cell has `Cell` after that.
+        cell: The cell's name in csrc/cells.
+        options: Arguments of both classes that choose the cell.
+    """
+
+    name: str
+    cell: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> int:
+        """Rows of each weight matrix for a hidden unit."""
+        return _C.cells()[self.cell]["gates"]
+
+    @property
+    def states(self) -> int:
+        """States of a hidden unit: h alone, or h and c."""
+        return _C.cells()[self.cell]["states"]
+
+
+LAYERS: dict[Kind, Layer] = {
+    "LSTM": Layer("LSTM", "lstm"),
+    "GRU": Layer("GRU", "gru"),
+    "RNN": Layer("RNN", "rnn_tanh", {"nonlinearity": "tanh"}),
+    "RNN_RELU": Layer("RNN", "rnn_relu", {"nonlinearity": "relu"}),
+}
+# ReLU takes as long as tanh where products take most of the time, so only some grids have it too.
+KINDS: tuple[Kind, ...] = ("LSTM", "GRU", "RNN")
+
+
+@dataclass(frozen=True)
 class RecurrentCase:
-    """An LSTM or a GRU: a whole sequence, a packed (ragged) one, or a loop over its cell; all tensors in `dtype`."""
+    """A recurrent layer on a whole sequence or on a packed (ragged) one, or a loop over its cell."""
 
     kind: Kind
     time: int
@@ -37,11 +76,16 @@ class RecurrentCase:
     dtype: Dtype = "float32"
 
     @property
+    def layer(self) -> Layer:
+        """The classes that compute the case, and the structure of their cell."""
+        return LAYERS[self.kind]
+
+    @property
     def section(self) -> str:
         """The part of the benchmark that `--only` chooses by."""
         if self.dtype != "float32":
             return "half"
-        return self.kind.lower() if self.form == "sequence" else self.form
+        return self.layer.name.lower() if self.form == "sequence" else self.form
 
     @property
     def group(self) -> str:
@@ -54,7 +98,7 @@ class RecurrentCase:
 
     @property
     def label(self) -> str:
-        """(time, batch, input_size, hidden_size) and what is not the default."""
+        """(time, batch, input_size, hidden_size) and whatever is not the default."""
         extra = f", {self.num_layers} layers" if self.num_layers > 1 else ""
         extra += ", both directions" if self.bidirectional else ""
         extra += f", {self.dtype}" if self.dtype != "float32" else ""
@@ -80,15 +124,41 @@ class RecurrentCase:
     def weight_elements(self) -> int:
         """Elements of all weight matrices."""
         columns = sum(size + self.hidden_size for size in self.layer_input_sizes)
-        return self.directions * GATES[self.kind] * self.hidden_size * columns
+        return self.directions * self.layer.gates * self.hidden_size * columns
 
     def operations(self, mode: Mode) -> int:
         """Additions and multiplications of all products: every row of every step meets every weight once."""
         return _scale(mode) * 2 * sum(self.lengths) * self.weight_elements()
 
     def bytes_read(self) -> int:
-        """Bytes of the weights: what a single step has to read, at least."""
+        """Bytes of the weights, which even a single step has to read."""
         return BYTES_PER_ELEMENT[self.dtype] * self.weight_elements()
+
+
+@dataclass(frozen=True)
+class GpuCase(RecurrentCase):
+    """A layer as wide as its input; float32 products are rounded to tf32 if `tf32` is set."""
+
+    tf32: bool = False
+
+    @property
+    def precision(self) -> Precision:
+        """What products are computed in."""
+        return "tf32" if self.tf32 else self.dtype
+
+    @property
+    def group(self) -> str:
+        """The cases over which one geometric mean is taken; each precision and form has its own."""
+        words: list[str] = [self.kind, self.precision]
+        words += ["both directions"] if self.bidirectional else []
+        words += [f"{self.num_layers} layers"] if self.num_layers > 1 else []
+        words += ["packed"] if self.form == "packed" else []
+        return " ".join(words)
+
+    @property
+    def label(self) -> str:
+        """(time, batch, hidden_size)."""
+        return f"({self.time}, {self.batch}, {self.hidden_size})"
 
 
 @dataclass(frozen=True)
@@ -131,7 +201,7 @@ class ConvolutionCase:
         return sum(source + last <= target for source in inputs for target in outputs)
 
     def bytes_read(self) -> int:
-        """Bytes of the input images: they have to be read once, at least."""
+        """Bytes of the input images, all of which have to be read."""
         return BYTES_PER_FLOAT * self.batch * self.in_channels * self.size * self.size
 
 
@@ -142,22 +212,32 @@ def _scale(mode: Mode) -> int:
     return 3 if mode == "training" else 1
 
 
-def _recurrent(shapes: list[tuple[int, ...]], form: Form = "sequence", dtype: Dtype = "float32") -> list[Case]:
-    """Both kinds of cell for each (time, batch, input, hidden[, layers[, directions]])."""
+# The grids on a CPU.
+
+
+def _recurrent(
+    shapes: Sequence[tuple[int, ...]],
+    form: Form = "sequence",
+    dtype: Dtype = "float32",
+    kinds: Sequence[Kind] = KINDS,
+) -> list[Case]:
+    """Every kind for each (time, batch, input, hidden[, layers[, directions]])."""
     cases: list[Case] = []
-    for kind in GATES:
+    for kind in kinds:
         for time, batch, input_size, hidden_size, *rest in shapes:
-            num_layers, directions = (*rest, 1, 1)[:2] if len(rest) < 2 else rest
+            num_layers, directions = (*rest, 1, 1)[:2]
             sizes = (time, batch, input_size, hidden_size, num_layers)
             cases.append(RecurrentCase(kind, *sizes, bidirectional=directions == 2, form=form, dtype=dtype))
     return cases
 
 
 def quick_grid() -> list[Case]:
-    """A few cases of every group: what can be checked and timed in about three minutes on two cores."""
-    sequences = [(1, 1, 1024, 1024), (100, 8, 7, 33), (60, 17, 100, 300), (100, 32, 256, 256), (35, 20, 650, 650, 2)]
+    """A few cases of every group, which are checked and timed in less than four minutes on two cores."""
+    sequences = [(1, 1, 1024, 1024), (100, 8, 7, 33), (60, 17, 100, 300), (100, 32, 256, 256)]
     return [
-        *_recurrent(sequences),
+        *_recurrent([*sequences, (35, 20, 650, 650, 2)], kinds=("LSTM", "GRU")),
+        *_recurrent(sequences, kinds=("RNN",)),
+        *_recurrent([(100, 32, 256, 256)], kinds=("RNN_RELU",)),
         *_recurrent([(50, 32, 256, 256)], "cell"),
         *_recurrent([(100, 32, 256, 256)], "packed"),
         *_recurrent([(60, 17, 100, 300)], dtype="bfloat16"),
@@ -185,7 +265,7 @@ def full_grid() -> list[Case]:
         (100, 32, 256, 256, 2, 2),
     ]
     return [
-        *_recurrent(single_steps + sequences),
+        *_recurrent(single_steps + sequences, kinds=tuple(LAYERS)),
         *_recurrent([(100, 1, 64, 64), (60, 17, 100, 300), (50, 32, 256, 256), (50, 64, 512, 512)], "cell"),
         *_recurrent([(60, 17, 100, 300), (100, 32, 256, 256), (100, 64, 512, 512), (35, 20, 650, 650, 2)], "packed"),
         *_recurrent([(100, 32, 256, 256), (60, 17, 100, 300), (1, 1, 512, 512)], dtype="bfloat16"),
@@ -201,3 +281,71 @@ def full_grid() -> list[Case]:
         ConvolutionCase(4, 192, 384, 16, 5, "A"),
         ConvolutionCase(4, 96, 192, 32, 3, "B", data_channels=3),
     ]
+
+
+# The grids on a GPU.
+
+PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float16", "tf32", "float32")
+TIMES = (128, 256, 512, 1024)
+BATCHES = (1, 16, 32, 64, 128)
+HIDDEN_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
+# The shape for which FlashRNN's authors have published times.
+PUBLISHED_SHAPE = (1024, 16, 768)
+
+
+def gpu_case(
+    kind: Kind,
+    precision: Precision,
+    time: int,
+    batch: int,
+    hidden: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    form: Form = "sequence",
+) -> GpuCase:
+    """Make a case, with a precision in the place of a dtype."""
+    dtype: Dtype = "float32" if precision == "tf32" else precision
+    sizes = (time, batch, hidden, hidden, num_layers)
+    return GpuCase(kind, *sizes, bidirectional, form, dtype, tf32=precision == "tf32")
+
+
+def gpu_grid() -> list[GpuCase]:
+    """What matters most, and that first: about 200 s for LSTM and GRU on an H200, then 40 s for the RNN."""
+    cases = [gpu_case("LSTM", "float16", *PUBLISHED_SHAPE)]
+    gated: tuple[Kind, ...] = ("LSTM", "GRU")
+    for kind in gated:
+        cases += [gpu_case(kind, "bfloat16", *PUBLISHED_SHAPE)]
+        cases += [gpu_case(kind, "bfloat16", 256, batch, hidden) for batch in (16, 128) for hidden in HIDDEN_SIZES]
+    for precision, kind in product(PRECISIONS[1:], gated):
+        cases += [gpu_case(kind, precision, 256, 32, hidden) for hidden in (256, 512, 1024, 2048)]
+    for kind in gated:
+        cases += [gpu_case(kind, "bfloat16", 256, batch, 512) for batch in (1, 32, 64)]
+        cases += [gpu_case(kind, "bfloat16", time, 32, 512) for time in (128, 512, 1024)]
+        cases += _gpu_forms(kind)
+    cases += [gpu_case("RNN", "bfloat16", *PUBLISHED_SHAPE)]
+    cases += [gpu_case("RNN", "bfloat16", 256, batch, hidden) for batch in (16, 128) for hidden in (512, 2048)]
+    cases += [gpu_case("RNN", precision, 256, 32, hidden) for precision in PRECISIONS[1:] for hidden in (512, 2048)]
+    return [*cases, *_gpu_forms("RNN"), gpu_case("RNN_RELU", "bfloat16", 256, 32, 512)]
+
+
+def _gpu_forms(kind: Kind) -> list[GpuCase]:
+    """Both directions, several layers and packed sequences."""
+    sizes = (256, 32, 512)
+    return [
+        gpu_case(kind, "bfloat16", *sizes, bidirectional=True),
+        gpu_case(kind, "bfloat16", *sizes, num_layers=3),
+        gpu_case(kind, "bfloat16", *sizes, form="packed"),
+        gpu_case(kind, "bfloat16", *sizes, num_layers=2, bidirectional=True, form="packed"),
+    ]
+
+
+def gpu_product_grid(
+    kinds: Sequence[Kind] = tuple(LAYERS),
+    precisions: Sequence[Precision] = PRECISIONS,
+    times: Sequence[int] = TIMES,
+    batches: Sequence[int] = BATCHES,
+    hidden_sizes: Sequence[int] = HIDDEN_SIZES,
+) -> list[GpuCase]:
+    """All combinations; of everything, 2560 cases, which take more than two hours."""
+    return [gpu_case(*values) for values in product(kinds, precisions, times, batches, hidden_sizes)]

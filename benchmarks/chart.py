@@ -1,23 +1,30 @@
-"""The chart: how many times as long as fused_rnn each peer takes, for every case."""
+"""The charts: each peer's time over that of fused_rnn for every case, and time over one size for the sweeps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.cases import MODE_TITLES, Mode
+from benchmarks.cases import LAYERS, MODE_TITLES, Mode
 from benchmarks.results import Result, Run
+from benchmarks.scaling import PEERS, TITLES, Sweep
 
-# The bright scheme of Paul Tol, and two more: tell each other apart for colour-blind readers too.
+# The bright scheme of Paul Tol, which colour-blind readers can tell apart too, and two more.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb", "#222255")
 SLOT = 0.16  # inches from one bar to the next
 COLUMN_WIDTH = 6.0
 MARGINS = 1.6
+PANEL_SIZE = (5.5, 3.6)  # inches
+LIMIT_STYLE: dict[str, Any] = {"color": "0.4", "linestyle": "--", "linewidth": 1.2}
+PEER_COLOURS = dict(zip(PEERS, COLOURS, strict=False))
 
 Positions = dict[tuple[str, str], int]
 
@@ -102,3 +109,65 @@ def _set_scale(column: Axes, run: Run) -> None:
     shown = [tick for tick in ticks if lower <= tick <= upper]
     column.set_xticks(shown, [f"{tick:g}x" for tick in shown])
     column.minorticks_off()
+
+
+def draw_scaling(sweep: Sweep, run: Run, path: Path) -> None:
+    """Draw one row for each kind of layer, forward on the left and forward + backward on the right.
+
+    Both axes are logarithmic.
+
+    Args:
+        sweep: Which part of the run to draw.
+        run: What was measured.
+        path: The PNG file to write.
+    """
+    groups = run.groups()
+    kinds = [kind for kind in LAYERS if (sweep.group(kind), "forward") in groups]  # older runs have fewer
+    width, height = PANEL_SIZE
+    figure = Figure(figsize=(width * len(MODE_TITLES), 1.0 + height * len(kinds)), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(kinds), len(MODE_TITLES), sharex=True, squeeze=False)
+    for row, kind in zip(panels, kinds, strict=True):
+        for panel, (mode, title) in zip(row, MODE_TITLES.items(), strict=True):
+            _draw_panel(panel, groups[sweep.group(kind), mode])
+            panel.set_title(f"{kind}, {title}")
+    for panel in panels[-1]:
+        panel.set_xlabel(TITLES[sweep.quantity])
+        panel.set_xticks(sweep.values, [str(value) for value in sweep.values])
+        panel.xaxis.set_minor_locator(NullLocator())
+    for row in panels:
+        row[0].set_ylabel("one call")
+    machine = run.machine
+    threads = "" if sweep.quantity == "threads" else f"threads: {machine['threads']}, "
+    figure.suptitle(
+        f"Time of one call by {sweep.title}\n"
+        f"{machine['processor']}, {threads}torch {machine['torch']}, {str(machine['date'])[:10]}"
+    )
+    peers = dict.fromkeys(peer for (group, _), results in groups.items() for peer in results[0].times)
+    handles = [Line2D([], [], color=PEER_COLOURS[peer], marker="o", markersize=4, label=peer) for peer in peers]
+    handles.append(Line2D([], [], label="limit of this machine", **LIMIT_STYLE))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+
+
+def _draw_panel(panel: Axes, results: Sequence[Result]) -> None:
+    values = [int(result.label) for result in results]
+    for peer in results[0].times:
+        medians = [result.times[peer].median for result in results]
+        panel.plot(values, medians, color=PEER_COLOURS[peer], marker="o", markersize=4)
+    panel.plot(values, [result.limit_seconds for result in results], **LIMIT_STYLE)
+    panel.set_xscale("log", base=2)
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(_format_seconds))
+    panel.grid(color="0.92")
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _format_seconds(seconds: float, _: int) -> str:
+    """Such as `10 ms`."""
+    factor, unit = (1.0, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
+    return f"{seconds * factor:.3g} {unit}"

@@ -19,7 +19,7 @@ Convolution = Callable[[Tensor, Tensor, Tensor], Tensor]
 def convolution_problem(case: ConvolutionCase) -> Problem:
     """Make data and peers of `case`, the same ones in every run.
 
-    The fused kernel is timed as it is best used, on channels_last images, and also on contiguous ones.
+    The fused kernel is timed on channels_last images, which suit it best, and also on contiguous ones.
 
     Args:
         case: What to compute.
@@ -70,7 +70,7 @@ def convolution_problem(case: ConvolutionCase) -> Problem:
 
 
 def _read_mask(case: ConvolutionCase, shape: tuple[int, ...]) -> Tensor:
-    """The mask `[out_channels, in_channels, k, k]`, read off the reference: where a weight reaches any output."""
+    """The mask `[out_channels, in_channels, k, k]`: 1 for each weight that any output of the reference depends on."""
     image = torch.ones(1, case.in_channels, case.kernel_size, case.kernel_size)
     weight = torch.zeros(shape, requires_grad=True)
     output = reference.masked_conv2d(image, weight, None, case.mask_type, case.data_channels)

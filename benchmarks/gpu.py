@@ -1,70 +1,155 @@
-"""LSTM and GRU on a GPU against torch.nn, with cuDNN and without: checks, times and writes JSON.
+"""The recurrent layers on a GPU against torch.nn, with cuDNN and without: checks them, times them and writes JSON.
 
-`python -m benchmarks.gpu` takes a grid of some minutes, `--full` or sizes of your own another one. After
-`--limit` seconds no case is begun any more; what was measured until then is in the file, which is written anew after
-each case.
+`python -m benchmarks.gpu` takes a grid of some minutes; `--full`, or sizes of your own, another one. No case is begun
+after `--limit` seconds. The file is written after each case, so it always has what was measured until then.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import torch
 from rich.console import Console
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from benchmarks.cases import GATES, MODE_TITLES, Mode
+from benchmarks.cases import LAYERS, MODE_TITLES, PRECISIONS, GpuCase, Mode, gpu_grid, gpu_product_grid
 from benchmarks.chart import draw_chart
-from benchmarks.checking import CheckError, check
-from benchmarks.gpu_cases import PRECISIONS, GpuCase, default_grid, product_grid
-from benchmarks.gpu_machine import CLOCKS, ask_nvidia_smi, clocks_under_load, describe_gpu, file_name
-from benchmarks.gpu_peers import captured, gpu_problem, time_on_gpu
-from benchmarks.gpu_report import group_of, print_gpu_run
-from benchmarks.problem import FUSED, Problem
-from benchmarks.report import make_console, make_progress
+from benchmarks.machine import CLOCKS, ask_nvidia_smi, clocks_under_load, describe_gpu, gpu_name
+from benchmarks.problem import FUSED, CheckError, Compute, Outputs, Peer, Problem, check, torch_peer
+from benchmarks.recurrent_peers import flatten_result, make_input, make_layers, state_names
+from benchmarks.report import make_console, make_progress, print_gpu_run
 from benchmarks.results import Result, Run
-from benchmarks.timing import Function
+from benchmarks.timing import Function, Measurement, time_together
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_SECONDS = 300.0
-SECONDS = 0.15  # for each case, pass, and way of calling; five rounds at least
-# What is computed is checked over so many steps; more take the same kernels. How well it is rounded is for the tests to
-# see, here only that it is the same: to 16 eps of the dtype, of float16 for tf32, which has its mantissa.
+SECONDS = 0.15  # for each case, pass, and way of calling; at least five rounds are made
+# Results are checked over so many steps, because more steps take the same kernels. How well they are rounded is for the
+# tests to judge; here they only have to be the same to 16 eps of the dtype, for tf32 of float16, whose mantissa it has.
 CHECKED_STEPS = 128
 CLOCKS_EVERY = 20  # cases
+CUDNN, TORCH = "cuDNN", "torch.nn"
+
+
+def gpu_problem(case: GpuCase, mode: Mode, device: str = "cuda") -> Problem:
+    """Make data and peers of `case`, the same ones in every run; float32 is from now on computed as the case says.
+
+    Args:
+        case: What to compute.
+        mode: Layers that are not trained are in evaluation mode, in which cuDNN keeps nothing for backward.
+        device: The device; on a CPU both of torch.nn's peers are the same.
+
+    Returns:
+        The problem; every peer has the weights of torch.nn's layer.
+    """
+    _set_float32(case.tf32)
+    torch.manual_seed(0)
+    theirs, ours = (layer.train(mode == "training") for layer in make_layers(case, device))
+    leaf, input = make_input(case, device)
+    shape = (*leaf.shape[:-1], case.directions * case.hidden_size)
+    grad_output = torch.randn(shape, dtype=leaf.dtype, device=device)
+
+    def peer(name: str, layer: nn.Module, with_cudnn: bool = True) -> Peer:
+        compute = _with_cudnn(lambda: flatten_result(layer(input)), with_cudnn)
+        return torch_peer(name, compute, [leaf, *layer.parameters()], grad_output)
+
+    return Problem(
+        [peer(FUSED, ours), peer(CUDNN, theirs), peer(TORCH, theirs, with_cudnn=False)],
+        _oracle(theirs, leaf, input, grad_output),
+        yardstick=CUDNN,
+        forward_names=("output", *state_names(case)),
+        gradient_names=("input", *(name for name, _ in theirs.named_parameters())),
+    )
+
+
+def _set_float32(tf32: bool) -> None:
+    settings: Any = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    for setting in settings:
+        setting.fp32_precision = "tf32" if tf32 else "ieee"
+
+
+def _with_cudnn(compute: Compute, enabled: bool) -> Compute:
+    """`compute` with cuDNN allowed or not; a backward pass uses cuDNN if its forward pass did.
+
+    `torch.backends.cudnn.flags` would raise, because the precision of float32 is set for recurrent networks alone.
+    """
+
+    def computed() -> Outputs:
+        torch._C._set_cudnn_enabled(enabled)
+        try:
+            return compute()
+        finally:
+            torch._C._set_cudnn_enabled(True)
+
+    return computed
+
+
+def _oracle(layer: nn.Module, leaf: Tensor, input: Tensor | PackedSequence, grad_output: Tensor) -> Peer:
+    """torch.nn in float64 without cuDNN, of the same rounded weights and input."""
+    double = copy.deepcopy(layer).double()
+    exact = leaf.detach().double().requires_grad_()
+    given = PackedSequence(exact, input.batch_sizes) if isinstance(input, PackedSequence) else exact
+    compute = _with_cudnn(lambda: flatten_result(double(given)), False)
+    return torch_peer("torch.nn in float64", compute, [exact, *double.parameters()], grad_output.double())
+
+
+def captured(function: Function) -> Function | None:
+    """What `function` does as a CUDA graph, or None if it cannot be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function()
+        function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            function()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
+def time_on_gpu(
+    problem: Problem, mode: Mode, seconds: float, wait: Function, capture: Callable[[Function], Function | None]
+) -> dict[str, dict[str, Measurement]]:
+    """Time all peers, as graphs and as plain calls.
+
+    Args:
+        problem: What they compute.
+        mode: Forward calls run without gradients.
+        seconds: About how long to time either way.
+        wait: Returns when the GPU is done.
+        capture: Makes a graph of a call, or None.
+
+    Returns:
+        Times of one call by peer, for each way; graphs only of the peers that can be captured, and only if ours can.
+    """
+    with torch.set_grad_enabled(mode == "training"):
+        calls: dict[str, Function] = {peer.name: peer.prepare(mode) for peer in problem.peers}
+        graphs = {name: graph for name, call in calls.items() if (graph := capture(call)) is not None}
+        ways = {"graphs": graphs if FUSED in graphs else {}, "calls": calls}
+        samples = {way: time_together(functions, seconds, wait) for way, functions in ways.items() if functions}
+    return {way: {name: Measurement.of(values) for name, values in times.items()} for way, times in samples.items()}
 
 
 @dataclass
 class Gpu:
-    """What the timing needs to know of the device; a test has another one."""
+    """What the timing needs of the device; tests replace it by a CPU."""
 
     name: str = "cuda"
     wait: Function = torch.cuda.synchronize
     capture: Callable[[Function], Function | None] = captured
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; return 1 if a check failed, 2 without a GPU."""
-    options = _parser().parse_args(arguments)
-    console = make_console()
-    if not torch.cuda.is_available():
-        console.print("benchmarks.gpu needs an NVIDIA GPU, and a PyTorch that was built with CUDA.")
-        return 2
-    run = Run(describe_gpu())
-    path = options.output / f"{file_name(run.machine)}.json"
-    run_on_gpu(run, _grid(options), path, options.limit, console)
-    run.machine["clocks after"] = ask_nvidia_smi(CLOCKS)
-    run.save(path)
-    print_gpu_run(console, run)
-    console.print(f"written: {path}", soft_wrap=True)
-    if run.results:
-        draw_chart(run, path.with_suffix(".png"))
-    return 1 if run.failures else 0
 
 
 def run_on_gpu(
@@ -103,7 +188,7 @@ def _measure(run: Run, case: GpuCase, gpu: Gpu, ask_clocks: bool) -> None:
             _check(case, mode, gpu)
             problem = gpu_problem(case, mode, gpu.name)
             for way, times in time_on_gpu(problem, mode, SECONDS, gpu.wait, gpu.capture).items():
-                run.results.append(Result(group_of(case, way), case.label, mode, case.operations(mode), 0.0, times))
+                run.results.append(Result(f"{case.group}, {way}", case.label, mode, case.operations(mode), 0.0, times))
             if ask_clocks and mode == "training":
                 _note_clocks(run, problem, gpu)
             del problem
@@ -137,15 +222,15 @@ def _grid(options: argparse.Namespace) -> list[GpuCase]:
         "hidden_sizes": options.hidden,
     }
     chosen = {name: values for name, values in chosen.items() if values}
-    return product_grid(**chosen) if chosen or options.full else default_grid()
+    return gpu_product_grid(**chosen) if chosen or options.full else gpu_grid()
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument(
-        "--full", action="store_true", help="all combinations of all sizes: more than an hour, see --limit"
+        "--full", action="store_true", help="all combinations of all sizes, which take hours; see --limit"
     )
-    parser.add_argument("--kind", nargs="+", choices=list(GATES), help="these, and of what is not chosen everything")
+    parser.add_argument("--kind", nargs="+", choices=list(LAYERS), help="these, and of what is not chosen everything")
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS)
     parser.add_argument("--time", type=int, nargs="+", help="time steps")
     parser.add_argument("--batch", type=int, nargs="+")
@@ -153,6 +238,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for the JSON (%(default)s)")
     return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; return 1 if a check failed, 2 without a GPU."""
+    options = _parser().parse_args(arguments)
+    console = make_console()
+    if not torch.cuda.is_available():
+        console.print("benchmarks.gpu needs an NVIDIA GPU, and a PyTorch that was built with CUDA.")
+        return 2
+    run = Run(describe_gpu())
+    path = options.output / f"{gpu_name(run.machine)}.json"
+    run_on_gpu(run, _grid(options), path, options.limit, console)
+    run.machine["clocks after"] = ask_nvidia_smi(CLOCKS)
+    run.save(path)
+    print_gpu_run(console, run)
+    console.print(f"written: {path}", soft_wrap=True)
+    if run.results:
+        draw_chart(run, path.with_suffix(".png"))
+    return 1 if run.failures else 0
 
 
 if __name__ == "__main__":

@@ -1,38 +1,50 @@
-"""How much memory one call of a layer takes at its peak, ours and torch.nn's, each in a process of its own."""
+"""The memory that one call of a layer takes at its peak, ours and torch.nn's, each in a process of its own.
+
+`python -m benchmarks.memory CASE PEER MODE THREADS`, with a case as JSON, is such a process and prints bytes. It first
+checks a tiny problem of the same kind, so that whatever is made once for all calls exists already. Weights, input and
+the gradient of the output exist before the call and are not counted. What counts is what the call adds: its outputs,
+its gradients, and all that it needs meanwhile.
+"""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from benchmarks.cases import GATES, MODE_TITLES, Mode, RecurrentCase
+from benchmarks.cases import KINDS, MODE_TITLES, Mode, RecurrentCase
 from benchmarks.machine import describe_machine
-from benchmarks.problem import FUSED
+from benchmarks.problem import FUSED, check
+from benchmarks.recurrent_peers import recurrent_problem
 from benchmarks.report import make_progress
 from benchmarks.results import MemoryResult, Run
 
 PEERS = (FUSED, "torch.nn")
 SHAPES = ((200, 32, 256, 256), (100, 64, 512, 512), (500, 16, 128, 512))
-# Each tensor has pages of its own and gives them back when it is freed, whatever was freed before: what is measured is
-# what is in use at once, and the same in every process.
+# Each tensor gets pages of its own and returns them when it is freed, whatever was freed before. So the peak is what is
+# in use at once, and it is the same in every process.
 ALLOCATOR_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**16),
     "MALLOC_TRIM_THRESHOLD_": str(2**16),
     "MALLOC_TOP_PAD_": "0",
 }
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+RESET_PEAK = "5"
 
 
 def default_cases() -> list[RecurrentCase]:
-    """LSTM and GRU of a few shapes, large enough that the outputs are some megabytes."""
-    return [RecurrentCase(kind, *shape) for kind in GATES for shape in SHAPES]
+    """Every kind of layer in a few shapes, large enough that the outputs are some megabytes."""
+    return [RecurrentCase(kind, *shape) for kind in KINDS for shape in SHAPES]
 
 
 def run_memory(cases: Sequence[RecurrentCase], console: Console) -> Run:
@@ -63,10 +75,10 @@ def run_memory(cases: Sequence[RecurrentCase], console: Console) -> Run:
 
 
 def _measure(case: RecurrentCase, peer: str, mode: Mode) -> int:
-    """Bytes that a call adds, measured in a fresh process with as many threads as there are here."""
+    """Bytes that a call adds, measured in a new process with as many threads as this one has."""
     arguments = [json.dumps(asdict(case)), peer, mode, str(torch.get_num_threads())]
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.footprint", *arguments],
+        [sys.executable, "-m", "benchmarks.memory", *arguments],
         cwd=Path(__file__).parent.parent,
         env={**os.environ, **ALLOCATOR_SETTINGS},
         stdout=subprocess.PIPE,
@@ -74,3 +86,61 @@ def _measure(case: RecurrentCase, peer: str, mode: Mode) -> int:
         check=True,
     )
     return int(done.stdout)
+
+
+def main(arguments: list[str]) -> None:
+    """Print the bytes that one call adds at its peak."""
+    text, name, mode_name, threads = arguments
+    torch.set_num_threads(int(threads))
+    mode = next(mode for mode in MODE_TITLES if mode == mode_name)
+    print(footprint(RecurrentCase(**json.loads(text)), name, mode))
+
+
+def footprint(case: RecurrentCase, peer_name: str, mode: Mode) -> int:
+    """Bytes of resident memory that one call of a peer adds at its peak.
+
+    Args:
+        case: What to compute.
+        peer_name: Which peer computes it.
+        mode: A call without gradients, or a forward and a backward pass.
+
+    Returns:
+        The peak during the call less what was resident just before.
+    """
+    tiny = replace(case, time=2, batch=2, input_size=16, hidden_size=16)
+    check(tiny, recurrent_problem(tiny), mode)
+    peer = next(peer for peer in recurrent_problem(case).peers if peer.name == peer_name)
+    gc.collect()
+    return peak_of(lambda: peer.run_once(mode))
+
+
+def peak_of(function: Callable[[], object]) -> int:
+    """Bytes of resident memory that `function` adds at its peak, its result included."""
+    if CLEAR_REFS.exists():
+        CLEAR_REFS.write_text(RESET_PEAK)
+        before = _status_bytes("VmHWM")
+        result = function()
+        peak = _status_bytes("VmHWM")
+    else:  # The peak of the whole process: this counts too little if making the data took more than the call.
+        before = _highest_ever()
+        result = function()
+        peak = _highest_ever()
+    del result
+    return peak - before
+
+
+def _status_bytes(name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", STATUS.read_text(), re.MULTILINE)
+    assert found, f"{STATUS} has no {name}"
+    return 1024 * int(found[1])
+
+
+def _highest_ever() -> int:
+    import resource  # not on Windows
+
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else 1024 * highest
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What a run leaves behind, as data: written to JSON, read back for tables and charts."""
+"""The results of a run, which are written to JSON and read back for tables and charts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Result:
         group: The cases over which one geometric mean is taken.
         label: The case's sizes.
         mode: Forward, or forward and backward ("training").
-        operations: Those that have to be done.
+        operations: Additions and multiplications that have to be done.
         limit_seconds: The least time, from the machine's measured limits.
         times: Of one call, by peer.
     """
@@ -58,7 +58,7 @@ class Result:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """A real job: one model of an example, trained with our layers and with torch.nn's.
+    """The training of one model of an example, with our layers and with torch.nn's.
 
     Attributes:
         example: The module in `examples`.
@@ -67,8 +67,8 @@ class TrainingResult:
         units_per_step: How many of them an optimizer step has.
         steps_per_epoch: Optimizer steps in an epoch.
         steps: Optimizer steps that both models made, by turns.
-        compared_steps: Over so many first steps the losses have to agree ...
-        tolerance: ... to this relative difference.
+        compared_steps: Over so many first steps the losses have to agree.
+        tolerance: The relative difference that is allowed.
         difference: The largest relative difference over these steps.
         step_times: Of one optimizer step, by layers.
         losses: The mean loss of the last steps, by layers.
@@ -131,7 +131,7 @@ class MemoryResult:
 
 @dataclass
 class Run:
-    """Everything that one run measured, and where."""
+    """Everything that one run measured, and on which machine."""
 
     machine: dict[str, str | int]
     peak_gflops: dict[str, float] = field(default_factory=dict)

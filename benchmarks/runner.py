@@ -1,4 +1,4 @@
-"""One run: check each case, time it, train the examples; what `__main__` calls and what `Run` holds."""
+"""One run over a grid: checks and times each case, then trains the examples."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from benchmarks.cases import MODE_TITLES, Case, Mode, RecurrentCase
-from benchmarks.checking import check
 from benchmarks.convolution_peers import convolution_problem
-from benchmarks.machine import describe_machine
-from benchmarks.onnx_peer import ONNX_RUNTIME, onnx_is_installed
-from benchmarks.peak import Peak, measure_peak
-from benchmarks.problem import Problem
-from benchmarks.recurrent_peers import recurrent_problem
+from benchmarks.machine import Peak, describe_machine, measure_peak
+from benchmarks.problem import Problem, check
+from benchmarks.recurrent_peers import ONNX_RUNTIME, onnx_is_installed, recurrent_problem
 from benchmarks.report import make_progress
 from benchmarks.results import Result, Run
 from benchmarks.timing import time_peers
@@ -34,7 +31,7 @@ def run_benchmarks(
     seconds: float = 0.0,
     training_seconds: float = 0.0,
 ) -> Run:
-    """Check and time everything that was asked for.
+    """Check and time the chosen cases, and train the chosen examples.
 
     Args:
         cases: The grid.

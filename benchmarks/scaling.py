@@ -1,4 +1,4 @@
-"""How the time grows with one size: time steps, batch, hidden size or threads, all others held; and its limit."""
+"""How the time grows with time steps, batch, hidden size or threads while the other sizes stay, and its limit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from benchmarks.cases import GATES, MODE_TITLES, Kind, RecurrentCase
-from benchmarks.checking import check
-from benchmarks.machine import describe_machine
-from benchmarks.onnx_peer import ONNX_RUNTIME, onnx_is_installed
-from benchmarks.peak import Peak, measure_peak
-from benchmarks.problem import FUSED, Problem
-from benchmarks.recurrent_peers import recurrent_problem
+from benchmarks.cases import KINDS, MODE_TITLES, Kind, RecurrentCase
+from benchmarks.machine import Peak, describe_machine, measure_peak
+from benchmarks.problem import FUSED, Problem, check
+from benchmarks.recurrent_peers import ONNX_RUNTIME, onnx_is_installed, recurrent_problem
 from benchmarks.report import make_progress
 from benchmarks.results import Result, Run
 from benchmarks.timing import time_peers
@@ -30,7 +27,7 @@ TITLES: dict[Quantity, str] = {
     "hidden": "hidden size",
     "threads": "threads",
 }
-PEERS = (FUSED, "torch.nn", ONNX_RUNTIME)  # loops over cells would take most of the time and leave the chart
+PEERS = (FUSED, "torch.nn", ONNX_RUNTIME)  # loops over cells would take most of the time, and lie far above the others
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Sweep:
 
 
 def default_sweeps() -> list[Sweep]:
-    """All four sweeps, about five minutes on two cores."""
+    """All four sweeps, which take about eight minutes on two cores."""
     return [
         Sweep("time", _doubled(512)),
         Sweep("batch", _doubled(256)),
@@ -103,7 +100,7 @@ def run_scaling(sweeps: Sequence[Sweep], console: Console, seconds: float) -> Ru
     run = Run(describe_machine(), not_installed=[] if onnx_is_installed() else [ONNX_RUNTIME])
     threads = torch.get_num_threads()
     peaks: dict[int, Peak] = {}
-    points = [(sweep, kind, value) for sweep in sweeps for kind in GATES for value in sweep.values]
+    points = [(sweep, kind, value) for sweep in sweeps for kind in KINDS for value in sweep.values]
     with make_progress(console) as progress:
         task = progress.add_task("", total=len(points))
         try:

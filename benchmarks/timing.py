@@ -1,11 +1,14 @@
-"""How it is measured: medians of interleaved rounds.
+"""How times are measured: as medians of interleaved rounds.
 
-A machine's speed drifts (other tenants, clock rates), so every round gives every peer one turn, in an order that turns
-round from one round to the next, and all peers see the same drift. A turn of a short call is many calls, the first of
-which is not timed, so weights are as warm in the caches as in a program that calls nothing else, for every peer alike:
-a single step of batch 1 is that of a stream which goes on, its weights are not rotated out of the caches on purpose.
-A peer whose threads keep spinning (ONNX Runtime) would slow the others down; it is timed alone, between two
-halves of the rounds of all others, and is taken down afterwards.
+The speed of a machine drifts, with other users and clock rates. So every round gives every peer one turn, the order is
+reversed from one round to the next, and all peers see the same drift.
+
+A turn of a short call is many calls, the first of which is not timed. So weights are as warm in the caches as in a
+program that calls nothing else, for every peer alike: a single step of batch 1 is one step of a longer stream, and
+nothing removes its weights from the caches.
+
+A peer whose threads keep spinning (ONNX Runtime) would slow the others down. It is timed alone, between two halves of
+the rounds of all others, and is deleted afterwards.
 """
 
 from __future__ import annotations
@@ -48,9 +51,9 @@ def time_peers(peers: Sequence[Peer], mode: Mode, seconds: float) -> dict[str, M
     """Time all peers of a case against each other.
 
     Args:
-        peers: Those that cannot do this mode are left out.
+        peers: The peers; those that cannot do this mode are left out.
         mode: Forward calls run without gradients.
-        seconds: About how long it may take.
+        seconds: About how long all of it may take.
 
     Returns:
         The time of one call of each peer, by its name.
@@ -76,8 +79,8 @@ def time_together(
 
     Args:
         functions: What to call, by name.
-        seconds: About how long all of it may take; at least `MIN_ROUNDS` rounds are made whatever they take.
-        wait: Returns when all that was called is done; for a GPU, which only queues it.
+        seconds: About how long all of it may take; at least `MIN_ROUNDS` rounds are made in any case.
+        wait: Returns when all calls are done; a GPU only queues them.
 
     Returns:
         Seconds of one call, one sample a round, by name.
@@ -103,7 +106,7 @@ def time_together(
 
 @dataclass(frozen=True)
 class _Turn:
-    """What a function does when its turn comes: a call that is not timed if it is short, then so many that are."""
+    """One turn of a function: a call that is not timed if calls are short, then the timed ones."""
 
     function: Function
     wait: Function
@@ -112,7 +115,7 @@ class _Turn:
 
     @classmethod
     def fitted_to(cls, function: Function, wait: Function) -> _Turn:
-        """Warm `function` up and see how long a call takes."""
+        """Warm `function` up, and choose the number of calls from the time of one."""
         cls(function, wait, 0, 1).time()
         once = cls(function, wait, 0, 1).time()
         if once < TURN_SECONDS:

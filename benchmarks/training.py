@@ -1,7 +1,7 @@
-"""The real jobs: every model of the examples, trained with our layers and with torch.nn's by turns.
+"""The training of every model of the examples, with our layers and with torch.nn's by turns.
 
-Both have the same seed, and so the same weights, batches and dropout; before anything is reported their losses have
-to agree over the first steps.
+Both models have the same seed, and so the same weights, batches and dropout. Their losses have to agree over the first
+steps before anything is reported.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from time import perf_counter
 
 from torch import nn
 
-from benchmarks.checking import CheckError
+from benchmarks.problem import CheckError
 from benchmarks.results import OURS, THEIRS, TrainingResult
 from benchmarks.timing import Measurement
 from examples.common import Task, Tasks
 
-# Rounding differs, and training amplifies it from step to step (Adam divides by the gradient's size, however small):
-# over the first ten steps to at most 4e-6, over twenty to 1e-4 and more.
+# The two round differently, and training amplifies the difference from step to step, because Adam divides by the size
+# of the gradient, however small: to at most 4e-6 over the first ten steps, to 1e-4 and more over twenty.
 COMPARED_STEPS = 10
 LOSS_TOLERANCE = 2e-5
 LAST_STEPS = 50
@@ -46,10 +46,10 @@ def make_pairs(example: str, arguments: Sequence[str] = ()) -> list[Pair]:
 
     Args:
         example: A module in `examples`.
-        arguments: On its command line, beside the choice of layers.
+        arguments: Its command line, beside the choice of layers.
 
     Returns:
-        One pair for each model; not those without any layer to choose, such as a plain RNN.
+        One pair for each model that has a layer to choose.
     """
     module = import_module(f"examples.{example}")
     parser = module.make_parser()
@@ -68,7 +68,7 @@ def train_pair(
     Args:
         pair: The models, which are changed.
         seconds: How long both train together; the steps whose losses are compared are made in any case.
-        show_progress: Is told which part of that is over.
+        show_progress: Is called with the part of that which is over, from 0 to 1.
 
     Returns:
         Times, losses and scores.

@@ -1,22 +1,36 @@
-"""The benchmark's own parts: cases, checks, results and chart. No test here depends on how fast anything is."""
+"""The parts of the benchmark: cases, checks, results and charts. No test here depends on how fast anything is."""
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from spoiling import spoil
+from torch import nn
 from torch.nn.functional import conv2d
 
-from benchmarks.__main__ import main
-from benchmarks.cases import SECTIONS, Case, ConvolutionCase, Form, Kind, Mode, RecurrentCase, full_grid, quick_grid
-from benchmarks.chart import draw_chart
-from benchmarks.checking import PEER_TOLERANCE, CheckError, check
+from benchmarks.__main__ import RESULTS, main
+from benchmarks.cases import (
+    LAYERS,
+    SECTIONS,
+    Case,
+    ConvolutionCase,
+    Form,
+    Kind,
+    Mode,
+    RecurrentCase,
+    full_grid,
+    quick_grid,
+)
+from benchmarks.chart import draw_chart, draw_scaling
 from benchmarks.convolution_peers import convolution_problem
-from benchmarks.markdown import markdown_table
-from benchmarks.problem import Outputs, Peer, Problem
+from benchmarks.problem import PEER_TOLERANCE, CheckError, Outputs, Peer, Problem, check
 from benchmarks.recurrent_peers import recurrent_problem
+from benchmarks.report import markdown_table, print_run
 from benchmarks.results import Result, Run, TrainingResult, summarise
+from benchmarks.scaling import Sweep, default_sweeps
 from benchmarks.timing import MIN_ROUNDS, Measurement, time_peers
 
 MODES: tuple[Mode, ...] = ("forward", "training")
@@ -31,6 +45,10 @@ SMALL_CASES: list[Case] = [
     RecurrentCase("GRU", 3, 2, 4, 5, num_layers=2, bidirectional=True),
     RecurrentCase("LSTM", 4, 3, 5, 6, num_layers=2, bidirectional=True, form="packed"),
     RecurrentCase("GRU", 2, 3, 4, 5, form="cell"),
+    RecurrentCase("RNN", 3, 2, 4, 5, num_layers=2, bidirectional=True),
+    RecurrentCase("RNN", 4, 3, 5, 6, form="packed"),
+    RecurrentCase("RNN_RELU", 3, 2, 4, 5, bidirectional=True),
+    RecurrentCase("RNN_RELU", 2, 3, 4, 5, form="cell"),
     ConvolutionCase(2, 3, 6, 8, 3, "A", data_channels=3),
 ]
 
@@ -44,12 +62,18 @@ def test_grid_is_well_formed(grid: list[Case]) -> None:
         assert case.operations("training") == 3 * case.operations("forward")
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_grids_have_every_kind() -> None:
+    for grid in (quick_grid(), full_grid()):
+        groups = {case.group for case in grid}
+        assert groups >= {*LAYERS, "RNN one step", "RNNCell loop", "packed RNN", "RNN bfloat16", "RNN float16"}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("form", ["sequence", "packed"])
 def test_recurrent_operations_are_those_of_every_product(kind: Kind, form: Form) -> None:
     case = RecurrentCase(kind, 5, 3, 7, 11, num_layers=2, bidirectional=True, form=form)
-    gates = {"LSTM": 4, "GRU": 3}[kind]
-    per_row = sum(2 * 2 * gates * 11 * (size + 11) for size in (7, 22))
+    layer = getattr(nn, LAYERS[kind].name)(7, 11, num_layers=2, bidirectional=True)
+    per_row = sum(2 * weight.numel() for name, weight in layer.named_parameters() if name.startswith("weight"))
     assert case.operations("forward") == sum(case.lengths) * per_row
     assert case.lengths == ((5, 5, 5) if form == "sequence" else (5, 3, 1))
 
@@ -212,6 +236,23 @@ def test_train_command_knows_its_examples(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit):
         main(["train", "nonsense"])
     assert "EXAMPLE must be one of language_model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*-threads*.json")), ids=lambda path: path.stem)
+def test_results_of_earlier_versions_can_still_be_read(path: Path, tmp_path: Path) -> None:
+    run = Run.load(path)
+    print_run(Console(file=StringIO()), run)
+    assert markdown_table(run).count("|") > 0 or run.memory
+    if path.stem.endswith("-scaling"):
+        for sweep in default_sweeps():
+            draw_scaling(replace(sweep, values=_values(run, sweep)), run, tmp_path / "chart.png")
+    elif run.results:
+        draw_chart(run, tmp_path / "chart.png")
+
+
+def _values(run: Run, sweep: Sweep) -> tuple[int, ...]:
+    """The values at which the run has measured."""
+    return tuple(int(result.label) for result in run.groups()[sweep.group("LSTM"), "forward"])
 
 
 def test_chart_is_written(run: Run, tmp_path: Path) -> None:

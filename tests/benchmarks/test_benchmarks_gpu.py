@@ -1,4 +1,4 @@
-"""The benchmark on a GPU, as far as a CPU can tell: its grids, what it writes and when, its checks and its table."""
+"""The benchmark on a GPU, without one: its grids, its checks, its tables, and what it writes and when."""
 
 import subprocess
 from collections.abc import Iterator
@@ -12,21 +12,20 @@ import torch
 from rich.console import Console
 from spoiling import spoil
 
-from benchmarks import gpu, gpu_machine
-from benchmarks.architecture import architecture, capability_of_gpu
-from benchmarks.cases import Mode
-from benchmarks.gpu import Gpu, _grid, _parser, run_on_gpu
-from benchmarks.gpu_cases import PUBLISHED_SHAPE, GpuCase, default_grid, gpu_case, product_grid
-from benchmarks.gpu_peers import gpu_problem
-from benchmarks.gpu_report import print_gpu_run
+from benchmarks import gpu, machine
+from benchmarks.cases import PUBLISHED_SHAPE, GpuCase, Kind, Mode, gpu_case, gpu_grid, gpu_product_grid
+from benchmarks.gpu import Gpu, _grid, _parser, gpu_problem, run_on_gpu
 from benchmarks.problem import Problem
+from benchmarks.report import print_gpu_run
 from benchmarks.results import Result, Run
 from benchmarks.timing import Function, Measurement
 
+RNN_KINDS: tuple[Kind, ...] = ("RNN", "RNN_RELU")
 CASES = [
     gpu_case("LSTM", "tf32", 3, 2, 4),
     gpu_case("GRU", "float32", 4, 3, 5, num_layers=2, bidirectional=True, form="packed"),
 ]
+RNN_CASES = [gpu_case(kind, "tf32", 3, 2, 4, bidirectional=True) for kind in RNN_KINDS]
 MACHINE: dict[str, str | int] = {"processor": "NVIDIA H200", "threads": 1, "torch": "2", "date": "2026-01-01"}
 
 
@@ -53,27 +52,28 @@ def quiet() -> Console:
 
 
 def test_default_grid_has_every_size_precision_and_form() -> None:
-    grid = default_grid()
+    grid = gpu_grid()
     assert len({(case.group, case.label) for case in grid}) == len(grid) < 100
     assert {case.precision for case in grid} == {"bfloat16", "float16", "tf32", "float32"}
     assert {case.hidden_size for case in grid} >= {128, 256, 384, 512, 768, 1024, 1536, 2048}
     assert {case.batch for case in grid} == {1, 16, 32, 64, 128}
     assert {case.time for case in grid} == {128, 256, 512, 1024}
     for form in ("both directions", "3 layers", "packed"):
-        assert {case.kind for case in grid if form in case.group} == {"LSTM", "GRU"}
+        assert {case.kind for case in grid if form in case.group} == {"LSTM", "GRU", "RNN"}
+    assert "RNN_RELU" in {case.kind for case in grid}
     assert (grid[0].time, grid[0].batch, grid[0].hidden_size) == PUBLISHED_SHAPE
 
 
 def test_full_grid_and_chosen_sizes() -> None:
-    assert len(product_grid()) == 2 * 4 * 4 * 5 * 8
-    assert _grid(_parser().parse_args(["--full"])) == product_grid()
-    assert _grid(_parser().parse_args([])) == default_grid()
+    assert len(gpu_product_grid()) == 4 * 4 * 4 * 5 * 8
+    assert _grid(_parser().parse_args(["--full"])) == gpu_product_grid()
+    assert _grid(_parser().parse_args([])) == gpu_grid()
     words = ["--kind", "GRU", "--precision", "tf32", "--time", "5", "6", "--batch", "2", "--hidden", "8"]
     assert _grid(_parser().parse_args(words)) == [gpu_case("GRU", "tf32", time, 2, 8) for time in (5, 6)]
 
 
 @pytest.mark.parametrize("mode", ["forward", "training"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.group)
+@pytest.mark.parametrize("case", [*CASES, *RNN_CASES], ids=lambda case: case.group)
 def test_problem_computes_the_same_in_every_way(case: GpuCase, mode: Mode) -> None:
     problem = gpu_problem(case, mode, "cpu")
     assert [peer.name for peer in problem.peers] == ["fused", "cuDNN", "torch.nn"]
@@ -91,7 +91,7 @@ def test_run_times_graphs_and_calls_and_writes_after_each_case(tmp_path: Path, m
         written.append(len(Run.load(path).results))
 
     monkeypatch.setattr(Run, "save", saved)
-    monkeypatch.setattr(gpu_machine, "ask_nvidia_smi", lambda fields: "1980 MHz, 3201 MHz")
+    monkeypatch.setattr(machine, "ask_nvidia_smi", lambda fields: "1980 MHz, 3201 MHz")
     run = Run(dict(MACHINE))
     run_on_gpu(run, CASES, path, 1e9, quiet(), on_cpu())
     assert written == [4, 8]
@@ -171,13 +171,7 @@ def test_without_nvidia_smi_clocks_are_not_known(monkeypatch: pytest.MonkeyPatch
         raise FileNotFoundError
 
     monkeypatch.setattr(subprocess, "run", missing)
-    assert gpu_machine.ask_nvidia_smi("driver_version") == gpu_machine.NOT_KNOWN
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert capability_of_gpu() is None
-
-
-def test_architecture_is_the_one_that_the_build_takes() -> None:
-    assert [architecture(capability) for capability in ((8, 0), (8, 9), (9, 0), (12, 0))] == ["80", "89", "90a", "120"]
+    assert machine.ask_nvidia_smi("driver_version") == machine.NOT_KNOWN
 
 
 def test_without_a_gpu_the_command_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

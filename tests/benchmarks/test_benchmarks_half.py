@@ -1,4 +1,4 @@
-"""The benchmark's cases in half precision: what is timed, and that a wrong result is caught."""
+"""The benchmark's cases in half precision: their peers, and that the check finds a wrong result."""
 
 from dataclasses import replace
 
@@ -6,14 +6,13 @@ import pytest
 import torch
 from spoiling import spoil
 
-from benchmarks.cases import Dtype, Kind, Mode, RecurrentCase, full_grid, quick_grid
-from benchmarks.checking import CheckError, check
-from benchmarks.peak import Peak
+from benchmarks.cases import KINDS, Dtype, Kind, Mode, RecurrentCase, full_grid, quick_grid
+from benchmarks.machine import Peak
+from benchmarks.problem import CheckError, check
 from benchmarks.recurrent_peers import recurrent_problem
 
 MODES: tuple[Mode, ...] = ("forward", "training")
 DTYPES: tuple[Dtype, ...] = ("bfloat16", "float16")
-KINDS: tuple[Kind, ...] = ("LSTM", "GRU")
 
 
 def small_case(kind: Kind, dtype: Dtype) -> RecurrentCase:
@@ -68,7 +67,7 @@ def test_check_finds_one_wrong_value_in_any_tensor(kind: Kind, dtype: Dtype, mod
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ours_is_held_to_twice_the_error_of_torch(kind: Kind, dtype: Dtype) -> None:
-    """An error that a peer may have is too large for ours, where torch.nn is (made) exact."""
+    """Where torch.nn is made exact, an error that other peers may have is too large for ours."""
     case = small_case(kind, dtype)
     problem = recurrent_problem(case)
     ours, _, cells = problem.peers

@@ -1,4 +1,4 @@
-"""The benchmark's memory: that it counts what a call adds, for ours and torch.nn's."""
+"""The benchmark of memory: it counts what a call adds, for our layers and for torch.nn's."""
 
 import subprocess
 import sys
@@ -17,12 +17,12 @@ ROOT = Path(__file__).parents[2]
 
 PEAKS = """
 import torch
-from benchmarks.footprint import peak_of
+from benchmarks.memory import peak_of
 
 def one():
     return torch.ones(64 * 2**20 // 4)
 
-one()  # whatever is made once for all calls
+one()  # makes whatever is made once for all calls
 for _ in range(2):  # the peak of a call before does not count
     print(peak_of(lambda: one() + one()), peak_of(one))
 """
@@ -30,18 +30,18 @@ for _ in range(2):  # the peak of a call before does not count
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the highest peak of the whole process is known")
 def test_peak_counts_what_is_returned_and_what_was_needed_meanwhile() -> None:
-    """In a process of its own, as the command does: here other tests' garbage may be freed in the meantime."""
+    """In a process of its own, as for the command: in this one the garbage of other tests may be freed meanwhile."""
     done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, cwd=ROOT)
     peaks = [int(word) / MEGABYTE for word in done.stdout.split()]
     assert peaks == pytest.approx([192, 64, 192, 64], abs=8)
 
 
-def test_default_cases_are_of_both_kinds() -> None:
-    assert {case.kind for case in default_cases()} == {"LSTM", "GRU"}
+def test_default_cases_are_of_every_kind() -> None:
+    assert {case.kind for case in default_cases()} == {"LSTM", "GRU", "RNN"}
 
 
 def test_processes_get_every_setting_of_the_allocator() -> None:
-    """None of those of a run may be left, which would keep the memory that was freed before."""
+    """A setting of the parent process that stayed would keep memory that was freed before."""
     assert memory.ALLOCATOR_SETTINGS.keys() == __main__.ALLOCATOR_SETTINGS.keys()
 
 

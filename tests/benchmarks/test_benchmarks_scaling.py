@@ -1,4 +1,4 @@
-"""The benchmark's sweeps: which points they have, what is measured there, and the charts."""
+"""The benchmark's sweeps: their points, what is measured there, and the charts."""
 
 from pathlib import Path
 
@@ -9,15 +9,13 @@ from spoiling import spoil
 
 from benchmarks import scaling
 from benchmarks.__main__ import main
-from benchmarks.cases import Kind, RecurrentCase
-from benchmarks.checking import CheckError
-from benchmarks.peak import Peak
-from benchmarks.problem import Problem
+from benchmarks.cases import KINDS, RecurrentCase
+from benchmarks.machine import Peak
+from benchmarks.problem import CheckError, Problem
 from benchmarks.recurrent_peers import recurrent_problem
 from benchmarks.results import Run
 from benchmarks.scaling import Sweep, default_sweeps, run_scaling
 
-KINDS: tuple[Kind, ...] = ("LSTM", "GRU")
 SMALL_SWEEPS = [
     Sweep("time", (1, 4, 8), batch=2, hidden=8),
     Sweep("batch", (1, 2, 4), time=3, hidden=8),
@@ -28,7 +26,7 @@ SMALL_SWEEPS = [
 
 @pytest.fixture
 def peaks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Nothing takes long: turns are single calls, the limit is one operation a nanosecond and thread.
+    """Let nothing take long: turns are single calls, the limit is one operation a nanosecond and thread.
 
     Returns the threads of each measurement of the limit.
     """
@@ -40,7 +38,7 @@ def peaks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(scaling, "measure_peak", measure_peak)
     monkeypatch.setattr("benchmarks.timing.TURN_SECONDS", 0.0)
-    monkeypatch.setattr("benchmarks.peak._measure_reading", lambda size: 1e9)
+    monkeypatch.setattr("benchmarks.machine._measure_reading", lambda size: 1e9)
     return threads
 
 

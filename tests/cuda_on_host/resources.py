@@ -17,7 +17,7 @@ from itertools import product
 
 from compiled import kernels, logs
 
-from benchmarks.gpu_cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
+from benchmarks.cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
 from cuda_on_host.build import build
 from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checking import CheckError
+from benchmarks.problem import CheckError
 from benchmarks.training import COMPARED_STEPS, make_pairs, train_pair
 from examples import EXAMPLES, language_model, pixelcnn, seq2seq, sequence_shapes, text
 from examples.common import STOPPED, Numbers, Task, base_parser, train
