@@ -22,14 +22,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 
 
-def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, table: Any = None) -> Any:
+def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, optimize: bool = True) -> Any:
     return torch.onnx.export(
         module.eval(),
         inputs,
         dynamo=True,
         dynamic_shapes=dynamic,
         verbose=False,
-        custom_translation_table=table or fused_rnn.onnx.translation_table(),
+        optimize=optimize,
+        custom_translation_table=fused_rnn.onnx.translation_table(),
     )
 
 
@@ -71,6 +72,7 @@ def test_layers(kind: str, variant: dict[str, Any]) -> None:
         return [torch.randn(time, batch, INPUT), torch.randn(4, batch, HIDDEN), torch.randn(4, batch, HIDDEN)]
 
     program = export(module, tuple(inputs(TIME, BATCH)), ({0: time, 1: batch}, {1: batch}, {1: batch}))
+    assert not [node.op_type for node in program.model.graph if node.op_type.startswith("Sequence")]
     for given in (inputs(7, 3), inputs(2, 9)):
         assert_agree(infer(program.model_proto.SerializeToString(), given), module, given)
     nodes = operators(program)
@@ -140,6 +142,29 @@ def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], mess
         causes.append(repr(error))
         error = error.__cause__  # type: ignore[assignment]
     assert message in "".join(causes)
+
+
+@pytest.mark.parametrize("optimize", [True, False])
+def test_states_of_every_step_are_never_wrong(optimize: bool) -> None:
+    """ONNX's LSTM does not return c of every step: a model that uses it does not run, one that does not use it does."""
+
+    class Model(nn.Module):
+        def __init__(self, uses: bool) -> None:
+            super().__init__()
+            self.uses = uses
+            self.layer = fused_rnn.LSTM(INPUT, HIDDEN)
+
+        def forward(self, input: Tensor) -> Any:
+            output, _, cells = self.layer(input, return_states=True)
+            return (output, cells) if self.uses else output
+
+    input, model = torch.randn(TIME, BATCH, INPUT), Model(uses=False)
+    assert_agree(
+        infer(export(model, (input,), optimize=optimize).model_proto.SerializeToString(), [input]), model, [input]
+    )
+    program = export(Model(uses=True), (input,), optimize=optimize)
+    with pytest.raises(Exception, match="Invalid sequence index"):
+        infer(program.model_proto.SerializeToString(), [input])
 
 
 class WithLengths(nn.Module):
