@@ -1,14 +1,15 @@
 """Layers and cells made from those of Keras compute what Keras does, or an error says why they cannot."""
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from cases import flatten
+from cases import CELLS, flatten, structure_of
 from comparing import assert_accurate, assert_identical
-from conversions import NETWORKS
+from conversions import NONLINEARITIES
 from torch import Tensor
 
 import fused_rnn
@@ -29,12 +30,6 @@ def filled(layer: Any, *shape: int) -> Any:
     generator = numpy.random.default_rng(1)
     layer.set_weights([generator.normal(size=weight.shape) for weight in layer.get_weights()])
     return layer
-
-
-def theirs_of(name: str, variant: dict[str, Any], **kwargs: Any) -> Any:
-    """Return Keras's counterpart of a class of ours, of 6 hidden units, before it is built."""
-    activation = {"activation": variant["nonlinearity"]} if variant else {}
-    return getattr(keras.layers, f"Simple{name}" if name.startswith("RNN") else name)(6, **activation, **kwargs)
 
 
 def tensors(values: Any) -> list[Tensor]:
@@ -98,19 +93,22 @@ def test_rnn(nonlinearity: str, bidirectional: bool, use_bias: bool) -> None:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_cell(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
+@pytest.mark.parametrize("kind", CELLS)
+def test_cell(kind: str, use_bias: bool) -> None:
     """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
-    theirs = filled(theirs_of(f"{kind}Cell", variant, use_bias=use_bias), 3, 4)
+    nonlinearity, name = NONLINEARITIES.get(kind), f"{kind.partition('_')[0]}Cell"
+    make = partial(keras.layers.SimpleRNNCell, activation=nonlinearity) if nonlinearity else getattr(keras.layers, name)
+    theirs = filled(make(6, use_bias=use_bias), 3, 4)
     ours: Any = fused_rnn.from_keras(theirs)
-    assert type(ours) is getattr(fused_rnn, f"{kind}Cell")
-    input, states = INPUT[:, 0], [torch.randn(3, 6, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1)]
+    assert type(ours) is getattr(fused_rnn, name)
+    states = [torch.randn(3, 6, dtype=torch.float64) for _ in range(structure_of(kind).states)]
+    input = INPUT[:, 0]
 
     def run(cell: Any, dtype: torch.dtype) -> list[Tensor]:
         hx = [state.float().to(dtype) for state in states]
         return flatten(cell(input.float().to(dtype), tuple(hx) if kind == "LSTM" else hx[0]))
 
-    again = fused_rnn.from_keras(theirs.get_weights(), f"{kind}Cell", reset_after=True, **variant)
+    again = fused_rnn.from_keras(theirs.get_weights(), name, reset_after=True, nonlinearity=nonlinearity)
     assert_identical(dict(enumerate(run(again, torch.float32))), dict(enumerate(run(ours, torch.float32))))
     peer = run(ours, torch.float32)
     exact = run(ours.double(), torch.float64)
