@@ -25,7 +25,7 @@ FUSED_RNN_DEVICE To bits_as(From value) {
 
 // What a value of type T is computed in.
 template <typename T>
-using State = std::conditional_t<std::is_same_v<T, double>, double, float>;
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 FUSED_RNN_DEVICE float widen(float value) { return value; }
 FUSED_RNN_DEVICE double widen(double value) { return value; }
