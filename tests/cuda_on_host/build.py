@@ -23,16 +23,16 @@ CXX = os.environ.get("CXX", "g++")
 FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
 
 Edit = tuple[str, str, str]
-"""A file of csrc/, a text that occurs there once, and what takes its coordinates."""
+"""A file of csrc/, a text that occurs there once, and what replaces it."""
 
 
 def find_headers() -> Path:
     """Return the folder of the CUDA toolkit's headers, or skip the test."""
     nvcc = shutil.which("nvcc")
     places = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", nvcc and Path(nvcc).resolve().parent.parent]
-    for coordinates in places:
-        if coordinates and (Path(coordinates) / "include" / "cuda_bf16.h").exists():
-            return Path(coordinates) / "include"
+    for place in places:
+        if place and (Path(place) / "include" / "cuda_bf16.h").exists():
+            return Path(place) / "include"
     pytest.skip("no headers of a CUDA toolkit: set CUDA_HOME to its folder")
 
 
