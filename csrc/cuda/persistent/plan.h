@@ -50,7 +50,7 @@ FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, i
   while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
   if (units > 32 || row_tiles * batch_tiles > 16) return false;
   if (cluster && batch_tiles > 1 && units < 32) return false;
-  if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
+  if (batch_tiles == 4 ? cluster || units > 16 : batch_tiles != 1 && batch_tiles != 2) return false;
   if (chunks_in_registers == 0) return true;
   const int tiles = chunks_in_registers * row_tiles * (backward ? gates : 1);
   if (gates == 1 || batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
