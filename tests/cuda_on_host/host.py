@@ -89,8 +89,8 @@ class OnHost:
     def backward(self, plan: Plan) -> None:
         """Run the persistent kernel backward, after :meth:`forward`."""
         params = self.params(
-            Backward, plan=plan, full_precision=not self.layer.allow_tf32, weight_hh=self.weight_pointers(1), output=self.output,
-            gates=self.gates, grad_gates=self.grad_gates,
+            Backward, plan=plan, full_precision=not self.layer.allow_tf32, weight_hh=self.weight_pointers(1),
+            output=self.output, gates=self.gates, grad_gates=self.grad_gates,
             **self.initial, **self.cells, **self.output_gradients(), **self.grad_initial,
         )  # fmt: skip
         self.kernels.run("persistent_backward", self.layer.cell, self.layer.dtype, params)

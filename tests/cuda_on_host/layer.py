@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 import torch
 from cases import CELLS
@@ -50,7 +49,7 @@ class Layer:
         return CELLS[self.kind]
 
     @property
-    def structure(self) -> dict[str, Any]:
+    def structure(self) -> _C.CellInfo:
         """Return the structure of the cell, as csrc/cells/cells.h describes it."""
         return _C.cells()[self.cell]
 

@@ -160,7 +160,7 @@ class Kernels:
         return float(self._library.estimate_of(ctypes.byref(plan), ctypes.byref(problem)))
 
     def device(self, index: int, gpu: tuple[int, ...] | None = None) -> Device:
-        """Return what csrc/cuda/kit/device_info.cu says of a GPU, after pretending that it is ``gpu``: see runtime.cpp."""
+        """Return what csrc/cuda/kit/device_info.cu says of a GPU, after pretending that it is ``gpu``."""
         if gpu is not None:
             self._library.pretend_gpu(index, *gpu)
         device = Device()

@@ -51,7 +51,9 @@ class Fault:
         """Return the source that has the kernel."""
         if self.kernel == "pointwise":
             return "recurrent"
-        return f"{self.layer.kind.partition('_')[0].lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
+        return (
+            f"{self.layer.kind.partition('_')[0].lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
+        )
 
 
 FAULTS = {
@@ -93,7 +95,6 @@ FAULTS = {
     "swapped gates": Fault("cells/lstm.h", "c = f * c + i * g;", "c = i * c + f * g;"),
     "memory not filled": Fault(
         "cuda/persistent/handover.cuh", "0xff, values * int64_t(sizeof(T))", "0xff, values * 0",
-        says="error|NaN or Inf|waits for",
     ),
     "a value that looks missing": Fault(
         "cuda/persistent/handover.cuh", "return {words.x == kSentinel ? 0x7fffffffu : words.x,", "return {words.x,",
@@ -124,7 +125,8 @@ FAULTS = {
     # In the RNN.
     "the other nonlinearity": Fault("cells/rnn.h", "Math::relu(values[0]);", "Math::tanh(values[0]);", RELU),
     "ReLU's gradient where it is zero": Fault(
-        "cuda/kit/activation.cuh", "return y <= V(0) ? V(0) : grad;", "return grad;", RELU, kernel="backward",
+        "cuda/kit/activation.cuh", "return y <= V(0) ? V(0) : grad;", "return y < V(0) ? V(0) : grad;",
+        RELU, kernel="backward",
     ),
     "ReLU that loses NaN": Fault(
         "cuda/kit/activation.cuh", "return x <= V(0) ? V(0) : x;", "return x > V(0) ? x : V(0);",
@@ -136,15 +138,16 @@ FAULTS = {
     "an RNN's bias left out": Fault(
         "cuda/persistent/forward.cuh", "at(ih, s) + at(hh, gate)", "at(ih, s)", RNN, cluster=True,
     ),
-    "an RNN's hidden value taken as its gradient": Fault(
-        "cells/rnn.h", "values[0] = Math::relu_backward(values[0], grads[0]);", "", RELU, kernel="pointwise",
+    "ReLU's gradient times its value": Fault(
+        "cells/rnn.h", "Math::relu_backward(values[0], grads[0]);", "values[0] * grads[0];", RELU, kernel="pointwise",
     ),
     # In half precision: some are but a rounding too many.
     "swapped words of a sum": Fault(
         "cuda/kit/dtype.cuh", "mma_bfloat16(sum, a, b0, b1);", "mma_bfloat16(sum, a, b1, b0);", BFLOAT16,
     ),
     "a value in half precision that looks missing": Fault(
-        "cuda/persistent/handover.cuh", "return words == kSentinel ? 0x7fff7fffu : words;", "return words;", replace(BFLOAT16, nan=True),
+        "cuda/persistent/handover.cuh", "return words == kSentinel ? 0x7fff7fffu : words;", "return words;",
+        replace(BFLOAT16, nan=True),
         cluster=True, says="waits for what no block will write",
     ),
     "a state rounded at every step": Fault(
@@ -169,7 +172,8 @@ FAULTS = {
     ),
     # In the pointwise kernels.
     "steps past the end": Fault(
-        "cuda/stepwise/pointwise.cuh", "if (p.steps.runs(p.t, sequence)) {\n    T* gates", "if (p.t >= 0) {\n    T* gates",
+        "cuda/stepwise/pointwise.cuh", "if (p.steps.runs(p.t, sequence)) {\n    T* gates",
+        "if (p.t >= 0) {\n    T* gates",
         replace(LSTM, lengths=LENGTHS), kernel="pointwise",
     ),
     "a bias left out": Fault(
@@ -180,15 +184,20 @@ FAULTS = {
         replace(GRU, directions=2), kernel="pointwise",
     ),
     "a cell before its time": Fault(
-        "cuda/stepwise/pointwise.cuh", "p.steps.row(p.before, sequence)", "p.steps.row(p.t, sequence)", LSTM, kernel="pointwise",
+        "cuda/stepwise/pointwise.cuh", "p.steps.row(p.before, sequence)", "p.steps.row(p.t, sequence)",
+        LSTM, kernel="pointwise",
     ),
-    "a cell's gradient lost": Fault("cuda/stepwise/pointwise.cuh", "p.grad_cell[state] = grads[1];", "", kernel="pointwise"),
+    "a cell's gradient lost": Fault(
+        "cuda/stepwise/pointwise.cuh", "p.grad_cell[state] = grads[1];", "", kernel="pointwise",
+    ),
     "a stepwise state rounded at every step": Fault(
-        "cuda/stepwise/pointwise.cuh", "!kHasCellState && p.cell ? carried", "false ? carried", FLOAT16, kernel="pointwise",
+        "cuda/stepwise/pointwise.cuh", "!kHasCellState && p.cell ? carried", "false ? carried",
+        FLOAT16, kernel="pointwise",
     ),
     # In how many blocks are launched, and how.
     "the last threads left out": Fault(
-        "cuda/stepwise/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads", "count / kPointwiseThreads",
+        "cuda/stepwise/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads",
+        "count / kPointwiseThreads",
         kernel="pointwise",
     ),
     "one direction left out": Fault(

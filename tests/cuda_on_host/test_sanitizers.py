@@ -33,7 +33,7 @@ def test_nothing_is_out_of_bounds() -> None:
     preload = f"{runtime('libasan.so')}:{runtime('libstdc++.so')}"
     library = build_variant("sanitized", [FEW], STEMS, FLAGS)
     environment = {**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(HERE.parent), str(HERE.parent.parent)])
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "support", HERE.parent.parent)))
     command = [sys.executable, "-m", "cuda_on_host.sanitized", str(library)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     text = done.stdout + done.stderr
