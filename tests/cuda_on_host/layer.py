@@ -49,7 +49,7 @@ class Layer:
         return CELLS[self.kind]
 
     @property
-    def structure(self) -> _C.CellInfo:
+    def structure(self) -> "_C.CellInfo":
         """Return the structure of the cell, as csrc/cells/cells.h describes it."""
         return _C.cells()[self.cell]
 
