@@ -249,7 +249,8 @@ void stepwise_backward(const CudaLayer& cuda, const RecurrentGradients& gradient
 void recompute_gates(const CudaLayer& cuda, const Tensor& before, int64_t direction, const Tensor& gates) {
   const int64_t rows = cuda.steps.rows, size = cuda.layer.sizes.hidden_size;
   if (rows == 0) return;
-  // Every row is a sequence of one step; its gates do not depend on the cell state before it.
+  // Every row is a sequence of one step. No cell has gates that depend on the cell state before the step, so that it may
+  // be anything here.
   const Tensor hidden = cuda.empty({rows, size});
   const Tensor cells = has_cell_state(cuda) ? cuda.empty_state({rows, size}) : Tensor();
   const Tensor sums = product(cuda, before, cuda.layer.weights[direction].weight_hh.t());
@@ -259,6 +260,7 @@ void recompute_gates(const CudaLayer& cuda, const Tensor& before, int64_t direct
   params.sequences = rows;
   params.before = cuda.layer.projected ? nullptr : data_of(before);
   params.hidden = data_of(hidden);
+  params.cell = params.cells;
   params.save_for_backward = true;
   check_launch(pointwise(cuda.layer.kind, cuda.element, params, cuda.stream));
 }
