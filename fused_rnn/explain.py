@@ -7,12 +7,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
 from fused_rnn.functional.autocast import computed_dtype
-from fused_rnn.modules import GRU, LSTM
-
-_LAYERS = (LSTM, GRU)
+from fused_rnn.modules import GRU, LSTM, RNN
 
 
-def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
+def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
     """Tell which kernels a layer takes for an input, forward and backward, and why.
 
     On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
@@ -36,9 +34,8 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
         >>> print(fused_rnn.explain(fused_rnn.LSTM(4, 8), torch.randn(5, 3, 4)))  # doctest: +ELLIPSIS
         LSTM on cpu, torch.float32: kernels for ...
     """
-    if not isinstance(module, _LAYERS):
-        expected = " or ".join(f"fused_rnn.{layer.__name__}" for layer in _LAYERS)
-        raise TypeError(f"module must be a {expected}, got {type(module).__name__}")
+    if not isinstance(module, (LSTM, GRU, RNN)):
+        raise TypeError(f"module must be a fused_rnn.LSTM, fused_rnn.GRU or fused_rnn.RNN, got {type(module).__name__}")
     data: Tensor = input.data if isinstance(input, PackedSequence) else input
     dtype = computed_dtype(data)
     head = f"{type(module).__name__} on {data.device}, {dtype}"
@@ -53,7 +50,7 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
         if module.batch_first and data.dim() == 3:
             time, batch = batch, time
     problem = {
-        "cell": module.mode.lower(),
+        "cell": module.mode.lower(),  # torch.nn has the same names for them, in capitals
         "element_bytes": dtype.itemsize,
         "batch": batch,
         "hidden_size": module.hidden_size,
