@@ -30,7 +30,7 @@ from torch import Tensor
 
 import fused_rnn
 from cuda_on_host.tf32 import tf32_cell
-from fused_rnn import autograd, ops, reference
+from fused_rnn import ops, reference
 from fused_rnn.reference.sequence import run_directions
 
 PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
@@ -62,12 +62,10 @@ LENGTHS_CASES = [
 
 @pytest.fixture(autouse=True)
 def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the operators into the coordinates of those for the CPU, with memory that is NaN at first, and no tf32."""
-    for name in KINDS:
-        module = importlib.import_module(f"fused_rnn.ops.{name.lower()}")
-        for suffix in ("", "_backward"):
-            operator = getattr(operators, f"{name.lower()}{suffix}").default
-            monkeypatch.setattr(module, f"_{name.lower()}{suffix}", operator)
+    """Let the operators replace those for the CPU, with memory that is NaN at first, and without tf32."""
+    module = importlib.import_module("fused_rnn.ops.recurrent")
+    for name in ("recurrent", "recurrent_backward"):
+        monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "ieee")
     operators.set_path(PATHS["stepwise"])
@@ -123,8 +121,8 @@ def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [*STATES_CASES, Case("LSTM", hidden_size=70, bidirectional=True)], ids=str)
 def test_states(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (states_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
-    assert_all_accurate(states_result(autograd.lstm, case, dtype, None), exact, peer)
+    exact, peer = (states_result(REFERENCES[case.kind], case, other, None) for other in (torch.float64, dtype))
+    assert_all_accurate(states_result(LAYERS[case.kind], case, dtype, None), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -144,32 +142,33 @@ FORMS: list[dict[str, Any]] = [{}, {"bias": False}, {"time": 1}, {"lengths": (5,
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
-    """What is not kept for backward, or not wanted of it, is left out, and changes nothing of the rest."""
+    """What is not saved for backward, or not wanted of it, is left out, and changes nothing of the rest."""
     case = Case(kind, hidden_size=8, **{"bidirectional": "time" not in form, **form})
-    if kind == "GRU" and case.proj_size:
-        pytest.skip("a GRU has no projection")
+    cell = CELLS[kind]
+    if case.proj_size and not ops.CELLS[cell].may_project:
+        pytest.skip(f"{kind} has no projection")
     dtype = torch.float64 if path == "stepwise" else torch.float32
     input, states, weights = layer_inputs(case, dtype)
     if case.time == 1:  # [batch, size], as cells have it
         input, *states = (tensor.squeeze(0) for tensor in (input, *states))
-    forward: Any
-    backward: Any
-    forward, backward = (ops.lstm, ops.lstm_backward) if kind == "LSTM" else (ops.gru, ops.gru_backward)
-    arguments: Any = [input, *states, weights, batch_sizes(case), None]
-    output, *rest = forward(*arguments, True)
-    finals, kept = rest[: len(states)], rest[len(states) :]
-    unkept = forward(*arguments, False)
-    assert all(map(torch.equal, unkept, [output, *finals]))
-    assert all(saved.shape == (0,) for saved in unkept[1 + len(states) :])
+    arguments: Any = [cell, input, states, weights, batch_sizes(case), None]
+    output, finals, gates, history = ops.recurrent(*arguments, True)
+    unsaved_output, unsaved_finals, *unsaved = ops.recurrent(*arguments, False)
+    assert all(map(torch.equal, [unsaved_output, *unsaved_finals], [output, *finals]))
+    assert all(saved.shape == (0,) for saved in [unsaved[0], *unsaved[1]])
 
-    grads: list[Any] = [torch.ones_like(output), None, *[None, None][: 2 * len(states) - 2]]
-    complete = backward(*grads, *arguments, output, *kept, True, True, True)
+    def backward(*wanted: bool) -> Any:
+        grads = torch.ones_like(output), [None] * len(states), [None] * len(history)
+        return ops.recurrent_backward(cell, *grads, *arguments[1:], output, gates, history, *wanted)
+
+    complete = backward(True, True, True)
     for wanted in product([False, True], repeat=3):
-        *gradients, of_weights = backward(*grads, *arguments, output, *kept, *wanted)
-        for gradient, expected, needed in zip(gradients, complete, [wanted[0], *[wanted[1]] * 2], strict=False):
-            assert torch.equal(gradient, expected) if needed else gradient.shape == (0,)
-        assert len(of_weights) == len(weights) * wanted[2]
-        assert all(map(torch.equal, of_weights, complete[-1]))
+        grad_input, grad_states, grad_weights = backward(*wanted)
+        gradients, expected = [grad_input, *grad_states], [complete[0], *complete[1]]
+        for gradient, other, needed in zip(gradients, expected, [wanted[0], *[wanted[1]] * len(states)], strict=True):
+            assert torch.equal(gradient, other) if needed else gradient.shape == (0,)
+        assert len(grad_weights) == len(weights) * wanted[2]
+        assert all(map(torch.equal, grad_weights, complete[2]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)

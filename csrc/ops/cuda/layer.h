@@ -25,8 +25,7 @@ struct CudaLayer {
 
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, layer.input.options()); }
   Tensor empty_state(at::IntArrayRef shape) const { return at::empty(shape, layer.input.options().dtype(state_type)); }
-  // How many sums of a row, and how many of its gates' rows of a weight, there are for all hidden units.
-  int64_t sums_size() const { return layer.cell.sums * layer.sizes.hidden_size; }
+  // How many rows a weight has for the gates of all hidden units.
   int64_t gates_size() const { return layer.cell.gates * layer.sizes.hidden_size; }
   // Whether the stepwise path computes this layer in float32, though its tensors are of half precision. Saved gates
   // near 0 and 1 leave little of a gradient that contains gate * (1 - gate), so rounding them spoils it. The errors of
@@ -43,7 +42,7 @@ struct StepGradients {
   Tensor h0, c0;     // of the initial states, shaped like them; undefined if not wanted
 };
 
-// Returns a tensor of a list; undefined if the list is too short, as that of the states of a cell without a cell state.
+// Returns a tensor of a list; an undefined one behind its end, as for the cell state of a cell that has none.
 inline Tensor get(const std::vector<Tensor>& tensors, size_t i) { return i < tensors.size() ? tensors[i] : Tensor(); }
 
 // Returns a pointer to the data; null for an undefined tensor.

@@ -12,7 +12,7 @@
 namespace fused_rnn::ops {
 namespace {
 
-// What holds during a call: the layer's GPU is the current one, and autocast changes the type of no product.
+// While this lives, the layer's GPU is the current one, and autocast changes the type of no product.
 struct Guards {
   explicit Guards(const RecurrentLayer& layer) : device(layer.input.device()) {}
 
@@ -53,7 +53,8 @@ RecurrentOutputs forward(const CudaLayer& cuda, const PlannedPass& pass, bool sa
   return outputs;
 }
 
-// Runs the layer in float32, though its tensors are of half precision.
+// Runs a layer of half precision in float32. The gates that it saves are rounded like the outputs; backward uses them
+// only if it takes the persistent path.
 RecurrentOutputs forward_in_float32(const CudaLayer& cuda, const PlannedPass& pass, bool save_for_backward) {
   RecurrentOutputs outputs = forward(cuda.widened(), pass, save_for_backward);
   std::vector<Tensor*> narrow = {&outputs.output, &outputs.gates};
@@ -62,7 +63,8 @@ RecurrentOutputs forward_in_float32(const CudaLayer& cuda, const PlannedPass& pa
   return outputs;
 }
 
-// `before` may be empty if no gradients of weights are wanted.
+// Runs the steps backwards, and computes the products that are wanted. `before` is what hidden_before() returns; it may
+// be empty if no gradients of weights are wanted.
 RecurrentInputGradients backward(const CudaLayer& cuda, const PlannedPass& pass, const RecurrentGradients& gradients,
                                  const RecurrentSaved& saved, const std::array<Tensor, 2>& before, Wanted wanted) {
   StepGradients steps;
@@ -87,8 +89,7 @@ RecurrentInputGradients backward(const CudaLayer& cuda, const PlannedPass& pass,
   return result;
 }
 
-// Runs the layer backwards in float32, though its tensors are of half precision. The saved gates are too: they are
-// computed once more.
+// Runs a layer of half precision backwards in float32. The saved gates were rounded, so they are computed once more.
 RecurrentInputGradients backward_in_float32(const CudaLayer& cuda, const PlannedPass& pass,
                                             RecurrentGradients gradients, RecurrentSaved saved, Wanted wanted) {
   const CudaLayer wide = cuda.widened();
@@ -109,12 +110,12 @@ RecurrentInputGradients backward_in_float32(const CudaLayer& cuda, const Planned
   return result;
 }
 
-// Returns a tensor of the call, dense and of a sequence; undefined if it is not there.
+// Returns a tensor dense and, if the call is of one step, with a dimension for time or directions; undefined if it is.
 Tensor as_sequence(const Tensor& tensor, const RecurrentLayer& given) {
   if (!tensor.defined()) return tensor;
   return (given.one_step ? tensor.unsqueeze(0) : tensor).contiguous();
 }
-// The way back; what was not wanted, of shape [0], stays.
+// Takes this dimension away again; but a gradient of shape [0], which was not wanted, has none.
 void as_given(Tensor& tensor, const RecurrentLayer& given) {
   if (given.one_step && tensor.dim() == 3) tensor = tensor.squeeze(0);
 }

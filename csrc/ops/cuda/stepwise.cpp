@@ -249,8 +249,8 @@ void stepwise_backward(const CudaLayer& cuda, const RecurrentGradients& gradient
 void recompute_gates(const CudaLayer& cuda, const Tensor& before, int64_t direction, const Tensor& gates) {
   const int64_t rows = cuda.steps.rows, size = cuda.layer.sizes.hidden_size;
   if (rows == 0) return;
-  // Every row is a sequence of one step. No cell has gates that depend on the cell state before the step, so that it may
-  // be anything here.
+  // Every row is a sequence of one step. No cell has gates that depend on the cell state before the step, so that it
+  // may be anything here.
   const Tensor hidden = cuda.empty({rows, size});
   const Tensor cells = has_cell_state(cuda) ? cuda.empty_state({rows, size}) : Tensor();
   const Tensor sums = product(cuda, before, cuda.layer.weights[direction].weight_hh.t());
