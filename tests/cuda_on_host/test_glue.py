@@ -1,4 +1,4 @@
-"""The operators that csrc/ops/ has for a GPU, on the CPU: the glue and the kernels below it, within the package."""
+"""The operators that csrc/ops/ has for a GPU, run on the CPU within the package: the glue and the kernels below it."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -6,12 +6,13 @@ from itertools import product
 from typing import Any
 
 import pytest
-import test_lengths
 import torch
 from cases import (
     CELL_SHAPES,
+    CELLS,
     DTYPES,
-    KINDS,
+    LAYERS,
+    REFERENCES,
     Case,
     batch_sizes,
     cell_case,
@@ -19,20 +20,22 @@ from cases import (
     layer_inputs,
     result,
     shapes_of_layers,
+    structure_of,
     tails,
 )
 from comparing import assert_all_accurate, assert_identical, differentiate
-from test_lengths import LAYERS, REFERENCES
-from test_lengths import test_padding_is_never_read as test_padding_is_never_read
-from test_states import CASES as STATES_CASES
-from test_states import layer_result as states_result
 from torch import Tensor
 
 import fused_rnn
 from cuda_on_host.tf32 import tf32_cell
-from fused_rnn import ops, reference
+from fused_rnn import ops
 from fused_rnn.reference.sequence import run_directions
+from layers.test_lengths import layer_result as lengths_result
+from layers.test_lengths import test_padding_is_never_read as test_padding_is_never_read
+from layers.test_states import CASES as STATES_CASES
+from layers.test_states import layer_result as states_result
 
+KINDS = tuple(CELLS)
 PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
 # Sizes that the persistent kernels take, or take padded; a single step has the stepwise path.
 PERSISTENT = [
@@ -114,8 +117,8 @@ def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
 def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (test_lengths.layer_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
-    assert_all_accurate(test_lengths.layer_result(LAYERS[case.kind], case, dtype), exact, peer)
+    exact, peer = (lengths_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
+    assert_all_accurate(lengths_result(LAYERS[case.kind], case, dtype), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -145,7 +148,7 @@ def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
     """What is not saved for backward, or not wanted of it, is left out, and changes nothing of the rest."""
     case = Case(kind, hidden_size=8, **{"bidirectional": "time" not in form, **form})
     cell = CELLS[kind]
-    if case.proj_size and not ops.CELLS[cell].may_project:
+    if case.proj_size and not structure_of(kind).may_project:
         pytest.skip(f"{kind} has no projection")
     dtype = torch.float64 if path == "stepwise" else torch.float32
     input, states, weights = layer_inputs(case, dtype)
@@ -180,7 +183,7 @@ def test_a_packed_step_without_sequences(kind: str, dtype: torch.dtype, path: st
     results = []
     for given in (sizes, torch.cat([sizes, torch.zeros(2, dtype=torch.int64)])):
         inputs = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
-        outputs = LAYERS[kind](*inputs[: 1 + len(states)], inputs[1 + len(states) :], given)
+        outputs = LAYERS[kind](inputs[0], inputs[1 : 1 + len(states)], inputs[1 + len(states) :], given)
         gradients = differentiate(outputs, dict(enumerate(inputs)))
         results.append({f"out{i}": out for i, out in enumerate(outputs)} | gradients)
     assert_identical(*results)
@@ -244,14 +247,14 @@ def test_tf32_rounds_nothing_but_what_is_multiplied(
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "tf32")
 
-    def rounded(input: Tensor, *rest: Any, lengths: Tensor) -> tuple[Tensor, ...]:
-        every, final = run_directions(tf32_cell(kind, everywhere=True), input, rest[:-1], rest[-1], None, lengths)
+    def rounded(input: Tensor, states: Any, weights: Any, lengths: Tensor) -> tuple[Tensor, ...]:
+        every, final = run_directions(tf32_cell(kind, everywhere=True), input, tuple(states), weights, None, lengths)
         return every[0], *final
 
     case = Case(kind, batch=6, hidden_size=hidden_size, bidirectional=True)
-    exact = test_lengths.layer_result(REFERENCES[kind], case, torch.float64)
-    peer = test_lengths.layer_result(rounded, case, torch.float32)
-    assert_all_accurate(test_lengths.layer_result(LAYERS[kind], case, torch.float32), exact, peer)
+    exact = lengths_result(REFERENCES[kind], case, torch.float64)
+    peer = lengths_result(rounded, case, torch.float32)
+    assert_all_accurate(lengths_result(LAYERS[kind], case, torch.float32), exact, peer)
 
 
 @pytest.mark.parametrize(
