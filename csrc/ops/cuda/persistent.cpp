@@ -115,7 +115,7 @@ void fill(Params& params, const CudaLayer& cuda, const PlannedPass& pass, const 
   params.plan = pass.plan;
   params.hidden_size = padding.hidden_size();
   params.directions = cuda.layer.sizes.directions;
-  params.allow_tf32 = cuda.allow_tf32;
+  params.full_precision = !cuda.allow_tf32;
   for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = keep_alive(padding.weight_hh(d));
   params.h0 = keep_alive(padding.wide(cuda.layer.h0()));
   params.c0 = keep_alive(padding.wide(cuda.layer.c0()));
