@@ -22,8 +22,8 @@ class CellInfo(TypedDict):
 
 def cells() -> dict[str, CellInfo]: ...
 
-# The rest is there only with CUDA. set_plan_override says which plans of the persistent kernels may be chosen from now on,
-# cuda_plan how one pass over a layer is shared out on a GPU, and finds_cublas whether torch brings cuBLAS.
+# The rest is there only with CUDA. set_plan_override says which plans of the persistent kernels may be chosen from now
+# on, cuda_plan how one pass over a layer is shared out on a GPU, and finds_cublas whether torch brings cuBLAS.
 def set_plan_override(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...

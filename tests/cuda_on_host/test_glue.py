@@ -24,16 +24,16 @@ from cases import (
     tails,
 )
 from comparing import assert_all_accurate, assert_identical, differentiate
+from layers.test_lengths import layer_result as lengths_result
+from layers.test_lengths import test_padding_is_never_read as test_padding_is_never_read
+from layers.test_states import CASES as STATES_CASES
+from layers.test_states import layer_result as states_result
 from torch import Tensor
 
 import fused_rnn
 from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import ops
 from fused_rnn.reference.sequence import run_directions
-from layers.test_lengths import layer_result as lengths_result
-from layers.test_lengths import test_padding_is_never_read as test_padding_is_never_read
-from layers.test_states import CASES as STATES_CASES
-from layers.test_states import layer_result as states_result
 
 KINDS = tuple(CELLS)
 PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}

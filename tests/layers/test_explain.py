@@ -17,7 +17,7 @@ def test_on_a_cpu(kind: str) -> None:
 
 
 def test_other_modules() -> None:
-    with pytest.raises(TypeError, match=r"module must be a fused_rnn\.LSTM, fused_rnn\.GRU or fused_rnn\.RNN, got LSTM"):
+    with pytest.raises(TypeError, match=r"must be a fused_rnn\.LSTM, fused_rnn\.GRU or fused_rnn\.RNN, got LSTM"):
         fused_rnn.explain(torch.nn.LSTM(4, 8), torch.randn(5, 3, 4))  # type: ignore[arg-type]
 
 
