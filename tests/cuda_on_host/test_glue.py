@@ -154,15 +154,18 @@ def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
     input, states, weights = layer_inputs(case, dtype)
     if case.time == 1:  # [batch, size], as cells have it
         input, *states = (tensor.squeeze(0) for tensor in (input, *states))
-    arguments: Any = [cell, input, states, weights, batch_sizes(case), None]
-    output, finals, gates, history = ops.recurrent(*arguments, True)
-    unsaved_output, unsaved_finals, *unsaved = ops.recurrent(*arguments, False)
+    arguments = (input, states, weights, batch_sizes(case), None)
+    output, finals, gates, history = ops.recurrent(cell, *arguments, True)
+    unsaved_output, unsaved_finals, unsaved_gates, unsaved_history = ops.recurrent(cell, *arguments, False)
     assert all(map(torch.equal, [unsaved_output, *unsaved_finals], [output, *finals]))
-    assert all(saved.shape == (0,) for saved in [unsaved[0], *unsaved[1]])
+    assert all(saved.shape == (0,) for saved in [unsaved_gates, *unsaved_history])
 
-    def backward(*wanted: bool) -> Any:
-        grads = torch.ones_like(output), [None] * len(states), [None] * len(history)
-        return ops.recurrent_backward(cell, *grads, *arguments[1:], output, gates, history, *wanted)
+    def backward(input_grad: bool, state_grad: bool, weight_grad: bool) -> Any:
+        grad_output, no_grads = torch.ones_like(output), [None] * len(states)
+        return ops.recurrent_backward(
+            cell, grad_output, no_grads, no_grads[1:], *arguments, output, gates, history,
+            input_grad, state_grad, weight_grad,
+        )  # fmt: skip
 
     complete = backward(True, True, True)
     for wanted in product([False, True], repeat=3):
