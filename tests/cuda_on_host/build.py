@@ -1,6 +1,6 @@
-"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources.
+"""Builds the kernels of csrc/cuda/ for the CPU as a library for ctypes, all of them or some from edited sources.
 
-And the glue of csrc/ops/ that calls them, as a library of operators.
+It also builds the operators of csrc/ops/ that call the kernels, as a library for torch.
 """
 
 import fcntl
@@ -48,11 +48,12 @@ def build() -> Path:
 
 
 def build_glue() -> Path:
-    """Build the library of operators, of whatever csrc/ops/ has for a GPU, and return its path."""
+    """Build the library of the recurrent operators with all that csrc/ops/ has for a GPU, and return its path."""
     build()
+    # glue.cpp stands in for torch_cuda.cpp and recurrent_cpu.cpp, and for the kernels' questions to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
-    glue += [CSRC / "ops" / "layer.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
-    others = {"exports", "device_info", "runtime"}  # glue.cpp says what the GPU has
+    glue += [CSRC / "ops" / f"{name}.cpp" for name in ("layer", "recurrent", "schemas")] + [HERE / "glue.cpp"]
+    others = {"exports", "device_info", "runtime"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"

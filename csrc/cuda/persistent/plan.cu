@@ -129,7 +129,7 @@ PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem
 int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOverride& plan_override) {
   // A path that is asked for is taken wherever it can be.
   const bool repaid = time >= kStepsToPad || plan_override.path != Path::kAny;
-  if (!repaid || precise_if_stepwise(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
+  if (!repaid || stepwise_in_float32(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
   return round_up(problem.hidden_size, 16 / problem.element_bytes);
 }
 

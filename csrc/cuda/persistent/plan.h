@@ -123,8 +123,9 @@ constexpr SharedLayout shared_layout(const PersistentPlan& plan, const Persisten
 // Steps that repay the copies that padding takes. Assumed, not measured.
 constexpr int64_t kStepsToPad = 16;
 
-// Whether the stepwise path rounds nothing of the gates: see CudaLayer::precise() in ops/.
-constexpr bool precise_if_stepwise(int64_t hidden_size, int element_bytes) {
+// Whether the stepwise path computes a half-precision layer in float32; CudaLayer::stepwise_in_float32() in ops/ says
+// why.
+constexpr bool stepwise_in_float32(int64_t hidden_size, int element_bytes) {
   return element_bytes == 2 && hidden_size <= 64;
 }
 
