@@ -9,7 +9,8 @@
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/kit/device_info.h"
-#include "ops/cuda/layer.h"
+#include "ops/cuda/persistent.h"
+#include "ops/cuda/torch_cuda.h"
 #endif
 
 namespace py = pybind11;
@@ -60,7 +61,6 @@ py::dict cells() {
 }
 
 #ifdef FUSED_RNN_CUDA
-using fused_rnn::PersistentPlan;
 using fused_rnn::cuda::Path;
 
 Path path_of(const std::string& name) {
@@ -77,19 +77,25 @@ void set_plan_override(const std::string& path, int blocks, int groups, int batc
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
 }
 
-// Returns how a layer is shared out on a GPU of the machine, and with what hidden size; for the stepwise path, why.
-py::dict cuda_plan(int gates, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions, bool backward,
-                   bool projected, int64_t time, int device) {
-  const bool allow_tf32 = element_bytes == 4 && fused_rnn::ops::tf32_allowed();
-  fused_rnn::cuda::PersistentProblem problem = {batch,      hidden_size, directions, gates,    element_bytes,
-                                                allow_tf32, backward,    projected,  time == 1};
-  const auto& plan_override = fused_rnn::ops::current_plan_override();
-  problem.hidden_size = padded_size(problem, time, plan_override);
-  const PersistentPlan plan = choose_plan(problem, fused_rnn::cuda::device_at(device), plan_override);
+const fused_rnn::cells::Description& cell_named(const std::string& name) {
+  for (const auto& cell : fused_rnn::cells::kDescriptions)
+    if (name == cell.name) return cell;
+  throw py::value_error("there is no cell " + name);
+}
+
+// Returns how one pass over a layer is shared out on a GPU, and with what hidden size; for the stepwise path, why.
+py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions,
+                   bool backward, bool projected, int64_t time, int device) {
+  fused_rnn::RecurrentSizes sizes = {};
+  sizes.steps = {time, batch, nullptr, nullptr};
+  sizes.hidden_size = hidden_size;
+  sizes.directions = directions;
+  const auto [problem, plan] =
+      fused_rnn::ops::plan_pass(cell_named(cell), sizes, element_bytes, projected, backward, device);
   py::dict result;
   if (plan.blocks == 0) {
     result["path"] = "stepwise";
-    result["reason"] = why_stepwise(problem, plan_override);
+    result["reason"] = why_stepwise(problem, fused_rnn::ops::current_plan_override());
     return result;
   }
   result["path"] = plan.cluster ? "cluster" : "grid";
@@ -117,7 +123,7 @@ PYBIND11_MODULE(_C, module) {
 #ifdef FUSED_RNN_CUDA
   module.def("set_plan_override", &set_plan_override, py::arg("path") = "any", py::arg("blocks") = 0,
              py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1);
-  module.def("cuda_plan", &cuda_plan, py::arg("gates"), py::arg("element_bytes"), py::arg("batch"),
+  module.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
              py::arg("device") = 0);
   module.def("finds_cublas", &fused_rnn::ops::finds_cublas);

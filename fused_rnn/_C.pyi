@@ -22,13 +22,13 @@ class CellInfo(TypedDict):
 
 def cells() -> dict[str, CellInfo]: ...
 
-# With CUDA only: which plans of the persistent kernels may be chosen from now on; how a layer is shared out on a GPU;
-# whether torch brings cuBLAS.
+# The rest is there only with CUDA. set_plan_override says which plans of the persistent kernels may be chosen from now
+# on, cuda_plan how one pass over a layer is shared out on a GPU, and finds_cublas whether torch brings cuBLAS.
 def set_plan_override(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...
 def cuda_plan(
-    gates: int,
+    cell: str,
     element_bytes: int,
     batch: int,
     hidden_size: int,

@@ -7,16 +7,16 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
 from fused_rnn.functional.autocast import computed_dtype
-from fused_rnn.modules import GRU, LSTM
+from fused_rnn.modules import GRU, LSTM, RNN
 
 
-def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
+def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
     """Tell which kernels a layer takes for an input, forward and backward, and why.
 
     On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
     two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
-    Else it takes the stepwise path: one product and one pointwise kernel a step. A hidden size may be padded with zeros,
-    which changes no result.
+    Otherwise it takes the stepwise path: one product and one pointwise kernel a step. A hidden size may be padded with
+    zeros, which changes no result.
 
     Args:
         module: the layer.
@@ -34,8 +34,8 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
         >>> print(fused_rnn.explain(fused_rnn.LSTM(4, 8), torch.randn(5, 3, 4)))  # doctest: +ELLIPSIS
         LSTM on cpu, torch.float32: kernels for ...
     """
-    if not isinstance(module, (LSTM, GRU)):
-        raise TypeError(f"module must be a fused_rnn.LSTM or fused_rnn.GRU, got {type(module).__name__}")
+    if not isinstance(module, (LSTM, GRU, RNN)):
+        raise TypeError(f"module must be a fused_rnn.LSTM, fused_rnn.GRU or fused_rnn.RNN, got {type(module).__name__}")
     data: Tensor = input.data if isinstance(input, PackedSequence) else input
     dtype = computed_dtype(data)
     head = f"{type(module).__name__} on {data.device}, {dtype}"
@@ -50,7 +50,7 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
         if module.batch_first and data.dim() == 3:
             time, batch = batch, time
     problem = {
-        "gates": 4 if isinstance(module, LSTM) else 3,
+        "cell": module.mode.lower(),  # torch.nn has the same names for them, in capitals
         "element_bytes": dtype.itemsize,
         "batch": batch,
         "hidden_size": module.hidden_size,
@@ -61,13 +61,13 @@ def explain(module: LSTM | GRU, input: Tensor | PackedSequence) -> str:
     }
     plans = {backward: _C.cuda_plan(**problem, backward=backward) for backward in (False, True)}  # type: ignore[arg-type]
     lines = [
-        f"  {'backward' if backward else 'forward'}: {_told(plan, module.hidden_size)}"
+        f"  {'backward' if backward else 'forward'}: {_describe(plan, module.hidden_size)}"
         for backward, plan in plans.items()
     ]
     return "\n".join([f"{head}:", *lines])
 
 
-def _told(plan: dict[str, Any], hidden_size: int) -> str:
+def _describe(plan: dict[str, Any], hidden_size: int) -> str:
     if plan["path"] == "stepwise":
         return f"stepwise, since {plan['reason']}"
     padded = f"padded to hidden size {plan['hidden_size']}, " if plan["hidden_size"] != hidden_size else ""

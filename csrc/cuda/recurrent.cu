@@ -1,77 +1,78 @@
-// From the types known at run time to the kernels built for them.
+// From a cell and a type that are known at run time to the kernels that are built for them.
 
 #include <bit>
 
-#include "cuda/gru.cuh"
-#include "cuda/lstm.cuh"
 #include "cuda/persistent/launch.cuh"
 #include "cuda/recurrent.h"
 #include "cuda/stepwise/pointwise.cuh"
 
 namespace fused_rnn::cuda {
 
-// Built in files of their own, for compilers to work side by side.
-#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                 \
-  extern template const char* launch_persistent<Cell, T>(const PersistentForwardParams<T, float>& params,  \
-                                                         void* stream);                                    \
-  extern template const char* launch_persistent<Cell, T>(const PersistentBackwardParams<T, float>& params, \
-                                                         void* stream);
-FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, float)
-FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, bfloat16)
-FUSED_RNN_BUILT_ELSEWHERE(LSTMCell, float16)
-FUSED_RNN_BUILT_ELSEWHERE(GRUCell, float)
-FUSED_RNN_BUILT_ELSEWHERE(GRUCell, bfloat16)
-FUSED_RNN_BUILT_ELSEWHERE(GRUCell, float16)
+// The persistent kernels are built in persistent/instances/, a file for each direction and type and one or two cells,
+// so that compilers can work side by side.
+#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                        \
+  extern template const char* launch_persistent<cells::Cell, T>(const PersistentForwardParams<T, float>& params,  \
+                                                                void* stream);                                    \
+  extern template const char* launch_persistent<cells::Cell, T>(const PersistentBackwardParams<T, float>& params, \
+                                                                void* stream);
+#define FUSED_RNN_BUILT_ELSEWHERE_FOR_EACH_TYPE(Cell) \
+  FUSED_RNN_BUILT_ELSEWHERE(Cell, float)              \
+  FUSED_RNN_BUILT_ELSEWHERE(Cell, bfloat16)           \
+  FUSED_RNN_BUILT_ELSEWHERE(Cell, float16)
+FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_BUILT_ELSEWHERE_FOR_EACH_TYPE)
 
 namespace {
 
-// Calls body.template operator()<Cell, T>() for the types named.
+// Calls body.template operator()<Cell, T>() for the cell and the type named.
 template <typename Body>
-const char* with_types(Cell cell, Element element, const Body& body) {
-  const auto with_cell = [&]<typename T>() {
-    return cell == Cell::kLSTM ? body.template operator()<LSTMCell, T>() : body.template operator()<GRUCell, T>();
-  };
-  switch (element) {
-    case Element::kFloat32:
-      return with_cell.template operator()<float>();
-    case Element::kBFloat16:
-      return with_cell.template operator()<bfloat16>();
-    case Element::kFloat16:
-      return with_cell.template operator()<float16>();
-    default:
-      return with_cell.template operator()<double>();
-  }
-}
-
-template <template <typename, typename> typename Params>
-const char* start_persistent(Cell cell, Element element, const Params<void, void>& params, void* stream) {
-  return with_types(cell, element, [&]<typename AnyCell, typename T>() -> const char* {
-    if constexpr (__is_same(T, double))
-      return "there is no persistent kernel for float64";
-    else
-      return launch_persistent<AnyCell, T>(std::bit_cast<Params<T, float>>(params), stream);
+const char* with_types(cells::Kind cell, Element element, const Body& body) {
+  return cells::with_cell(cell, [&]<typename Cell>() {
+    switch (element) {
+      case Element::kFloat32:
+        return body.template operator()<Cell, float>();
+      case Element::kBFloat16:
+        return body.template operator()<Cell, bfloat16>();
+      case Element::kFloat16:
+        return body.template operator()<Cell, float16>();
+      default:
+        return body.template operator()<Cell, double>();
+    }
   });
 }
 
 template <template <typename, typename> typename Params>
-const char* start_pointwise(Cell cell, Element element, const Params<void, void>& params, void* stream) {
-  return with_types(cell, element, [&]<typename AnyCell, typename T>() {
-    return launch_pointwise<AnyCell, T>(std::bit_cast<Params<T, Accumulator<T>>>(params), stream);
+const char* start_persistent(cells::Kind cell, Element element, const Params<void, void>& params, void* stream) {
+  return with_types(cell, element, [&]<typename Cell, typename T>() -> const char* {
+    if constexpr (__is_same(T, double))
+      return "there is no persistent kernel for float64";
+    else
+      return launch_persistent<Cell, T>(std::bit_cast<Params<T, float>>(params), stream);
+  });
+}
+
+template <template <typename, typename> typename Params>
+const char* start_pointwise(cells::Kind cell, Element element, const Params<void, void>& params, void* stream) {
+  return with_types(cell, element, [&]<typename Cell, typename T>() {
+    return launch_pointwise<Cell, T>(std::bit_cast<Params<T, Accumulator<T>>>(params), stream);
   });
 }
 
 }  // namespace
 
-const char* persistent(Cell cell, Element element, const PersistentForwardParams<void, void>& params, void* stream) {
+const char* persistent(cells::Kind cell, Element element, const PersistentForwardParams<void, void>& params,
+                       void* stream) {
   return start_persistent<PersistentForwardParams>(cell, element, params, stream);
 }
-const char* persistent(Cell cell, Element element, const PersistentBackwardParams<void, void>& params, void* stream) {
+const char* persistent(cells::Kind cell, Element element, const PersistentBackwardParams<void, void>& params,
+                       void* stream) {
   return start_persistent<PersistentBackwardParams>(cell, element, params, stream);
 }
-const char* pointwise(Cell cell, Element element, const PointwiseForwardParams<void, void>& params, void* stream) {
+const char* pointwise(cells::Kind cell, Element element, const PointwiseForwardParams<void, void>& params,
+                      void* stream) {
   return start_pointwise<PointwiseForwardParams>(cell, element, params, stream);
 }
-const char* pointwise(Cell cell, Element element, const PointwiseBackwardParams<void, void>& params, void* stream) {
+const char* pointwise(cells::Kind cell, Element element, const PointwiseBackwardParams<void, void>& params,
+                      void* stream) {
   return start_pointwise<PointwiseBackwardParams>(cell, element, params, stream);
 }
 

@@ -10,13 +10,13 @@ namespace fused_rnn::ops {
 namespace {
 
 cells::Kind kind_of(std::string_view name) {
-  int kind = 0;
+  constexpr int kCells = std::size(cells::kDescriptions);
   std::string names;
-  for (const cells::Description& cell : cells::kDescriptions) {
-    if (name == cell.name) return static_cast<cells::Kind>(kind);
-    names += (kind++ == 0 ? "" : ", ") + std::string(cell.name);
-  }
-  TORCH_CHECK_VALUE(false, "cell must be one of ", names, ", got '", name, "'");
+  int kind = 0;
+  for (; kind < kCells && name != cells::kDescriptions[kind].name; ++kind)
+    names += (kind == 0 ? "" : ", ") + std::string(cells::kDescriptions[kind].name);
+  TORCH_CHECK_VALUE(kind < kCells, "cell must be one of ", names, ", got '", name, "'");
+  return static_cast<cells::Kind>(kind);
 }
 
 void check_tensor(const Tensor& tensor, const char* name, int64_t dimensions, const Tensor& input) {

@@ -1,6 +1,6 @@
-"""Builds the kernels of csrc/cuda/ for the CPU, as a library for ctypes: all, or some anew from edited sources.
+"""Builds the kernels of csrc/cuda/ for the CPU as a library for ctypes, all of them or some from edited sources.
 
-And the glue of csrc/ops/ that calls them, as a library of operators.
+It also builds the operators of csrc/ops/ that call the kernels, as a library for torch.
 """
 
 import fcntl
@@ -23,16 +23,16 @@ CXX = os.environ.get("CXX", "g++")
 FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
 
 Edit = tuple[str, str, str]
-"""A file of csrc/, a text that occurs there once, and what takes its coordinates."""
+"""A file of csrc/, a text that occurs there once, and what replaces it."""
 
 
 def find_headers() -> Path:
     """Return the folder of the CUDA toolkit's headers, or skip the test."""
     nvcc = shutil.which("nvcc")
     places = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", nvcc and Path(nvcc).resolve().parent.parent]
-    for coordinates in places:
-        if coordinates and (Path(coordinates) / "include" / "cuda_bf16.h").exists():
-            return Path(coordinates) / "include"
+    for place in places:
+        if place and (Path(place) / "include" / "cuda_bf16.h").exists():
+            return Path(place) / "include"
     pytest.skip("no headers of a CUDA toolkit: set CUDA_HOME to its folder")
 
 
@@ -48,11 +48,12 @@ def build() -> Path:
 
 
 def build_glue() -> Path:
-    """Build the library of operators, of whatever csrc/ops/ has for a GPU, and return its path."""
+    """Build the library of the recurrent operators with all that csrc/ops/ has for a GPU, and return its path."""
     build()
+    # glue.cpp stands in for torch_cuda.cpp and recurrent_cpu.cpp, and for the kernels' questions to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
-    glue += [CSRC / "ops" / "layer.cpp", CSRC / "ops" / "schemas.cpp", HERE / "glue.cpp"]
-    others = {"exports", "device_info", "runtime"}  # glue.cpp says what the GPU has
+    glue += [CSRC / "ops" / f"{name}.cpp" for name in ("layer", "recurrent", "schemas")] + [HERE / "glue.cpp"]
+    others = {"exports", "device_info", "runtime"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"

@@ -1,5 +1,4 @@
-// The twin of all that csrc/cuda/platform.cuh offers: with it g++ compiles the bodies of the kernels for a CPU, and
-// launch() runs them there.
+// All that csrc/cuda/kit/platform.cuh offers, for the CPU: with it g++ compiles the kernels, and launch() runs them.
 
 #pragma once
 
@@ -78,8 +77,8 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
                     &call, how.blocks, how.threads, how.shared_bytes, how.cluster, how.cooperative});
 }
 
-inline const char* fill_with_ones(void* memory, int64_t bytes, void* /*stream*/) {
-  std::memset(memory, 0xff, static_cast<size_t>(bytes));
+inline const char* fill_bytes(void* memory, int value, int64_t bytes, void* /*stream*/) {
+  std::memset(memory, value, static_cast<size_t>(bytes));
   return nullptr;
 }
 

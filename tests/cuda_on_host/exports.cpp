@@ -12,16 +12,16 @@ extern "C" {
 void choose_schedule(unsigned seed) { host::set_schedule(seed); }
 
 const char* persistent_forward(int cell, int element, const PersistentForwardParams<void, void>* params) {
-  return persistent(Cell(cell), Element(element), *params, nullptr);
+  return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
 const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void, void>* params) {
-  return persistent(Cell(cell), Element(element), *params, nullptr);
+  return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
 const char* pointwise_forward(int cell, int element, const PointwiseForwardParams<void, void>* params) {
-  return pointwise(Cell(cell), Element(element), *params, nullptr);
+  return pointwise(cells::Kind(cell), Element(element), *params, nullptr);
 }
 const char* pointwise_backward(int cell, int element, const PointwiseBackwardParams<void, void>* params) {
-  return pointwise(Cell(cell), Element(element), *params, nullptr);
+  return pointwise(cells::Kind(cell), Element(element), *params, nullptr);
 }
 
 void plan_for(const PersistentProblem* problem, const Device* device, const PlanOverride* plan_override,

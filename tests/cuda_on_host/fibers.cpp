@@ -54,8 +54,8 @@ class Fiber {
 #ifdef __SANITIZE_ADDRESS__
     __sanitizer_start_switch_fiber(&fake_stack_, to.stack_, to.bytes_);
 #endif
-    if (_setjmp(coordinates_) == 0) {
-      if (to.started_) _longjmp(to.coordinates_, 1);
+    if (_setjmp(jump_) == 0) {
+      if (to.started_) _longjmp(to.jump_, 1);
       to.started_ = true;
       setcontext(&to.context_);
     }
@@ -75,7 +75,7 @@ class Fiber {
   const Barrier* waits_at = nullptr;
 
  private:
-  jmp_buf coordinates_;
+  jmp_buf jump_;
   ucontext_t context_;
   bool started_ = true;
   [[maybe_unused]] const char* stack_ = nullptr;

@@ -34,8 +34,8 @@ void set_schedule(unsigned seed);
 
 // What follows is for the threads of a kernel.
 
-// The shared memory of this block; the number of the block in its cluster; and the same coordinates in the shared
-// memory of the block `rank`.
+// The shared memory of this block; the number of the block in its cluster; and the address in the shared memory of the
+// block `rank` that corresponds to `mine` in this block's.
 char* shared_memory();
 int this_rank();
 void* shared_of(const void* mine, int rank);

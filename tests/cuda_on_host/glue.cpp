@@ -1,5 +1,5 @@
-// What stands in for a GPU and for torch's CUDA build under the glue of csrc/ops/: its facts, its stream, and those of
-// its products that torch has not got on a CPU.
+// What stands in for a GPU and for torch's CUDA build under the operators of csrc/ops/: tensors on the CPU take the way of
+// those on a GPU, and this has the GPU's facts, its stream, and those of its products that torch lacks on a CPU.
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
@@ -9,7 +9,10 @@
 #include <algorithm>
 
 #include "cuda/kit/device_info.h"
-#include "ops/cuda/layer.h"
+#include "ops/cuda/persistent.h"
+#include "ops/cuda/recurrent.h"
+#include "ops/cuda/torch_cuda.h"
+#include "ops/recurrent_cpu.h"
 
 namespace fused_rnn::cuda {
 
@@ -18,6 +21,16 @@ Device device_at(int /*index*/) { return {132, 227 * 1024, 16}; }
 }  // namespace fused_rnn::cuda
 
 namespace fused_rnn::ops {
+
+RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
+  return forward_on_cuda(layer, save_for_backward);
+}
+
+RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
+                                        const RecurrentSaved& saved, Wanted wanted) {
+  return backward_on_cuda(layer, gradients, saved, wanted);
+}
+
 namespace {
 
 // Lets the kernels take one path only, a cuda::Path.
@@ -57,7 +70,7 @@ void gemm_tf32(const Gemm& gemm) {
   gemm.beta == 0 ? c.copy_(product) : c.mul_(gemm.beta).add_(product);
 }
 
-void* current_stream(at::Device /*device*/) { return nullptr; }
+void* current_stream(c10::Device /*device*/) { return nullptr; }
 
 _TORCH_LIBRARY_IMPL(aten, CPU, library, C10_UID) {
   library.impl("mm.dtype", mm);

@@ -1,9 +1,9 @@
 """The roundings that half precision cannot do without, as an oracle of what they cost in accuracy; all else in float32.
 
-The matrix instructions take half precision alone, and what is kept for backward is kept in it to be half as large. So
-these are rounded, and nothing else: the input's part of the gates' sums; the hidden values that are handed on (but not
-the LSTM's cell, nor the hidden value that a GRU adds the next one to); what backward reads, not what forward goes on
-with; and the gradients of the gates' sums.
+The matrix instructions take only half precision, and what is saved for backward is saved in it to be half as large. So
+these are rounded, and nothing else: the input's part of the gates' sums; the hidden values that blocks hand to one
+another (but not the LSTM's cell state, nor the hidden value that a GRU adds the next one to); what backward reads, but
+not what forward goes on with; and the gradients of the gates' sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 
-def half_cell(kind: str, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the step of an LSTM or a GRU, for tensors in float32, with those values rounded to ``dtype``."""
+def half_cell(name: str, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the step of a cell, for tensors in float32, with those values rounded to ``dtype``."""
 
     def rounded(values: Tensor) -> Tensor:
         return values + (values.to(dtype).float() - values).detach()
@@ -25,9 +25,11 @@ def half_cell(kind: str, dtype: torch.dtype) -> Callable[..., tuple[Tensor, ...]
         bias_ih, bias_hh = biases or (torch.zeros(len(weight_ih)), torch.zeros(len(weight_ih)))
         hidden = rounded(state[0])
         of_input, recurrent = rounded(linear(input, weight_ih)) + bias_ih, linear(hidden, weight_hh, bias_hh)
-        if kind == "LSTM":
+        if name == "lstm":
             new, cell = LSTMStep.apply(of_input + recurrent, state[1], dtype)
             return rounded(new), cell
+        if name.startswith("rnn"):
+            return (rounded(RNNStep.apply(of_input + recurrent, name == "rnn_relu", dtype)),)
         return (GRUStep.apply(of_input, recurrent, state[0], dtype),)
 
     return cell
@@ -52,6 +54,23 @@ class LSTMStep(torch.autograd.Function):
         of_output = grad_hidden * cell.tanh() * o * (1 - o)
         parts = [grad_cell * g * i * (1 - i), grad_cell * before * f * (1 - f), grad_cell * i * (1 - g * g), of_output]
         return torch.cat(parts, dim=1).to(ctx.dtype).float(), grad_cell * f, None
+
+
+class RNNStep(torch.autograd.Function):
+    """From the sum to the new hidden value."""
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, relu: bool, dtype: torch.dtype) -> Tensor:
+        hidden = sums.relu() if relu else sums.tanh()
+        ctx.relu, ctx.dtype = relu, dtype
+        ctx.save_for_backward(hidden.to(dtype).float())
+        return hidden
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (hidden,) = ctx.saved_tensors
+        of_sum = torch.where(hidden <= 0, 0, grad) if ctx.relu else grad * (1 - hidden * hidden)
+        return of_sum.to(ctx.dtype).float(), None, None
 
 
 class GRUStep(torch.autograd.Function):

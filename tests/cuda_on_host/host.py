@@ -27,12 +27,12 @@ class OnHost:
         self.initial = dict(zip(("h0", "c0"), self.states, strict=False))
         self.output = self.empty(layer.rows, layer.directions * size)
         self.final = {f"{name[0]}_n": torch.full_like(state, float("nan")) for name, state in self.initial.items()}
-        self.cells = {"cells": self.per_row(size, state=True)} if layer.is_lstm else {}
+        self.cells = {"cells": self.per_row(size, state=True)} if layer.has_cell_state else {}
         self.gates = self.input_part()
         self.grad_initial = {
             f"grad_{name}": torch.full_like(state, float("nan")) for name, state in self.initial.items()
         }
-        self.grad_gates = self.per_row(4 * size)
+        self.grad_gates = self.per_row(layer.sums * size)
 
     def weight(self, direction: int, index: int) -> Tensor:
         """Return weight_ih, weight_hh, bias_ih or bias_hh."""
@@ -49,7 +49,7 @@ class OnHost:
 
     def input_part(self) -> Tensor:
         """Return the gates before forward: the input's part of the sums, NaN where there is no step."""
-        gates = self.per_row(4 * self.layer.hidden_size)
+        gates = self.per_row(self.layer.sums * self.layer.hidden_size)
         running = torch.cat([rows for rows, _ in self.layer.steps()])
         for direction in range(self.layer.directions):
             part = self.input[running].double() @ self.weight(direction, 0).double().T
@@ -80,20 +80,20 @@ class OnHost:
     def forward(self, plan: Plan, save_for_backward: bool = True) -> None:
         """Run the persistent kernel forward."""
         params = self.params(
-            Forward, plan=plan, allow_tf32=self.layer.allow_tf32, weight_hh=self.weight_pointers(1),
+            Forward, plan=plan, full_precision=not self.layer.allow_tf32, weight_hh=self.weight_pointers(1),
             bias_ih=self.weight_pointers(2), bias_hh=self.weight_pointers(3), output=self.output, gates=self.gates,
             save_for_backward=save_for_backward, **self.initial, **self.final, **self.cells,
         )  # fmt: skip
-        self.kernels.run("persistent_forward", self.layer.kind, self.layer.dtype, params)
+        self.kernels.run("persistent_forward", self.layer.cell, self.layer.dtype, params)
 
     def backward(self, plan: Plan) -> None:
         """Run the persistent kernel backward, after :meth:`forward`."""
         params = self.params(
-            Backward, plan=plan, allow_tf32=self.layer.allow_tf32, weight_hh=self.weight_pointers(1), output=self.output,
-            gates=self.gates, grad_gates=self.grad_gates,
+            Backward, plan=plan, full_precision=not self.layer.allow_tf32, weight_hh=self.weight_pointers(1),
+            output=self.output, gates=self.gates, grad_gates=self.grad_gates,
             **self.initial, **self.cells, **self.output_gradients(), **self.grad_initial,
         )  # fmt: skip
-        self.kernels.run("persistent_backward", self.layer.kind, self.layer.dtype, params)
+        self.kernels.run("persistent_backward", self.layer.cell, self.layer.dtype, params)
 
     def output_gradients(self) -> Result:
         """Return the gradients of the outputs, as the kernels take them."""
@@ -115,9 +115,9 @@ class OnHost:
         previous = layer.previous_hidden(self.output.double(), self.states[0].double())
         result: Result = {"grad input": torch.zeros(layer.rows, layer.input_size, dtype=torch.float64)}
         for direction, grads in enumerate(self.grad_gates.double()):
-            of_input, of_hidden = grads[:, : layer.gates * size], grads
-            if not layer.is_lstm:
-                of_hidden = torch.cat([grads[:, : 2 * size], grads[:, 3 * size :]], dim=1)
+            of_sums = grads.split(size, dim=1)
+            of_input = grads[:, : layer.gates * size]
+            of_hidden = torch.cat([of_sums[sum_] for sum_ in layer.structure["hidden_sums"]], dim=1)
             result["grad input"] += of_input @ self.weight(direction, 0).double()
             result[f"grad weight_ih{direction}"] = of_input.T @ self.input.double()
             result[f"grad weight_hh{direction}"] = of_hidden.T @ previous[direction]

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from cases import CELLS
 from torch import Tensor
 
 from cuda_on_host.half import half_cell
 from cuda_on_host.tf32 import tf32_cell
-from fused_rnn import reference
+from fused_rnn import _C, reference
 from fused_rnn.reference.sequence import run_directions, time_steps
 
 Result = dict[str, Tensor]
@@ -19,6 +20,7 @@ class Layer:
     """A layer and its input; hidden sizes are such that a row takes a multiple of 16 bytes."""
 
     kind: str
+    """A key of cases.CELLS."""
     dtype: torch.dtype = torch.float32
     time: int = 3
     batch: int = 3
@@ -42,8 +44,19 @@ class Layer:
         return "-".join([self.kind, name, *(f"{k}={v}" for k, v in changed.items())]).replace(" ", "")
 
     @property
-    def is_lstm(self) -> bool:
-        return self.kind == "LSTM"
+    def cell(self) -> str:
+        """Return the name of the cell."""
+        return CELLS[self.kind]
+
+    @property
+    def structure(self) -> "_C.CellInfo":
+        """Return the structure of the cell, as csrc/cells/cells.h describes it."""
+        return _C.cells()[self.cell]
+
+    @property
+    def has_cell_state(self) -> bool:
+        """Return whether there is a state besides h."""
+        return self.structure["states"] > 1
 
     @property
     def is_half(self) -> bool:
@@ -51,7 +64,11 @@ class Layer:
 
     @property
     def gates(self) -> int:
-        return 4 if self.is_lstm else 3
+        return self.structure["gates"]
+
+    @property
+    def sums(self) -> int:
+        return self.structure["sums"]
 
     @property
     def rows(self) -> int:
@@ -59,7 +76,7 @@ class Layer:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        return ("output", "h_n", "c_n", "cells") if self.is_lstm else ("output", "h_n")
+        return ("output", "h_n", "c_n", "cells") if self.has_cell_state else ("output", "h_n")
 
     def sizes(self) -> Tensor | None:
         """Return the batch sizes of packed sequences."""
@@ -81,7 +98,7 @@ class Layer:
         size, gates, scale = self.hidden_size, self.gates * self.hidden_size, self.hidden_size**-0.5
         shapes = {"output": (self.rows, self.directions * size), "h_n": (self.directions, self.batch, size)}
         shapes |= {"c_n": shapes["h_n"], "cells": shapes["output"]}
-        states = [random(*shapes["h_n"]) for _ in range(2 if self.is_lstm else 1)]
+        states = [random(*shapes["h_n"]) for _ in range(self.structure["states"])]
         for sequence, state in enumerate(states if self.nan else []):
             ones = torch.arange(size) % 4 < 2  # in half precision a word of them
             state[:, sequence, ~ones] = float("nan")
@@ -102,7 +119,7 @@ class Layer:
         """Return the names of the tensors that have a gradient: input, states, weights."""
         weights = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if self.bias else [])]
         per_direction = [f"{name}{direction}" for direction in range(self.directions) for name in weights]
-        return ["input", "h0", *(["c0"] if self.is_lstm else []), *per_direction]
+        return ["input", "h0", *(["c0"] if self.has_cell_state else []), *per_direction]
 
     def previous_hidden(self, output: Tensor, h0: Tensor) -> Tensor:
         """Return, ``[directions, rows, hidden_size]``, the hidden values before each row's step; zero for no step."""
@@ -124,13 +141,11 @@ def by_reference(layer: Layer, dtype: torch.dtype, rounded: bool = False) -> Res
     hx, weights = tuple(inputs[1 : 1 + len(states)]), inputs[1 + len(states) :]
     sizes, lengths = layer.sizes(), layer.lengths
     if rounded:
-        cell = half_cell(layer.kind, layer.dtype) if layer.is_half else tf32_cell(layer.kind)
+        cell = half_cell(layer.cell, layer.dtype) if layer.is_half else tf32_cell(layer.cell)
         every, final = run_directions(cell, rows, hx, weights, sizes, lengths)
-        results = [every[0], *final, *every[1:]]
-    elif layer.is_lstm:
-        results = list(reference.lstm(rows, hx[0], hx[1], weights, sizes, lengths, return_states=True))
     else:
-        results = list(reference.gru(rows, hx[0], weights, sizes, lengths))
+        every, final = reference.recurrent(layer.cell, rows, hx, weights, sizes, lengths)
+    results = [every[0], *final, *every[1:]]
     named = {name: out.reshape(grads[name].shape) for name, out in zip(layer.outputs, results, strict=True)}
     used = [name for name in named if name not in layer.unused]
     gradients = torch.autograd.grad(

@@ -39,7 +39,7 @@ def plan_of(
     assert units % 2 == 0
     assert units * 8 * batch_tiles <= 2 * THREADS, "more units and sequences than the threads can finish"
     assert chunks_in_registers == 0 or chunks_in_registers >= chunks_of_warp(layer), (
-        "fewer weights chunks_in_registers than there are"
+        "fewer chunks in registers than there are"
     )
     return Plan(
         cluster=cluster,
@@ -72,7 +72,7 @@ def random_layer(rng: random.Random, kind: str, dtype: torch.dtype, allow_tf32: 
     values = 16 // dtype.itemsize
     time, batch = rng.randint(1, 4), rng.randint(1, 20)
     form = random_lengths(rng, time, batch)
-    outputs = ["output", "h_n", "c_n", "cells"] if kind == "LSTM" else ["output", "h_n"]
+    outputs = Layer(kind).outputs
     return Layer(
         kind, dtype, batch=batch, hidden_size=values * rng.randint(1, 72 // values), allow_tf32=allow_tf32,
         directions=rng.choice([1, 2]), bias=rng.random() < 0.7,

@@ -17,7 +17,7 @@ from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import plan_of, random_case
 from cuda_on_host.structs import Kernels
 
-KINDS = {"LSTM": torch.float32, "GRU": torch.bfloat16}
+KINDS = {"LSTM": torch.float32, "GRU": torch.bfloat16, "RNN": torch.float16}
 
 
 def main(library: Path) -> None:
@@ -28,7 +28,7 @@ def main(library: Path) -> None:
             of_forward, of_backward = (
                 [
                     tiles
-                    for tiles in kernels.built(4 if kind == "LSTM" else 3, backward, dtype.itemsize, cluster)
+                    for tiles in kernels.built(Layer(kind).gates, backward, dtype.itemsize, cluster)
                     if tiles.batch_tiles > 1 or tiles.chunks_in_registers
                 ]
                 for backward in (False, True)

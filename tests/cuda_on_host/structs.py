@@ -1,4 +1,4 @@
-"""The structs of csrc/params/persistent.h and csrc/cuda/persistent_plan.h, and calls of the kernels with them."""
+"""The structs of csrc/params and of csrc/cuda/persistent/plan.h, and calls of the kernels with them."""
 
 import ctypes
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_int64, c_void_p
@@ -9,8 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fused_rnn import _C
+
 ELEMENTS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-CELLS = {"LSTM": 0, "GRU": 1}
+CELLS = {name: index for index, name in enumerate(_C.cells())}
+"""The values of the enumerations Element and cells::Kind."""
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -34,7 +37,7 @@ class Plan(ctypes.Structure):
         return f"{'cluster' if self.cluster else 'grid'},{numbers}"
 
 
-_LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("allow_tf32", c_bool)]
+_LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("full_precision", c_bool)]
 
 
 class Forward(ctypes.Structure):
@@ -60,7 +63,7 @@ class PointwiseForward(ctypes.Structure):
     _fields_ = [
         ("steps", Steps),
         *_fields(c_int64, "t sequences hidden_size directions direction"),
-        *_fields(c_void_p, "input_sums sums bias_ih bias_hh before hidden c0 cell c_n output gates cells"),
+        *_fields(c_void_p, "input_sums sums bias_ih bias_hh before hidden cell c0 c_n output gates cells"),
         ("save_for_backward", c_bool),
     ]
 
@@ -126,7 +129,7 @@ class Kernels:
         """Let other threads be ahead of others in the launches that follow."""
         self._library.choose_schedule(seed)
 
-    def run(self, function: str, kind: str, dtype: torch.dtype, params: ctypes.Structure) -> None:
+    def run(self, function: str, cell: str, dtype: torch.dtype, params: ctypes.Structure) -> None:
         """Run a kernel: persistent_forward, persistent_backward, pointwise_forward or pointwise_backward.
 
         Raises:
@@ -134,12 +137,12 @@ class Kernels:
         """
         launch = self._library[function]
         launch.restype = c_char_p
-        error = launch(CELLS[kind], ELEMENTS[dtype], ctypes.byref(params))
+        error = launch(CELLS[cell], ELEMENTS[dtype], ctypes.byref(params))
         if error is not None:
             raise RuntimeError(error.decode())
 
     def choose_plan(self, problem: Problem, device: Device, plan_override: PlanOverride) -> Plan:
-        """Return the plan that csrc/cuda/persistent_plan.cu chooses."""
+        """Return the plan that csrc/cuda/persistent/plan.cu chooses."""
         plan = Plan()
         self._library.plan_for(
             ctypes.byref(problem), ctypes.byref(device), ctypes.byref(plan_override), ctypes.byref(plan)
@@ -157,7 +160,7 @@ class Kernels:
         return float(self._library.estimate_of(ctypes.byref(plan), ctypes.byref(problem)))
 
     def device(self, index: int, gpu: tuple[int, ...] | None = None) -> Device:
-        """Return what csrc/cuda/device_info.cu says of a GPU, after pretending that it is ``gpu``: see runtime.cpp."""
+        """Return what csrc/cuda/kit/device_info.cu says of a GPU, after pretending that it is ``gpu``."""
         if gpu is not None:
             self._library.pretend_gpu(index, *gpu)
         device = Device()

@@ -1,4 +1,4 @@
-"""What csrc/cuda/device_info.cu makes of what the CUDA runtime says, for which runtime.cpp stands in."""
+"""What csrc/cuda/kit/device_info.cu makes of what the CUDA runtime says, for which runtime.cpp stands in."""
 
 import pytest
 

@@ -15,7 +15,7 @@ from cuda_on_host.structs import Kernels
 
 # Fewer kernels to compile.
 FEW: Edit = (
-    "cuda/persistent_plan.h",
+    "cuda/persistent/plan.h",
     "row_tiles * batch_tiles > 16",
     "chunks_in_registers > 0 || row_tiles * batch_tiles > 2",
 )
@@ -24,6 +24,8 @@ WRONG = "error|NaN or Inf"
 
 LSTM = Layer("LSTM", time=5, batch=20, hidden_size=20)
 GRU = replace(LSTM, kind="GRU")
+RNN = replace(LSTM, kind="RNN")
+RELU = replace(LSTM, kind="RNN_RELU")
 # Long, for roundings to show.
 BFLOAT16 = Layer("GRU", torch.bfloat16, time=40, batch=20, hidden_size=24)
 FLOAT16 = replace(BFLOAT16, dtype=torch.float16)
@@ -49,136 +51,173 @@ class Fault:
         """Return the source that has the kernel."""
         if self.kernel == "pointwise":
             return "recurrent"
-        return f"{self.layer.kind.lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
+        return (
+            f"{self.layer.kind.partition('_')[0].lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
+        )
 
 
 FAULTS = {
     "no barrier after the products": Fault(
-        "cuda/persistent_walk.cuh", "    block_barrier();\n    return", "    return",
+        "cuda/persistent/walk.cuh", "    block_barrier();\n    return", "    return",
     ),
     "one buffer of partial sums, and nobody waits": Fault(
-        "cuda/persistent_walk.cuh", "      turn_ ^= 1;\n    else\n      block_barrier();", "      turn_ = 0;",
+        "cuda/persistent/walk.cuh", "      turn_ ^= 1;\n    else\n      block_barrier();", "      turn_ = 0;",
     ),
     "no barrier before the last states": Fault(
-        "cuda/persistent_forward.cuh",
+        "cuda/persistent/forward.cuh",
         "    block_barrier();\n    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
         "    this->each_state([&](int own, int64_t at) {\n      p_.h_n",
     ),
     "no meeting before the first step": Fault(
-        "cuda/persistent_forward.cuh", "    cluster_barrier();\n  }\n\n  // The input's", "  }\n\n  // The input's",
+        "cuda/persistent/handover.cuh",
+        "without_sentinel(pair_of(sequence, unit)));\n      }\n      cluster_barrier();",
+        "without_sentinel(pair_of(sequence, unit)));\n      }",
         cluster=True, says="waits for what no block will write",
     ),
     "half a barrier": Fault(
-        "cuda/persistent_walk.cuh", "    block_barrier();\n    return",
+        "cuda/persistent/walk.cuh", "    block_barrier();\n    return",
         "    if (threadIdx.x % 2) block_barrier();\n    return", says="waits for",
     ),
     "what was read stays there": Fault(
-        "cuda/persistent_product.cuh", "if (b.at[n] && j < b.there)\n", "if (b.at[n] && j < 0)\n",
+        "cuda/persistent/handover.cuh", "if (received.at[n] && j < received.chunks)\n",
+        "if (received.at[n] && j < 0)\n",
         cluster=True,
     ),
     "one block ends early": Fault(
-        "cuda/persistent_forward.cuh", "while (part.index < p_.steps.time) {",
-        "while (part.index < p_.steps.time - 2 * (coordinates_.rank == 1)) {", says="waits for what no block will write",
+        "cuda/persistent/forward.cuh", "while (tile.step < p_.steps.time) {",
+        "while (tile.step < p_.steps.time - 2 * (coordinates_.rank == 1)) {",
+        says="waits for what no block will write",
     ),
     "tail of a sum left out": Fault(
-        "cuda/persistent_plan.h", "divide_up(hidden_size * element_bytes, kChunkBytes)",
+        "cuda/persistent/plan.h", "divide_up(hidden_size * element_bytes, kChunkBytes)",
         "(hidden_size * element_bytes / kChunkBytes)",
     ),
-    "swapped gates": Fault("cuda/lstm.cuh", "{sums[0], sums[1], sums[2]", "{sums[1], sums[0], sums[2]"),
-    "memory not filled": Fault("cuda/persistent_launch.cuh", "(params.output, bytes,", "(params.output, bytes * 0,"),
+    "swapped gates": Fault("cells/lstm.h", "c = f * c + i * g;", "c = i * c + f * g;"),
+    "memory not filled": Fault(
+        "cuda/persistent/handover.cuh", "0xff, values * int64_t(sizeof(T))", "0xff, values * 0",
+    ),
     "a value that looks missing": Fault(
-        "cuda/number.cuh", "return {words.x == kMissing ? 0x7fffffffu : words.x,", "return {words.x,",
+        "cuda/persistent/handover.cuh", "return {words.x == kSentinel ? 0x7fffffffu : words.x,", "return {words.x,",
         layer=replace(LSTM, nan=True), says="waits for what no block will write",
     ),
     "cell of the wrong step": Fault(
-        "cuda/persistent_backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
+        "cuda/persistent/backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
         "load_states(p_.cells + this->in_saved(row, 1))", kernel="backward",
     ),
     "gradients of another segment": Fault(
-        "cuda/persistent_backward.cuh", "grads[Cell::saved_of(gate)]);", "grads[Cell::saved_of(gate / 2)]);",
+        "cuda/persistent/backward.cuh", "grads[Cell::hidden_sum(gate)]);", "grads[Cell::hidden_sum(gate / 2)]);",
         kernel="backward", cluster=True,
     ),
     # In the GRU.
-    "a recurrent sum in the wrong coordinates": Fault("cuda/gru.cuh", "gate == 2 ? 3 : gate", "gate", GRU),
-    "swapped biases": Fault("cuda/persistent_forward.cuh", "s == 2 ? ih : hh", "s == 2 ? hh : ih", GRU),
+    "a recurrent sum in the wrong place": Fault("cells/gru.h", "gate == 2 ? 3 : gate", "gate == 2 ? 2 : gate", GRU),
+    "swapped biases": Fault(
+        "cuda/persistent/forward.cuh", "s >= Cell::kGates ? at(hh, gate) : gate < 0 ? at(ih, s)",
+        "s >= Cell::kGates ? at(ih, gate) : gate < 0 ? at(hh, s)", GRU,
+    ),
     "hidden value of the wrong step": Fault(
-        "cuda/persistent_backward.cuh", "p_.output + this->in_output(before)", "p_.output + this->in_output(row)", GRU,
+        "cuda/persistent/backward.cuh", "p_.output + this->in_output(before)", "p_.output + this->in_output(row)", GRU,
         kernel="backward",
     ),
     "nothing past the weights": Fault(
-        "cells/gru.h", "grad_hidden = grad_hidden * gates.z", "grad_hidden = grad_hidden * V(0)", GRU,
+        "cells/gru.h", "grad_h = grad_h * z;", "grad_h = grad_h * V(0);", GRU,
         kernel="backward",
+    ),
+    # In the RNN.
+    "the other nonlinearity": Fault("cells/rnn.h", "Math::relu(values[0]);", "Math::tanh(values[0]);", RELU),
+    "ReLU's gradient where it is zero": Fault(
+        "cuda/kit/activation.cuh", "return y <= V(0) ? V(0) : grad;", "return y < V(0) ? V(0) : grad;",
+        RELU, kernel="backward",
+    ),
+    "ReLU that loses NaN": Fault(
+        "cuda/kit/activation.cuh", "return x <= V(0) ? V(0) : x;", "return x > V(0) ? x : V(0);",
+        replace(RELU, nan=True),
+    ),
+    "tanh's gradient of the sum": Fault(
+        "cells/rnn.h", "(V(1) - values[0] * values[0])", "(V(1) - values[0])", RNN, kernel="backward",
+    ),
+    "an RNN's bias left out": Fault(
+        "cuda/persistent/forward.cuh", "at(ih, s) + at(hh, gate)", "at(ih, s)", RNN, cluster=True,
+    ),
+    "ReLU's gradient times its value": Fault(
+        "cells/rnn.h", "Math::relu_backward(values[0], grads[0]);", "values[0] * grads[0];", RELU, kernel="pointwise",
     ),
     # In half precision: some are but a rounding too many.
     "swapped words of a sum": Fault(
-        "cuda/number.cuh", "mma_bfloat16(sum, a, b0, b1);", "mma_bfloat16(sum, a, b1, b0);", BFLOAT16,
+        "cuda/kit/dtype.cuh", "mma_bfloat16(sum, a, b0, b1);", "mma_bfloat16(sum, a, b1, b0);", BFLOAT16,
     ),
     "a value in half precision that looks missing": Fault(
-        "cuda/number.cuh", "words == kMissing ? 0x7fff7fffu : words", "words", replace(BFLOAT16, nan=True),
+        "cuda/persistent/handover.cuh", "return words == kSentinel ? 0x7fff7fffu : words;", "return words;",
+        replace(BFLOAT16, nan=True),
         cluster=True, says="waits for what no block will write",
     ),
     "a state rounded at every step": Fault(
-        "cuda/persistent_forward.cuh", "    store_states(hidden_ + own, hidden);",
+        "cuda/persistent/forward.cuh", "    store_states(hidden_ + own, hidden);",
         "    widen_pair<T>(words, hidden);\n    store_states(hidden_ + own, hidden);", FLOAT16,
     ),
     "a cell rounded at every step": Fault(
-        "cuda/persistent_forward.cuh", "store_states(cell_ + own, cell);",
+        "cuda/persistent/forward.cuh", "store_states(cell_ + own, cell);",
         "widen_pair<T>(narrow_pair<T>(cell), cell), store_states(cell_ + own, cell);", replace(BFLOAT16, kind="LSTM"),
     ),
     "rounded towards zero": Fault(
-        "cuda/number.cuh", "return __float2bfloat16(value);", "return __float2bfloat16_rz(value);", BFLOAT16,
+        "cuda/kit/dtype.cuh", "return __float2bfloat16(value);", "return __float2bfloat16_rz(value);", BFLOAT16,
     ),
     "gates that are rounded before they are used": Fault(
-        "cuda/persistent_forward.cuh", "        sums[u][gate] += input[u];\n",
+        "cuda/persistent/forward.cuh", "        sums[u][gate] += input[u];\n",
         "        sums[u][gate] = widen(narrow<T>(sums[u][gate] + input[u]));\n", BFLOAT16,
     ),
     "a carried gradient rounded at every step": Fault(
-        "cuda/persistent_backward.cuh", "hidden_ + own) = {carried[0][0], carried[0][1]};",
+        "cuda/persistent/backward.cuh", "hidden_ + own) = {carried[0][0], carried[0][1]};",
         "hidden_ + own) = {widen(narrow<T>(carried[0][0])), widen(narrow<T>(carried[0][1]))};",
         BFLOAT16, kernel="backward",
     ),
     # In the pointwise kernels.
     "steps past the end": Fault(
-        "cuda/pointwise.cuh", "if (p.steps.runs(p.t, sequence)) {\n    T* gates", "if (p.t >= 0) {\n    T* gates",
+        "cuda/stepwise/pointwise.cuh", "if (p.steps.runs(p.t, sequence)) {\n    T* gates",
+        "if (p.t >= 0) {\n    T* gates",
         replace(LSTM, lengths=LENGTHS), kernel="pointwise",
     ),
     "a bias left out": Fault(
-        "cuda/pointwise.cuh", "(p.bias_hh ? ", "(p.bias_hh && gate < 2 ? ", FLOAT16, kernel="pointwise",
+        "cuda/stepwise/pointwise.cuh", "(p.bias_hh ? ", "(p.bias_hh && gate < 2 ? ", FLOAT16, kernel="pointwise",
     ),
     "the other direction's rows": Fault(
-        "cuda/pointwise.cuh", "(row_before * p.directions + p.direction)", "(row_before * p.directions)",
+        "cuda/stepwise/pointwise.cuh", "(row_before * p.directions + p.direction)", "(row_before * p.directions)",
         replace(GRU, directions=2), kernel="pointwise",
     ),
     "a cell before its time": Fault(
-        "cuda/pointwise.cuh", "p.steps.row(p.before, sequence)", "p.steps.row(p.t, sequence)", LSTM, kernel="pointwise",
+        "cuda/stepwise/pointwise.cuh", "p.steps.row(p.before, sequence)", "p.steps.row(p.t, sequence)",
+        LSTM, kernel="pointwise",
     ),
-    "a cell's gradient lost": Fault("cuda/pointwise.cuh", "p.grad_cell[state] = grad_cell;", "", kernel="pointwise"),
-    "a plain state rounded at every step": Fault(
-        "cuda/pointwise.cuh", "p.cell ? carried : widen(", "false ? carried : widen(", FLOAT16, kernel="pointwise",
+    "a cell's gradient lost": Fault(
+        "cuda/stepwise/pointwise.cuh", "p.grad_cell[state] = grads[1];", "", kernel="pointwise",
+    ),
+    "a stepwise state rounded at every step": Fault(
+        "cuda/stepwise/pointwise.cuh", "!kHasCellState && p.cell ? carried", "false ? carried",
+        FLOAT16, kernel="pointwise",
     ),
     # In how many blocks are launched, and how.
     "the last threads left out": Fault(
-        "cuda/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads", "count / kPointwiseThreads",
+        "cuda/stepwise/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads",
+        "count / kPointwiseThreads",
         kernel="pointwise",
     ),
     "one direction left out": Fault(
-        "cuda/persistent_launch.cuh", "plan.groups * plan.directions", "plan.groups", BOTH,
+        "cuda/persistent/launch.cuh", "plan.groups * plan.directions", "plan.groups", BOTH,
     ),
     "one group left out": Fault(
-        "cuda/persistent_launch.cuh", "int64_t(plan.blocks) * plan.groups", "int64_t(plan.blocks)",
+        "cuda/persistent/launch.cuh", "int64_t(plan.blocks) * plan.groups", "int64_t(plan.blocks)",
         replace(LSTM, batch=30),
     ),
     "blocks one after another": Fault(
-        "cuda/persistent_launch.cuh", "!plan.cluster && plan.blocks > 1", "false",
+        "cuda/persistent/launch.cuh", "!plan.cluster && plan.blocks > 1", "false",
         says="waits for what no block will write",
     ),
     "no cluster": Fault(
-        "cuda/persistent_launch.cuh", "plan.cluster ? plan.blocks : 1,", "1,", cluster=True,
+        "cuda/persistent/launch.cuh", "plan.cluster ? plan.blocks : 1,", "1,", cluster=True,
         says="the cluster has no such block",
     ),
     "half of the memory filled": Fault(
-        "cuda/persistent_launch.cuh", "params.steps.rows * params.directions * params.hidden_size",
-        "params.steps.rows * params.hidden_size", BOTH,
+        "cuda/persistent/handover.cuh", "params.steps.rows * params.directions * row_values",
+        "params.steps.rows * row_values", BOTH,
     ),
 }  # fmt: skip
 
@@ -230,4 +269,4 @@ def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
 
 def test_an_edit_that_finds_nothing_is_an_error() -> None:
     with pytest.raises(AssertionError, match="does not occur"):
-        build_variant("nothing", [("cuda/lstm.cuh", "no such text", "")], [])
+        build_variant("nothing", [("cells/lstm.h", "no such text", "")], [])

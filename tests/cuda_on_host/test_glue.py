@@ -1,4 +1,4 @@
-"""The operators that csrc/ops/ has for a GPU, on the CPU: the glue and the kernels below it, within the package."""
+"""The operators that csrc/ops/ has for a GPU, run on the CPU within the package: the glue and the kernels below it."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -6,12 +6,13 @@ from itertools import product
 from typing import Any
 
 import pytest
-import test_lengths
 import torch
 from cases import (
     CELL_SHAPES,
+    CELLS,
     DTYPES,
-    KINDS,
+    LAYERS,
+    REFERENCES,
     Case,
     batch_sizes,
     cell_case,
@@ -19,20 +20,22 @@ from cases import (
     layer_inputs,
     result,
     shapes_of_layers,
+    structure_of,
     tails,
 )
 from comparing import assert_all_accurate, assert_identical, differentiate
-from test_lengths import LAYERS, REFERENCES
-from test_lengths import test_padding_is_never_read as test_padding_is_never_read
-from test_states import CASES as STATES_CASES
-from test_states import layer_result as states_result
+from layers.test_lengths import layer_result as lengths_result
+from layers.test_lengths import test_padding_is_never_read as test_padding_is_never_read
+from layers.test_states import CASES as STATES_CASES
+from layers.test_states import layer_result as states_result
 from torch import Tensor
 
 import fused_rnn
 from cuda_on_host.tf32 import tf32_cell
-from fused_rnn import autograd, ops, reference
+from fused_rnn import ops
 from fused_rnn.reference.sequence import run_directions
 
+KINDS = tuple(CELLS)
 PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
 # Sizes that the persistent kernels take, or take padded; a single step has the stepwise path.
 PERSISTENT = [
@@ -62,12 +65,10 @@ LENGTHS_CASES = [
 
 @pytest.fixture(autouse=True)
 def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Put the operators into the coordinates of those for the CPU, with memory that is NaN at first, and no tf32."""
-    for name in KINDS:
-        module = importlib.import_module(f"fused_rnn.ops.{name.lower()}")
-        for suffix in ("", "_backward"):
-            operator = getattr(operators, f"{name.lower()}{suffix}").default
-            monkeypatch.setattr(module, f"_{name.lower()}{suffix}", operator)
+    """Let the operators replace those for the CPU, with memory that is NaN at first, and without tf32."""
+    module = importlib.import_module("fused_rnn.ops.recurrent")
+    for name in ("recurrent", "recurrent_backward"):
+        monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "ieee")
     operators.set_path(PATHS["stepwise"])
@@ -83,8 +84,25 @@ def path(request: pytest.FixtureRequest, operators: Any) -> str:
     return request.param
 
 
+def check_results(
+    kind: str, dtype: torch.dtype, ours: dict[str, Tensor], exact: dict[str, Tensor], peer: dict[str, Tensor]
+) -> None:
+    """Assert that all results are accurate, but of ReLU in bfloat16 the outputs alone.
+
+    Where rounding moves a sum across zero, a whole gradient appears or disappears. In float16 that is rare.
+    """
+    if kind == "RNN_RELU" and dtype == torch.bfloat16:
+        ours, exact, peer = (
+            {name: tensor for name, tensor in results.items() if name.startswith("out")}
+            for results in (ours, exact, peer)
+        )
+        assert ours
+    assert_all_accurate(ours, exact, peer)
+
+
 def check(case: Case, dtype: torch.dtype) -> None:
-    assert_all_accurate(case.result(fused_rnn, dtype), case.torch_result(torch.float64), case.torch_result(dtype))
+    results = case.result(fused_rnn, dtype), case.torch_result(torch.float64), case.torch_result(dtype)
+    check_results(case.kind, dtype, *results)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -116,15 +134,15 @@ def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
 def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (test_lengths.layer_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
-    assert_all_accurate(test_lengths.layer_result(LAYERS[case.kind], case, dtype), exact, peer)
+    exact, peer = (lengths_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
+    check_results(case.kind, dtype, lengths_result(LAYERS[case.kind], case, dtype), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", [*STATES_CASES, Case("LSTM", hidden_size=70, bidirectional=True)], ids=str)
 def test_states(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (states_result(reference.lstm, case, other, None) for other in (torch.float64, dtype))
-    assert_all_accurate(states_result(autograd.lstm, case, dtype, None), exact, peer)
+    exact, peer = (states_result(REFERENCES[case.kind], case, other, None) for other in (torch.float64, dtype))
+    assert_all_accurate(states_result(LAYERS[case.kind], case, dtype, None), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -144,32 +162,36 @@ FORMS: list[dict[str, Any]] = [{}, {"bias": False}, {"time": 1}, {"lengths": (5,
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_wanted(kind: str, form: dict[str, Any], path: str) -> None:
-    """What is not kept for backward, or not wanted of it, is left out, and changes nothing of the rest."""
+    """What is not saved for backward, or not wanted of it, is left out, and changes nothing of the rest."""
     case = Case(kind, hidden_size=8, **{"bidirectional": "time" not in form, **form})
-    if kind == "GRU" and case.proj_size:
-        pytest.skip("a GRU has no projection")
+    cell = CELLS[kind]
+    if case.proj_size and not structure_of(kind).may_project:
+        pytest.skip(f"{kind} has no projection")
     dtype = torch.float64 if path == "stepwise" else torch.float32
     input, states, weights = layer_inputs(case, dtype)
     if case.time == 1:  # [batch, size], as cells have it
         input, *states = (tensor.squeeze(0) for tensor in (input, *states))
-    forward: Any
-    backward: Any
-    forward, backward = (ops.lstm, ops.lstm_backward) if kind == "LSTM" else (ops.gru, ops.gru_backward)
-    arguments: Any = [input, *states, weights, batch_sizes(case), None]
-    output, *rest = forward(*arguments, True)
-    finals, kept = rest[: len(states)], rest[len(states) :]
-    unkept = forward(*arguments, False)
-    assert all(map(torch.equal, unkept, [output, *finals]))
-    assert all(saved.shape == (0,) for saved in unkept[1 + len(states) :])
+    arguments = (input, states, weights, batch_sizes(case), None)
+    output, finals, gates, history = ops.recurrent(cell, *arguments, True)
+    unsaved_output, unsaved_finals, unsaved_gates, unsaved_history = ops.recurrent(cell, *arguments, False)
+    assert all(map(torch.equal, [unsaved_output, *unsaved_finals], [output, *finals]))
+    assert all(saved.shape == (0,) for saved in [unsaved_gates, *unsaved_history])
 
-    grads: list[Any] = [torch.ones_like(output), None, *[None, None][: 2 * len(states) - 2]]
-    complete = backward(*grads, *arguments, output, *kept, True, True, True)
+    def backward(input_grad: bool, state_grad: bool, weight_grad: bool) -> Any:
+        grad_output, no_grads = torch.ones_like(output), [None] * len(states)
+        return ops.recurrent_backward(
+            cell, grad_output, no_grads, no_grads[1:], *arguments, output, gates, history,
+            input_grad, state_grad, weight_grad,
+        )  # fmt: skip
+
+    complete = backward(True, True, True)
     for wanted in product([False, True], repeat=3):
-        *gradients, of_weights = backward(*grads, *arguments, output, *kept, *wanted)
-        for gradient, expected, needed in zip(gradients, complete, [wanted[0], *[wanted[1]] * 2], strict=False):
-            assert torch.equal(gradient, expected) if needed else gradient.shape == (0,)
-        assert len(of_weights) == len(weights) * wanted[2]
-        assert all(map(torch.equal, of_weights, complete[-1]))
+        grad_input, grad_states, grad_weights = backward(*wanted)
+        gradients, expected = [grad_input, *grad_states], [complete[0], *complete[1]]
+        for gradient, other, needed in zip(gradients, expected, [wanted[0], *[wanted[1]] * len(states)], strict=True):
+            assert torch.equal(gradient, other) if needed else gradient.shape == (0,)
+        assert len(grad_weights) == len(weights) * wanted[2]
+        assert all(map(torch.equal, grad_weights, complete[2]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
@@ -181,7 +203,7 @@ def test_a_packed_step_without_sequences(kind: str, dtype: torch.dtype, path: st
     results = []
     for given in (sizes, torch.cat([sizes, torch.zeros(2, dtype=torch.int64)])):
         inputs = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
-        outputs = LAYERS[kind](*inputs[: 1 + len(states)], inputs[1 + len(states) :], given)
+        outputs = LAYERS[kind](inputs[0], inputs[1 : 1 + len(states)], inputs[1 + len(states) :], given)
         gradients = differentiate(outputs, dict(enumerate(inputs)))
         results.append({f"out{i}": out for i, out in enumerate(outputs)} | gradients)
     assert_identical(*results)
@@ -245,14 +267,16 @@ def test_tf32_rounds_nothing_but_what_is_multiplied(
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "tf32")
 
-    def rounded(input: Tensor, *rest: Any, lengths: Tensor) -> tuple[Tensor, ...]:
-        every, final = run_directions(tf32_cell(kind, everywhere=True), input, rest[:-1], rest[-1], None, lengths)
+    cell = tf32_cell(CELLS[kind], everywhere=True)
+
+    def rounded(input: Tensor, states: Any, weights: Any, lengths: Tensor) -> tuple[Tensor, ...]:
+        every, final = run_directions(cell, input, tuple(states), weights, None, lengths)
         return every[0], *final
 
     case = Case(kind, batch=6, hidden_size=hidden_size, bidirectional=True)
-    exact = test_lengths.layer_result(REFERENCES[kind], case, torch.float64)
-    peer = test_lengths.layer_result(rounded, case, torch.float32)
-    assert_all_accurate(test_lengths.layer_result(LAYERS[kind], case, torch.float32), exact, peer)
+    exact = lengths_result(REFERENCES[kind], case, torch.float64)
+    peer = lengths_result(rounded, case, torch.float32)
+    assert_all_accurate(lengths_result(LAYERS[kind], case, torch.float32), exact, peer)
 
 
 @pytest.mark.parametrize(

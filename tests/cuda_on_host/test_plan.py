@@ -1,10 +1,11 @@
-"""The plans of csrc/cuda/persistent_plan.cu: each can be launched and does all of the work; and some are run."""
+"""The plans of csrc/cuda/persistent/plan.cu: each can be launched and does all of the work; and some are run."""
 
 from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from cases import CELLS
 from comparing import assert_all_accurate
 
 from cuda_on_host.host import OnHost
@@ -24,7 +25,7 @@ HIDDEN_SIZES = (4, 8, 24, 40, 72, 128, 192, 200, 256, 520, 768, 1000, 1024, 1536
 
 def problems() -> list[Problem]:
     """Return problems of all sizes that the kernels can have, for float32 and for half precision."""
-    all_of_them = product(BATCHES, HIDDEN_SIZES, (1, 2), (3, 4), (2, 4), (False, True), (False, True))
+    all_of_them = product(BATCHES, HIDDEN_SIZES, (1, 2), (1, 3, 4), (2, 4), (False, True), (False, True))
     return [Problem(*numbers) for numbers in all_of_them if numbers[1] * numbers[4] % 16 == 0]
 
 
@@ -146,7 +147,7 @@ def test_one_buffer_where_two_do_not_fit(kernels: Kernels) -> None:
         assert_fits(kernels, plan, problem, DEVICES["H100"])
 
 
-def test_wishes(kernels: Kernels) -> None:
+def test_overrides(kernels: Kernels) -> None:
     problem = Problem(64, 256, 1, 4, 2, False, False)
     for name, values in {
         "blocks": (8, 16), "chunks_in_registers": (0, 2), "groups": (1, 2, 8), "batch_tiles": (1, 2)
@@ -159,7 +160,7 @@ def test_wishes(kernels: Kernels) -> None:
 
 @pytest.mark.parametrize("plan_override", [{}, {"batch_tiles": 2}, {"groups": 1}, {"chunks_in_registers": 0}], ids=str)
 @pytest.mark.parametrize("path", [CLUSTER, GRID], ids={CLUSTER: "cluster", GRID: "grid"}.get)
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", CELLS)
 def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, plan_override: dict[str, int]) -> None:
     run_chosen(
         kernels,
@@ -170,7 +171,7 @@ def test_chosen_plans_run(kernels: Kernels, kind: str, path: int, plan_override:
     )
 
 
-@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("kind", CELLS)
 def test_chosen_plans_run_one_direction_after_the_other(kernels: Kernels, kind: str) -> None:
     # Of three blocks and more for each direction.
     run_chosen(kernels, Layer(kind, torch.bfloat16, directions=2, **SMALL), Device(5, 227 * 1024, 1), PlanOverride(), 2)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import CELLS
 from comparing import assert_all_accurate, assert_identical, assert_same_noise
 
 from cuda_on_host import stepwise
@@ -12,7 +13,6 @@ from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.structs import Kernels
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-KINDS = ("LSTM", "GRU")
 FORMS: list[dict[str, Any]] = [
     {},
     {"time": 1, "batch": 1, "hidden_size": 3},
@@ -29,7 +29,7 @@ def case(kind: str, dtype: torch.dtype, form: dict[str, Any]) -> Layer:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[str, Any]) -> None:
     layer = case(kind, dtype, form)
     host = OnHost(kernels, layer)
@@ -39,7 +39,7 @@ def test_pointwise(kernels: Kernels, kind: str, dtype: torch.dtype, form: dict[s
 
 
 @pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CELLS)
 def test_no_rounding_too_many(kernels: Kernels, kind: str, dtype: torch.dtype) -> None:
     layer = case(kind, dtype, {"time": 40, "batch": 20, "hidden_size": 40})
     host = OnHost(kernels, layer)
@@ -50,23 +50,12 @@ def test_no_rounding_too_many(kernels: Kernels, kind: str, dtype: torch.dtype) -
     assert_same_noise(host.result(), exact, peer_of(layer))
 
 
-@pytest.mark.parametrize("form", FORMS[2:5], ids=str)
-def test_pointwise_around_a_projection(kernels: Kernels, form: dict[str, Any]) -> None:
-    results = []
-    for projected in (False, True):
-        host = OnHost(kernels, case("LSTM", torch.float64, form))
-        stepwise.forward(host, projected=projected)
-        stepwise.backward(host, projected=projected)
-        results.append(host.result())
-    assert_identical(results[1], results[0])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_nothing_kept(kernels: Kernels, kind: str) -> None:
-    kept, not_kept = (OnHost(kernels, case(kind, torch.float32, FORMS[3])) for _ in range(2))
-    before = not_kept.gates.clone()
-    stepwise.forward(kept)
-    stepwise.forward(not_kept, save_for_backward=False)
-    assert_identical({"output": not_kept.output, **not_kept.final}, {"output": kept.output, **kept.final})
-    assert torch.equal(not_kept.gates.view(torch.int32), before.view(torch.int32))
-    assert all(cells.isnan().all() for cells in not_kept.cells.values())
+@pytest.mark.parametrize("kind", CELLS)
+def test_nothing_saved(kernels: Kernels, kind: str) -> None:
+    saved, not_saved = (OnHost(kernels, case(kind, torch.float32, FORMS[3])) for _ in range(2))
+    before = not_saved.gates.clone()
+    stepwise.forward(saved)
+    stepwise.forward(not_saved, save_for_backward=False)
+    assert_identical({"output": not_saved.output, **not_saved.final}, {"output": saved.output, **saved.final})
+    assert torch.equal(not_saved.gates.view(torch.int32), before.view(torch.int32))
+    assert all(cells.isnan().all() for cells in not_saved.cells.values())

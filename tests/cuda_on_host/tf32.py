@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from fused_rnn.reference.rnn_cell import NONLINEARITIES
+
 
 def round_to_tf32(values: Tensor) -> Tensor:
     """Round float32 to the 10 bits of mantissa that tf32 has, ties away from zero."""
@@ -33,16 +35,19 @@ class Tf32Linear(torch.autograd.Function):
         )
 
 
-def tf32_cell(kind: str, everywhere: bool = False) -> Callable[..., tuple[Tensor, ...]]:
-    """Return the step of an LSTM or a GRU with its recurrent product in tf32, or with every product."""
+def tf32_cell(name: str, everywhere: bool = False) -> Callable[..., tuple[Tensor, ...]]:
+    """Return the step of a cell with its recurrent product in tf32, or with every product."""
 
     def cell(input: Tensor, state: tuple[Tensor, ...], weights: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight_ih, weight_hh, *biases = weights
         bias_ih, bias_hh = biases or (torch.zeros(len(weight_ih)), torch.zeros(len(weight_ih)))
         of_input = Tf32Linear.apply(input, weight_ih, True) if everywhere else linear(input, weight_ih)
-        part = (of_input + bias_ih).chunk(4 if kind == "LSTM" else 3, dim=1)
-        product = (Tf32Linear.apply(state[0], weight_hh, everywhere) + bias_hh).chunk(len(part), dim=1)
-        if kind == "LSTM":
+        gates = len(weight_hh) // weight_hh.shape[1]
+        part = (of_input + bias_ih).chunk(gates, dim=1)
+        product = (Tf32Linear.apply(state[0], weight_hh, everywhere) + bias_hh).chunk(gates, dim=1)
+        if name.startswith("rnn"):
+            return (NONLINEARITIES[name.removeprefix("rnn_")](part[0] + product[0]),)
+        if name == "lstm":
             i, f, g, o = (a + b for a, b in zip(part, product, strict=True))
             c = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
             return o.sigmoid() * c.tanh(), c

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import KINDS
+from cases import CELLS, KINDS, class_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fused_rnn
@@ -17,7 +17,7 @@ def test_on_a_cpu(kind: str) -> None:
 
 
 def test_other_modules() -> None:
-    with pytest.raises(TypeError, match=r"module must be a fused_rnn\.LSTM or fused_rnn\.GRU, got LSTM"):
+    with pytest.raises(TypeError, match=r"must be a fused_rnn\.LSTM, fused_rnn\.GRU or fused_rnn\.RNN, got LSTM"):
         fused_rnn.explain(torch.nn.LSTM(4, 8), torch.randn(5, 3, 4))  # type: ignore[arg-type]
 
 
@@ -39,6 +39,21 @@ def test_padding(hidden_size: int, padded: str, monkeypatch: pytest.MonkeyPatch)
         input = torch.empty(20, 3, 4, device="cuda:15", dtype=torch.bfloat16)
     lines = fused_rnn.explain(fused_rnn.LSTM(4, hidden_size), input).splitlines()[1:]
     assert [line.split(": ")[1].split("1 groups")[0] for line in lines] == [f"grid, {padded}"] * 2
+
+
+@pytest.mark.parametrize(("kind", "cell"), CELLS.items(), ids=str)
+def test_cell_that_is_planned_for(kind: str, cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = []
+
+    def planned(cell: str, **problem: object) -> dict[str, str]:
+        cells.append(cell)
+        return {"path": "stepwise", "reason": "it is a test"}
+
+    monkeypatch.setattr(_C, "cuda_plan", planned, raising=False)
+    with FakeTensorMode():
+        input = torch.empty(20, 3, 4, device="cuda:15")
+    assert fused_rnn.explain(class_of(fused_rnn, kind)(4, 8), input).count("stepwise, since it is a test") == 2
+    assert cells == [cell, cell]
 
 
 def test_input_on_a_gpu_that_is_not_there() -> None:

@@ -42,7 +42,7 @@ def cudnn(enabled: bool) -> Iterator[None]:
 def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int, directions: int) -> dict[str, str]:
     """Return the path that each pass of a layer without a projection takes: stepwise, grid or cluster."""
     problem: dict[str, Any] = {
-        "gates": 4 if kind == "LSTM" else 3,
+        "cell": "rnn_tanh" if kind == "RNN" else kind.lower(),
         "element_bytes": dtype.itemsize,
         "batch": batch,
         "hidden_size": hidden_size,
@@ -55,6 +55,6 @@ def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int
 
 
 def require_path(path: str, taken: dict[str, str]) -> None:
-    """Skip a test none of whose passes goes the way that was wished for: it would test another one."""
+    """Skip a test if neither pass takes the path: it would test another one."""
     if path != "any" and path not in taken.values():
         pytest.skip(f"nothing takes the path {path}, but {taken}")

@@ -1,4 +1,4 @@
-// The types that the kernels compute with: how one is read and written, and its matrix instruction.
+// The types of the layers' tensors: how one is read and written, and its matrix instruction.
 
 #pragma once
 
@@ -23,9 +23,9 @@ FUSED_RNN_DEVICE To bits_as(From value) {
   return result;
 }
 
-// What a value of type T is computed in.
+// The type in which values of type T are computed and summed.
 template <typename T>
-using State = std::conditional_t<std::is_same_v<T, double>, double, float>;
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 FUSED_RNN_DEVICE float widen(float value) { return value; }
 FUSED_RNN_DEVICE double widen(double value) { return value; }
@@ -42,12 +42,9 @@ FUSED_RNN_DEVICE T narrow(Accumulator<T> value) {
   }
 }
 
-// Two neighbouring values, as one word or two.
+// The bits of two neighbouring values: one word for half precision, else two.
 template <typename T>
 using Pair = std::conditional_t<sizeof(T) == 2, uint32_t, uint2>;
-
-// What nobody hands on: a word of ones.
-constexpr uint32_t kMissing = 0xffffffffu;
 
 template <typename T>
 FUSED_RNN_DEVICE Pair<T> load_pair(const T* from) {
@@ -72,20 +69,16 @@ FUSED_RNN_DEVICE Pair<T> narrow_pair(const float (&values)[2]) {
   memcpy(&words, pair, sizeof(pair));
   return words;
 }
-// The same as other blocks may wait for it: a NaN of all ones becomes another NaN.
-FUSED_RNN_DEVICE uint32_t handed_on(uint32_t words) { return words == kMissing ? 0x7fff7fffu : words; }
-FUSED_RNN_DEVICE uint2 handed_on(uint2 words) {
-  return {words.x == kMissing ? 0x7fffffffu : words.x, words.y == kMissing ? 0x7fffffffu : words.y};
-}
 
-// How 16 rows by 64 bytes of the weights meet 64 bytes of 8 sequences: two matrix instructions. Lane l holds 16 bytes,
-// four words, of sequence l / 4, from byte 16 * (l % 4) on: words 0 and 1 for the first instruction, 2 and 3 for the
-// second. The order of the sum is the same on both sides, so it need not be that of PTX.
+// The matrix instruction of a type. 64 bytes of 16 rows of the weights times 64 bytes of 8 sequences take two of them.
+// Of the sequences' values lane l holds 16 bytes, four words, of sequence l / 4, from byte 16 * (l % 4) on: words 0 and
+// 1 are for the first instruction, words 2 and 3 for the second. PTX assigns other bytes of a row to a lane's words,
+// but the weights are permuted in the same way (see store_weights), so only the order of summation changes.
 template <typename T>
 struct MmaTraits {
   static constexpr int kPerVector = 8;  // values in 16 bytes
   static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1,
-                                        bool /*allow_tf32*/) {
+                                        bool /*full_precision*/) {
     if constexpr (__is_same(T, bfloat16))
       mma_bfloat16(sum, a, b0, b1);
     else
@@ -96,13 +89,16 @@ struct MmaTraits {
 template <>
 struct MmaTraits<float> {
   static constexpr int kPerVector = 4;
-  // With tf32 one product; else three, which leave out only what float32 would round away: a = high + low, likewise b.
-  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1, bool allow_tf32) {
+  // In tf32 there is one product. For full precision each factor is split into a high and a low part, and three
+  // products leave out only low times low, which float32 would round away.
+  static FUSED_RNN_DEVICE void multiply(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1,
+                                        bool full_precision) {
     const uint4 high = {tf32(a.x), tf32(a.y), tf32(a.z), tf32(a.w)};
     const uint32_t high0 = tf32(b0), high1 = tf32(b1);
-    if (allow_tf32) return mma_tf32(sum, high, high0, high1);
+    if (!full_precision) return mma_tf32(sum, high, high0, high1);
     const uint4 low = {rest(a.x, high.x), rest(a.y, high.y), rest(a.z, high.z), rest(a.w, high.w)};
-    // Added up here: the matrix units round towards zero, which would add up too.
+    // The matrix units round towards zero, and over a long sum that would add up; so each part starts from zero and is
+    // added here, where sums are rounded to nearest.
     float part[4] = {0, 0, 0, 0};
     mma_tf32(part, low, high0, high1);
     mma_tf32(part, high, rest(b0, high0), rest(b1, high1));
@@ -113,7 +109,7 @@ struct MmaTraits<float> {
 
  private:
   static FUSED_RNN_DEVICE uint32_t tf32(uint32_t value) { return round_to_tf32(bits_as<float>(value)); }
-  // What rounding left out; nothing of an infinity.
+  // Returns what rounding left out; zero for an infinity, for which the difference would be NaN.
   static FUSED_RNN_DEVICE uint32_t rest(uint32_t value, uint32_t high) {
     const float all = bits_as<float>(value), rounded = bits_as<float>(high);
     return all == rounded ? 0 : round_to_tf32(all - rounded);

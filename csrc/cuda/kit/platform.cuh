@@ -1,5 +1,6 @@
 // All that the kernels need of the GPU, behind small functions: barriers, memory that several thread blocks share,
-// matrix instructions. tests/cuda_on_host/ has a twin of each for the CPU, so that the same bodies run there.
+// matrix instructions. tests/cuda_on_host/cuda_on_host.h implements each of them for the CPU, so that the tests run the
+// same kernels without a GPU.
 
 #pragma once
 
@@ -32,13 +33,14 @@ FUSED_RNN_DEVICE char* shared_memory() {
   return memory;
 }
 
-// Ends the kernel with an error, for what must never be reached.
+// Ends the kernel with an error, where code must never be reached.
 FUSED_RNN_DEVICE void trap(const char* /*why*/) { __trap(); }
 
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 
-// Reads 16 bytes of global or of this block's shared memory that other blocks may just be writing: each word whole.
+// Loads 16 bytes of global memory, or of this block's shared memory, into which other blocks may be storing at the same
+// time. Each of the four words is loaded whole; their order is not defined.
 FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
   uint4 value;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -56,7 +58,7 @@ FUSED_RNN_DEVICE uint4 load_fresh_shared(const void* from) {
   return value;
 }
 
-// Writes a word, or two, where other blocks wait for it.
+// Stores one word, or two, to global memory from which other blocks may be loading. Each word is stored whole.
 FUSED_RNN_DEVICE void store_fresh(void* to, uint32_t word) {
   asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(to), "r"(word) : "memory");
 }
@@ -64,7 +66,8 @@ FUSED_RNN_DEVICE void store_fresh(void* to, uint2 words) {
   asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(words.x), "r"(words.y) : "memory");
 }
 
-// The same at the coordinates `mine` of the shared memory of the block `rank` of the cluster.
+// The address in the cluster of what is at `mine` in this block's shared memory, but in that of the block `rank`; and
+// stores to there, which are like store_fresh.
 FUSED_RNN_DEVICE uint32_t shared_of(const void* mine, int rank) {
   uint32_t theirs = 0;
 #if __CUDA_ARCH__ >= 900
@@ -86,17 +89,18 @@ FUSED_RNN_DEVICE void store_shared_of(void* mine, int rank, uint2 words) {
 #endif
 }
 
-// Called in a loop that waits for other blocks.
+// Called in a loop that waits for other blocks. A GPU needs nothing here; on the CPU another thread runs.
 FUSED_RNN_DEVICE void pause() {}
 
-// Meets the blocks of a cluster; what was stored before it is seen after it.
+// A barrier of all threads of a cluster: what any of them stored before it is seen by all after it.
 FUSED_RNN_DEVICE void cluster_barrier() {
 #if __CUDA_ARCH__ >= 900
   cooperative_groups::this_cluster().sync();
 #endif
 }
 
-// sum[16 x 8] += a[16 x 16] b[16 x 8] for half precision, a[16 x 8] b[8 x 8] for tf32, spread over a warp as PTX says.
+// sum[16 x 8] += a[16 x 16] b[16 x 8] for half precision, a[16 x 8] b[8 x 8] for tf32. Each lane holds the elements
+// that PTX assigns to it (mma.m16n8k16 and m16n8k8).
 FUSED_RNN_DEVICE void mma_bfloat16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
@@ -169,10 +173,10 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   return cudaGetErrorString(error);
 }
 
-// Fills memory with ones in every bit: a NaN that no kernel stores.
-inline const char* fill_with_ones(void* memory, int64_t bytes, void* stream) {
+// Sets every byte of device memory to `value`, on a stream; returns null, or what CUDA says is wrong.
+inline const char* fill_bytes(void* memory, int value, int64_t bytes, void* stream) {
   const cudaError_t error =
-      cudaMemsetAsync(memory, 0xff, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream));
+      cudaMemsetAsync(memory, value, static_cast<size_t>(bytes), static_cast<cudaStream_t>(stream));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 

@@ -1,4 +1,4 @@
-// From a plan to a kernel built for it.
+// From a plan to the kernel that is built for it.
 
 #pragma once
 
@@ -7,32 +7,41 @@
 
 namespace fused_rnn::cuda {
 
-// Calls body.template operator()<row_tiles, batch_tiles, cluster, chunks_in_registers>() with the plan's numbers.
-template <typename T, int kGates, bool kBackward, typename Body>
-const char* with_tiles(const PersistentPlan& plan, const Body& body) {
+// Calls body.template operator()<PersistentTraits<...>>() with the traits of the plan's kernel, and returns what it
+// returns.
+template <typename Cell, typename T, bool kBackward, typename Body>
+const char* with_traits(const PersistentPlan& plan, const Body& body) {
   const char* error = "no kernel is built for this plan";
-  const auto with_held = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int... kChunksInRegisters>() {
-    const auto one = [&]<int kOne>() {
-      if constexpr (is_instantiated(kGates, kBackward, sizeof(T), kCluster, kRowTiles, kBatchTiles, kOne))
-        if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
-            plan.chunks_in_registers == kOne)
-          error = body.template operator()<kRowTiles, kBatchTiles, kCluster, kOne>();
-    };
-    (one.template operator()<kChunksInRegisters>(), ...);
+  const auto if_planned = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>() {
+    if constexpr (is_instantiated(Cell::kGates, kBackward, sizeof(T), kCluster, kRowTiles, kBatchTiles,
+                                  kChunksInRegisters))
+      if (plan.row_tiles == kRowTiles && plan.batch_tiles == kBatchTiles && plan.cluster == kCluster &&
+          plan.chunks_in_registers == kChunksInRegisters)
+        error =
+            body.template
+            operator()<PersistentTraits<Cell, T, kBackward, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters>>();
   };
-  const auto with_batch = [&]<int kRowTiles, int... kBatchTiles>() {
-    (with_held.template operator()<kRowTiles, kBatchTiles, false, 0, 1, 2, 3, 4>(), ...);
-    (with_held.template operator()<kRowTiles, kBatchTiles, true, 0, 1, 2, 3, 4>(), ...);
+  const auto with_chunks = [&]<int kRowTiles, int kBatchTiles, bool kCluster, int... kChunksInRegisters>() {
+    (if_planned.template operator()<kRowTiles, kBatchTiles, kCluster, kChunksInRegisters>(), ...);
   };
-  const auto with_rows = [&]<int... kRowTiles>() { (with_batch.template operator()<kRowTiles, 1, 2, 4>(), ...); };
-  with_rows.template operator()<1, 2, 3, 4, 6, 8>();
+  const auto with_batch_tiles = [&]<int kRowTiles, int... kBatchTiles>() {
+    (with_chunks.template operator()<kRowTiles, kBatchTiles, false, 0, 1, 2, 3, 4>(), ...);
+    (with_chunks.template operator()<kRowTiles, kBatchTiles, true, 0, 1, 2, 3, 4>(), ...);
+  };
+  const auto with_row_tiles = [&]<int... kRowTiles>() {
+    (with_batch_tiles.template operator()<kRowTiles, 1, 2, 4>(), ...);
+  };
+  with_row_tiles.template operator()<1, 2, 3, 4, 6, 8>();
   return error;
 }
 
 // Launches all directions at once, or one after the other.
-template <typename Params>
-const char* launch_directions(void (*kernel)(Params), Params params, int64_t shared_bytes, void* stream) {
+template <typename Traits>
+const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typename Traits::Params params, void* stream) {
+  if (const char* error = Handover<Traits>::prepare_launch(params, stream)) return error;
   PersistentPlan& plan = params.plan;
+  const int64_t shared_bytes =
+      SharedLayout(plan, params.hidden_size, sizeof(typename Traits::T), Traits::kSegments).total;
   const Launch how = {int64_t(plan.blocks) * plan.groups * plan.directions,
                       kThreads,
                       shared_bytes,
@@ -46,28 +55,16 @@ const char* launch_directions(void (*kernel)(Params), Params params, int64_t sha
 
 template <typename Cell, typename T>
 const char* launch_persistent(const PersistentForwardParams<T, float>& params, void* stream) {
-  const SharedLayout layout(params.plan, params.hidden_size, sizeof(T), 1);
-  const int64_t bytes = params.steps.rows * params.directions * params.hidden_size * int64_t(sizeof(T));
-  if (!params.plan.cluster)
-    if (const char* error = fill_with_ones(params.output, bytes, stream)) return error;
-  return with_tiles<T, Cell::kGates, false>(
-      params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>() {
-        return launch_directions(persistent_forward<Cell, T, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters>,
-                                 params, layout.total, stream);
-      });
+  return with_traits<Cell, T, /*kBackward=*/false>(params.plan, [&]<typename Traits>() {
+    return launch_with(persistent_forward<Traits>, Traits(), params, stream);
+  });
 }
 
 template <typename Cell, typename T>
 const char* launch_persistent(const PersistentBackwardParams<T, float>& params, void* stream) {
-  const SharedLayout layout(params.plan, params.hidden_size, sizeof(T), Cell::kGates);
-  const int64_t bytes = params.steps.rows * params.directions * 4 * params.hidden_size * int64_t(sizeof(T));
-  if (!params.plan.cluster)
-    if (const char* error = fill_with_ones(params.grad_gates, bytes, stream)) return error;
-  return with_tiles<T, Cell::kGates, true>(
-      params.plan, [&]<int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>() {
-        return launch_directions(persistent_backward<Cell, T, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters>,
-                                 params, layout.total, stream);
-      });
+  return with_traits<Cell, T, /*kBackward=*/true>(params.plan, [&]<typename Traits>() {
+    return launch_with(persistent_backward<Traits>, Traits(), params, stream);
+  });
 }
 
 }  // namespace fused_rnn::cuda

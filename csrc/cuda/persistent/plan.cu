@@ -8,8 +8,8 @@
 namespace fused_rnn::cuda {
 namespace {
 
-constexpr double kClock = 1980;          // per microsecond
-constexpr int64_t kClusterBlocks = 120;  // of clusters that find room at once; of those of 16 blocks a few less
+constexpr double kClock = 1980;          // clocks of a microsecond
+constexpr int64_t kClusterBlocks = 120;  // blocks of clusters that run at once; a few less with clusters of 16 blocks
 
 int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -28,8 +28,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double chunks = static_cast<double>(shared_layout(plan, problem).chunks) * segments;
   const double sequences = plan.batch_tiles * kTileBatch;
   const double passes = static_cast<double>(divide_up(plan.sequences, plan.batch_tiles * kTileBatch));
-  // Clocks of one pass: weights from shared memory, matrix instructions, what was handed on, partial sums, and the
-  // cells.
+  // Clocks of one step of batch_tiles * 8 sequences: loading weights from shared memory, matrix instructions, loading
+  // what was handed over, partial sums, and the cells.
   const double weights = plan.chunks_in_registers > 0 ? 0 : 5 * plan.row_tiles * chunks;
   const double instruction = problem.element_bytes == 2 ? 4 : problem.allow_tf32 ? 9 : 25;
   const double products = instruction * plan.row_tiles * chunks * plan.batch_tiles;
@@ -38,7 +38,8 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const double cells = problem.backward ? 2000 : 1350;
   const double meeting = plan.partials == 1 ? 100 : 0;
   double clocks = passes * (weights + products + reading + partial + cells + meeting);
-  // The way from block to block: all blocks read all of it, and sectors of the L2 cache that two blocks write are slow.
+  // The way from block to block: every block reads the values of all blocks, and sectors of the L2 cache into which two
+  // blocks write are slow.
   const int written = plan.units * problem.element_bytes;
   if (plan.cluster)
     clocks += 40 * plan.blocks;
@@ -50,10 +51,11 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   return clocks * waves * static_cast<double>(problem.directions / plan.directions) / kClock;
 }
 
-// Assumed, not measured: two launches, which took cuDNN 14 us on the one host seen, weights from the L2 cache, products
-// at a third of the peak or so, and what a cell reads and writes.
+// These constants are assumed, not measured: a step takes two launches, which took cuDNN 14 us on the one host seen,
+// reads the weights from the L2 cache, computes products at about a third of the peak, and reads and writes what the
+// cell needs.
 double estimate_stepwise(const PersistentProblem& problem) {
-  constexpr double kLaunches = 14, kBytes = 5e6;  // microseconds; bytes of one
+  constexpr double kLaunches = 14, kBytes = 5e6;  // microseconds; bytes in a microsecond
   const double rate = problem.element_bytes == 2 ? 250e6 : problem.allow_tf32 ? 125e6 : 40e6;
   const double states = static_cast<double>(problem.batch) * static_cast<double>(problem.hidden_size);
   const double weights = static_cast<double>(problem.gates * problem.hidden_size * problem.hidden_size);
@@ -76,7 +78,7 @@ const char* never_fits(const PersistentProblem& problem) {
   return nullptr;
 }
 
-// Tries all ways in which the warps of the blocks of a plan may go about their work, and keeps the best.
+// Tries all tiles and numbers of chunks in registers for a plan's blocks, and keeps the best plan.
 void divide_blocks(PersistentPlan plan, const PersistentProblem& problem, const Device& device,
                    const PlanOverride& plan_override, PersistentPlan& best, double& least) {
   for (plan.batch_tiles = 1; plan.batch_tiles <= 4; plan.batch_tiles *= 2)
@@ -125,9 +127,9 @@ PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem
 }  // namespace
 
 int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOverride& plan_override) {
-  // A path that is wished for is taken wherever it can be.
+  // A path that is asked for is taken wherever it can be.
   const bool repaid = time >= kStepsToPad || plan_override.path != Path::kAny;
-  if (!repaid || precise_if_stepwise(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
+  if (!repaid || stepwise_in_float32(problem.hidden_size, problem.element_bytes)) return problem.hidden_size;
   return round_up(problem.hidden_size, 16 / problem.element_bytes);
 }
 
@@ -136,7 +138,7 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
   PersistentPlan best = choose_among(problem.directions, problem, device, plan_override);
   // One direction after the other, where both do not fit at once.
   if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, plan_override);
-  // With so large a batch that many passes follow one another the stepwise path is faster.
+  // With a batch so large that a block works through many tiles in every step, the stepwise path is faster.
   const bool slow =
       best.blocks > 0 && plan_override.path == Path::kAny && estimate_step(best, problem) > estimate_stepwise(problem);
   return slow ? PersistentPlan{} : best;
@@ -144,8 +146,9 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
 
 const char* why_stepwise(const PersistentProblem& problem, const PlanOverride& plan_override) {
   if (const char* reason = never_fits(problem)) return reason;
-  if (plan_override.path != Path::kAny) return "no plan is as wished for";
-  return "the recurrent weights do not fit into the shared memory of the GPU, or the batch is so large that the plain "
+  if (plan_override.path != Path::kAny) return "no plan agrees with the plan override";
+  return "the recurrent weights do not fit into the shared memory of the GPU, or the batch is so large that the "
+         "stepwise "
          "path takes less time";
 }
 

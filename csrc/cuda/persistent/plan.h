@@ -1,9 +1,10 @@
 // How the persistent kernels share out a layer over the GPU, for host and device alike.
 //
-// A group of thread blocks walks through all steps of one direction for some of the sequences. Its blocks share out the
-// hidden units; each keeps the rows of the recurrent weights that belong to its units in shared memory for the whole
-// call. The warps of a block share out the sum over what the blocks hand on; a thread then finishes two neighbouring
-// units of one sequence. Groups know nothing of each other.
+// A group of thread blocks walks through all steps of one direction for some of the sequences; groups are independent
+// of each other. The blocks of a group share out the hidden units, and each keeps the rows of the recurrent weights
+// that belong to its units on the chip for the whole call. Within a block, the warps share out the sum over the values
+// that blocks hand to one another (see handover.cuh), and a thread then finishes two neighbouring units of one
+// sequence.
 
 #pragma once
 
@@ -23,13 +24,13 @@ constexpr int kWarps = 8;  // of a block
 constexpr int kThreads = 32 * kWarps;
 constexpr int kTileRows = 16;       // rows of the weights in one matrix instruction
 constexpr int kTileBatch = 8;       // sequences in one matrix instruction
-constexpr int kChunkBytes = 64;     // of a sum, between one round of loads and the next: two matrix instructions
+constexpr int kChunkBytes = 64;     // of a row that two matrix instructions multiply; chunks go to warps in turn
 constexpr int kUnitsPerThread = 2;  // neighbouring units that a thread finishes
 
 FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
-// Chunks of a segment that one warp multiplies.
+// How many chunks of a segment one warp multiplies at most.
 FUSED_RNN_HOST_DEVICE constexpr int64_t chunks_of_warp(int64_t hidden_size, int64_t element_bytes) {
   return divide_up(hidden_size * element_bytes, kChunkBytes * kWarps);
 }
@@ -39,33 +40,37 @@ FUSED_RNN_HOST_DEVICE constexpr int rows_of_units(int gates, bool backward, int 
   return backward ? units : gates * units;
 }
 
-// The plans for which kernels are built: 8, 16 or 32 units; in a cluster, several tiles of sequences only with the most
-// units; weights chunks_in_registers in registers only where they fit, which is less where float32 takes three
-// products.
+// The plans for which kernels are built. Blocks have 8, 16 or 32 units, and in a cluster several tiles of sequences
+// only with 32. Weights may lie in registers where they fit: fewer of them in float32, whose three products need
+// registers too, and none for a cell of one gate, where reading its few weights from shared memory takes at most a
+// tenth of an estimated step.
 FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, int64_t element_bytes, bool cluster,
                                                      int row_tiles, int batch_tiles, int chunks_in_registers) {
   int units = 8;
   while (units <= 32 && row_tiles != divide_up(rows_of_units(gates, backward, units), kTileRows)) units *= 2;
   if (units > 32 || row_tiles * batch_tiles > 16) return false;
   if (cluster && batch_tiles > 1 && units < 32) return false;
-  if (batch_tiles == 4 ? cluster || row_tiles > (backward ? 1 : 4) : batch_tiles != 1 && batch_tiles != 2) return false;
+  if (batch_tiles == 4 ? cluster || units > 16 : batch_tiles != 1 && batch_tiles != 2) return false;
   if (chunks_in_registers == 0) return true;
   const int tiles = chunks_in_registers * row_tiles * (backward ? gates : 1);
-  if (batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
+  if (gates == 1 || batch_tiles > 1 || tiles > (element_bytes == 2 ? 16 : 6)) return false;
   if (backward) return chunks_in_registers == 1 || (chunks_in_registers == 3 && row_tiles == 1 && !cluster);
-  return row_tiles > 2 && (chunks_in_registers == 2 || (chunks_in_registers == 4 && row_tiles <= 4 && !cluster));
+  return units > 8 && (chunks_in_registers == 2 || (chunks_in_registers == 4 && row_tiles <= 4 && !cluster));
 }
 
-// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp meet in a
-// bank.
+// Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp use the same
+// bank of shared memory.
 FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
 
 // Where things lie in a block's shared memory, in bytes; the weights come first. `segments` are the parts of
-// hidden_size values that are handed on for each sequence: 1 forward, kGates backward.
+// hidden_size values that blocks hand to one another for each sequence: 1 forward, kGates backward.
 struct SharedLayout {
   int32_t chunks;           // of each segment
-  int32_t exchange_stride;  // between sequences; an odd multiple of 64, so that no two lanes of a warp meet in a bank
-  int64_t partial, states, exchange, exchange_size;  // exchange_size is that of one of two buffers
+  int32_t exchange_stride;  // between sequences: an odd multiple of 64, so that no two lanes use the same bank
+  int64_t partial;          // the partial sums of the warps
+  int64_t states;           // the block's states
+  int64_t exchange;         // in a cluster the two buffers of the hand-over
+  int64_t exchange_size;    // of one of them
   int64_t total;
 
   FUSED_RNN_HOST_DEVICE constexpr SharedLayout(const PersistentPlan& plan, int64_t hidden_size, int64_t element_bytes,
@@ -88,7 +93,7 @@ struct PersistentProblem {
   bool allow_tf32;    // whether float32 products may be rounded to tf32
   bool backward;
   bool projected;  // whether the hidden values are projected
-  bool one_step;
+  bool one_step;   // whether the layer has a single step
 
   constexpr bool operator==(const PersistentProblem& other) const = default;
 };
@@ -97,10 +102,10 @@ struct PersistentProblem {
 struct Device {
   int multiprocessors;
   int64_t shared_bytes;  // that a block may have
-  int cluster;           // the most blocks of a cluster; 1 where there are none, nor kernels for them
+  int cluster;           // the most blocks of a cluster; 1 where the GPU, or what was built for it, has no clusters
 };
 
-// Which plans may be made; for tests and for tuning.
+// Which plans may be chosen, for tests and for tuning.
 enum class Path { kAny, kStepwise, kCluster, kGrid };
 struct PlanOverride {
   Path path = Path::kAny;
@@ -118,16 +123,18 @@ constexpr SharedLayout shared_layout(const PersistentPlan& plan, const Persisten
 // Steps that repay the copies that padding takes. Assumed, not measured.
 constexpr int64_t kStepsToPad = 16;
 
-// Whether the stepwise path rounds nothing of the gates: see CudaLayer::precise() in ops/.
-constexpr bool precise_if_stepwise(int64_t hidden_size, int element_bytes) {
+// Whether the stepwise path computes a half-precision layer in float32; CudaLayer::stepwise_in_float32() in ops/ says
+// why.
+constexpr bool stepwise_in_float32(int64_t hidden_size, int element_bytes) {
   return element_bytes == 2 && hidden_size <= 64;
 }
 
-// Returns the hidden size that a layer of so many steps is to have for the persistent kernels: where it is worth it,
-// the next multiple of 16 bytes, of units that stay zero.
+// Returns the hidden size that a layer of so many steps is to be padded to for the persistent kernels: the next one
+// whose values are a multiple of 16 bytes, if that pays, else its own.
 int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOverride& plan_override);
 
-// Returns the plan that should take the least time, or one with blocks == 0 where the stepwise path is to be taken.
+// Returns the plan that should take the least time, or one with blocks == 0 if the stepwise path should be faster or is
+// the only one possible.
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const PlanOverride& plan_override);
 
 // Returns why choose_plan has no plan for a problem.

@@ -1,22 +1,19 @@
-// The product inside a step of the persistent kernels: rows of the recurrent weights, which stay in shared memory,
-// times what the blocks of the group made of the step before, 16 rows by 8 sequences for each matrix instruction.
-//
-// Blocks hand these values on without flags and barriers: where they are to come there is a NaN of all ones, which
-// nobody hands on, and a reader reads again until it is gone. On a grid the values travel through the L2 cache, each to
-// a coordinates of its own that is filled with ones beforehand. In a cluster every block writes them into the shared
-// memory of all others, into two buffers in turn, and whoever has read a coordinates fills it with ones again: it is
-// written anew only by those who have what this block made of it.
+// The product inside a step of the persistent kernels: the block's rows of the recurrent weights, which stay on the
+// chip for the whole call, times what the blocks of the group made of the step before. One matrix instruction takes 16
+// rows and 8 sequences.
 
 #pragma once
 
 #include "cuda/kit/dtype.cuh"
+#include "cuda/persistent/handover.cuh"
 #include "cuda/persistent/plan.h"
+#include "cuda/persistent/traits.cuh"
 
 namespace fused_rnn::cuda {
 
 constexpr int kWarp = 32;
 
-// The part of a thread in its block and of the block in the layer.
+// Where a thread is in its block, and which units and sequences of the layer are the block's.
 struct BlockCoordinates {
   int lane, warp;
   int rank;  // of the block in its group
@@ -66,64 +63,66 @@ FUSED_RNN_DEVICE void load_weights(char* shared, int rows, int chunks, int segme
   }
 }
 
-// Where what was handed on for one sequence starts, in global memory or in this block's shared memory; null for zeros.
-struct Source {
-  char* at;
-  bool waits;  // whether it may still be missing
-};
-
-// The weights of a warp's chunks: in registers for the whole call, kChunksInRegisters chunks of each segment, or for
-// kChunksInRegisters == 0 in shared memory.
-template <int kSegments, int kRowTiles, int kChunksInRegisters>
+// The weights of a warp's chunks: in registers, which load() fills once for the whole call, or in shared memory.
+template <typename Traits>
 struct Weights {
+  static constexpr int kSegments = Traits::kSegments, kRowTiles = Traits::kRowTiles;
+  static constexpr int kInRegisters = Traits::kChunksInRegisters;  // chunks of each segment
+
   const uint4* shared;  // of this lane: [kRowTiles][kSegments * chunks][2 instructions][kWarp]
   int chunks;           // of a segment
-  uint4 chunks_in_registers[kChunksInRegisters > 0 ? kSegments : 1][kChunksInRegisters > 0 ? kChunksInRegisters : 1][2]
-                           [kRowTiles];
+  uint4 in_registers[kInRegisters > 0 ? kSegments : 1][kInRegisters > 0 ? kInRegisters : 1][2][kRowTiles];
 
-  FUSED_RNN_DEVICE void hold(const char* memory, int chunks_of_segment, const BlockCoordinates& coordinates) {
+  FUSED_RNN_DEVICE void load(const char* memory, int chunks_of_segment, const BlockCoordinates& coordinates) {
     shared = reinterpret_cast<const uint4*>(memory) + coordinates.lane;
     chunks = chunks_of_segment;
-    if constexpr (kChunksInRegisters > 0)
+    if constexpr (kInRegisters > 0)
 #pragma unroll
       for (int s = 0; s < kSegments; ++s)
 #pragma unroll
-        for (int j = 0; j < kChunksInRegisters; ++j)
+        for (int j = 0; j < kInRegisters; ++j)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
               const int chunk = coordinates.warp + j * kWarps;
-              chunks_in_registers[s][j][half][m] = chunk < chunks ? from_shared(s, chunk, half, m) : uint4{0, 0, 0, 0};
+              in_registers[s][j][half][m] = chunk < chunks ? from_shared(s, chunk, half, m) : uint4{0, 0, 0, 0};
             }
   }
+  // Returns the weights of one matrix instruction; j counts the chunks from `first` on.
+  FUSED_RNN_DEVICE uint4 tile(int s, int first, int j, int half, int m) const {
+    return kInRegisters > 0 ? in_registers[kInRegisters > 0 ? s : 0][kInRegisters > 0 ? j : 0][half][m]
+                            : from_shared(s, first + j * kWarps, half, m);
+  }
+
+ private:
   FUSED_RNN_DEVICE uint4 from_shared(int s, int chunk, int half, int m) const {
     return shared[((m * kSegments + s) * chunks + chunk) * 2 * kWarp + half * kWarp];
   }
 };
 
-template <typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster, int kChunksInRegisters>
-struct Product {
-  // Chunks of each segment whose loads are under way together.
-  static constexpr int kInFlight = kChunksInRegisters > 0 ? kChunksInRegisters
-                                   : kSegments == 1       ? 4
-                                                          : 16 / kSegments / kBatchTiles;
-  // Sums of their own for every other instruction, where else each would wait for the one before.
+template <typename Traits>
+class Product {
+  using T = typename Traits::T;
+  using Received = typename Handover<Traits>::Received;
+  static constexpr int kSegments = Traits::kSegments, kChunks = Traits::kChunksInFlight;
+  static constexpr int kRowTiles = Traits::kRowTiles, kBatchTiles = Traits::kBatchTiles;
+  // With few tiles there are sums of their own for every other instruction, where else each would wait for the one
+  // before.
   static constexpr int kChains = kRowTiles * kBatchTiles >= 4 ? 1 : 4 / (kRowTiles * kBatchTiles);
 
-  float sum[kChains][kRowTiles][kBatchTiles][4];
-  int bytes;               // of a segment
-  int offsets[kSegments];  // of the segments in what was handed on for a sequence, in bytes
-
-  FUSED_RNN_DEVICE void run(const Weights<kSegments, kRowTiles, kChunksInRegisters>& weights,
-                            Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, bool allow_tf32) {
+ public:
+  // Multiplies the warp's chunks of what was handed over for one sequence of each batch tile.
+  FUSED_RNN_DEVICE void run(const Weights<Traits>& weights, const Handover<Traits>& handover,
+                            const Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates,
+                            bool full_precision) {
 #pragma unroll
-    for (int i = 0; i < kChains; ++i) clear(sum[i]);
-    if constexpr (kChunksInRegisters > 0)
-      round(weights, sources, coordinates, coordinates.warp, allow_tf32);
+    for (int i = 0; i < kChains; ++i) clear(sum_[i]);
+    if constexpr (Traits::kChunksInRegisters > 0)
+      multiply(weights, handover, sources, coordinates, coordinates.warp, full_precision);
     else
-      for (int first = coordinates.warp; first < weights.chunks; first += kInFlight * kWarps)
-        round(weights, sources, coordinates, first, allow_tf32);
+      for (int first = coordinates.warp; first < weights.chunks; first += kChunks * kWarps)
+        multiply(weights, handover, sources, coordinates, first, full_precision);
 #pragma unroll
     for (int i = 1; i < kChains; ++i)
 #pragma unroll
@@ -131,11 +130,11 @@ struct Product {
 #pragma unroll
         for (int n = 0; n < kBatchTiles; ++n)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) sum[0][m][n][e] += sum[i][m][n][e];
+          for (int e = 0; e < 4; ++e) sum_[0][m][n][e] += sum_[i][m][n][e];
   }
 
-  // Leaves the sums in shared memory: [kBatchTiles * 8 sequences][partial_stride].
-  FUSED_RNN_DEVICE void leave(float* partial, const BlockCoordinates& coordinates) const {
+  // Stores the sums into shared memory: [kBatchTiles * 8 sequences][partial_stride].
+  FUSED_RNN_DEVICE void store(float* partial, const BlockCoordinates& coordinates) const {
     float* at = partial + coordinates.lane % 4 * 2 * partial_stride(kRowTiles) + coordinates.lane / 4;
 #pragma unroll
     for (int m = 0; m < kRowTiles; ++m)
@@ -143,59 +142,34 @@ struct Product {
       for (int n = 0; n < kBatchTiles; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          at[(n * kTileBatch + e % 2) * partial_stride(kRowTiles) + m * kTileRows + e / 2 * 8] = sum[0][m][n][e];
+          at[(n * kTileBatch + e % 2) * partial_stride(kRowTiles) + m * kTileRows + e / 2 * 8] = sum_[0][m][n][e];
   }
 
  private:
-  // What the lane reads of one round: 16 bytes of each chunk, and where they are; null for zeros.
-  struct Round {
-    uint4 value[kSegments][kInFlight][kBatchTiles];
-    char* at[kBatchTiles];  // of the first chunk
-    int there;              // chunks from the first on of which this lane's part lies within the segment
-  };
-
-  FUSED_RNN_DEVICE void round(const Weights<kSegments, kRowTiles, kChunksInRegisters>& weights,
-                              const Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, int first,
-                              bool allow_tf32) {
-    const int from = first * kChunkBytes + coordinates.lane % 4 * 16;
-    Round b;
-    b.there = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
-#pragma unroll
-    for (int n = 0; n < kBatchTiles; ++n) b.at[n] = sources[n].at ? sources[n].at + from : nullptr;
-    each(b, [&](int s, int j, int n, uint4& value) {
-      value = b.at[n] && j < b.there ? load(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) : uint4{0, 0, 0, 0};
-    });
-    wait(b, sources);
+  // Multiplies the chunks from `first` on whose loads are issued together.
+  FUSED_RNN_DEVICE void multiply(const Weights<Traits>& weights, const Handover<Traits>& handover,
+                                 const Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, int first,
+                                 bool full_precision) {
+    Received b;
+    handover.request(b, sources, first, coordinates.lane);
+    handover.await(b, sources);
 #pragma unroll
     for (int s = 0; s < kSegments; ++s)
 #pragma unroll
-      for (int j = 0; j < kInFlight; ++j)
-        if (kChunksInRegisters > 0 || first + j * kWarps < weights.chunks)
+      for (int j = 0; j < kChunks; ++j)
+        if (Traits::kChunksInRegisters > 0 || first + j * kWarps < weights.chunks)
 #pragma unroll
           for (int half = 0; half < 2; ++half)
 #pragma unroll
             for (int m = 0; m < kRowTiles; ++m) {
-              const uint4 a = kChunksInRegisters > 0
-                                  ? weights.chunks_in_registers[kChunksInRegisters > 0 ? s : 0]
-                                                               [kChunksInRegisters > 0 ? j : 0][half][m]
-                                  : weights.from_shared(s, first + j * kWarps, half, m);
+              const uint4 a = weights.tile(s, first, j, half, m);
 #pragma unroll
               for (int n = 0; n < kBatchTiles; ++n) {
                 const uint4& v = b.value[s][j][n];
-                MmaTraits<T>::multiply(sum[((s * kInFlight + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
-                                       half ? v.w : v.y, allow_tf32);
+                MmaTraits<T>::multiply(sum_[((s * kChunks + j) * 2 + half) % kChains][m][n], a, half ? v.z : v.x,
+                                       half ? v.w : v.y, full_precision);
               }
             }
-  }
-
-  template <typename Body>
-  static FUSED_RNN_DEVICE void each(Round& b, const Body& body) {
-#pragma unroll
-    for (int s = 0; s < kSegments; ++s)
-#pragma unroll
-      for (int j = 0; j < kInFlight; ++j)
-#pragma unroll
-        for (int n = 0; n < kBatchTiles; ++n) body(s, j, n, b.value[s][j][n]);
   }
 
   static FUSED_RNN_DEVICE void clear(float (&sums)[kRowTiles][kBatchTiles][4]) {
@@ -207,42 +181,7 @@ struct Product {
         for (int e = 0; e < 4; ++e) sums[m][n][e] = 0;
   }
 
-  static FUSED_RNN_DEVICE uint4 load(const char* from) {
-    if constexpr (kCluster)
-      return load_fresh_shared(from);
-    else
-      return load_fresh(from);
-  }
-
-  static FUSED_RNN_DEVICE bool missing(const uint4& v) {
-    return v.x == kMissing || v.y == kMissing || v.z == kMissing || v.w == kMissing;
-  }
-
-  // Reads again what is missing until all is there: the first alone, since what all read over and over is in the way of
-  // what they wait for; when it has come, the others. In a cluster, makes room for what comes next.
-  FUSED_RNN_DEVICE void wait(Round& b, const Source (&sources)[kBatchTiles]) const {
-    for (bool again = true; again;) {
-      again = false;
-      each(b, [&](int s, int j, int n, uint4& value) {
-        if (!sources[n].waits || !missing(value)) return;
-        const char* from = b.at[n] + offsets[s] + j * (kWarps * kChunkBytes);
-        value = load(from);
-        if (!again)
-          while (missing(value)) {
-            pause();
-            value = load(from);
-          }
-        again = true;
-      });
-    }
-    if constexpr (kCluster)
-      each(b, [&](int s, int j, int n, uint4&) {
-        if (b.at[n] && j < b.there)
-          *reinterpret_cast<uint4*>(b.at[n] + offsets[s] + j * (kWarps * kChunkBytes)) = {kMissing, kMissing, kMissing,
-                                                                                          kMissing};
-      });
-    warp_barrier();
-  }
+  float sum_[kChains][kRowTiles][kBatchTiles][4];
 };
 
 }  // namespace fused_rnn::cuda

@@ -1,22 +1,26 @@
-// What the forward and the backward walk of the persistent kernels share; see persistent_plan.h for who does what.
+// What the forward and the backward kernel share: the walk of a block through all steps of its sequences. See plan.h
+// for how blocks share out a layer, and handover.cuh for how a step gets what other blocks made of the step before.
 //
-// A step, for 8 * kBatchTiles sequences at a time: every warp multiplies its share of what was handed on and leaves the
-// partial sums in shared memory; then every thread adds them up for its two units of one sequence, applies the cell and
-// hands the results on. What the cell needs besides is fetched one step ahead.
+// The block works on kSequences sequences at a time. In each step every warp multiplies its share of the values that
+// were handed over and stores partial sums in shared memory. Then every thread adds them up for its two units of one
+// sequence, applies the cell, and publishes the results. What the cell needs besides is loaded one step ahead, so that
+// the loads are done when the products are.
 
 #pragma once
 
-#include "cuda/kit/activation.cuh"
+#include "cuda/persistent/handover.cuh"
 #include "cuda/persistent/product.cuh"
-#include "params/persistent.h"
+#include "cuda/persistent/traits.cuh"
 
 namespace fused_rnn::cuda {
 
-template <typename Params, typename Cell, typename T, int kSegments, int kRowTiles, int kBatchTiles, bool kCluster,
-          int kChunksInRegisters>
+template <typename Traits>
 class PersistentWalk {
  protected:
-  static constexpr int kSequences = kTileBatch * kBatchTiles;  // that a block works on at a time
+  using T = typename Traits::T;
+  using Params = typename Traits::Params;
+  static constexpr int kRowTiles = Traits::kRowTiles, kBatchTiles = Traits::kBatchTiles;
+  static constexpr int kSequences = Traits::kSequences;
 
   FUSED_RNN_DEVICE PersistentWalk(const Params& params, char* shared)
       : p_(params),
@@ -24,7 +28,8 @@ class PersistentWalk {
         size_(static_cast<int>(params.hidden_size)),
         directions_(static_cast<int>(params.directions)),
         coordinates_(params.plan, size_, static_cast<int>(params.steps.batch)),
-        layout_(params.plan, params.hidden_size, sizeof(T), kSegments),
+        layout_(params.plan, params.hidden_size, sizeof(T), Traits::kSegments),
+        handover_(params, layout_, shared),
         ragged_(params.steps.lengths != nullptr || params.steps.batch_sizes != nullptr),
         shared_(shared),
         hidden_(reinterpret_cast<float*>(shared + layout_.states)),
@@ -35,30 +40,32 @@ class PersistentWalk {
     if (offset_ >= kSequences || unit_ >= coordinates_.units) offset_ = kNone;
   }
 
-  // A step, the sequences from `first` on that the block works on at a time, and the row of the first of them.
-  struct Part {
-    int64_t index, row;
-    int first;
+  // What the block works on between two barriers: one step of kSequences neighbouring sequences of its group. Steps are
+  // counted in the order of the direction.
+  struct WorkTile {
+    int64_t step, row;  // row: of the first sequence in arrays of [rows, ...]
+    int first;          // the first sequence, counted from the first one of the group
   };
 
-  FUSED_RNN_DEVICE int64_t time_of(int64_t index) const {
-    return coordinates_.direction == 0 ? index : p_.steps.time - 1 - index;
+  FUSED_RNN_DEVICE int64_t time_of(int64_t step) const {
+    return coordinates_.direction == 0 ? step : p_.steps.time - 1 - step;
   }
-  FUSED_RNN_DEVICE int64_t row_of(int64_t index, int first) const {
-    return p_.steps.row(time_of(index), coordinates_.first_sequence + first);
+  FUSED_RNN_DEVICE int64_t row_of(int64_t step, int sequence) const {
+    return p_.steps.row(time_of(step), coordinates_.first_sequence + sequence);
   }
-  // Whether a sequence of the group has the step `index`.
-  FUSED_RNN_DEVICE bool runs(int64_t index, int sequence) const {
-    return !ragged_ || p_.steps.runs(time_of(index), coordinates_.first_sequence + sequence);
+  // Whether a sequence of the group has a step.
+  FUSED_RNN_DEVICE bool runs(int64_t step, int sequence) const {
+    return !ragged_ || p_.steps.runs(time_of(step), coordinates_.first_sequence + sequence);
   }
-  FUSED_RNN_DEVICE Part part_at(int64_t index, int first) const { return {index, row_of(index, first), first}; }
+  FUSED_RNN_DEVICE WorkTile tile_at(int64_t step, int first) const { return {step, row_of(step, first), first}; }
 
-  // Where a state of this direction lies.
+  // Where a state of this direction is in [directions, batch, hidden_size].
   FUSED_RNN_DEVICE int64_t state(int sequence, int unit) const {
     return (coordinates_.direction * p_.steps.batch + coordinates_.first_sequence + sequence) * size_ + unit;
   }
 
-  // Calls body(index among the block's states, index in the layer's) for this thread's share of them.
+  // Calls body(index among the block's states, index in [directions, batch, hidden_size]) for all states of the block,
+  // which its threads share out.
   template <typename Body>
   FUSED_RNN_DEVICE void each_state(const Body& body) const {
     for (int index = threadIdx.x; index < coordinates_.sequences * plan_.units; index += kThreads) {
@@ -67,67 +74,46 @@ class PersistentWalk {
     }
   }
 
-  // Where one sequence's values start in this block's exchange buffer, and where one of them lies.
-  FUSED_RNN_DEVICE char* exchange(int64_t index, int sequence) const {
-    return shared_ + layout_.exchange + (index & 1) * layout_.exchange_size + sequence * layout_.exchange_stride;
-  }
-  FUSED_RNN_DEVICE char* exchange(int64_t index, int sequence, int segment, int unit) const {
-    return exchange(index, sequence) + segment * layout_.chunks * kChunkBytes + unit * int(sizeof(T));
-  }
-  // Empties both buffers.
-  FUSED_RNN_DEVICE void clear_exchange() const {
-    auto* words = reinterpret_cast<uint32_t*>(shared_ + layout_.exchange);
-    for (int64_t index = threadIdx.x; index < 2 * layout_.exchange_size / 4; index += kThreads) words[index] = kMissing;
-  }
-  // Writes two neighbouring values into the exchange buffers of all blocks of the group.
-  FUSED_RNN_DEVICE void hand_on(char* mine, Pair<T> words) const {
-#pragma unroll 4
-    for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, words);
-  }
-
-  // Whether the thread has units to finish among the sequences from `first` on, and where their states lie.
-  FUSED_RNN_DEVICE bool has_cell(int first) const { return first + offset_ < coordinates_.sequences; }
+  // Whether this thread has units to finish in a tile whose first sequence is `first`, and where their states are among
+  // the block's.
+  FUSED_RNN_DEVICE bool finishes(int first) const { return first + offset_ < coordinates_.sequences; }
   FUSED_RNN_DEVICE int own_state(int first) const { return (first + offset_) * plan_.units + unit_; }
 
-  // Where the thread's values lie in [rows, directions * hidden_size], and in [directions, rows, kinds * hidden_size],
-  // for a row of the layer.
+  // Where this thread's units are in a row of [rows, directions * hidden_size], and of [directions, rows, parts *
+  // hidden_size].
   FUSED_RNN_DEVICE int64_t in_output(int64_t row) const {
     return (row * directions_ + coordinates_.direction) * size_ + coordinates_.first_unit + unit_;
   }
-  FUSED_RNN_DEVICE int64_t in_saved(int64_t row, int kinds) const {
-    return (coordinates_.direction * p_.steps.rows + row) * (kinds * size_) + coordinates_.first_unit + unit_;
+  FUSED_RNN_DEVICE int64_t in_saved(int64_t row, int parts) const {
+    return (coordinates_.direction * p_.steps.rows + row) * (parts * size_) + coordinates_.first_unit + unit_;
   }
 
-  // Multiplies what was handed on for the sequences from `first` on, and returns the partial sums, [kWarps][kSequences]
-  // [partial_stride]. source_of(sequence) returns where the values of a sequence of the group are; offset_of(segment)
-  // where in it a segment starts, in values.
-  template <typename SourceOf, typename OffsetOf>
-  FUSED_RNN_DEVICE const float* multiply(int first, const SourceOf& source_of, const OffsetOf& offset_of) {
-    Product<T, kSegments, kRowTiles, kBatchTiles, kCluster, kChunksInRegisters> product;
-    product.bytes = size_ * int(sizeof(T));
-#pragma unroll
-    for (int s = 0; s < kSegments; ++s)
-      product.offsets[s] = kCluster ? s * layout_.chunks * kChunkBytes : offset_of(s) * int(sizeof(T));
+  // Multiplies what was handed over for the sequences from `first` on, and returns the partial sums in shared memory,
+  // [kWarps][kSequences][partial_stride]. source_of(sequence) returns where the values of a sequence of the group are.
+  template <typename SourceOf>
+  FUSED_RNN_DEVICE const float* multiply(int first, const SourceOf& source_of) {
     Source sources[kBatchTiles];
 #pragma unroll
     for (int n = 0; n < kBatchTiles; ++n) {
       const int sequence = first + coordinates_.lane / 4 + n * kTileBatch;
       sources[n] = sequence < coordinates_.sequences ? source_of(sequence) : Source{nullptr, false};
     }
-    product.run(weights_, sources, coordinates_, p_.allow_tf32);
-    // Two buffers in turn: a warp that is ahead does not write over what others still read. With one, all meet before.
+    Product<Traits> product;
+    product.run(weights_, handover_, sources, coordinates_, p_.full_precision);
+    // With two buffers, which take turns, a warp that is ahead does not overwrite what others still read. With one, all
+    // meet before they write.
     constexpr int kSize = kSequences * partial_stride(kRowTiles);
     float* partial = reinterpret_cast<float*>(shared_ + layout_.partial) + turn_ * kWarps * kSize;
     if (plan_.partials == 2)
       turn_ ^= 1;
     else
       block_barrier();
-    product.leave(partial + coordinates_.warp * kSize, coordinates_);
+    product.store(partial + coordinates_.warp * kSize, coordinates_);
     block_barrier();
     return partial;
   }
 
-  // Adds to values[k] the sums of the thread's two units; rows of the weights for other k lie plan.units apart.
+  // Adds to values[k] the sums of this thread's two units; rows of the weights for other k are plan.units apart.
   template <int kCount>
   FUSED_RNN_DEVICE void add_partial(float (&values)[kCount][2], const float* partial) const {
     const float* at = partial + offset_ * partial_stride(kRowTiles) + unit_;
@@ -148,12 +134,14 @@ class PersistentWalk {
   const int size_, directions_;
   const BlockCoordinates coordinates_;
   const SharedLayout layout_;
-  const bool ragged_;  // whether sequences end at different steps
+  const Handover<Traits> handover_;
+  const bool ragged_;  // whether sequences have different numbers of steps
   char* const shared_;
-  Weights<kSegments, kRowTiles, kChunksInRegisters> weights_;
-  float* const hidden_;  // [plan.sequences][plan.units]: hidden values, not rounded to T, or their gradients
-  float* const cell_;    // [plan.sequences][plan.units]: cell values, or their gradients
-  // What this thread finishes: two units of the block, of the sequence that comes so many after the first worked on.
+  Weights<Traits> weights_;
+  float* const hidden_;  // [plan.sequences][plan.units] in shared memory: hidden values not rounded to T, or their
+                         // gradients
+  float* const cell_;    // [plan.sequences][plan.units] in shared memory: the second state, or its gradients
+  // What this thread finishes: two units from unit_ on of the block, of the sequence offset_ of each tile.
   int unit_, offset_;
 
  private:

@@ -1,6 +1,5 @@
-// The gradients of a layer's weights on a GPU, as products over all steps, whichever path the steps took.
+#include "ops/cuda/gradients.h"
 
-#include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/repeat_interleave.h>
@@ -8,12 +7,12 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
-#include "ops/cuda/layer.h"
+#include "ops/cuda/matmul.h"
 
 namespace fused_rnn::ops {
 namespace {
 
-// For packed rows, where the hidden value before each lies: among the output's rows, or behind them in h0.
+// Returns, for packed rows, the index of the hidden values before each row: in the output's rows with h0 behind them.
 Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
   const Tensor& sizes = cuda.batch_sizes;
   const Tensor& first = cuda.first_rows;
@@ -29,11 +28,11 @@ Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
   return at::where(runs, first.index_select(0, valid).add(sequence), sequence.add(cuda.steps.rows));
 }
 
-}  // namespace
+Tensor zero_like(const Tensor& tensor) { return at::zeros({}, tensor.options()); }
 
 Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
   const RecurrentSizes& s = cuda.layer.sizes;
-  const Tensor h0 = cuda.layer.h0.select(0, direction);
+  const Tensor h0 = cuda.layer.h0().select(0, direction);
   const Tensor own =
       output.view({-1, s.directions * s.output_size}).narrow(1, direction * s.output_size, s.output_size);
   if (cuda.batch_sizes.defined()) return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction));
@@ -47,90 +46,97 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
     const Tensor last = cuda.lengths.sub(1).eq(at::arange(cuda.steps.time, cuda.lengths.options()).unsqueeze(1));
     by_step = at::where(last.unsqueeze(2), h0, by_step);
   }
-  return at::where(cuda.running(), by_step, at::zeros({}, by_step.options())).view(before.sizes());
+  return at::where(cuda.running(), by_step, zero_like(by_step)).view(before.sizes());
 }
 
-namespace {
-
-// Some rows of a weight, and those of the gates' sums that they belong to.
-struct Part {
-  int64_t row, of_sums, count;
+// Neighbouring gates, and the sums of which their gradients are those.
+struct Run {
+  int64_t gate, sum, count;
 };
 
-// Of the GRU's four sums the third is the input's part of n, the fourth its recurrent part.
-std::vector<Part> parts_of(const CudaLayer& cuda, bool recurrent) {
-  const int64_t size = cuda.layer.sizes.hidden_size;
-  if (cuda.is_lstm() || !recurrent) return {{0, 0, cuda.gates * size}};
-  return {{0, 0, 2 * size}, {2 * size, 3 * size, size}};
-}
-
-// Writes the gradient of a weight, the product of those of the sums, [rows, 4 * hidden_size], and `values`; or without
-// values that of a bias.
-void sum_up(const CudaLayer& cuda, const Tensor& grads, const Tensor& values, bool recurrent, const Tensor& result) {
-  const int64_t width = 4 * cuda.layer.sizes.hidden_size;
-  Tensor all;  // with rests only: of the rounded gradients, then of the rests
-  if (grads.size(1) > width)
-    all = values.defined() ? cuda.product(grads.t(), values) : at::sum(grads, {0}, false, cuda.state_type);
-  for (const Part& part : parts_of(cuda, recurrent)) {
-    Tensor rows = result.narrow(0, part.row, part.count);
-    const Tensor own = grads.narrow(1, part.of_sums, part.count);
-    if (all.defined())
-      at::add_out(rows, all.narrow(0, part.of_sums, part.count), all.narrow(0, width + part.of_sums, part.count));
-    else if (values.defined())
-      cuda.multiply(rows, own.t(), values);
+// Returns the sums to which the gates' input parts go, or their recurrent parts, in runs as long as possible.
+std::vector<Run> runs_of(const cells::Description& cell, bool recurrent) {
+  if (!recurrent) return {{0, 0, cell.gates}};
+  std::vector<Run> runs;
+  for (int64_t gate = 0; gate < cell.gates; ++gate) {
+    const int64_t sum = cell.hidden_sums[gate];
+    if (!runs.empty() && sum == runs.back().sum + runs.back().count)
+      ++runs.back().count;
     else
-      at::sum_out(rows, own, {0});
+      runs.push_back({gate, sum, 1});
   }
+  return runs;
 }
 
-}  // namespace
+// Returns the gradient of a weight, the product of the gradients of the sums, [rows, sums * hidden_size], and the
+// values that were multiplied by it.
+Tensor matrix_gradient(const CudaLayer& cuda, const Tensor& sums, const Tensor& values, bool recurrent) {
+  const int64_t size = cuda.layer.sizes.hidden_size;
+  const Tensor result = cuda.empty({cuda.gates_size(), values.size(1)});
+  for (const Run& run : runs_of(cuda.layer.cell, recurrent))
+    multiply(cuda, result.narrow(0, run.gate * size, run.count * size),
+             sums.narrow(1, run.sum * size, run.count * size).t(), values);
+  return result;
+}
 
-Tensor input_gradient(const CudaLayer& cuda, const CudaGradients& gradients) {
-  const RecurrentSizes& s = cuda.layer.sizes;
-  const int64_t width = 4 * s.hidden_size;
-  const Tensor result = cuda.layer.empty(cuda.layer.input.sizes());
-  const Tensor flat = result.view({-1, s.input_size});
-  std::vector<Tensor> grads, weights;
-  for (int64_t d = 0; d < s.directions; ++d)
-    for (int64_t first = 0; first < gradients.gates.size(2); first += width) {
-      grads.push_back(gradients.gates.select(0, d).narrow(1, first, cuda.gates * s.hidden_size));
-      weights.push_back(cuda.weight(d, 0));
-    }
-  if (gradients.gates.size(2) > width) {  // one product, so that nothing is rounded on the way
-    cuda.multiply(flat, at::cat(grads, 1), at::cat(weights));
-  } else {
-    cuda.multiply(flat, grads[0], weights[0]);
-    if (s.directions == 2) cuda.multiply(flat, grads[1], weights[1], /*add=*/true);
+// Returns the gradient of a bias.
+Tensor bias_gradient(const CudaLayer& cuda, const Tensor& sums, bool recurrent) {
+  const int64_t size = cuda.layer.sizes.hidden_size;
+  const Tensor result = cuda.empty({cuda.gates_size()});
+  for (const Run& run : runs_of(cuda.layer.cell, recurrent)) {
+    Tensor rows = result.narrow(0, run.gate * size, run.count * size);
+    at::sum_out(rows, sums.narrow(1, run.sum * size, run.count * size), {0});
   }
   return result;
 }
 
-std::vector<Tensor> weight_gradients(const CudaLayer& cuda, const CudaStates& states, const CudaGradients& gradients) {
+// Returns the gradient of the projection. The hidden values before it are not saved: they are the product of the output
+// gate and tanh of the cell state.
+Tensor projection_gradient(const CudaLayer& cuda, const RecurrentSaved& saved, const Tensor& projected,
+                           int64_t direction) {
+  const int64_t size = cuda.layer.sizes.hidden_size;
+  const Tensor output_gate = saved.gates.select(0, direction).narrow(1, cuda.layer.cell.output_gate * size, size);
+  Tensor hidden = output_gate.mul(saved.history[0].select(0, direction).tanh());
+  if (cuda.lengths.defined()) hidden = at::where(cuda.running().view({-1, 1}), hidden, zero_like(hidden));
+  const Tensor result = cuda.empty({cuda.layer.sizes.output_size, size});
+  multiply(cuda, result, projected.t(), hidden.to(cuda.layer.type));
+  return result;
+}
+
+}  // namespace
+
+std::array<Tensor, 2> hidden_before(const CudaLayer& cuda, const Tensor& output) {
+  std::array<Tensor, 2> before;
+  for (int64_t d = 0; d < cuda.layer.sizes.directions; ++d) before[d] = hidden_before(cuda, output, d);
+  return before;
+}
+
+Tensor input_gradient(const CudaLayer& cuda, const StepGradients& steps) {
   const RecurrentSizes& s = cuda.layer.sizes;
-  const int64_t size = s.hidden_size;
-  std::vector<Tensor> result = empty_weight_gradients(cuda.layer, true);
+  const Tensor result = cuda.empty(cuda.layer.input.sizes());
+  for (int64_t d = 0; d < s.directions; ++d)
+    multiply(cuda, result.view({-1, s.input_size}), steps.gates.select(0, d).narrow(1, 0, cuda.gates_size()),
+             cuda.layer.weights[d].weight_ih, /*add=*/d > 0);
+  return result;
+}
+
+std::array<DirectionWeights, 2> weight_gradients(const CudaLayer& cuda, const RecurrentSaved& saved,
+                                                 const StepGradients& steps, const std::array<Tensor, 2>& before) {
   Tensor input = cuda.layer.input;
-  // What lies in the padding may be NaN: times a gradient of zero it must be zero.
-  if (cuda.lengths.defined()) input = at::where(cuda.running(), input, at::zeros({}, input.options()));
-  input = input.reshape({-1, s.input_size});
-  for (int64_t d = 0; d < s.directions; ++d) {
-    Tensor* const weights = result.data() + d * cuda.layer.weights_per_direction;
-    const Tensor grads = gradients.gates.select(0, d);
-    const Tensor& kept = gradients.before[d];
-    sum_up(cuda, grads, input, /*recurrent=*/false, weights[0]);
-    sum_up(cuda, grads, kept.defined() ? kept : hidden_before(cuda, states.output, d), /*recurrent=*/true, weights[1]);
+  // Input that belongs to no step may be NaN; its product with a gradient of zero must be zero.
+  if (cuda.lengths.defined()) input = at::where(cuda.running(), input, zero_like(input));
+  input = input.view({-1, cuda.layer.sizes.input_size});
+  std::array<DirectionWeights, 2> result;
+  for (int64_t d = 0; d < cuda.layer.sizes.directions; ++d) {
+    const Tensor sums = steps.gates.select(0, d);
+    DirectionWeights& gradients = result[d];
+    gradients.weight_ih = matrix_gradient(cuda, sums, input, /*recurrent=*/false);
+    gradients.weight_hh = matrix_gradient(cuda, sums, before[d], /*recurrent=*/true);
     if (cuda.layer.biased) {
-      sum_up(cuda, grads, Tensor(), /*recurrent=*/false, weights[2]);
-      sum_up(cuda, grads, Tensor(), /*recurrent=*/true, weights[3]);
+      gradients.bias_ih = bias_gradient(cuda, sums, /*recurrent=*/false);
+      gradients.bias_hh = bias_gradient(cuda, sums, /*recurrent=*/true);
     }
-    if (cuda.layer.projected) {
-      // The hidden values before the projection are not kept: o and c are.
-      Tensor hidden = states.gates.select(0, d).narrow(1, 3 * size, size).mul(states.cells.select(0, d).tanh());
-      if (cuda.lengths.defined())
-        hidden = at::where(cuda.running().view({-1, 1}), hidden, at::zeros({}, hidden.options()));
-      hidden = hidden.to(cuda.layer.type);
-      cuda.multiply(weights[cuda.layer.biased ? 4 : 2], gradients.projected.select(0, d).t(), hidden);
-    }
+    if (cuda.layer.projected) gradients.weight_hr = projection_gradient(cuda, saved, steps.projected.select(0, d), d);
   }
   return result;
 }

@@ -1,4 +1,4 @@
-// The products of a layer on a GPU, all of them: what the kernels leave to cuBLAS.
+#include "ops/cuda/matmul.h"
 
 #include <ATen/Context.h>
 #include <ATen/ops/addmm.h>
@@ -7,12 +7,13 @@
 #include <algorithm>
 #include <limits>
 
-#include "ops/cuda/layer.h"
+#include "ops/cuda/torch_cuda.h"
 
 namespace fused_rnn::ops {
 namespace {
 
-// How far apart the rows of a matrix lie whose columns are neighbours; 0 if they are not, or rows overlap.
+// Returns the distance between the rows of a matrix each of whose rows is contiguous; 0 if they are not, or if rows
+// overlap.
 int64_t row_stride(const Tensor& matrix) {
   const int64_t rows = matrix.size(0), columns = matrix.size(1), least = std::max<int64_t>(1, columns);
   if (columns > 1 && matrix.stride(1) != 1) return 0;
@@ -20,7 +21,8 @@ int64_t row_stride(const Tensor& matrix) {
   return matrix.stride(0) >= least ? matrix.stride(0) : 0;
 }
 
-// A matrix as BLAS reads it, by columns: transposed, unless it lies by columns itself.
+// A matrix as BLAS takes it. BLAS reads memory by columns, so that it sees the transpose of a matrix with contiguous
+// rows.
 struct Operand {
   Tensor values;
   bool by_columns;
@@ -41,7 +43,7 @@ int as_int(int64_t size) {
   return static_cast<int>(size);
 }
 
-// BLAS sees the transposed matrices, and computes the transposed product.
+// BLAS sees the transpose of every matrix, so it is asked for the transpose of the product: b^T a^T.
 void multiply_with_tf32(const Tensor& out, const Tensor& a, const Tensor& b, bool add) {
   if (out.numel() == 0) return;
   if (a.size(1) == 0) {
@@ -69,20 +71,24 @@ void multiply_with_tf32(const Tensor& out, const Tensor& a, const Tensor& b, boo
 
 }  // namespace
 
-void CudaLayer::multiply(Tensor out, const Tensor& a, const Tensor& b, bool add) const {
+bool allows_tf32(int64_t element_bytes) {
+  return element_bytes == sizeof(float) && at::globalContext().allowTF32CuDNN(at::Float32Op::RNN);
+}
+
+void multiply(const CudaLayer& cuda, Tensor out, const Tensor& a, const Tensor& b, bool add) {
   // ATen asks torch.backends.cuda.matmul whether it may use tf32, and can only be kept from it.
-  if (allow_tf32 && finds_cublas()) return multiply_with_tf32(out, a, b, add);
+  if (cuda.allow_tf32 && finds_cublas()) return multiply_with_tf32(out, a, b, add);
   std::optional<at::NoTF32Guard> no_tf32;
-  if (layer.type == at::kFloat && !allow_tf32) no_tf32.emplace();
+  if (cuda.layer.type == at::kFloat && !cuda.allow_tf32) no_tf32.emplace();
   if (add)
     at::addmm_out(out, out, a, b);
   else
     out.scalar_type() == a.scalar_type() ? at::mm_out(out, a, b) : at::mm_out(out, a, b, out.scalar_type());
 }
 
-Tensor CudaLayer::product(const Tensor& a, const Tensor& b) const {
-  const Tensor out = empty_state({a.size(0), b.size(1)});
-  multiply(out, a, b);
+Tensor product(const CudaLayer& cuda, const Tensor& a, const Tensor& b) {
+  const Tensor out = cuda.empty_state({a.size(0), b.size(1)});
+  multiply(cuda, out, a, b);
   return out;
 }
 

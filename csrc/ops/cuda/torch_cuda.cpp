@@ -1,11 +1,11 @@
-// What the glue asks of the GPU, without linking with anything of CUDA, so that it links with every torch: through
-// c10/core, and through the library of torch's CUDA build where that is loaded.
+// Nothing here links with a library of CUDA, so that this links with every torch: the stream comes through c10/core,
+// and cuBLAS is looked up in the library of torch's CUDA build where that is loaded.
+
+#include "ops/cuda/torch_cuda.h"
 
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
-
-#include "ops/cuda/layer.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -15,15 +15,17 @@ enum { CUBLAS_STATUS_SUCCESS = 0, CUBLAS_OP_N = 0, CUBLAS_OP_T = 1, CUBLAS_GEMM_
 enum { CUDA_R_32F = 0, CUBLAS_COMPUTE_32F_FAST_TF32 = 77 };
 
 struct Cublas {
-  // Of torch/csrc/stable/c/shim.h, the same from torch 2.10 on: sets the handle's stream and workspace as ATen does.
+  // torch_get_current_cuda_blas_handle of torch/csrc/stable/c/shim.h, which is the same from torch 2.10 on. It sets the
+  // handle's stream and workspace as ATen does.
   int32_t (*handle)(void** handle);
   int (*gemm)(void* handle, int transpose_a, int transpose_b, int m, int n, int k, const void* alpha, const void* a,
               int a_type, int lda, const void* b, int b_type, int ldb, const void* beta, void* c, int c_type, int ldc,
               int compute_type, int algorithm);
 };
 
-// Looked up in the library of torch's CUDA build, where that is loaded, and in those that it needs, such as cuBLAS. The
-// linker leaves it out of what this library needs, so weak symbols would not find it. Null functions without CUDA.
+// Returns the functions, null without CUDA. They are looked up in the library of torch's CUDA build and in those that
+// it needs, such as cuBLAS. Weak symbols would not find them: the linker drops that library from what this one needs,
+// since this one uses nothing else of it.
 const Cublas& cublas() {
   static const Cublas found = [] {
     Cublas functions = {};
@@ -39,7 +41,7 @@ const Cublas& cublas() {
 
 }  // namespace
 
-void* current_stream(at::Device device) {
+void* current_stream(c10::Device device) {
   const c10::impl::VirtualGuardImpl guard(device.type());
   return reinterpret_cast<void*>(guard.getStream(device).native_handle());
 }

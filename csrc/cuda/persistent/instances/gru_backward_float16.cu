@@ -1,11 +1,10 @@
 // The persistent kernels of the GRU, backward, in float16.
 
-#include "cuda/gru.cuh"
 #include "cuda/persistent/launch.cuh"
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<GRUCell, float16>(const PersistentBackwardParams<float16, float>& params,
-                                                         void* stream);
+template const char* launch_persistent<cells::GRU, float16>(const PersistentBackwardParams<float16, float>& params,
+                                                            void* stream);
 
 }  // namespace fused_rnn::cuda

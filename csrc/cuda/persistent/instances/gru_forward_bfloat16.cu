@@ -1,11 +1,10 @@
 // The persistent kernels of the GRU, forward, in bfloat16.
 
-#include "cuda/gru.cuh"
 #include "cuda/persistent/launch.cuh"
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<GRUCell, bfloat16>(const PersistentForwardParams<bfloat16, float>& params,
-                                                          void* stream);
+template const char* launch_persistent<cells::GRU, bfloat16>(const PersistentForwardParams<bfloat16, float>& params,
+                                                             void* stream);
 
 }  // namespace fused_rnn::cuda

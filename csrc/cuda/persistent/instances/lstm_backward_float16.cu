@@ -1,11 +1,10 @@
 // The persistent kernels of the LSTM, backward, in float16.
 
-#include "cuda/lstm.cuh"
 #include "cuda/persistent/launch.cuh"
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<LSTMCell, float16>(const PersistentBackwardParams<float16, float>& params,
-                                                          void* stream);
+template const char* launch_persistent<cells::LSTM, float16>(const PersistentBackwardParams<float16, float>& params,
+                                                             void* stream);
 
 }  // namespace fused_rnn::cuda

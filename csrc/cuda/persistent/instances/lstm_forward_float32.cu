@@ -1,11 +1,10 @@
 // The persistent kernels of the LSTM, forward, in float32.
 
-#include "cuda/lstm.cuh"
 #include "cuda/persistent/launch.cuh"
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<LSTMCell, float>(const PersistentForwardParams<float, float>& params,
-                                                        void* stream);
+template const char* launch_persistent<cells::LSTM, float>(const PersistentForwardParams<float, float>& params,
+                                                           void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -1,5 +1,5 @@
-// Found before torch's own: lets the glue of the CUDA kernels register its operators a second time, under
-// torch.ops.cuda_on_host, for tensors on the CPU.
+// The compiler finds this before torch's own header. It lets the operators of csrc/ops/ be registered a second time, as
+// torch.ops.cuda_on_host.*, for tensors on the CPU.
 
 #pragma once
 
@@ -8,4 +8,4 @@
 #undef TORCH_LIBRARY
 #undef TORCH_LIBRARY_IMPL
 #define TORCH_LIBRARY(space, library) TORCH_LIBRARY_FRAGMENT(cuda_on_host, library)
-#define TORCH_LIBRARY_IMPL(space, key, library) _TORCH_LIBRARY_IMPL(cuda_on_host, CPU, library, C10_UID)
+#define TORCH_LIBRARY_IMPL(space, key, library) _TORCH_LIBRARY_IMPL(cuda_on_host, key, library, C10_UID)

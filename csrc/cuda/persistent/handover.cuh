@@ -1,0 +1,229 @@
+// How the thread blocks of a group hand the values of a step to one another, without flags and without barriers.
+//
+// A step of one block needs what every block of its group made of the step before: forward hidden values, backward
+// gradients of the gates' sums. Each 32-bit word that travels is its own flag. Its slot holds the sentinel, a word of
+// ones, until the value is stored; whoever needs the value loads the word again until it is no longer the sentinel. A
+// word is stored and loaded whole, so it is either missing or final, and nobody relies on the order of two words.
+// Therefore no fence is needed either. As float, or as two values of half precision, a word of ones is NaN; a computed
+// NaN of the same bits is stored as another NaN, so that it does not look missing for ever.
+//
+// On a grid the values travel through the L2 cache, in the array where they are wanted anyway: `output`, or
+// `grad_gates`. It is filled with the sentinel before the launch, and each of its words is stored once, so a slot never
+// needs to be emptied. The launch is cooperative: all blocks run at once, and whoever is waited for goes on.
+//
+// In a cluster every block stores its values into the shared memory of all blocks, itself included: distributed shared
+// memory. There are two buffers, for even and for odd steps, so slots are used again. The lane that has read a slot
+// puts the sentinel back; no other lane reads it. A producer overwrites a slot only after it has received this block's
+// result, which proves that the slot was read:
+//   - Say that block B reads in step s what block P made of step s - 1. P stores into that slot again at the end of
+//     step s + 1.
+//   - For that, P must have received what all blocks, B included, made of step s, for the same sequences. This holds
+//     because all blocks publish all sequences in every step, also those that have ended or not yet begun.
+//   - B publishes what it made of step s after a barrier of its block, and its lanes have read and emptied all slots of
+//     step s before they come to that barrier.
+// All these loads and stores are relaxed. That P's store comes after B's sentinel therefore also takes that a block's
+// stores to its own shared memory are done when its barrier is, which the hardware does but the PTX memory model does
+// not promise across blocks.
+// A barrier of the cluster is needed only at the start, before anyone stores into a buffer that is not yet empty, and
+// at the end, since a block's shared memory must not go away while others store into it.
+
+#pragma once
+
+#include "cuda/kit/dtype.cuh"
+#include "cuda/kit/platform.cuh"
+#include "cuda/persistent/traits.cuh"
+
+namespace fused_rnn::cuda {
+
+// Where the values of one sequence start, for a product; null for zeros.
+struct Source {
+  char* at;
+  bool waits;  // whether they may still be missing
+};
+
+template <typename Traits>
+class Handover {
+  using T = typename Traits::T;
+  using Params = typename Traits::Params;
+  static constexpr int kSegments = Traits::kSegments, kChunks = Traits::kChunksInFlight;
+  static constexpr int kBatchTiles = Traits::kBatchTiles;
+  static constexpr uint32_t kSentinel = 0xffffffffu;
+
+ public:
+  // Two neighbouring values that other blocks may wait for. Only message() makes them, so that none looks missing.
+  struct Message {
+    Pair<T> words;
+  };
+  static FUSED_RNN_DEVICE Message message(Pair<T> words) { return {without_sentinel(words)}; }
+
+  // What a lane receives at a time: of each segment, of a few chunks that lie kWarps chunks apart, and of one sequence
+  // of each batch tile 16 bytes.
+  struct Received {
+    uint4 value[kSegments][kChunks][kBatchTiles];
+    char* at[kBatchTiles];  // the slots in the first segment and chunk; null for zeros
+    int chunks;             // chunks from the first on of which this lane's 16 bytes lie within the segment
+  };
+
+  // On the host, before a launch: empties the slots of a grid.
+  static const char* prepare_launch(const Params& params, void* stream) {
+    if (Traits::kCluster) return nullptr;
+    const int64_t values = params.steps.rows * params.directions * row_values(params.hidden_size);
+    return fill_bytes(global_slots(params), 0xff, values * int64_t(sizeof(T)), stream);
+  }
+
+  FUSED_RNN_DEVICE Handover(const Params& params, const SharedLayout& layout, char* shared)
+      : plan_(params.plan), layout_(layout), size_(static_cast<int>(params.hidden_size)), shared_(shared) {}
+
+  // Empties the slots of this block's shared memory, before the first step.
+  FUSED_RNN_DEVICE void prepare() const {
+    if constexpr (Traits::kCluster) {
+      empty_buffers();
+      cluster_barrier();
+    }
+  }
+  // The same, and puts there what step 0 is to read: pair_of(sequence, unit), for all sequences and units of the group.
+  template <typename PairOf>
+  FUSED_RNN_DEVICE void prepare(int sequences, const PairOf& pair_of) const {
+    if constexpr (Traits::kCluster) {
+      empty_buffers();
+      block_barrier();
+      for (int index = threadIdx.x; index < sequences * size_ / 2; index += kThreads) {
+        const int sequence = index / (size_ / 2), unit = index % (size_ / 2) * 2;
+        store_pair(reinterpret_cast<T*>(slot(0, sequence, 0, unit)), without_sentinel(pair_of(sequence, unit)));
+      }
+      cluster_barrier();
+    }
+  }
+
+  // Stores two neighbouring values where they lie for good in global memory; on a grid, other blocks wait for them.
+  FUSED_RNN_DEVICE void publish(T* to, Message words) const { store_fresh(to, words.words); }
+
+  // In a cluster, hands two neighbouring values to all blocks, for them to read in `step`.
+  FUSED_RNN_DEVICE void publish_in_cluster(int64_t step, int sequence, int segment, int unit, Message words) const {
+    if constexpr (Traits::kCluster) {
+      char* const mine = slot(step, sequence, segment, unit);
+      const Pair<T> safe = words.words;
+#pragma unroll 4
+      for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, safe);
+    }
+  }
+
+  // Returns where the values of a sequence are that `step` reads: in a cluster in this block's shared memory, on a grid
+  // where in_memory() says.
+  template <typename InMemory>
+  FUSED_RNN_DEVICE Source source(int64_t step, int sequence, const InMemory& in_memory) const {
+    if constexpr (Traits::kCluster)
+      return {buffer(step, sequence), true};
+    else
+      return in_memory();
+  }
+
+  // Loads what is there, for the chunks from `first` on.
+  FUSED_RNN_DEVICE void request(Received& received, const Source (&sources)[kBatchTiles], int first, int lane) const {
+    const int bytes = size_ * int(sizeof(T)), from = first * kChunkBytes + lane % 4 * 16;
+    received.chunks = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
+#pragma unroll
+    for (int n = 0; n < kBatchTiles; ++n) received.at[n] = sources[n].at ? sources[n].at + from : nullptr;
+    for_each(received, [&](int s, int j, int n, uint4& value) {
+      value = received.at[n] && j < received.chunks ? load(slot_of(received, s, j, n)) : uint4{0, 0, 0, 0};
+    });
+  }
+
+  // Waits until all values have come, and in a cluster empties their slots.
+  FUSED_RNN_DEVICE void await(Received& received, const Source (&sources)[kBatchTiles]) const {
+    // Poll one word; polling all of them delays the stores that we wait for. When it has come, look at the others.
+    for (bool again = true; again;) {
+      again = false;
+      for_each(received, [&](int s, int j, int n, uint4& value) {
+        if (!sources[n].waits || !missing(value)) return;
+        const char* from = slot_of(received, s, j, n);
+        value = load(from);
+        if (!again)
+          while (missing(value)) {
+            pause();
+            value = load(from);
+          }
+        again = true;
+      });
+    }
+    recycle(received);
+    warp_barrier();  // lanes have waited for different words, and the matrix instructions take a whole warp
+  }
+
+  // Called at the end of the kernel.
+  FUSED_RNN_DEVICE void finish() const {
+    if constexpr (Traits::kCluster) cluster_barrier();
+  }
+
+  // The array in which values travel on a grid, and how many of its values belong to a row and direction.
+  static T* global_slots(const Params& params) {
+    if constexpr (Traits::kBackward)
+      return params.grad_gates;
+    else
+      return params.output;
+  }
+  static int64_t row_values(int64_t hidden_size) { return (Traits::kBackward ? Traits::Cell::kSums : 1) * hidden_size; }
+
+  // Where a segment starts among the values of a sequence, in bytes.
+  FUSED_RNN_DEVICE int segment_offset(int segment) const {
+    if constexpr (Traits::kCluster) return segment * layout_.chunks * kChunkBytes;
+    return Traits::kBackward ? Traits::Cell::hidden_sum(segment) * size_ * int(sizeof(T)) : 0;
+  }
+  FUSED_RNN_DEVICE char* slot_of(const Received& received, int s, int j, int n) const {
+    return received.at[n] + segment_offset(s) + j * (kWarps * kChunkBytes);
+  }
+
+  // In a cluster: where the values of a sequence start that `step` reads, and where one of them is.
+  FUSED_RNN_DEVICE char* buffer(int64_t step, int sequence) const {
+    return shared_ + layout_.exchange + (step & 1) * layout_.exchange_size + sequence * layout_.exchange_stride;
+  }
+  FUSED_RNN_DEVICE char* slot(int64_t step, int sequence, int segment, int unit) const {
+    return buffer(step, sequence) + segment * layout_.chunks * kChunkBytes + unit * int(sizeof(T));
+  }
+
+  FUSED_RNN_DEVICE void empty_buffers() const {
+    auto* words = reinterpret_cast<uint32_t*>(shared_ + layout_.exchange);
+    for (int64_t index = threadIdx.x; index < 2 * layout_.exchange_size / 4; index += kThreads)
+      words[index] = kSentinel;
+  }
+  // Makes room for what comes after the next step.
+  FUSED_RNN_DEVICE void recycle(Received& received) const {
+    if constexpr (Traits::kCluster)
+      for_each(received, [&](int s, int j, int n, uint4&) {
+        if (received.at[n] && j < received.chunks)
+          *reinterpret_cast<uint4*>(slot_of(received, s, j, n)) = {kSentinel, kSentinel, kSentinel, kSentinel};
+      });
+  }
+
+  static FUSED_RNN_DEVICE uint4 load(const char* from) {
+    if constexpr (Traits::kCluster)
+      return load_fresh_shared(from);
+    else
+      return load_fresh(from);
+  }
+  static FUSED_RNN_DEVICE bool missing(const uint4& v) {
+    return v.x == kSentinel || v.y == kSentinel || v.z == kSentinel || v.w == kSentinel;
+  }
+  // Replaces NaNs that would look like the sentinel by other NaNs: two of half precision in a word, or one float.
+  static FUSED_RNN_DEVICE uint32_t without_sentinel(uint32_t words) { return words == kSentinel ? 0x7fff7fffu : words; }
+  static FUSED_RNN_DEVICE uint2 without_sentinel(uint2 words) {
+    return {words.x == kSentinel ? 0x7fffffffu : words.x, words.y == kSentinel ? 0x7fffffffu : words.y};
+  }
+
+  template <typename Body>
+  static FUSED_RNN_DEVICE void for_each(Received& received, const Body& body) {
+#pragma unroll
+    for (int s = 0; s < kSegments; ++s)
+#pragma unroll
+      for (int j = 0; j < kChunks; ++j)
+#pragma unroll
+        for (int n = 0; n < kBatchTiles; ++n) body(s, j, n, received.value[s][j][n]);
+  }
+
+  const PersistentPlan& plan_;
+  const SharedLayout layout_;
+  const int size_;
+  char* const shared_;
+};
+
+}  // namespace fused_rnn::cuda

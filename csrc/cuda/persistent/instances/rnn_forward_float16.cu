@@ -1,0 +1,12 @@
+// The persistent kernels of the RNN, with tanh and with ReLU, forward, in float16.
+
+#include "cuda/persistent/launch.cuh"
+
+namespace fused_rnn::cuda {
+
+template const char* launch_persistent<cells::RNNTanh, float16>(const PersistentForwardParams<float16, float>& params,
+                                                                void* stream);
+template const char* launch_persistent<cells::RNNReLU, float16>(const PersistentForwardParams<float16, float>& params,
+                                                                void* stream);
+
+}  // namespace fused_rnn::cuda
