@@ -1,13 +1,11 @@
-// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the structure
-// means.
+// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the structure means.
 
 #pragma once
 
 namespace fused_rnn::cells {
 
-// h is tanh of the sum.
-struct RNNTanh {
-  static constexpr const char* kName = "rnn_tanh";
+// What both have in common: one sum, and h, a function of it, which is all that the backward pass needs.
+struct PlainRNN {
   static constexpr int kGates = 1;
   static constexpr int kSums = 1;
   static constexpr int kStates = 1;  // h
@@ -15,6 +13,10 @@ struct RNNTanh {
   static constexpr int kOutputGate = -1;
 
   static constexpr int hidden_sum(int gate) { return gate; }
+};
+
+struct RNNTanh : PlainRNN {
+  static constexpr const char* kName = "rnn_tanh";
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {
@@ -28,16 +30,8 @@ struct RNNTanh {
   }
 };
 
-// h is the sum, or zero where the sum is negative.
-struct RNNReLU {
+struct RNNReLU : PlainRNN {
   static constexpr const char* kName = "rnn_relu";
-  static constexpr int kGates = 1;
-  static constexpr int kSums = 1;
-  static constexpr int kStates = 1;  // h
-  static constexpr bool kReadsHidden = false;
-  static constexpr int kOutputGate = -1;
-
-  static constexpr int hidden_sum(int gate) { return gate; }
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {
