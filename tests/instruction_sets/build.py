@@ -11,6 +11,8 @@ import torch
 HERE = Path(__file__).parent
 BUILD = HERE.parent.parent / "build"
 FOLDER = BUILD / "instruction_sets"
+# The kernels that multiply bfloat16 in pairs: those of all cells.
+RECURRENT = {f"{path.stem}_kernel" for path in (HERE.parents[1] / "csrc" / "cells").glob("*.h")}
 
 
 class Shipped(NamedTuple):
@@ -42,7 +44,7 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False, s
         second: another, or the same one.
         sanitizers: as ``-fsanitize=`` takes them; then the kernels are compiled so, else they are the package's.
         static: whether the program needs no library of the system.
-        stand_in: whether LSTM and GRU are compiled to multiply bfloat16 in pairs without an instruction for it.
+        stand_in: whether recurrent layers are compiled to multiply bfloat16 in pairs without an instruction for it.
 
     Returns:
         Its path. It takes a number of problems and a seed, prints what differs, and ends with 1 if anything does.
@@ -65,7 +67,7 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False, s
 
     for name in {first: 0, second: 0}:
         for source, flags, object_ in package.kernels[name]:
-            if sanitizers or (stand_in and source.stem in ("lstm_kernel", "gru_kernel")):
+            if sanitizers or (stand_in and source.stem in RECURRENT):
                 compiled(source, object_.name, flags + " -O1 -DFUSED_RNN_PAIRS_STAND_IN" * stand_in)
             else:
                 objects.append(object_)

@@ -6,9 +6,8 @@
 // `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or by the stand-in of cpu/pairs.h.
 
 #include "convolution.h"
-#include "cpu/gru.h"
-#include "cpu/lstm.h"
 #include "cpu/masked_conv2d.h"
+#include "cpu/recurrent.h"
 #include "recurrent.h"
 
 namespace {
@@ -16,12 +15,13 @@ namespace {
 namespace first = fused_rnn::cpu::FIRST;
 namespace second = fused_rnn::cpu::SECOND;
 
-#define RUN_RECURRENT(cpu, in_pairs)                                               \
-  [&](auto& call) {                                                                \
-    call.forward.pairs = in_pairs;                                                 \
-    p.lstm ? cpu::lstm(call.forward) : cpu::gru(call.forward);                     \
-    if (!p.trains) return;                                                         \
-    p.lstm ? cpu::lstm_backward(call.backward) : cpu::gru_backward(call.backward); \
+#define RUN_RECURRENT(cpu, in_pairs)                              \
+  [&](auto& call) {                                               \
+    call.forward.pairs = in_pairs;                                \
+    with_cell(p.kind, [&]<typename Cell>() {                      \
+      cpu::recurrent_forward<Cell>(call.forward);                 \
+      if (p.trains) cpu::recurrent_backward<Cell>(call.backward); \
+    });                                                           \
   }
 #define RUN_CONVOLUTION(cpu)                                          \
   [&](auto& call) {                                                   \
@@ -57,7 +57,9 @@ Compared compare_one(uint32_t seed, bool in_pairs) {
             exact};
   }
   const RecurrentProblem p(random, sizeof(T) == 8);
-  in_pairs = in_pairs && p.stored == Stored::kBFloat16;
+  // A rounding that moves a sum of ReLU across zero switches a whole gradient on or off.
+  const bool jumps = p.kind == cells::Kind::kRNNReLU && p.trains;
+  in_pairs = in_pairs && p.stored == Stored::kBFloat16 && !jumps;
   const double tolerance = in_pairs && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
   const double distance =
       compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first, false), RUN_RECURRENT(second, in_pairs));

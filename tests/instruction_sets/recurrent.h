@@ -1,29 +1,35 @@
-// Random LSTM and GRU layers, forward and backward.
+// Random recurrent layers of every cell, forward and backward.
 
 #pragma once
 
 #include "arrays.h"
+#include "cells/cells.h"
 #include "params/layer.h"
 
 using namespace fused_rnn;
 
 // What is drawn for a layer before its arrays.
 struct RecurrentProblem {
-  bool lstm, biased, packed, trains, output_gradient, input_gradient, weight_gradient;
+  cells::Kind kind;
+  cells::Description cell;
+  bool biased, packed, trains, output_gradient, input_gradient, weight_gradient;
   Stored stored;
   RecurrentSizes sizes;
   int64_t projection;  // its size, or 0
   std::vector<int64_t> batch_sizes, first_rows;
 
   RecurrentProblem(Random& random, bool wide) {
-    lstm = random.once_in(2), biased = random.once_in(2), packed = random.once_in(3), trains = random.once_in(2);
+    kind = static_cast<cells::Kind>(random.between(0, std::size(cells::kDescriptions) - 1));
+    cell = describe(kind);
+    biased = random.once_in(2), packed = random.once_in(3), trains = random.once_in(2);
     output_gradient = !random.once_in(4), input_gradient = !random.once_in(4), weight_gradient = !random.once_in(4);
     stored = wide ? Stored::kComputed
                   : std::vector{Stored::kComputed, Stored::kBFloat16, Stored::kFloat16}[random.between(0, 2)];
-    const int64_t time = random.once_in(3) ? 1 : random.between(1, 9);
+    // Without gates, and with weights as large as these, a difference of rounding grows from step to step.
+    const int64_t most = cell.gates > 1 ? 9 : 3, time = random.once_in(3) ? 1 : random.between(1, most);
     const int64_t batch = random.once_in(3) ? random.between(1, 4) : random.between(1, 60);
     const int64_t hidden = random.once_in(2) ? random.between(1, 90) : 16 * random.between(1, 8);
-    projection = lstm && random.once_in(4) ? random.between(1, hidden) : 0;
+    projection = cell.may_project() && random.once_in(4) ? random.between(1, hidden) : 0;
     int64_t rows = 0, left = batch;
     for (int64_t t = 0; t < time; ++t) {
       if (packed && t > 0) left = random.between(1, left);
@@ -40,13 +46,13 @@ struct RecurrentProblem {
   }
   RecurrentProblem(const RecurrentProblem&) = delete;
 
-  int64_t gates() const { return lstm ? 4 : 3; }
+  bool has_cell_state() const { return cell.cell_states() > 0; }
   std::string text() const {
     char line[256];
     std::snprintf(
         line, sizeof line,
         "%s time %ld batch %ld input %ld hidden %ld projection %ld directions %ld threads %ld%s%s%s stored %d",
-        lstm ? "lstm" : "gru", sizes.steps.time, sizes.steps.batch, sizes.input_size, sizes.hidden_size, projection,
+        cell.name, sizes.steps.time, sizes.steps.batch, sizes.input_size, sizes.hidden_size, projection,
         sizes.directions, sizes.threads, biased ? " biased" : "", packed ? " packed" : "", trains ? " trains" : "",
         static_cast<int>(stored));
     return line;
@@ -68,17 +74,17 @@ struct RecurrentCall {
     backward.h0 = forward.h0 = arrays.input(states * s.output_size);
     backward.output = forward.output = arrays.output("output", rows * d * s.output_size);
     forward.h_n = arrays.output("h_n", states * s.output_size);
-    if (p.lstm) forward.c_n = arrays.output("c_n", states * hidden);
+    if (p.has_cell_state()) forward.c_n = arrays.output("c_n", states * hidden);
     if (!p.trains) return;
-    backward.gates = forward.gates = arrays.output("gates", d * rows * 4 * hidden);
-    if (p.lstm) {
+    backward.gates = forward.gates = arrays.output("gates", d * rows * p.cell.sums * hidden);
+    if (p.has_cell_state()) {
       backward.cells = forward.cells = arrays.output("cells", d * rows * hidden);
       backward.c0 = arrays.input(states * hidden);
       backward.grad_c = arrays.output("grad_c0", states * hidden);
     }
     if (p.output_gradient) backward.grad_output = arrays.input(rows * d * s.output_size);
     backward.grad_h = arrays.output("grad_h0", states * s.output_size);
-    backward.grad_gates = arrays.output("grad_gates", d * rows * 4 * hidden);
+    backward.grad_gates = arrays.output("grad_gates", d * rows * p.cell.sums * hidden);
     if (p.input_gradient) backward.grad_input = arrays.output("grad_input", rows * s.input_size);
     backward.weight_grad = p.weight_gradient;
   }
@@ -86,7 +92,7 @@ struct RecurrentCall {
  private:
   void weights(const RecurrentProblem& p, int64_t direction) {
     const RecurrentSizes& s = p.sizes;
-    const int64_t sums = p.gates() * s.hidden_size, ih = sums * s.input_size, hh = sums * s.output_size;
+    const int64_t sums = p.cell.gates * s.hidden_size, ih = sums * s.input_size, hh = sums * s.output_size;
     const int64_t hr = p.projection * s.hidden_size;
     const auto bias = [&] { return p.biased ? arrays.input(sums) : nullptr; };
     auto& w = backward.weights[direction] = {arrays.input(ih), arrays.input(hh), bias(), bias(),
