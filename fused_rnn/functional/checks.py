@@ -31,7 +31,8 @@ def check_layer_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None, pac
             raise RuntimeError(f"input must have 2 dimensions, got {rank}")
         rank = 3
     elif rank not in (2, 3):
-        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D instead")
+        kind = " tensor" if name == "RNN" else ""  # torch.nn's words for an RNN differ from those for the others
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{kind} instead")
     if hx is None or all(state.dim() == rank for state in hx):
         return
     kind = "batched" if rank == 3 else "unbatched"

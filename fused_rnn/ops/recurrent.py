@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn.ops.cells import CELLS
-from fused_rnn.ops.shapes import check_device, directions_of, gradient, saved, saved_gates
+from fused_rnn.ops.shapes import directions_of, gradient, saved, saved_gates
 
 _recurrent = torch.ops.fused_rnn.recurrent.default
 _recurrent_backward = torch.ops.fused_rnn.recurrent_backward.default
@@ -108,7 +108,12 @@ def _(
     lengths: Tensor | None,
     save_for_backward: bool,
 ) -> Outputs:
-    check_device(input, *states, *weights)
+    for tensor in (*states, *weights):
+        if tensor.device != input.device:
+            raise RuntimeError(
+                f"all tensors must be on the device of input, {input.device}, got {tensor.device} "
+                "(refused by fused_rnn::recurrent)"
+            )
     structure = CELLS[cell]
     directions, hidden_size = directions_of(states[0]), states[-1].shape[-1]
     return (

@@ -31,10 +31,3 @@ def directions_of(state: Tensor) -> int:
 def gradient(tensor: Tensor, wanted: bool) -> Tensor:
     """An empty tensor for the gradient of ``tensor``, or of shape [0] if it is not wanted."""
     return tensor.new_empty(tensor.shape if wanted else (0,))
-
-
-def check_device(input: Tensor, *others: Tensor) -> None:
-    """Refuse tensors on another device than ``input``, as the kernels do: one on meta brings all of them here."""
-    for tensor in others:
-        if tensor.device != input.device:
-            raise RuntimeError(f"all tensors must be on the device of input, {input.device}, got {tensor.device}")

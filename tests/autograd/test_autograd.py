@@ -1,6 +1,7 @@
 """The gradients of recurrent layers beyond the simple case: partial, repeated, double, and in odd layouts."""
 
 from collections.abc import Callable
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -14,7 +15,10 @@ import fused_rnn
 from fused_rnn import functional
 
 FORMS = [{}, {"lengths": (2, 5, 4), "bidirectional": True}]
-FUNCTIONS: dict[str, Callable[..., Any]] = {kind: getattr(functional, kind.lower()) for kind in KINDS}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    **{kind: getattr(functional, kind.lower()) for kind in KINDS},
+    "RNN_RELU": partial(functional.rnn, nonlinearity="relu"),
+}
 
 
 def layer(kind: str, input: Any, states: tuple[Tensor, ...], weights: list[Tensor], **kwargs: Any) -> list[Tensor]:

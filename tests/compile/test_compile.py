@@ -58,24 +58,24 @@ def every_state(module: torch.nn.Module, input: Tensor, lengths: Tensor) -> Any:
     return module(input, lengths=lengths, return_states=True)
 
 
-LAYER = (4, 8, 1, True, False, 0.0, True)
-CASES: list[tuple[str, tuple[Any, ...], Callable[..., Any], Inputs]] = [
+LAYER: dict[str, Any] = {"bidirectional": True}
+CASES: list[tuple[str, dict[str, Any], Callable[..., Any], Inputs]] = [
     *((kind, LAYER, plain, padded) for kind in KINDS),
     *((kind, LAYER, lengths, with_lengths) for kind in KINDS),
     *((kind, LAYER, plain, packed) for kind in KINDS),
     ("LSTM", LAYER, every_state, with_lengths),
-    *((f"{kind}Cell", (4, 8), plain, single) for kind in KINDS),
-    ("MaskedConv2d", (4, 8, 3, "B", 2), plain, images),
+    *((f"{kind}Cell", {}, plain, single) for kind in KINDS),
+    ("MaskedConv2d", {"kernel_size": 3, "mask_type": "B", "data_channels": 2}, plain, images),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "args", "call", "inputs"),
+    ("name", "options", "call", "inputs"),
     CASES,
     ids=[f"{name}-{call.__name__}-{made.__name__}" for name, _, call, made in CASES],
 )
-def test_one_graph_for_all_sizes(name: str, args: tuple[Any, ...], call: Callable[..., Any], inputs: Inputs) -> None:
-    module = getattr(fused_rnn, name)(*args)
+def test_one_graph_for_all_sizes(name: str, options: dict[str, Any], call: Callable[..., Any], inputs: Inputs) -> None:
+    module = getattr(fused_rnn, name)(4, 8, **options)
     weights = list(module.parameters())
 
     def check(*args: Any) -> None:

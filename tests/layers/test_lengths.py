@@ -135,20 +135,17 @@ def test_gradcheck(kind: str, check: Callable[..., bool], device: str) -> None:
     assert check(function, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
 
 
-@pytest.mark.parametrize("save_states", [True, False])
+@pytest.mark.parametrize("save_for_backward", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_opcheck(kind: str, save_states: bool) -> None:
+def test_opcheck(kind: str, save_for_backward: bool) -> None:
     case = Case(kind, batch=6, bidirectional=True)
-    input, states, weights = layer_inputs(case, torch.float32)
-    operator = getattr(torch.ops.fused_rnn, kind.lower()).default
-    arguments = (input, *states, weights, None, lengths_of(case))
-    torch.library.opcheck(operator, (*arguments, save_states))
-    if save_states:
-        output, *rest = operator(*arguments, True)
-        saved = rest[len(states) :]
-        grads = [torch.randn_like(tensor) for tensor in (output, *states, *saved[1:])]
-        operator = getattr(torch.ops.fused_rnn, f"{kind.lower()}_backward").default
-        torch.library.opcheck(operator, (*grads, *arguments, output, *saved, True, True, True))
+    arguments = (*layer_inputs(case, torch.float32), None, lengths_of(case))
+    torch.library.opcheck(torch.ops.fused_rnn.recurrent.default, (CELLS[kind], *arguments, save_for_backward))
+    if save_for_backward:
+        output, finals, gates, history = ops.recurrent(CELLS[kind], *arguments, True)
+        grads = [list(map(torch.randn_like, tensors)) for tensors in ([output], finals, history)]
+        given = (CELLS[kind], grads[0][0], *grads[1:], *arguments, output, gates, history, True, True, True)
+        torch.library.opcheck(torch.ops.fused_rnn.recurrent_backward.default, given)
 
 
 X = torch.randn(5, 3, 4)

@@ -143,11 +143,22 @@ class Case:
         return paths(self.kind, dtype, self.time, self.batch, self.hidden_size, 2 if self.bidirectional else 1)
 
 
+def comparable(kind: str, dtype: torch.dtype, results: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what may be compared of results in ``dtype``: of ReLU in half precision the outputs alone.
+
+    Where a rounding moves a sum across zero, a whole gradient appears or disappears, in ours and in the peer's.
+    """
+    if kind != "RNN_RELU" or dtype.itemsize > 2:
+        return results
+    return {name: tensor for name, tensor in results.items() if not name.startswith("grad")}
+
+
 def check_accuracy(case: Case, dtype: torch.dtype, device: str, peer_dtype: torch.dtype | None = None) -> None:
     """Assert that our layer is about as accurate as each of torch.nn's on the same device, all in one dtype."""
     ours, exact = case.result(fused_rnn, dtype, device), case.torch_result(torch.float64)
     for name, peer in case.peers(peer_dtype or dtype, device).items():
-        assert_all_accurate(ours, exact, peer, note=f" (beside {name})")
+        compared = (comparable(case.kind, dtype, results) for results in (ours, exact, peer))
+        assert_all_accurate(*compared, note=f" (beside {name})")
 
 
 def result(
