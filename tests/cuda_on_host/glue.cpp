@@ -1,5 +1,5 @@
-// What stands in for a GPU and for torch's CUDA build under the operators of csrc/ops/: tensors on the CPU take the way of
-// those on a GPU, and this has the GPU's facts, its stream, and those of its products that torch lacks on a CPU.
+// What stands in for a GPU and for torch's CUDA build under the operators of csrc/ops/: tensors on the CPU take the way
+// of those on a GPU, and this has the GPU's facts, its stream, and those of its products that torch lacks on a CPU.
 
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm.h>
