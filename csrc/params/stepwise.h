@@ -21,14 +21,12 @@ struct PointwiseForwardParams {
   CudaSteps steps;
   int64_t t, sequences;  // the step, and how many sequences it has: the whole batch unless packed
   int64_t hidden_size, directions, direction;
-  // [sequences, kGates * hidden_size]: the input's part of the sums, without biases; null if it is in `gates`.
-  const Accumulator* input_sums;
   const Accumulator* sums;  // [sequences, kGates * hidden_size]: the recurrent part of the sums, without biases
   const T* bias_ih;         // [kGates * hidden_size], or null
   const T* bias_hh;         // [kGates * hidden_size], or null
   const T* before;  // [batch, hidden_size]: hidden values before the step, perhaps the same array as `hidden`; null
                     // with a projection, whose values have another size, and then not for a cell with kReadsHidden
-  T* hidden;  // [batch, hidden_size]: written, the hidden values after the step
+  T* hidden;        // [batch, hidden_size]: written, the hidden values after the step
   // [batch, hidden_size]: what a cell carries from step to step unrounded, which is the second state, or for a cell
   // with kReadsHidden h itself, since a rounding at every step would add up. On entry the values before the step, on
   // return those after it. Null for a cell of one state that T does not round, or that does not read h.
@@ -47,16 +45,10 @@ struct PointwiseBackwardParams {
   CudaSteps steps;
   int64_t t, before, sequences;  // the step, the step before it in the direction (-1 for none), and its sequences
   int64_t hidden_size, directions, direction;
-  // As in PointwiseForwardParams, both or neither: if they are given, the step is computed again from them instead of
-  // from `gates`, whose rounding would cost small layers accuracy.
-  const Accumulator* input_sums;
-  const Accumulator* sums;
-  const T* bias_ih;               // as in PointwiseForwardParams; read only with `sums`
-  const T* bias_hh;               // as in PointwiseForwardParams; read only with `sums`
   const T* h0;                    // as in PersistentBackwardParams
   const T* c0;                    // as in PersistentBackwardParams
   const T* output;                // as in PersistentBackwardParams
-  const T* gates;                 // as in PersistentBackwardParams; not read with `sums`
+  const T* gates;                 // as in PersistentBackwardParams
   const Accumulator* cells;       // as in PersistentBackwardParams
   const T* grad_output;           // as in PersistentBackwardParams; not read with grad_projected
   const Accumulator* grad_cells;  // as in PersistentBackwardParams
@@ -79,9 +71,6 @@ struct PointwiseBackwardParams {
   // [sequences, kGates * hidden_size]: written, the gradients of the recurrent parts of the gates side by side, for the
   // product; null for a cell whose hidden_sum(g) is g, which has them so in grad_gates.
   T* grad_recurrent;
-  // Whether rows of grad_gates and grad_recurrent are twice as wide, and what rounding to T left out of the gradients
-  // is written into their second half.
-  bool rests;
 };
 
 }  // namespace fused_rnn

@@ -63,7 +63,7 @@ class PointwiseForward(ctypes.Structure):
     _fields_ = [
         ("steps", Steps),
         *_fields(c_int64, "t sequences hidden_size directions direction"),
-        *_fields(c_void_p, "input_sums sums bias_ih bias_hh before hidden cell c0 c_n output gates cells"),
+        *_fields(c_void_p, "sums bias_ih bias_hh before hidden cell c0 c_n output gates cells"),
         ("save_for_backward", c_bool),
     ]
 
@@ -74,13 +74,12 @@ class PointwiseBackward(ctypes.Structure):
         *_fields(c_int64, "t before sequences hidden_size directions direction"),
         *_fields(
             c_void_p,
-            "input_sums sums bias_ih bias_hh h0 c0 output gates cells grad_output grad_cells grad_projected",
+            "h0 c0 output gates cells grad_output grad_cells grad_projected",
         ),
         ("first", c_bool),
         *_fields(
             c_void_p, "grad_h_n grad_c_n grad_h_direct grad_h_recurrent grad_cell grad_c0 grad_gates grad_recurrent"
         ),
-        ("rests", c_bool),
     ]
 
 

@@ -27,15 +27,14 @@ constexpr bool recurrent_part_is_first() {
   return true;
 }
 
-// Adds up the sums of one unit; the input's part is at `gates` unless it is in p.input_sums.
-template <typename Cell, typename T, typename Params>
-FUSED_RNN_DEVICE void add_up(const Params& p, int64_t sequence, int64_t unit, const T* gates,
-                             Accumulator<T> (&sums)[Cell::kSums]) {
+// Adds up the sums of one unit; the input's part is at `gates`.
+template <typename Cell, typename T>
+FUSED_RNN_DEVICE void add_up(const PointwiseForwardParams<T, Accumulator<T>>& p, int64_t sequence, int64_t unit,
+                             const T* gates, Accumulator<T> (&sums)[Cell::kSums]) {
   using V = Accumulator<T>;
   for (int gate = 0; gate < Cell::kGates; ++gate) {
     const int64_t column = gate * p.hidden_size + unit, at = sequence * Cell::kGates * p.hidden_size + column;
-    sums[gate] += (p.input_sums ? p.input_sums[at] : widen(gates[gate * p.hidden_size])) +
-                  (p.bias_ih ? widen(p.bias_ih[column]) : V(0));
+    sums[gate] += widen(gates[gate * p.hidden_size]) + (p.bias_ih ? widen(p.bias_ih[column]) : V(0));
     sums[Cell::hidden_sum(gate)] += p.sums[at] + (p.bias_hh ? widen(p.bias_hh[column]) : V(0));
   }
 }
@@ -74,17 +73,6 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
   if (kHasCellState && p.c_n) p.c_n[state] = narrow<T>(carried);
 }
 
-// Stores a gradient, and with `rests` what rounding left out of it `width` further on: zero for an infinity, for which
-// the difference would be NaN.
-template <typename T>
-FUSED_RNN_DEVICE void store_gradient(T* to, Accumulator<T> value, bool rests, int64_t width) {
-  const T rounded = narrow<T>(value);
-  *to = rounded;
-  if (!rests) return;
-  const Accumulator<T> rest = value - widen(rounded);
-  to[width] = narrow<T>(rest - rest == Accumulator<T>(0) ? rest : Accumulator<T>(0));
-}
-
 template <typename Cell, typename T>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     pointwise_backward(const FUSED_RNN_PARAM PointwiseBackwardParams<T, Accumulator<T>> p) {
@@ -112,14 +100,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     if constexpr (Cell::kReadsHidden)
       before[0] = widen(has_before ? p.output[(row_before * p.directions + p.direction) * size + unit]
                                    : p.h0[(batch + sequence) * size + unit]);
-    if (p.sums) {
-      add_up<Cell, T>(p, sequence, unit, static_cast<const T*>(nullptr), gates);
-      V states[Cell::kStates];
-      for (int s = 0; s < Cell::kStates; ++s) states[s] = before[s];
-      Cell::template forward<Activation>(gates, states);
-    } else {
-      for (int s = 0; s < Cell::kSums; ++s) gates[s] = widen(p.gates[(saved * Cell::kSums + s) * size + unit]);
-    }
+    for (int s = 0; s < Cell::kSums; ++s) gates[s] = widen(p.gates[(saved * Cell::kSums + s) * size + unit]);
     if (p.grad_output) grads[0] += widen(p.grad_output[(row * p.directions + p.direction) * size + unit]);
     if constexpr (kHasCellState) {
       if (p.grad_cells) grads[1] += p.grad_cells[saved * size + unit];
@@ -133,14 +114,12 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     if (p.grad_c0) p.grad_c0[state] = narrow<T>(grads[1]);
   }
   if constexpr (!recurrent_part_is_first<Cell>()) {
-    const int64_t width = Cell::kGates * size;
-    T* grad_recurrent = p.grad_recurrent + sequence * (p.rests ? 2 : 1) * width + unit;
+    T* grad_recurrent = p.grad_recurrent + sequence * Cell::kGates * size + unit;
     for (int gate = 0; gate < Cell::kGates; ++gate)
-      store_gradient(grad_recurrent + gate * size, gates[Cell::hidden_sum(gate)], p.rests, width);
+      grad_recurrent[gate * size] = narrow<T>(gates[Cell::hidden_sum(gate)]);
   }
-  const int64_t width = Cell::kSums * size;
-  T* grad_gates = p.grad_gates + saved * (p.rests ? 2 : 1) * width + unit;
-  for (int s = 0; s < Cell::kSums; ++s) store_gradient(grad_gates + s * size, gates[s], p.rests, width);
+  T* grad_gates = p.grad_gates + saved * Cell::kSums * size + unit;
+  for (int s = 0; s < Cell::kSums; ++s) grad_gates[s * size] = narrow<T>(gates[s]);
 }
 
 template <typename Params>
