@@ -128,7 +128,9 @@ def test_gradcheck(kind: str, check: Callable[..., bool], device: str) -> None:
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(
-            LAYERS[kind](*tensors[:split], list(tensors[split:]), lengths=torch.tensor([1, 3, 0], device=device))
+            LAYERS[kind](
+                tensors[0], tensors[1:split], list(tensors[split:]), lengths=torch.tensor([1, 3, 0], device=device)
+            )
         )
 
     leaves = [tensor.detach().requires_grad_() for tensor in (input, *states, *weights)]
