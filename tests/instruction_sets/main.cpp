@@ -57,7 +57,7 @@ Compared compare_one(uint32_t seed, bool in_pairs) {
             exact};
   }
   const RecurrentProblem p(random, sizeof(T) == 8);
-  in_pairs = in_pairs && p.stored == Stored::kBFloat16;
+  in_pairs = in_pairs && p.stored == StoredType::kBFloat16;
   const double tolerance = in_pairs && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
   const double distance =
       compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first, false), RUN_RECURRENT(second, in_pairs));
