@@ -62,7 +62,8 @@ py::dict cells() {
   return all;
 }
 
-// Returns how the CPU would run a layer on an instruction set with so many values in a vector and rows in a tile.
+// Returns the plan of a layer on the CPU, for an instruction set with `lanes` values in a vector and `max_rows` rows in
+// a tile.
 py::dict cpu_plan(const std::string& cell, int64_t time, int64_t batch, int64_t input_size, int64_t hidden_size,
                   int64_t directions, int64_t threads, int64_t lanes, int64_t max_rows) {
   namespace cpu = fused_rnn::cpu;
@@ -93,13 +94,14 @@ Path path_of(const std::string& name) {
   throw py::value_error("path must be any, stepwise, cluster or grid, not " + name);
 }
 
-// Sets which plans of the persistent kernels may be chosen from now on, for tests and tuning; 0, or -1 for
-// chunks_in_registers, means any.
+// Restricts which plans of the persistent kernels may be chosen from now on, for tests and tuning. 0 means any value;
+// for chunks_in_registers, where 0 is a possible value, -1 does.
 void set_plan_override(const std::string& path, int blocks, int groups, int batch_tiles, int chunks_in_registers) {
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
 }
 
-// Returns how one pass over a layer is shared out on a GPU, and with what hidden size; for the stepwise path, why.
+// Returns the plan of one pass over a layer on a GPU, and the hidden size that it is padded to; for the stepwise path,
+// the reason why no persistent kernel is used.
 py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions,
                    bool backward, bool projected, int64_t time, int device) {
   fused_rnn::RecurrentSizes sizes = {};

@@ -22,7 +22,8 @@ class CellInfo(TypedDict):
 
 def cells() -> dict[str, CellInfo]: ...
 
-# How the CPU would run a layer on an instruction set with so many values in a vector and rows in a tile.
+# The plan of a layer on the CPU, for an instruction set with `lanes` values in a vector and `max_rows` rows in a tile;
+# see csrc/cpu/recurrent/plan.h.
 class CpuPlan(TypedDict):
     weights: str
     input_first: bool
@@ -44,8 +45,9 @@ def cpu_plan(
     max_rows: int,
 ) -> CpuPlan: ...
 
-# The rest is there only with CUDA. set_plan_override says which plans of the persistent kernels may be chosen from now
-# on, cuda_plan how one pass over a layer is shared out on a GPU, and finds_cublas whether torch brings cuBLAS.
+# The functions below exist only in builds with CUDA. set_plan_override restricts which plans of the persistent
+# kernels may be chosen from now on, cuda_plan returns the plan of one pass over a layer on a GPU, and finds_cublas
+# tells whether torch's cuBLAS was found.
 def set_plan_override(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...

@@ -1,4 +1,4 @@
-"""Tells how this copy of the package was built, and what it uses on this machine."""
+"""Reports how this copy of the package was built, and what it uses on this machine."""
 
 import torch
 
@@ -7,9 +7,9 @@ from fused_rnn._version import __version__
 
 
 def show_config() -> None:
-    """Print the versions, the compiler, the instruction sets built and chosen, and CUDA as built and found.
+    """Print the versions, the compiler, the instruction sets built and chosen, and the CUDA version and devices.
 
-    The environment variable ATEN_CPU_CAPABILITY (default, avx2, avx512) lowers the instruction set, as in torch.
+    The environment variable ATEN_CPU_CAPABILITY (default, avx2 or avx512) selects a lower instruction set, as in torch.
 
     Example:
         >>> import fused_rnn

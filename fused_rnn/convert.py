@@ -1,4 +1,4 @@
-"""Turns the recurrent layers of a model into those of this package, and back, without touching a parameter."""
+"""Converts the recurrent layers of a model to those of this package, and back, without changing a parameter."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.GRUCell: GRUCell,
     nn.RNNCell: RNNCell,
 }
-"""Each class of torch.nn that has one of the same name here, and that class."""
+"""The class of this package for each class of torch.nn that has one of the same name."""
 ORIGINALS = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
 NAMES = {cls.__name__ for cls in COUNTERPARTS}
 Decision = type[nn.Module] | str | None
-"""What becomes of a module: its new class; the reason why it is kept; or None, where there is nothing to say."""
+"""What to do with a module: its new class; the reason why it is kept; or None for a module that is not reported."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A recurrent layer that was found in a model."""
+    """A recurrent layer of a model, as a report lists it."""
 
     names: tuple[str, ...]
-    """Where it is in the model: each of its qualified names, "" for the model itself."""
+    """All its qualified names in the model; "" is the model itself."""
     module: nn.Module
     before: str
-    """The class that it had."""
+    """The name of its class before."""
     after: str
-    """The class that it has."""
+    """The name of its class now."""
     reason: str | None = None
-    """Why it was left as it is; None if it was replaced."""
+    """Why it was not replaced; None if it was."""
 
     def __str__(self) -> str:
         place = ", ".join(name or "(the model itself)" for name in self.names)
@@ -51,10 +51,10 @@ class Report:
     """What :func:`convert` or :func:`revert` did; ``print`` it."""
 
     model: nn.Module
-    """The model that was given, the very object."""
+    """The same model object that was given."""
     replaced: tuple[Layer, ...]
     kept: tuple[Layer, ...]
-    """Recurrent layers that were left as they are, each with a reason."""
+    """Recurrent layers that were not replaced, each with a reason."""
 
     def __str__(self) -> str:
         total = len(self.replaced) + len(self.kept)
@@ -68,20 +68,20 @@ class Report:
 def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
     """Make every LSTM, GRU, RNN and cell of them of torch.nn in a model, itself included, one of this package.
 
-    The modules stay the objects that they are and only change their class, as torch.nn.utils.parametrize lets them do
-    too. So parameters, optimizers, tied weights, modules used in several places, hooks, parametrizations, names,
-    training mode, dtype, device and state_dict all stay, and :func:`revert` restores the model exactly.
+    The modules remain the same objects and only change their class, as they do in torch.nn.utils.parametrize. So
+    parameters, optimizers, tied weights, modules used in several places, hooks, parametrizations, names, training mode,
+    dtype, device and state_dict are all preserved, and :func:`revert` restores the model exactly.
 
-    A converted layer is a torch.nn.RNNBase, but no torch.nn.LSTM, GRU or RNN, and code that asks
-    ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still those of torch.nn).
-    Only registered submodules are found, not those in plain lists. Convert before torch.compile, torch.jit and
+    A converted layer is a torch.nn.RNNBase, but no torch.nn.LSTM, GRU or RNN, so code that checks
+    ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still instances of torch.nn's cells).
+    Only registered submodules are found, not those in Python lists. Convert before torch.compile, torch.jit and
     torch.distributed's fully_shard wrap the model.
 
     Args:
         model: the model, changed in place.
         subclasses: whether to convert instances of subclasses of torch.nn's layers too. Such a module keeps all that
             its class overrides and is still an instance of it; only what it inherits from torch.nn, or calls by
-            ``super()``, is replaced. So a subclass whose ``forward`` computes by other means gains nothing.
+            ``super()``, is replaced. So a subclass whose ``forward`` never calls that of torch.nn gains nothing.
 
     Returns:
         A report with the ``model`` (the same object, even where it is a layer itself), the layers ``replaced``, and
@@ -104,7 +104,7 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 def revert(model: nn.Module) -> Report:
     """Undo :func:`convert`: make every LSTM, GRU, RNN and cell of them of this package in a model one of torch.nn.
 
-    This holds for layers that were made with this package too, not only for those that :func:`convert` made.
+    It reverts all layers of this package, not only those that :func:`convert` made.
 
     Args:
         model: the model, changed in place.
@@ -122,23 +122,23 @@ def revert(model: nn.Module) -> Report:
 
 
 def _change_classes(model: nn.Module, decide: Callable[[nn.Module], Decision]) -> Report:
-    """Do with each module of a model what ``decide`` says, and report it."""
+    """Apply the decision of ``decide`` to each module of a model, and report it."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     replaced, kept = [], []
-    for module, places in names.items():
+    for module, module_names in names.items():
         decision, before = decide(module), _name(_class(module))
         if isinstance(decision, str):
-            kept.append(Layer(tuple(places), module, before, before, decision))
+            kept.append(Layer(tuple(module_names), module, before, before, decision))
         elif decision is not None:
             _set_class(module, decision)
-            replaced.append(Layer(tuple(places), module, before, _name(decision)))
+            replaced.append(Layer(tuple(module_names), module, before, _name(decision)))
     return Report(model, tuple(replaced), tuple(kept))
 
 
 def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
-    """Decide for :func:`convert`."""
+    """Decide what :func:`convert` does with a module."""
     if isinstance(module, torch.jit.ScriptModule):
         scripted = getattr(module, "original_name", "") in NAMES
         return "compiled by torch.jit; convert the model before" if scripted else None
@@ -158,7 +158,7 @@ def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
 
 
 def _torch_class(module: nn.Module) -> Decision:
-    """Decide for :func:`revert`."""
+    """Decide what :func:`revert` does with a module."""
     cls = _class(module)
     if issubclass(cls, Derived):
         return cls.original
@@ -174,7 +174,7 @@ def _is_recurrent(cls: type) -> bool:
 
 
 def _name(cls: type[nn.Module]) -> str:
-    """How a user names a class."""
+    """The name of a class by which a user knows it."""
     if issubclass(cls, Derived):
         ours = next(COUNTERPARTS[base] for base in cls.__mro__ if base in COUNTERPARTS)
         return f"{_name(cls.original)} on {_name(ours)}"
@@ -183,25 +183,25 @@ def _name(cls: type[nn.Module]) -> str:
 
 
 def _class(module: nn.Module) -> type[nn.Module]:
-    """The class of a module, below the one with which torch.nn.utils.parametrize covers it."""
+    """The class of a module, without the subclass that torch.nn.utils.parametrize puts in its place."""
     return type(module).__bases__[0] if parametrize.is_parametrized(module) else type(module)
 
 
 def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
-    """Change the class of a module, below the one with which torch.nn.utils.parametrize covers it."""
+    """Change the class of a module, but keep the subclass that torch.nn.utils.parametrize derives from it."""
     if parametrize.is_parametrized(module):
-        cover = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
-        cls = type(f"Parametrized{cls.__name__}", (cls,), cover)
+        members = {name: value for name, value in vars(type(module)).items() if name not in ("__dict__", "__weakref__")}
+        cls = type(f"Parametrized{cls.__name__}", (cls,), members)
     module.__class__ = cls
 
 
 class Derived:
-    """Marks the classes that :func:`derived` makes, and lets pickle find them, which have no name in any module."""
+    """A mark of the classes that :func:`derived` makes, which lets pickle make them again: no module contains them."""
 
     original: ClassVar[type[nn.Module]]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Return how to make the object again: from the class that it had before."""
+        """Return how pickle makes the object again: from the class that it had before."""
         reduced = super().__reduce_ex__(max(int(protocol), 2))
         return _new_derived, (self.original,), *reduced[2:]
 
@@ -210,7 +210,7 @@ def _base(theirs: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a class of torch.nn that computes as its counterpart does.
 
     Our cells are such subclasses themselves. Our layers are not, but an instance of a subclass of torch.nn.LSTM must
-    stay an instance of torch.nn.LSTM, so they lend their ``forward`` to a class that is.
+    stay an instance of torch.nn.LSTM, so their ``forward`` is put into a new subclass of torch.nn's layer.
     """
     ours = COUNTERPARTS[theirs]
     return ours if issubclass(ours, theirs) else type(ours.__name__, (theirs,), {"forward": ours.forward})
@@ -221,15 +221,16 @@ _derived: dict[type[nn.Module], type[nn.Module]] = {}
 
 
 def derived(cls: type[nn.Module]) -> type[nn.Module]:
-    """The subclass of a subclass of torch.nn's layers that finds this package's layer where it looks for torch.nn's.
+    """Derive from a subclass of one of torch.nn's layers a class that inherits from this package's layer instead.
 
-    Python's method resolution order does it: our layer comes right before torch.nn's, behind all of ``cls``.
+    In its method resolution order, our layer comes after all of ``cls`` and right before torch.nn's layer, so that
+    ``super()`` in ``cls`` finds our ``forward``.
 
     Args:
         cls: a subclass of one of torch.nn's classes in :data:`COUNTERPARTS`.
 
     Returns:
-        A class of the same name.
+        A class of the same name, always the same one for ``cls``.
     """
     if cls in _derived:
         return _derived[cls]
@@ -240,7 +241,7 @@ def derived(cls: type[nn.Module]) -> type[nn.Module]:
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
     }
-    # With cls as the first base the memory layout is that of cls, which Python demands of a class to change to.
+    # cls must be the first base, so that instances have the memory layout of cls: else __class__ cannot be assigned.
     return _derived.setdefault(cls, type(cls.__name__, (cls, ours, Derived), namespace))
 
 

@@ -1,4 +1,4 @@
-"""Tells which kernels a layer takes, and why."""
+"""Tells which kernels run a layer, and why."""
 
 from typing import Any
 
@@ -11,23 +11,23 @@ from fused_rnn.modules import GRU, LSTM, RNN
 
 
 def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
-    """Tell which kernels a layer takes for an input, forward and backward, and why.
+    """Tell which kernels run a layer for an input, forward and backward, and why.
 
-    On a GPU a layer takes persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
-    two ways: its thread blocks hand the hidden values on within clusters ("cluster") or through the L2 cache ("grid").
-    Otherwise it takes the stepwise path: one product and one pointwise kernel a step. A hidden size may be padded with
-    zeros, which changes no result.
+    On a GPU a layer runs in persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
+    two ways: thread blocks exchange the hidden values within clusters ("cluster") or through the L2 cache ("grid").
+    Otherwise it runs on the stepwise path: one product and one pointwise kernel for each step. The hidden size may be
+    padded with zeros, which changes no result.
 
     Args:
         module: the layer.
-        input: as the layer would get it; only its shape, dtype and device are looked at, and whether autocast is on.
+        input: the input of the layer, of which only shape, dtype and device matter, and whether autocast is enabled.
 
     Returns:
-        Some lines of text.
+        A text of one or more lines.
 
     Raises:
         TypeError: ``module`` is no layer of this package.
-        NotImplementedError: ``input`` is on a GPU, and there are no kernels for one.
+        NotImplementedError: ``input`` is on a GPU, but this package was built without CUDA.
 
     Example:
         >>> import torch, fused_rnn
@@ -50,7 +50,7 @@ def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
         if module.batch_first and data.dim() == 3:
             time, batch = batch, time
     problem = {
-        "cell": module.mode.lower(),  # torch.nn has the same names for them, in capitals
+        "cell": module.mode.lower(),  # torch.nn's modes are the names of our cells in capitals
         "element_bytes": dtype.itemsize,
         "batch": batch,
         "hidden_size": module.hidden_size,

@@ -1,4 +1,4 @@
-"""Makes a layer or cell from the weights of another framework: what Keras and ONNX share."""
+"""Makes layers and cells from the weights of another framework; shared by the conversions from Keras and ONNX."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -12,20 +12,20 @@ Kind = Literal["LSTM", "GRU", "RNN"]
 Layer = LSTM | GRU | GRUResetBefore | RNN
 Cell = LSTMCell | GRUCell | GRUCellResetBefore | RNNCell
 Weights = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
-"""weight_ih, weight_hh, bias_ih and bias_hh of one direction, shapes and gates as in torch.nn."""
+"""weight_ih, weight_hh, bias_ih and bias_hh of one direction, with the shapes and the order of gates of torch.nn."""
 
 
 class Network(NamedTuple):
-    """What a layer or cell computes, whatever its sizes."""
+    """What a layer or cell computes, apart from its sizes."""
 
     kind: Kind
     reset_after: bool = True
-    """Whether a GRU's reset gate acts after the recurrent product; of no meaning for other kinds."""
+    """Whether a GRU's reset gate acts after the recurrent product; not used for other kinds."""
     nonlinearity: str = "tanh"
-    """The one of an RNN, "tanh" or "relu"; of no meaning for other kinds."""
+    """The nonlinearity of an RNN, "tanh" or "relu"; not used for other kinds."""
 
 
-# The class of the layer and that of the cell.
+# For each kind, the class of the layer and the class of the cell.
 CLASSES: dict[Kind, tuple[type[Layer], type[Cell]]] = {
     "LSTM": (LSTM, LSTMCell),
     "GRU": (GRU, GRUCell),
@@ -35,7 +35,7 @@ RESET_BEFORE: tuple[type[Layer], type[Cell]] = (GRUResetBefore, GRUCellResetBefo
 
 
 def reorder(tensor: Tensor, order: Sequence[int]) -> Tensor:
-    """Return ``[gates * size, ...]`` with its gates in another order: first the one that lies at ``order[0]``."""
+    """Return ``[gates * size, ...]`` with its gates in another order: first gate ``order[0]``, then ``order[1]`` ..."""
     gates = tensor.chunk(len(order))
     return torch.cat([gates[gate] for gate in order])
 
@@ -46,7 +46,7 @@ def layer_of(network: Network, directions: Sequence[Weights], batch_first: bool)
     Args:
         network: what the layer computes.
         directions: the weights of each direction.
-        batch_first: as for the layer.
+        batch_first: the layer's option.
 
     Raises:
         ValueError: the weights do not fit each other.
@@ -66,16 +66,18 @@ def cell_of(network: Network, weights: Weights) -> Cell:
 
 
 def _classes(network: Network) -> tuple[type[Layer], type[Cell]]:
-    """Return the class of the layer and that of the cell."""
+    """Return the class of the layer and the class of the cell."""
     resets_before = network.kind == "GRU" and not network.reset_after
     return RESET_BEFORE if resets_before else CLASSES[network.kind]
 
 
-def _filled(cls: Any, network: Network, directions: Sequence[Weights], **form: bool) -> Any:
-    """Return a ``cls`` of the sizes of the weights, with a copy of them as its parameters."""
+def _filled(cls: Any, network: Network, directions: Sequence[Weights], **options: bool) -> Any:
+    """Return a ``cls`` with the sizes of the weights and a copy of them as its parameters."""
     weight_ih, weight_hh, bias, _ = directions[0]
     variant = {"nonlinearity": network.nonlinearity} if network.kind == "RNN" else {}
-    module = cls(weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype, **form, **variant)
+    module = cls(
+        weight_ih.size(1), weight_hh.size(1), bias=bias is not None, dtype=weight_ih.dtype, **options, **variant
+    )
     sources = [weight for weights in directions for weight in weights if weight is not None]
     parameters = list(module.named_parameters())
     if len(sources) != len(parameters):

@@ -1,4 +1,4 @@
-"""Makes layers and cells from those of Keras."""
+"""Makes layers and cells of this package from those of Keras."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor
 
 from fused_rnn.foreign import Cell, Kind, Layer, Network, Weights, cell_of, layer_of, reorder
 
-# Where Keras's gates lie in torch.nn's order: i, f, g, o is Keras's i, f, c, o; r, z, n from z, r, h.
+# For each gate in torch.nn's order, its index in Keras's: i, f, g, o are Keras's i, f, c, o; r, z, n are from z, r, h.
 GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "RNN": (0,)}
 LAYERS: dict[str, Kind] = {kind: kind for kind in GATE_ORDER}
 CELLS: dict[str, Kind] = {f"{kind}Cell": kind for kind in GATE_ORDER}
-# What each class of Keras is called here. Keras's own RNN is another one: a layer around any cell.
+# The name of our class for each class of Keras. Keras's RNN is no counterpart of ours: it is a layer around any cell.
 NAMES = {f"Simple{name}" if kind == "RNN" else name: name for name, kind in (LAYERS | CELLS).items()}
 NONLINEARITIES = ("tanh", "relu")
-# What the configuration of a Keras layer may say, where it says something, for ours to compute the same.
+# The accepted values of a Keras layer's settings, with which our layer computes the same. A setting may be missing.
 ACCEPTED: dict[str, tuple[Any, ...]] = {
     "activation": ("tanh",),
     "recurrent_activation": ("sigmoid",),
@@ -37,29 +37,29 @@ def from_keras(
 ) -> Layer | Cell:
     """Make a layer or cell of this package from one of Keras, or from its weights.
 
-    The result computes what Keras's layer does when it returns all its sequences and states; its last output alone,
-    Keras's default, is ``h_n``. It is ``batch_first``, as Keras is. Masking is for the caller to do, with
-    ``lengths``. Where Keras has one bias, ``bias_hh`` is zero; in training both learn.
+    The result computes what Keras's layer does with ``return_sequences`` and ``return_state``; the last output alone,
+    which Keras returns by default, is ``h_n``. The result is ``batch_first``, as Keras is. In place of a mask the
+    caller gives ``lengths``. Where Keras has one bias, ``bias_hh`` is zero; training changes both.
 
     Args:
-        source: a Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell or SimpleRNNCell, or one of the layers in a
-            Bidirectional, once it is built; or the arrays that its ``get_weights()`` returns: for each direction
+        source: a built Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell or SimpleRNNCell, or a Bidirectional around one of
+            the layers; or the arrays that its ``get_weights()`` returns: for each direction
             ``kernel [input_size, gates * hidden_size]``, ``recurrent_kernel [hidden_size, gates * hidden_size]`` and,
             unless ``use_bias=False``, ``bias``.
         kind: for arrays, ``"LSTM"``, ``"GRU"``, ``"RNN"``, ``"LSTMCell"``, ``"GRUCell"`` or ``"RNNCell"``.
         bidirectional: for arrays, whether there are two directions.
-        reset_after: for arrays of a GRU without biases, where nothing else tells, Keras's ``reset_after``.
+        reset_after: for arrays of a GRU without biases, Keras's ``reset_after``, which the arrays do not show.
         nonlinearity: for arrays of an RNN, ``"tanh"``, the default, or ``"relu"``: Keras's ``activation``.
 
     Returns:
         A layer or cell with a copy of the weights, in their dtype. A GRU with ``reset_after=False`` becomes a
-        :class:`fused_rnn.modules.GRUResetBefore`, or a cell like it, for which there is no kernel.
+        :class:`fused_rnn.modules.GRUResetBefore`, or its cell, for which there is no kernel.
 
     Raises:
-        ValueError: the layer is none of these or is not built, or computes something else: other activations, dropout
-            inside the step, ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To leave out what
-            matters in training alone, such as dropout, give the arrays instead of the layer.
-        TypeError: one of the other arguments is given with a layer, which knows them.
+        ValueError: the layer is none of these or is not built, or it computes something else, because of other
+            activations, dropout, ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To ignore
+            such a setting, for example dropout, give the arrays instead of the layer.
+        TypeError: one of the other arguments is given with a layer, whose own settings they are.
 
     Example:
         >>> import numpy, torch, fused_rnn
@@ -89,7 +89,7 @@ def from_keras(
 
 
 def _split(arrays: list[Any], count: int) -> list[list[Any]]:
-    """Return the arrays of each of so many directions."""
+    """Split the arrays into those of each of ``count`` directions."""
     if len(arrays) not in (2 * count, 3 * count):
         raise ValueError(f"source must hold 2 or 3 arrays for each direction, got {len(arrays)} for {count}")
     each = len(arrays) // count
@@ -97,7 +97,7 @@ def _split(arrays: list[Any], count: int) -> list[list[Any]]:
 
 
 def _network(name: str | None, arrays: list[Any], reset_after: bool | None, nonlinearity: str | None) -> Network:
-    """Return what the layer or cell called ``name`` computes, given the arrays of one direction."""
+    """Return the network that a layer or cell of class ``name`` computes, given the arrays of one direction."""
     kind = (LAYERS | CELLS).get(name or "")
     if kind is None:
         raise ValueError(f"kind must be one of {', '.join(LAYERS | CELLS)}, got {name!r}")
@@ -112,7 +112,7 @@ def _network(name: str | None, arrays: list[Any], reset_after: bool | None, nonl
 
 
 def _read(layer: Any) -> tuple[tuple[str, bool, Any], list[list[Any]]]:
-    """Return what tells apart the networks that a Keras layer can be, and the arrays of each direction."""
+    """Return a Keras layer's variant (see :func:`_variant`), and the arrays of each direction."""
     if type(layer).__name__ != "Bidirectional":
         return _variant(layer), [_checked(layer, backwards=False)]
     config = layer.get_config()
@@ -128,7 +128,7 @@ def _read(layer: Any) -> tuple[tuple[str, bool, Any], list[list[Any]]]:
 
 
 def _variant(layer: Any) -> tuple[str, bool, Any]:
-    """Return the class of a Keras layer, where it resets if it is a GRU, and its activation.
+    """Return the class, ``reset_after`` and activation of a Keras layer, which determine the network.
 
     A GRU that has no setting ``reset_after``, from before Keras 2.1.3, resets before the recurrent product.
     """
@@ -137,7 +137,7 @@ def _variant(layer: Any) -> tuple[str, bool, Any]:
 
 
 def _checked(layer: Any, backwards: bool) -> list[Any]:
-    """Return the arrays of a Keras layer of one direction, if ours computes the same."""
+    """Return the arrays of a Keras layer of one direction, or raise an error if ours cannot compute the same."""
     name, config = type(layer).__name__, layer.get_config()
     if name not in NAMES:
         raise ValueError(f"source must be a Keras {', '.join(NAMES)} or Bidirectional, got {name}")
@@ -159,7 +159,7 @@ def _one_of(values: Sequence[Any]) -> str:
 
 
 def _advice(key: str, arguments: str) -> str:
-    """What to do about a setting that has no counterpart, with the arguments to give instead of the layer."""
+    """Advice on a setting that has no counterpart; ``arguments`` are those to give instead of the layer."""
     if key in ("dropout", "recurrent_dropout"):
         return f"; to do without, give {arguments}"
     if key == "go_backwards":
@@ -170,7 +170,7 @@ def _advice(key: str, arguments: str) -> str:
 
 
 def _weights(kind: Kind, arrays: Sequence[Tensor]) -> Weights:
-    """Return one direction's weights as torch.nn has them."""
+    """Return one direction's weights in the layout of torch.nn."""
     order, (kernel, recurrent_kernel, *biases) = GATE_ORDER[kind], arrays
     weight_ih, weight_hh = reorder(kernel.T, order), reorder(recurrent_kernel.T, order)
     if not biases:

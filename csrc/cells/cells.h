@@ -1,26 +1,28 @@
-// All cells, and what the structure of a cell says. This is the only place that lists them: the loops on a processor,
-// the kernels for a GPU, the operators and, through fused_rnn._C, Python read everything from here.
+// The list of all cells, and what a cell must define. Nothing else lists the cells: the loops on a CPU, the kernels for
+// a GPU, the operators and, through fused_rnn._C, Python read the structure of a cell from here.
 //
 // One step of a layer multiplies the input by weight_ih and the hidden values by weight_hh, adds biases, and hands the
 // sums of each hidden unit to the cell, which turns them into the unit's next states. A cell is a struct with:
 //
-//   kName            the name that the operators take
-//   kGates           rows of weight_ih, weight_hh and the biases for each hidden unit
-//   kSums            sums for each hidden unit. The input's part of gate g, with bias_ih, always goes to sum g
-//   hidden_sum(g)    the sum to which the recurrent part of gate g goes, with bias_hh: g itself where the cell needs
-//                    only both parts' total
-//   kStates          states for each hidden unit. State 0 is h, which is the output and passes the recurrent weights;
-//                    the others, such as an LSTM's c, pass from step to step as they are
+//   kName            the name by which the operators know the cell
+//   kGates           how many rows of weight_ih, weight_hh and the biases belong to each hidden unit
+//   kSums            how many sums each hidden unit has. The input's part of gate g, with bias_ih, is always added to
+//                    sum g
+//   hidden_sum(g)    the sum to which the recurrent part of gate g, with bias_hh, is added: g itself, unless the cell
+//                    needs the two parts apart
+//   kStates          how many states each hidden unit has. State 0 is h, which is the output and is multiplied by
+//                    weight_hh in the next step; the others, such as c of the LSTM, are only passed to the next step
 //   kReadsHidden     whether a step also reads the unit's own previous h, beside the recurrent product
-//   kOutputGate      for a cell whose h may be projected to another size: the value v for which h = v * tanh(state 1);
-//                    else -1
+//   kOutputGate      for a cell whose h may be projected to another size, the index of the value v that forward leaves
+//                    with h = v * tanh(state 1), from which the backward pass recomputes h; else -1
 //   forward(values, states)
-//                    turns the sums in `values` into what the backward pass needs of them, and the states before the
-//                    step into those after it. On entry states[0] is valid only if kReadsHidden
+//                    replaces the sums in `values` by the values that the backward pass needs, and the states before
+//                    the step by the states after it. On entry states[0] is valid only if kReadsHidden
 //   backward(values, before, after, grads)
-//                    turns the values that forward left into the gradients of the sums, and the gradients of the states
-//                    after the step into those of the states before it; for h, into the part that does not pass the
-//                    weights. Of `before` and `after` the states from 1 on are valid, and before[0] if kReadsHidden
+//                    replaces the values that forward left by the gradients of the sums, and the gradients of the
+//                    states after the step by those of the states before it; for h, by the part of the gradient that
+//                    does not come through weight_hh. States 1 and up of `before` and `after` are valid; before[0] only
+//                    if kReadsHidden
 //
 // V is a number or a vector of numbers. Math has sigmoid(x), tanh(x), relu(x), and relu_backward(y, grad), which is
 // grad where y = relu(x) is positive and else zero.
@@ -46,7 +48,7 @@ enum class Kind : int {
 constexpr int kMaxGates = 4;
 constexpr int kMaxStates = 4;
 
-// Some neighbouring gates whose recurrent parts go to neighbouring sums, so that one product can serve them all.
+// Consecutive gates whose recurrent parts are added to consecutive sums, so that one matrix product computes them all.
 struct GateRun {
   int gate, sum, count;
 };
@@ -55,7 +57,7 @@ struct GateRuns {
   int count;
 };
 
-// The longest runs of gates, from the first gate to the last: one where hidden_sum(g) is g for all gates.
+// Returns all gates of a cell as the fewest runs, in order: a single run if hidden_sum(g) is g for all gates.
 template <typename Cell>
 constexpr GateRuns gate_runs() {
   GateRuns runs = {};
@@ -69,16 +71,16 @@ constexpr GateRuns gate_runs() {
   return runs;
 }
 
-// The structure of a cell as values.
+// The structure of a cell as run-time values.
 struct Description {
   const char* name;
   int gates, sums, states;
-  int hidden_sums[kMaxGates];  // of each gate
+  int hidden_sums[kMaxGates];  // hidden_sum(g) of each gate g
   GateRuns runs;
   bool reads_hidden;
   int output_gate;
 
-  // The states beside h.
+  // The number of states besides h.
   constexpr int cell_states() const { return states - 1; }
   constexpr bool may_project() const { return output_gate >= 0; }
 };

@@ -1,5 +1,5 @@
-// The GRU (Cho et al. 2014) with the reset gate after the recurrent product, as torch.nn and cuDNN have it. cells.h
-// says what each member of the structure means.
+// The GRU (Cho et al. 2014) with the reset gate applied after the recurrent product, as in torch.nn and cuDNN. cells.h
+// says what each member of the struct means.
 
 #pragma once
 
@@ -8,7 +8,7 @@ namespace fused_rnn::cells {
 struct GRU {
   static constexpr const char* kName = "gru";
   static constexpr int kGates = 3;   // reset, update, candidate
-  static constexpr int kSums = 4;    // those of r and z, and the input's and the recurrent part of the candidate's
+  static constexpr int kSums = 4;    // of r; of z; the input's part of n's; the recurrent part of n's
   static constexpr int kStates = 1;  // h
   static constexpr bool kReadsHidden = true;
   static constexpr int kOutputGate = -1;

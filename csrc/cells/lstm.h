@@ -1,5 +1,5 @@
 // The LSTM (Hochreiter and Schmidhuber 1997; forget gate: Gers, Schmidhuber and Cummins 2000). cells.h says what each
-// member of the structure means.
+// member of the struct means.
 
 #pragma once
 

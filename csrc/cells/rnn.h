@@ -1,4 +1,4 @@
-// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the structure means.
+// The plain recurrent network (Elman 1990), with tanh or with ReLU. cells.h says what each member of the struct means.
 
 #pragma once
 

@@ -1,4 +1,4 @@
-// The GRU on a processor.
+// The kernels of the GRU on the CPU.
 
 #include "cpu/recurrent/instantiate.h"
 

@@ -1,4 +1,4 @@
-// The LSTM on a processor.
+// The kernels of the LSTM on the CPU.
 
 #include "cpu/recurrent/instantiate.h"
 

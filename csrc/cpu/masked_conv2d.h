@@ -1,6 +1,6 @@
-// The kernels of masked convolution, once for each instruction set. Params say what is read and written.
-// A masked tap is never multiplied, nor is one outside the image, so that NaN at a pixel stays out of all earlier ones.
-// Every sum has one fixed order, whatever the number of threads.
+// The kernels of masked convolution on the CPU, for each instruction set. params/masked_conv2d.h says which arrays they
+// read and write. Masked taps and taps outside the image are never multiplied, so that a NaN at a pixel cannot reach
+// the pixels before it. Every sum is computed in the same order for any number of threads.
 
 #pragma once
 

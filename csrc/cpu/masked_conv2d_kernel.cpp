@@ -1,4 +1,5 @@
-// Masked convolution forward, and its input gradient: the same sum with the taps mirrored and the weights transposed.
+// The forward pass of masked convolution, and its input gradient, which is the same sum with the taps mirrored and the
+// weights transposed.
 
 #include "cpu/conv/images.h"
 #include "cpu/conv/taps.h"
@@ -12,34 +13,36 @@ namespace {
 template <typename T>
 struct Correlation {
   const MaskedConv2dSizes& sizes;
-  bool mirrored;  // input gradient: the kernel lies the other way round, and groups see later ones
+  bool mirrored;  // whether this is the input gradient, where active taps lie after the centre, and channel groups
+                  // read later groups instead of earlier ones
   int64_t channels, columns;
   Images<const T> source;
   Images<T> target;
-  const T* bias;            // or null
-  Weights<const T> weight;  // out: columns, in: channels
+  const T* bias;            // [columns], or null
+  Weights<const T> weight;  // [columns, channels, taps]: the columns are the target's channels
 
-  // The taps that all channels see; with several groups the centre tap is not among them.
+  // The active taps that every target channel has for all source channels; with several groups the centre tap is not
+  // among them.
   Range dense_taps() const {
     const bool dense_centre = sizes.data_channels == 1 && sizes.own_group;
     if (mirrored) return {sizes.centre() + !dense_centre, sizes.taps()};
     return {0, sizes.centre() + dense_centre};
   }
-  // The source channels that the target's group sees through the centre tap.
+  // The source channels that a group of target channels reads through the centre tap.
   Range centre_channels(int64_t group) const {
     if (mirrored) return {group_begin(sizes, group + !sizes.own_group, channels), channels};
     return {0, group_begin(sizes, group + sizes.own_group, channels)};
   }
 };
 
-// A block of target columns with the taps and source channels that add to them.
+// A block of target columns, and the taps and source channels that one pass adds to them.
 struct Panel {
   Range columns, taps, channels;
-  bool first;      // whether the sum starts here, with the bias
-  int64_t packed;  // where its weights lie, packed as [tap, channel, column]
+  bool first;      // whether the sums begin with this panel, from the bias
+  int64_t packed;  // the offset of its weights, packed as [tap, channel, column]
 };
 
-// Calls body(panel) for each panel, in the order of summation; returns how many values all packed weights take.
+// Calls body(panel) for each panel, in the order of summation, and returns how many values all packed weights take.
 template <typename T, typename Body>
 int64_t for_each_panel(const Correlation<T>& c, const Body& body) {
   int64_t packed = 0;
@@ -61,8 +64,8 @@ int64_t for_each_panel(const Correlation<T>& c, const Body& body) {
   return packed;
 }
 
-// Packs one thread's share of a panel's weights. The lines of memory that a vector's columns lie in, and those that
-// they go to, are used up while they are in the first-level cache.
+// Packs one thread's share of a panel's weights. The loops are ordered so that the cache lines that a vector's columns
+// are read from and written to are used completely while they are in the first-level cache.
 template <typename T>
 void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread, int64_t team) {
   const int64_t width = packed_width<T>(panel.columns.size());
@@ -80,7 +83,8 @@ void pack(const Correlation<T>& c, const Panel& panel, T* packed, int64_t thread
       }
 }
 
-// Reads or writes a tile as a row-major matrix whose rows have `last` values (kLanes or fewer) in the last vector.
+// The next three functions add to, load or store a tile as a row-major matrix whose rows have `last` values (kLanes or
+// fewer) in the last vector.
 template <typename T, int kRows, int kColumns>
 FUSED_RNN_INLINE inline void add_tile(Tile<T, kRows, kColumns>& tile, const T* source, int64_t stride, int64_t last) {
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
@@ -106,7 +110,7 @@ FUSED_RNN_INLINE inline void store_tile(const Tile<T, kRows, kColumns>& tile, T*
   });
 }
 
-// Adds the panel's sums to the target's row `row`, which is one of `image`.
+// Adds a panel's products to the target's row `row`; `image` are the rows of the image that it belongs to.
 template <typename T, int kColumns>
 void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows<const T> source, Rows<T> target,
              Range image, int64_t row) {
@@ -115,33 +119,33 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   const int64_t depth = panel.channels.size();
   const int64_t last = panel.columns.size() - (kColumns - 1) * kLanes<T>;
   T* sums = target.at(row, 0) + panel.columns.begin;
-  const auto multiply = [&](auto& tile, const Run& run, int64_t pixel) FUSED_RNN_INLINE {
+  const auto multiply = [&](auto& tile, const TapRun& run, int64_t pixel) FUSED_RNN_INLINE {
     tile.multiply(source.at(row + run.row, pixel + run.column) + panel.channels.begin, source.channels, 1,
                   weights + (run.tap - panel.taps.begin) * depth * kWidth, kWidth, run.taps * depth);
   };
-  // What the first tile of a pixel starts from.
+  // The initial values of the sums: the bias of every pixel for the first panel, then the sums so far.
   const T* start = panel.first ? c.bias + panel.columns.begin : sums;
   const int64_t start_stride = panel.first ? 0 : c.columns;
   if (merges_taps(s, c.channels)) {
-    // Sums are short: keep them in registers from the bias to the end.
+    // Sums are short, so each tile computes all taps and stays in registers from the bias to the final value.
     for_each_tile<kRows<kColumns>>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
       load_tile(tile, start + pixel * start_stride, start_stride, last);
-      for_each_run(s, panel.taps, true, [&](const Run& run) FUSED_RNN_INLINE {
+      for_each_run(s, panel.taps, true, [&](const TapRun& run) FUSED_RNN_INLINE {
         if (image.contains(row + run.row)) multiply(tile, run, pixel);
       });
       store_tile(tile, sums + pixel * c.columns, c.columns, last);
     });
     return;
   }
-  // One tap after the other, for the pixels that it has, so that its weights stay in the first-level cache.
+  // Each tap is computed for all its pixels before the next tap, so that its weights stay in the first-level cache.
   if (panel.first)
     for_each_tile<kRows<kColumns>>(s.width, [&](auto rows, int64_t pixel) {
       Tile<T, rows(), kColumns> tile;
       load_tile(tile, start, 0, last);
       store_tile(tile, sums + pixel * c.columns, c.columns, last);
     });
-  for_each_run(s, panel.taps, false, [&](const Run& run) {
+  for_each_run(s, panel.taps, false, [&](const TapRun& run) {
     if (!image.contains(row + run.row)) return;
     const Range pixels = clip(s, run, false);
     for_each_tile<kRows<kColumns>>(pixels.size(), [&](auto rows, int64_t first) {
@@ -149,38 +153,38 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
       Tile<T, rows(), kColumns> tile;
       tile.zero();
       multiply(tile, run, pixels.begin + first);
-      add_tile(tile, part, c.columns, last);  // after the tap's own sums: small sums have small errors
+      add_tile(tile, part, c.columns, last);  // at the end, since smaller sums have smaller rounding errors
       store_tile(tile, part, c.columns, last);
     });
   });
 }
 
-// Computes a stretch of rows at a time: few enough to stay in a cache while they are copied into, and the sums out of,
-// the channels-last layout. Sources that have it are copied too: tiles read several pixels at once, which processors
-// foresee less well than a copy.
+// Computes the target in strips of rows, which are small enough to stay in the cache while the source is copied to, and
+// the sums are copied from, the channels-last layout. Sources with channels last are copied, too: a tile reads several
+// pixels at once, an access pattern that the hardware prefetcher predicts less well than that of a copy.
 template <typename T>
-struct Stretches {
+struct Strips {
   const Correlation<T>& c;
-  int64_t most;          // rows of a stretch, of one image
-  int64_t above, below;  // rows around it that taps read
+  int64_t max_rows;      // the max_rows rows of a strip, all of one image
+  int64_t above, below;  // how many rows above and below a strip its taps read
   RowLayout source, target;
 
-  explicit Stretches(const Correlation<T>& c) : c(c) {
+  explicit Strips(const Correlation<T>& c) : c(c) {
     const MaskedConv2dSizes& s = c.sizes;
     constexpr int64_t kPixels = 256;
     const int64_t reach = s.kernel_height / 2 * s.dilation_height;
-    most = smaller(divide_up(kPixels, s.width), s.height);
+    max_rows = smaller(divide_up(kPixels, s.width), s.height);
     above = c.mirrored ? 0 : reach;
     below = c.mirrored ? reach : 0;
     source = {s.height, s.width, c.channels, merges_taps(s, c.channels) ? s.kernel_width / 2 : 0};
     target = {s.height, s.width, c.columns, 0};
   }
 
-  // How many values the copies of a stretch take.
-  int64_t source_size() const { return smaller(most + above + below, source.height) * source.stride(); }
-  int64_t target_size() const { return target.fits(c.target) ? 0 : most * target.stride(); }
+  // How many values the copies of a strip's source and target take.
+  int64_t source_size() const { return smaller(max_rows + above + below, source.height) * source.stride(); }
+  int64_t target_size() const { return target.fits(c.target) ? 0 : max_rows * target.stride(); }
 
-  // Computes `rows`, which are some of `image`.
+  // Computes a strip of rows; `image` are all rows of its image, `memory` is for the copies.
   void compute(Range rows, Range image, const T* packed, T* memory) const {
     const Range read = {larger(image.begin, rows.begin - above), smaller(image.end, rows.end + below)};
     const Rows<T> from = source.rows_at(memory, read.begin);
@@ -206,16 +210,16 @@ void correlate(Correlation<T> c) {
   Scratch<T> zeros(c.columns);
   std::memset(zeros.data(), 0, c.columns * sizeof(T));
   if (c.bias == nullptr) c.bias = zeros.data();
-  const Stretches<T> stretches(c);
-  const int64_t memory_size = stretches.source_size() + stretches.target_size();
+  const Strips<T> strips(c);
+  const int64_t memory_size = strips.source_size() + strips.target_size();
   Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
   Scratch<T> memory(s.threads * memory_size);
   Barrier barrier;
   parallel(s.threads, [&](int64_t thread, int64_t team) {
     for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
     barrier.wait(team);
-    for_each_stretch(share(s.rows(), thread, team), s.height, stretches.most, [&](Range rows, Range image) {
-      stretches.compute(rows, image, packed.data(), memory.data() + thread * memory_size);
+    for_each_strip(share(s.rows(), thread, team), s.height, strips.max_rows, [&](Range rows, Range image) {
+      strips.compute(rows, image, packed.data(), memory.data() + thread * memory_size);
     });
   });
 }

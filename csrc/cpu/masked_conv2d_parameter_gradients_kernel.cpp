@@ -1,4 +1,4 @@
-// The gradients of masked convolution's weight and bias: sums over all pixels.
+// The gradients of masked convolution's weight and bias, which are sums over all pixels.
 
 #include "cpu/conv/images.h"
 #include "cpu/conv/taps.h"
@@ -8,7 +8,8 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// The weight gradient is computed as [block of out channels][tap, in channel][out channel of the block], `sums`.
+// The sums of the weight gradient while they are computed, packed as [block of out channels][tap, in channel][out
+// channel of the block].
 template <typename T>
 struct WeightSums {
   const MaskedConv2dSizes& sizes;
@@ -16,7 +17,7 @@ struct WeightSums {
   T* sums;
 
   bool merged() const { return merges_taps(sizes, sizes.in_channels); }
-  // Every tap that any channel sees.
+  // The taps that are active for any channel.
   Range taps() const { return {0, sizes.centre() + (sizes.own_group || sizes.data_channels > 1)}; }
   int64_t rows() const { return taps().size() * sizes.in_channels; }
   T* block(int64_t first_column) const { return sums + first_column * rows(); }
@@ -25,9 +26,10 @@ struct WeightSums {
   }
 };
 
-// Adds the rows `lines` of `image` to the rows `part` of a block's sums that belong to `run`.
+// Adds the contributions of the pixel rows `lines` of one image, whose rows are `image`, to the sums of the taps `run`:
+// the rows `part` of the block that begins with out channel `first_column`.
 template <typename T, int kColumns>
-void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_column, const Run& run, Range part) {
+void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_column, const TapRun& run, Range part) {
   const MaskedConv2dSizes& s = w.sizes;
   constexpr int64_t kWidth = kColumns * kLanes<T>;
   const Range pixels = clip(s, run, w.merged());
@@ -48,18 +50,18 @@ void add_lines(const WeightSums<T>& w, Range image, Range lines, int64_t first_c
   });
 }
 
-// Computes one thread's share of the sums: `rows` of all blocks' rows, one block after the other.
+// Computes one thread's share of the sums, `rows`, counted over the rows of all blocks, one block after the other.
 template <typename T>
 void sum_over_pixels(const WeightSums<T>& w, Range rows) {
   const MaskedConv2dSizes& s = w.sizes;
-  // As many image rows at a time as leave their gradients in the first-level cache.
+  // So many image rows at a time that their gradients stay in the first-level cache.
   constexpr int64_t kValues = 24 * 1024 / sizeof(T);
   const int64_t step = larger(1, kValues / (larger(s.width, 1) * smaller(kBlock<T>, s.out_channels)));
-  for_each_stretch({0, s.rows()}, s.height, step, [&](Range lines, Range image) {
+  for_each_strip({0, s.rows()}, s.height, step, [&](Range lines, Range image) {
     for (int64_t column = 0; column < s.out_channels; column += kBlock<T>) {
       const int64_t before = column / kBlock<T> * w.rows();
       for_vectors_of<T>(w.block_width(column), [&](auto vectors) {
-        for_each_run(s, w.taps(), w.merged(), [&](const Run& run) {
+        for_each_run(s, w.taps(), w.merged(), [&](const TapRun& run) {
           const int64_t first = run.tap * s.in_channels;
           const Range part = {larger(rows.begin - before, first),
                               smaller(rows.end - before, first + run.taps * s.in_channels)};
@@ -70,7 +72,7 @@ void sum_over_pixels(const WeightSums<T>& w, Range rows) {
   });
 }
 
-// Writes the weight's gradient for one thread's share of the input channels: the sums, and zero where it is masked.
+// Writes the weight gradient for one thread's share of the input channels: the sums, and zero for masked weights.
 template <typename T>
 void unpack(const WeightSums<T>& w, Weights<T> grad_weight, Range channels) {
   const MaskedConv2dSizes& s = w.sizes;
@@ -90,7 +92,8 @@ void unpack(const WeightSums<T>& w, Weights<T> grad_weight, Range channels) {
       }
 }
 
-// Sums over the pixels of each row first, then over the rows: precise, and the same for any number of threads.
+// Sums `count` rows of values for the given columns. The bias gradient is summed over the pixels of each image row
+// first and then over the rows, which is more precise than a single long sum and the same for any number of threads.
 template <typename T>
 void sum_columns(const T* values, int64_t count, int64_t stride, T* sums, Range columns) {
   for (int64_t column = columns.begin; column < columns.end; column += kLanes<T>) {
@@ -107,7 +110,7 @@ void parameter_gradients(const MaskedConv2dParameterGradientsParams<T>& p) {
   const RowLayout input = {s.height, s.width, s.in_channels, merges_taps(s, s.in_channels) ? s.kernel_width / 2 : 0};
   const RowLayout grad = {s.height, s.width, s.out_channels, 0};
   const bool copies_input = p.grad_weight.data && !input.fits(p.input);
-  // Tiles read whole vectors, at the very end beyond the last pixel's channels.
+  // Tiles read whole vectors, for the last pixel beyond its channels, so the end of the array needs padding.
   const bool copies_grad = !grad.fits(p.grad_output) || s.out_channels % kLanes<T> != 0;
   Scratch<T> input_copy(copies_input ? s.rows() * input.stride() : 0);
   Scratch<T> grad_copy(copies_grad ? s.rows() * grad.stride() + kLanes<T> : 0);

@@ -1,4 +1,5 @@
-// The kernels of a recurrent layer, for every cell, once for each instruction set. Params say what is read and written.
+// The kernels of a recurrent layer on the CPU, for every cell and instruction set. params/layer.h says which arrays
+// they read and write.
 
 #pragma once
 
@@ -7,11 +8,11 @@
 
 namespace fused_rnn::cpu {
 
-// Cell is a struct of cells/, T is float or double; name_kernel.cpp instantiates both for the cell of that name.
+// Cell is a struct of cells/, T is float or double. <name>_kernel.cpp instantiates both templates for its cell.
 FUSED_RNN_PER_CAPABILITY(
-    // All steps of a layer.
+    // Computes all steps of a layer.
     template <typename Cell, typename T> void recurrent_forward(const RecurrentForwardParams<T>& params);
-    // All steps backwards, then the gradients of input and weights.
+    // Computes all steps backwards, and then the gradients of the input and the weights.
     template <typename Cell, typename T> void recurrent_backward(const RecurrentBackwardParams<T>& params);)
 
 }  // namespace fused_rnn::cpu

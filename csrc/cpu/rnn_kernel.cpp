@@ -1,4 +1,4 @@
-// The plain RNN on a processor.
+// The kernels of the plain RNN on the CPU.
 
 #include "cpu/recurrent/instantiate.h"
 

@@ -1,4 +1,4 @@
-// Chooses, at run time, the instruction set whose kernel is called.
+// Chooses, at run time, the instruction set whose kernels are called.
 
 #pragma once
 
@@ -10,8 +10,8 @@ namespace fused_rnn::ops {
 
 enum class Capability { kDefault, kAVX2, kAVX512 };
 
-// Returns the best instruction set of this machine; the environment variable ATEN_CPU_CAPABILITY lowers it, as in
-// torch.
+// Returns the best instruction set of this machine, or a lower one that the environment variable ATEN_CPU_CAPABILITY
+// sets, as in torch.
 inline Capability capability() {
   static const Capability chosen = [] {
     const std::string name = at::get_cpu_capability();
@@ -21,8 +21,8 @@ inline Capability capability() {
   return chosen;
 }
 
-// Returns whether the processor has AVX512_BF16 besides AVX-512, to multiply pairs of bfloat16 numbers; not if the
-// instruction set is lowered.
+// Returns whether kernels may multiply pairs of bfloat16 numbers: whether the processor has AVX512_BF16, and AVX-512 is
+// the chosen instruction set.
 inline bool multiplies_pairs() {
 #if defined(FUSED_RNN_PAIRS_STAND_IN)
   return true;

@@ -1,4 +1,4 @@
-// Checks of a recurrent layer's tensors: one place for all cells and all devices.
+// The checks of a recurrent layer's tensors, for all cells and devices.
 
 #include "ops/layer.h"
 
@@ -28,18 +28,19 @@ void check_tensor(const Tensor& tensor, const char* name, int64_t dimensions, co
               ", but input has dtype ", input.scalar_type());
 }
 
-// Checks the initial states, and fills in the layer's sizes but for the steps.
+// Checks the initial states, and sets the layer's states and its sizes except the steps.
 void check_states(RecurrentLayer& layer, at::TensorList states) {
-  const auto wanted = static_cast<size_t>(layer.cell.states);
-  TORCH_CHECK(states.size() == wanted, layer.cell.name, " has ", wanted, " states, got ", states.size());
+  const auto expected_states = static_cast<size_t>(layer.cell.states);
+  TORCH_CHECK(states.size() == expected_states, layer.cell.name, " has ", expected_states, " states, got ",
+              states.size());
   const Tensor& h0 = states[0];
   check_tensor(h0, "h0", layer.one_step ? 2 : 3, layer.input);
   const int64_t directions = layer.one_step ? 1 : h0.size(0), output_size = h0.size(-1);
   TORCH_CHECK(directions == 1 || directions == 2, "h0 must have 1 or 2 directions, got shape ", h0.sizes());
   int64_t hidden_size = output_size;
-  for (size_t i = 1; i < wanted; ++i) {
+  for (size_t i = 1; i < expected_states; ++i) {
     const Tensor& state = states[i];
-    const std::string name = wanted == 2 ? "c0" : "state " + std::to_string(i);
+    const std::string name = expected_states == 2 ? "c0" : "state " + std::to_string(i);
     check_tensor(state, name.c_str(), h0.dim(), layer.input);
     if (i == 1) hidden_size = state.size(-1);
     TORCH_CHECK(
@@ -50,7 +51,7 @@ void check_states(RecurrentLayer& layer, at::TensorList states) {
   layer.states = states.vec();
 }
 
-// Gives the weights their names, and checks their shapes.
+// Assigns the weights to their names, and checks their shapes.
 void check_weights(RecurrentLayer& layer, at::TensorList weights) {
   const RecurrentSizes& s = layer.sizes;
   const auto count = static_cast<int64_t>(weights.size()), each = count / s.directions;
@@ -70,16 +71,17 @@ void check_weights(RecurrentLayer& layer, at::TensorList weights) {
       check_shape(*next, name, shape);
       return *next++;
     };
-    DirectionWeights& own = layer.weights[d];
-    own.weight_ih = take("weight_ih", {rows, s.input_size});
-    own.weight_hh = take("weight_hh", {rows, s.output_size});
-    if (layer.biased) own.bias_ih = take("bias_ih", {rows});
-    if (layer.biased) own.bias_hh = take("bias_hh", {rows});
-    if (layer.projected) own.weight_hr = take("weight_hr", {s.output_size, s.hidden_size});
+    DirectionWeights& named = layer.weights[d];
+    named.weight_ih = take("weight_ih", {rows, s.input_size});
+    named.weight_hh = take("weight_hh", {rows, s.output_size});
+    if (layer.biased) named.bias_ih = take("bias_ih", {rows});
+    if (layer.biased) named.bias_hh = take("bias_hh", {rows});
+    if (layer.projected) named.weight_hr = take("weight_hr", {s.output_size, s.hidden_size});
   }
 }
 
-// The steps of the layer, packed or padded; also sets layer.batch_sizes and layer.first_rows.
+// Returns the steps of the layer, padded or packed. For a packed layer sets batch_sizes and first_rows, to which the
+// result points.
 Steps check_steps(RecurrentLayer& layer, const OptionalTensor& batch_sizes, int64_t batch) {
   const Tensor& input = layer.input;
   if (!batch_sizes) {

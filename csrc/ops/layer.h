@@ -1,4 +1,4 @@
-// A recurrent layer as the operators get it: its tensors, checked and named. Every device starts from this.
+// The arguments of the recurrent operators, checked and named, on which the code of every device builds.
 
 #pragma once
 
@@ -22,10 +22,10 @@ struct DirectionWeights {
   Tensor weight_ih;  // [gates * hidden_size, input_size]
   Tensor weight_hh;  // [gates * hidden_size, output_size]
   Tensor bias_ih;    // [gates * hidden_size], undefined without biases
-  Tensor bias_hh;    // likewise
+  Tensor bias_hh;    // [gates * hidden_size], undefined without biases
   Tensor weight_hr;  // [output_size, hidden_size], undefined without a projection
 
-  // Calls body(weight) for each that is defined, in the order in which the operators take them.
+  // Calls body(weight) for each defined weight, in the order in which the operators take them.
   template <typename Body>
   void for_each(const Body& body) {
     for (Tensor* weight : {&weight_ih, &weight_hh, &bias_ih, &bias_hh, &weight_hr})
@@ -40,66 +40,69 @@ struct DirectionWeights {
 struct RecurrentLayer {
   cells::Kind kind;
   cells::Description cell;
-  at::ScalarType type;  // of all tensors
+  at::ScalarType type;  // the dtype of all tensors
   bool one_step;        // whether input and states are [batch, size]: one step of one direction
   bool biased, projected;
   Tensor input;
-  std::vector<Tensor> states;  // the initial ones: h0 [directions, batch, output_size], and for each further state of
+  std::vector<Tensor> states;  // the initial states: h0 [directions, batch, output_size], and for each further state of
                                // the cell [directions, batch, hidden_size]
   DirectionWeights weights[2];
-  Tensor lengths;                  // [batch], undefined without; on the device of the input
+  Tensor lengths;                  // [batch], on the device of the input; undefined if all sequences have all steps
   Tensor batch_sizes, first_rows;  // [time], on the CPU; undefined unless the input is packed
-  RecurrentSizes sizes;            // of the layer as it is given: lengths change nothing of it
+  RecurrentSizes sizes;            // of the padded or packed input; lengths do not change them
 
   const Tensor& h0() const { return states[0]; }
   // The initial cell state; undefined for a cell without one.
   Tensor c0() const { return states.size() > 1 ? states[1] : Tensor(); }
-  // How many rows the arrays of all steps have.
+  // The number of batch rows of all steps together.
   int64_t rows() const { return sizes.steps.rows(); }
-  // The shapes of the output; of the saved gates; and of a cell state after each step.
+  // The shapes of the output, of the gates saved for backward, and of a cell state's values after each step.
   std::vector<int64_t> output_shape() const;
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
 };
 
-// Returns the cell of a name; raises a ValueError that lists all names if there is none.
+// Returns the cell with this name. Raises a ValueError that lists all names if there is none.
 cells::Kind kind_of(std::string_view name);
 
-// Checks every tensor of a layer, before any memory is touched; the message names the argument. Lengths on another
-// device than the CPU are not read.
+// Checks every tensor of a layer before any of its values is read; an error message names the argument. The values of
+// lengths are checked only on the CPU, since reading them from another device would wait for it.
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
                            const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
 
-// What the forward pass returns. What is not saved is of shape [0].
+// What the forward pass returns. Without save_for_backward, gates and history are of shape [0].
 struct RecurrentOutputs {
   Tensor output;                // of layer.output_shape()
-  std::vector<Tensor> states;   // the final ones, shaped like layer.states
+  std::vector<Tensor> states;   // the final states, of the same shapes as layer.states
   Tensor gates;                 // of layer.gates_shape()
-  std::vector<Tensor> history;  // for each state but h its values after each step, of layer.history_shape()
+  std::vector<Tensor> history;  // for each state but h, its values after each step, of layer.history_shape()
 };
 
-// What the backward pass is given besides the layer, checked against it.
+// The gradients that the backward pass starts from, of checked shapes; each is undefined if it is zero.
 struct RecurrentGradients {
-  Tensor output;                // of the output; undefined for zero, as all of these
-  std::vector<Tensor> states;   // of the final states
-  std::vector<Tensor> history;  // of the history
+  Tensor output;                // the gradient of the output
+  std::vector<Tensor> states;   // the gradients of the final states
+  std::vector<Tensor> history;  // the gradients of the history
 };
+// The results of the forward pass that the backward pass needs, of checked shapes.
 struct RecurrentSaved {
   Tensor output, gates;
   std::vector<Tensor> history;
 };
+// Which gradients the backward pass must compute.
 struct Wanted {
   bool input, states, weights;
 };
 
-// What the backward pass returns. What is not wanted is of shape [0], and of the weights undefined.
+// What the backward pass returns. Gradients of input and states that are not wanted are of shape [0]; those of weights
+// are undefined.
 struct RecurrentInputGradients {
   Tensor input;
   std::vector<Tensor> states;
   DirectionWeights weights[2];
 };
 
-// Raises a RuntimeError unless `tensor` has the shape.
+// Raises a RuntimeError unless `tensor` has the expected shape.
 void check_shape(const Tensor& tensor, const char* name, at::IntArrayRef expected);
 
 }  // namespace fused_rnn::ops

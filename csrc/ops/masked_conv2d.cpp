@@ -1,4 +1,5 @@
-// The operators masked_conv2d and masked_conv2d_backward: check, allocate, call the kernels.
+// The operators masked_conv2d and masked_conv2d_backward: they check their arguments, allocate the results and call the
+// kernels.
 
 #include "cpu/masked_conv2d.h"
 
@@ -20,7 +21,7 @@ namespace {
 using at::Tensor;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-// What is not a tensor.
+// The arguments of the operators that are not tensors.
 struct Options {
   std::string_view mask_type;
   int64_t data_channels;
@@ -41,7 +42,7 @@ void check_options(const Options& options, const Tensor& weight) {
               "non-positive dilation is not supported");
 }
 
-// Checks that `tensor` has the dtype and device of the input.
+// Checks that `tensor` has the same dtype and device as the input.
 void check_like_input(const Tensor& tensor, const char* name, const Tensor& input) {
   TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), "Input type (", input.scalar_type(), ") and ", name,
               " type (", tensor.scalar_type(), ") should be the same");
@@ -49,7 +50,7 @@ void check_like_input(const Tensor& tensor, const char* name, const Tensor& inpu
               tensor.device());
 }
 
-// Checks input, weight and options, in the words of torch.nn, and returns the sizes.
+// Checks input, weight and options, with the error messages of torch.nn, and returns the sizes.
 MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const Options& options) {
   const auto type = input.scalar_type();
   TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
@@ -73,7 +74,7 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
   sizes.out_channels = weight.size(0);
   sizes.kernel_height = weight.size(2);
   sizes.kernel_width = weight.size(3);
-  // Beyond the image's size a larger distance changes nothing, and must not overflow.
+  // A dilation of the image's size or more puts every tap outside the image; the limit keeps products from overflowing.
   sizes.dilation_height = std::min(options.dilation[0], sizes.height);
   sizes.dilation_width = std::min(options.dilation[1], sizes.width);
   sizes.data_channels = options.data_channels;
@@ -82,21 +83,22 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
   return sizes;
 }
 
-// The half precisions are computed in float32.
+// Returns the type of the computation, which is float32 for the half precisions.
 at::ScalarType compute_type(const Tensor& tensor) {
   return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-// Returns images as the kernels read them: in the computed type, and dense in one of both memory formats.
+// Returns images as the kernels need them: in the type of the computation, and dense in one of the two memory formats.
 Tensor images_for_kernel(const Tensor& images) {
   const Tensor computed = images.to(compute_type(images));
   return computed.is_contiguous() || computed.is_contiguous(kChannelsLast) ? computed : computed.contiguous();
 }
-// Returns weights as the kernels read them: in the computed type, and with taps at one distance.
+// Returns weights as the kernels need them: in the type of the computation, and with one stride for all taps.
 Tensor weight_for_kernel(const Tensor& weight) {
   const Tensor computed = weight.to(compute_type(weight));
-  const bool one_line = weight.size(2) == 1 || weight.size(3) == 1;
-  return one_line || computed.stride(2) == computed.size(3) * computed.stride(3) ? computed : computed.contiguous();
+  const bool one_dimensional = weight.size(2) == 1 || weight.size(3) == 1;
+  return one_dimensional || computed.stride(2) == computed.size(3) * computed.stride(3) ? computed
+                                                                                        : computed.contiguous();
 }
 
 template <typename T>
@@ -119,18 +121,18 @@ Weights<T> mutable_weights(const Tensor& tensor) {
   return {tensor.mutable_data_ptr<T>(), tensor.stride(0), tensor.stride(1), tap_stride(tensor)};
 }
 
-// As torch.nn: channels-last as soon as one of both tensors is.
+// Returns the memory format of a result, as in torch.nn: channels last if one of the two tensors has it.
 at::MemoryFormat result_format(const Tensor& a, const Tensor& b) {
   const bool last = a.suggest_memory_format() == kChannelsLast || b.suggest_memory_format() == kChannelsLast;
   return last ? kChannelsLast : at::MemoryFormat::Contiguous;
 }
 
-// Returns a tensor for a kernel to write, in the computed type.
+// Returns an uninitialised tensor for a kernel to write, in the type of the computation.
 Tensor empty(const Tensor& like, at::IntArrayRef shape, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
   return at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format));
 }
 
-// Calls body(T()) with the type that is computed in.
+// Calls body(T()) with the type of the computation, T.
 template <typename Body>
 void for_type(at::ScalarType compute, const Body& body) {
   compute == at::kDouble ? body(double()) : body(float());

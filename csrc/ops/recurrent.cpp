@@ -1,4 +1,4 @@
-// The operators recurrent and recurrent_backward: they check what they are given, and run it on the input's device.
+// The operators recurrent and recurrent_backward: they check their arguments and run the layer on the input's device.
 
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
@@ -30,7 +30,8 @@ RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGra
   return backward_on_cpu(layer, gradients, saved, wanted);
 }
 
-// Adds to a message that the arguments did not fit, so that fused_rnn.functional can tell this from other errors.
+// Calls check() and adds a mark to the message of any error it raises, by which fused_rnn.functional distinguishes
+// arguments that the operator refuses from other errors.
 template <typename Body>
 auto refusing(const Body& check) {
   try {
@@ -50,7 +51,7 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
   return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
 }
 
-// Returns an optional tensor after a check of its shape; undefined if it is not there.
+// Returns an optional tensor, with its shape checked; undefined if there is none.
 Tensor given(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
   if (!tensor) return Tensor();
   check_shape(*tensor, name, shape);

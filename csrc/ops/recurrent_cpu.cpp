@@ -1,4 +1,5 @@
-// Recurrent layers on the CPU: tensors as the kernels read them, memory for what they write, and the call.
+// Recurrent layers on the CPU: converts the arguments to what the kernels read, allocates the results and calls the
+// kernels.
 
 #include "ops/recurrent_cpu.h"
 
@@ -17,12 +18,12 @@
 namespace fused_rnn::ops {
 namespace {
 
-// A layer as the kernels read it: tensors contiguous and, but for the matrices of the forward pass, in the type that is
-// computed in, which is float32 for the half precisions. A padded batch with lengths becomes a packed one: the kernels
-// get its sequences sorted by decreasing length, and no rows of its padding.
+// A layer as the kernels read it. All tensors are contiguous and of the type of the computation, which is float32 for
+// the half precisions; only weight matrices may stay in half precision, which the forward kernels widen themselves. A
+// padded batch with lengths is turned into a packed one: its sequences sorted by decreasing length, without padding.
 class CpuLayer {
  public:
-  // Matrices of weights stay as they are stored if `stored_matrices`.
+  // If `stored_matrices`, weight matrices keep the type in which they are stored.
   CpuLayer(const RecurrentLayer& layer, bool stored_matrices)
       : layer_(layer), compute(layer.type == at::kDouble ? at::kDouble : at::kFloat), sizes(layer.sizes) {
     if (layer.lengths.defined()) pack();
@@ -36,17 +37,19 @@ class CpuLayer {
     }
   }
 
-  // Returns `tensor` contiguous and in the computed type; in a short call nothing is dispatched for those that are.
+  // Returns `tensor` contiguous and in the type of the computation. A tensor that is so already is returned without a
+  // call of the dispatcher, which would cost more than a small layer.
   Tensor for_kernel(const Tensor& tensor) const {
     return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
   }
-  // Returns a tensor of the computed type as the caller gets it.
+  // Returns a result in the type of the layer.
   Tensor for_caller(const Tensor& tensor) const { return layer_.type == compute ? tensor : tensor.to(layer_.type); }
-  // Returns an uninitialised tensor of the computed type.
+  // Returns an uninitialised tensor in the type of the computation.
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, input.options().dtype(compute)); }
 
-  // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, without
-  // those of the padding; and the kernels' rows with zero in the padding's place. Nothing to do without lengths.
+  // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, in the
+  // order of the packed batch, without padding; with_padding() is the inverse, with zeros in the padding. Without
+  // lengths both return the tensor itself.
   Tensor without_padding(const Tensor& tensor, int64_t dim) const {
     if (!rows_.defined()) return tensor;
     return (dim == 0 ? tensor.flatten(0, 1) : tensor).index_select(dim, rows_);
@@ -59,17 +62,18 @@ class CpuLayer {
     (dim == 0 ? padded.flatten(0, 1) : padded).index_copy_(dim, rows_, tensor);
     return padded;
   }
-  // Returns states, [directions, batch, size], in the order of the kernels' sequences, or back in the caller's.
+  // Returns states, [directions, batch, size], with sequences in the packed batch's order; unsorted() is the inverse.
   Tensor sorted(const Tensor& state) const { return sequences_.defined() ? state.index_select(1, sequences_) : state; }
   Tensor unsorted(const Tensor& state) const {
     return sequences_.defined() ? at::empty_like(state).index_copy_(1, sequences_, state) : state;
   }
-  // Returns rows that the caller gave, [time, batch, size] or [directions, rows, size], as the kernels read them;
-  // undefined if they are.
+  // Returns rows of the caller, shaped as for without_padding(), as the kernels read them; undefined if they are
+  // undefined.
   Tensor given_rows(const Tensor& tensor, int64_t dim) const {
     return tensor.defined() ? for_kernel(without_padding(tensor, dim)) : tensor;
   }
-  // Returns a state that a kernel will write into, with the values of `tensor`, sorted; with zeros if it is undefined.
+  // Returns a copy of a state for a kernel to overwrite, with sequences in the packed batch's order; zeros if it is
+  // undefined.
   Tensor writable(const Tensor& tensor, at::IntArrayRef shape) const {
     if (!tensor.defined()) return at::zeros(shape, input.options().dtype(compute));
     if (sequences_.defined() || tensor.scalar_type() != compute || !tensor.is_contiguous())
@@ -79,13 +83,13 @@ class CpuLayer {
     return copy;
   }
 
-  // The kernels' rows of the output: the caller's, or with lengths [rows, directions * output_size].
+  // The shape of the output that the kernels write: the caller's, or with lengths [rows, directions * output_size].
   std::vector<int64_t> output_shape() const {
     if (rows_.defined()) return {sizes.steps.rows(), sizes.directions * sizes.output_size};
     return layer_.output_shape();
   }
-  // Returns an array for the gates of every row. With lengths the kernels use the first part of it, as if it had just
-  // their rows, so that its shape does not depend on the lengths' values.
+  // Returns an array for the gates of every row of the caller, so that its shape does not depend on the values of the
+  // lengths. With lengths the kernels use only its beginning, as an array of their cpu_layer rows; the rest is zero.
   Tensor empty_gates() const {
     Tensor gates = empty(layer_.gates_shape());
     const int64_t used = sizes.directions * sizes.steps.rows() * gates.size(2);
@@ -101,42 +105,42 @@ class CpuLayer {
   Tensor input;
   std::vector<Tensor> states;
   DirectionWeights weights[2];
-  RecurrentSizes sizes;  // as the kernels see them
+  RecurrentSizes sizes;  // of the packed batch if there are lengths
 
  private:
-  // Turns the padded batch into a packed one.
+  // Computes the packed batch's steps, and the order of its sequences and rows, from the lengths.
   void pack() {
     Steps& steps = sizes.steps;
     const Tensor& lengths = layer_.lengths;
     const Tensor order = at::arange(steps.time * steps.batch, lengths.options()).view({steps.time, steps.batch});
     const auto [by_length, sequences] = lengths.sort(/*stable=*/true, /*dim=*/0, /*descending=*/true);
-    const Tensor running = by_length.gt(at::arange(steps.time, lengths.options()).unsqueeze(1));  // [time, batch]
+    const Tensor has_step = by_length.gt(at::arange(steps.time, lengths.options()).unsqueeze(1));  // [time, batch]
     sequences_ = sequences;
-    rows_ = order.index_select(1, sequences).masked_select(running);
-    batch_sizes_ = running.sum(1);
+    rows_ = order.index_select(1, sequences).masked_select(has_step);
+    batch_sizes_ = has_step.sum(1);
     first_rows_ = at::sub(at::cumsum(batch_sizes_, 0), batch_sizes_);
     steps.batch_sizes = batch_sizes_.const_data_ptr<int64_t>();
     steps.first_rows = first_rows_.const_data_ptr<int64_t>();
   }
 
   Tensor batch_sizes_, first_rows_;
-  Tensor sequences_;  // [batch], which of the caller's sequences the kernels' sequence is; with lengths only
-  Tensor rows_;       // [rows], where in the caller's time * batch rows the kernels' row lies; with lengths only
+  Tensor sequences_;  // [batch], the caller's index of each sequence of the packed batch; undefined without lengths
+  Tensor rows_;       // [rows], the caller's index, in time * batch, of each packed row; undefined without lengths
 };
 
-// Returns a pointer to a tensor's values; null if it is undefined or has none.
+// Returns a pointer to a tensor's values; null if it is undefined or empty.
 template <typename T>
 T* pointer(const Tensor& tensor) {
   return tensor.defined() && tensor.numel() > 0 ? tensor.mutable_data_ptr<T>() : nullptr;
 }
 const void* pointer_to_any(const Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 
-Stored stored_as(at::ScalarType type, at::ScalarType compute) {
-  if (type == compute) return Stored::kComputed;
-  return type == at::kBFloat16 ? Stored::kBFloat16 : Stored::kFloat16;
+StoredType stored_as(at::ScalarType type, at::ScalarType compute) {
+  if (type == compute) return StoredType::kComputeType;
+  return type == at::kBFloat16 ? StoredType::kBFloat16 : StoredType::kFloat16;
 }
 
-// Calls body.template operator()<Cell, T>() with the layer's cell and the computed type.
+// Calls body.template operator()<Cell, T>() with the layer's cell and the type of the computation.
 template <typename Body>
 void with_cell_and_type(const RecurrentLayer& layer, at::ScalarType compute, const Body& body) {
   with_cell(layer.kind, [&]<typename Cell>() {
@@ -147,29 +151,29 @@ void with_cell_and_type(const RecurrentLayer& layer, at::ScalarType compute, con
 }  // namespace
 
 RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
-  const CpuLayer own(layer, /*stored_matrices=*/true);
-  const RecurrentSizes& s = own.sizes;
+  const CpuLayer cpu_layer(layer, /*stored_matrices=*/true);
+  const RecurrentSizes& s = cpu_layer.sizes;
   RecurrentOutputs outputs;
-  Tensor output = own.empty(own.output_shape());
-  Tensor h_n = own.empty(layer.h0().sizes()), c_n, cells;
-  Tensor gates = save_for_backward ? own.empty_gates() : own.empty({0});
+  Tensor output = cpu_layer.empty(cpu_layer.output_shape());
+  Tensor h_n = cpu_layer.empty(layer.h0().sizes()), c_n, cells;
+  Tensor gates = save_for_backward ? cpu_layer.empty_gates() : cpu_layer.empty({0});
   if (layer.cell.cell_states() > 0) {
-    c_n = own.writable(layer.c0(), layer.c0().sizes());
-    cells = own.empty({s.directions, save_for_backward ? s.steps.rows() : 0, s.hidden_size});
+    c_n = cpu_layer.writable(layer.c0(), layer.c0().sizes());
+    cells = cpu_layer.empty({s.directions, save_for_backward ? s.steps.rows() : 0, s.hidden_size});
   }
   if (s.steps.batch > 0)
-    with_cell_and_type(layer, own.compute, [&]<typename Cell, typename T>() {
+    with_cell_and_type(layer, cpu_layer.compute, [&]<typename Cell, typename T>() {
       RecurrentForwardParams<T> params = {};
       params.sizes = s;
       for (int64_t d = 0; d < s.directions; ++d) {
-        const DirectionWeights& w = own.weights[d];
+        const DirectionWeights& w = cpu_layer.weights[d];
         params.weights[d] = {pointer_to_any(w.weight_ih), pointer_to_any(w.weight_hh),
                              pointer_to_any(w.weight_hr), pointer<T>(w.bias_ih),
-                             pointer<T>(w.bias_hh),       stored_as(layer.type, own.compute)};
+                             pointer<T>(w.bias_hh),       stored_as(layer.type, cpu_layer.compute)};
       }
       params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
-      params.input = own.input.const_data_ptr<T>();
-      params.h0 = own.states[0].const_data_ptr<T>();
+      params.input = cpu_layer.input.const_data_ptr<T>();
+      params.h0 = cpu_layer.states[0].const_data_ptr<T>();
       params.output = output.mutable_data_ptr<T>();
       params.h_n = h_n.mutable_data_ptr<T>();
       params.c_n = pointer<T>(c_n);
@@ -177,50 +181,50 @@ RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backw
       params.cells = pointer<T>(cells);
       FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params);
     });
-  outputs.output = own.with_padding(own.for_caller(output), 0);
-  outputs.states.push_back(own.unsorted(own.for_caller(h_n)));
+  outputs.output = cpu_layer.with_padding(cpu_layer.for_caller(output), 0);
+  outputs.states.push_back(cpu_layer.unsorted(cpu_layer.for_caller(h_n)));
   outputs.gates = gates;
   if (layer.cell.cell_states() > 0) {
-    outputs.states.push_back(own.unsorted(own.for_caller(c_n)));
-    outputs.history.push_back(save_for_backward ? own.with_padding(cells, 1) : own.empty({0}));
+    outputs.states.push_back(cpu_layer.unsorted(cpu_layer.for_caller(c_n)));
+    outputs.history.push_back(save_for_backward ? cpu_layer.with_padding(cells, 1) : cpu_layer.empty({0}));
   }
   return outputs;
 }
 
 RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
                                         const RecurrentSaved& saved, Wanted wanted) {
-  const CpuLayer own(layer, /*stored_matrices=*/false);
-  const RecurrentSizes& s = own.sizes;
+  const CpuLayer cpu_layer(layer, /*stored_matrices=*/false);
+  const RecurrentSizes& s = cpu_layer.sizes;
   const bool has_cell_state = layer.cell.cell_states() > 0;
-  const Tensor output = own.given_rows(saved.output, 0), gates = own.for_kernel(saved.gates),
-               grad_output = own.given_rows(gradients.output, 0);
+  const Tensor output = cpu_layer.given_rows(saved.output, 0), gates = cpu_layer.for_kernel(saved.gates),
+               grad_output = cpu_layer.given_rows(gradients.output, 0);
   Tensor cells, grad_cells, grad_c0;
   if (has_cell_state) {
-    cells = own.given_rows(saved.history[0], 1);
-    grad_cells = own.given_rows(gradients.history[0], 1);
-    grad_c0 = own.writable(gradients.states[1], layer.c0().sizes());
+    cells = cpu_layer.given_rows(saved.history[0], 1);
+    grad_cells = cpu_layer.given_rows(gradients.history[0], 1);
+    grad_c0 = cpu_layer.writable(gradients.states[1], layer.c0().sizes());
   }
-  Tensor grad_h0 = own.writable(gradients.states[0], layer.h0().sizes());
-  Tensor grad_input = wanted.input ? own.empty(own.input.sizes()) : own.empty({0});
-  Tensor grad_gates = own.empty({s.directions, s.steps.rows(), layer.cell.sums * s.hidden_size});
+  Tensor grad_h0 = cpu_layer.writable(gradients.states[0], layer.h0().sizes());
+  Tensor grad_input = wanted.input ? cpu_layer.empty(cpu_layer.input.sizes()) : cpu_layer.empty({0});
+  Tensor grad_gates = cpu_layer.empty({s.directions, s.steps.rows(), layer.cell.sums * s.hidden_size});
   RecurrentInputGradients result;
   for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
-    result.weights[d] = own.weights[d];
-    result.weights[d].for_each([&](Tensor& gradient) { gradient = own.empty(gradient.sizes()); });
+    result.weights[d] = cpu_layer.weights[d];
+    result.weights[d].for_each([&](Tensor& gradient) { gradient = cpu_layer.empty(gradient.sizes()); });
   }
-  with_cell_and_type(layer, own.compute, [&]<typename Cell, typename T>() {
+  with_cell_and_type(layer, cpu_layer.compute, [&]<typename Cell, typename T>() {
     RecurrentBackwardParams<T> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {
-      const DirectionWeights &w = own.weights[d], &g = result.weights[d];
+      const DirectionWeights &w = cpu_layer.weights[d], &g = result.weights[d];
       params.weights[d] = {w.weight_ih.const_data_ptr<T>(), w.weight_hh.const_data_ptr<T>(), pointer<T>(w.bias_ih),
                            pointer<T>(w.bias_hh), pointer<T>(w.weight_hr)};
       params.grad_weights[d] = {pointer<T>(g.weight_ih), pointer<T>(g.weight_hh), pointer<T>(g.bias_ih),
                                 pointer<T>(g.bias_hh), pointer<T>(g.weight_hr)};
     }
-    params.input = own.input.const_data_ptr<T>();
-    params.h0 = own.states[0].const_data_ptr<T>();
-    params.c0 = has_cell_state ? own.states[1].const_data_ptr<T>() : nullptr;
+    params.input = cpu_layer.input.const_data_ptr<T>();
+    params.h0 = cpu_layer.states[0].const_data_ptr<T>();
+    params.c0 = has_cell_state ? cpu_layer.states[1].const_data_ptr<T>() : nullptr;
     params.output = output.const_data_ptr<T>();
     params.gates = gates.const_data_ptr<T>();
     params.cells = pointer<T>(cells);
@@ -234,13 +238,13 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     FUSED_RNN_CPU_CALL(recurrent_backward<Cell>, params);
   });
   const auto of_state = [&](const Tensor& gradient) {
-    return own.for_caller(wanted.states ? own.unsorted(gradient) : own.empty({0}));
+    return cpu_layer.for_caller(wanted.states ? cpu_layer.unsorted(gradient) : cpu_layer.empty({0}));
   };
-  result.input = own.for_caller(wanted.input ? own.with_padding(grad_input, 0) : grad_input);
+  result.input = cpu_layer.for_caller(wanted.input ? cpu_layer.with_padding(grad_input, 0) : grad_input);
   result.states.push_back(of_state(grad_h0));
   if (has_cell_state) result.states.push_back(of_state(grad_c0));
   for (DirectionWeights& weights : result.weights)
-    weights.for_each([&](Tensor& gradient) { gradient = own.for_caller(gradient); });
+    weights.for_each([&](Tensor& gradient) { gradient = cpu_layer.for_caller(gradient); });
   return result;
 }
 

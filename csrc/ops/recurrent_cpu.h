@@ -1,4 +1,4 @@
-// Runs a recurrent layer on the CPU.
+// The forward and backward pass of a recurrent layer on the CPU.
 
 #pragma once
 

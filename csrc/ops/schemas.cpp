@@ -1,4 +1,5 @@
-// The schema of every operator, one line each. Shapes and meaning are told in fused_rnn/ops/, checks are in the glue.
+// The schema of every operator, one line each. fused_rnn/ops/ documents shapes and meaning; the operators' own files in
+// this folder check the arguments.
 
 #include <torch/library.h>
 

@@ -1,7 +1,9 @@
-// What the kernels of one recurrent layer, LSTM or GRU, in one or both directions, are given.
-// All arrays are dense and row-major and live for the length of the call. Rows count the time steps' batch rows one
-// step after another: step t has batch_size(t) rows from first_row(t) on. kGates is 4 for the LSTM (i, f, g, o), 3 for
-// the GRU (r, z, n); saved gates are 4 for both (GRU: r, z, n and the recurrent part of n's sum).
+// The arguments of the CPU kernels of one recurrent layer, in one or both directions.
+//
+// All arrays are dense and row-major. They belong to the caller, do not overlap, and live for the duration of the call;
+// what is not said to be written is only read. Arrays of [rows, ...] hold the batch rows of all time steps: step t has
+// batch_size(t) rows from first_row(t) on. kGates, kSums and kReadsHidden are the cell's, see cells/cells.h. The "cell
+// state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are null for a cell of one state.
 
 #pragma once
 
@@ -9,11 +11,11 @@
 
 namespace fused_rnn {
 
-// The steps of a padded batch, or of a packed one, whose rows lie sorted by decreasing length.
+// The steps of a padded batch, or of a packed batch, whose sequences are sorted by decreasing length.
 struct Steps {
   int64_t time, batch;
-  const int64_t* batch_sizes;  // [time], not increasing; null if every step has all `batch` rows
-  const int64_t* first_rows;   // [time]; null likewise
+  const int64_t* batch_sizes;  // [time], not increasing: how many sequences have step t; null unless packed
+  const int64_t* first_rows;   // [time]: the row of step t and sequence 0; null unless packed
 
   int64_t batch_size(int64_t t) const { return batch_sizes ? batch_sizes[t] : batch; }
   int64_t first_row(int64_t t) const { return first_rows ? first_rows[t] : t * batch; }
@@ -27,43 +29,45 @@ struct RecurrentWeights {
   const T* hh;       // [kGates * hidden_size, output_size]
   const T* bias_ih;  // [kGates * hidden_size], or null
   const T* bias_hh;  // [kGates * hidden_size], or null
-  const T* hr;       // [output_size, hidden_size], or null without a projection (LSTM only)
+  const T* hr;       // [output_size, hidden_size], or null without a projection
 };
 
-// How weights are stored: in the type that is computed in, or in a half precision.
-enum class Stored { kComputed, kBFloat16, kFloat16 };
+// The type in which weights are stored: the type of the computation, or a half precision.
+enum class StoredType { kComputeType, kBFloat16, kFloat16 };
 
-// The weights of one direction, of shapes as above, as the forward pass reads them.
+// The weights of one direction for the forward pass, which widens matrices of half precision itself. Shapes are as in
+// RecurrentWeights.
 template <typename T>
 struct StoredWeights {
-  const void *ih, *hh, *hr;  // of the type `stored`
+  const void *ih, *hh, *hr;  // of type `stored`
   const T *bias_ih, *bias_hh;
-  Stored stored;
+  StoredType stored;
 };
 
 struct RecurrentSizes {
   Steps steps;
   int64_t input_size, hidden_size;
-  int64_t output_size;  // hidden_size, or the projection's
-  int64_t directions;   // 1 or 2; the second runs from each sequence's end to its start
-  int64_t threads;
+  int64_t output_size;  // hidden_size, or the size of the projection
+  int64_t directions;   // 1 or 2; the second runs from each sequence's end to its beginning
+  int64_t threads;      // the most threads that may be used
 };
 
 template <typename T>
 struct RecurrentForwardParams {
   RecurrentSizes sizes;
   StoredWeights<T> weights[2];
-  bool pairs;      // whether the processor multiplies pairs of bfloat16 numbers, and weights, input and h0 are such
+  bool pairs;      // whether to multiply in pairs of bfloat16: the processor can, and the layer's type is bfloat16
   const T* input;  // [rows, input_size]
   const T* h0;     // [directions, batch, output_size]
   T* output;       // [rows, directions * output_size], written
   T* h_n;          // [directions, batch, output_size], written
-  T* c_n;          // [directions, batch, hidden_size], c0 on entry, stepped in place (LSTM only)
-  T* gates;        // [directions, rows, 4 * hidden_size], written; null if nothing is to be kept for backward
-  T* cells;        // [directions, rows, hidden_size], written; null likewise, and for the GRU
+  T* c_n;    // [directions, batch, hidden_size], the cell states: c0 on entry, those after the last step on return
+  T* gates;  // [directions, rows, kSums * hidden_size], written: what the cell's forward leaves in `values`; null
+             // if nothing is saved for backward
+  T* cells;  // [directions, rows, hidden_size], written: cell states after each step; null if nothing is saved
 };
 
-// The gradients of the weights of one direction, shaped like them.
+// The gradients of the weights of one direction. Shapes are as in RecurrentWeights.
 template <typename T>
 struct RecurrentWeightGradients {
   T* ih;
@@ -79,17 +83,17 @@ struct RecurrentBackwardParams {
   RecurrentWeights<T> weights[2];
   const T* input;        // [rows, input_size]
   const T* h0;           // [directions, batch, output_size]
-  const T* c0;           // [directions, batch, hidden_size] (LSTM only)
+  const T* c0;           // [directions, batch, hidden_size]: the cell states before the first step
   const T* output;       // [rows, directions * output_size]
-  const T* gates;        // [directions, rows, 4 * hidden_size], as forward left them
-  const T* cells;        // [directions, rows, hidden_size], likewise (LSTM only)
+  const T* gates;        // [directions, rows, kSums * hidden_size], as forward left them
+  const T* cells;        // [directions, rows, hidden_size], as forward left them
   const T* grad_output;  // [rows, directions * output_size], or null for zero
-  const T* grad_cells;   // [directions, rows, hidden_size]: gradient of cells, or null for zero (LSTM only)
-  T* grad_h;             // [directions, batch, output_size]: gradient of h_n on entry, of h0 on return
-  T* grad_c;             // [directions, batch, hidden_size]: likewise of c_n and c0 (LSTM only)
-  T* grad_gates;         // [directions, rows, 4 * hidden_size], scratch, written: gradients of the gates' sums
-  T* grad_input;         // [rows, input_size], written, or null if not wanted
-  bool weight_grad;      // whether grad_weights is wanted
+  const T* grad_cells;   // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
+  T* grad_h;             // [directions, batch, output_size]: the gradient of h_n on entry, of h0 on return
+  T* grad_c;             // [directions, batch, hidden_size]: the gradient of c_n on entry, of c0 on return
+  T* grad_gates;         // [directions, rows, kSums * hidden_size], scratch, written: the gradients of the sums
+  T* grad_input;         // [rows, input_size], written; null if not wanted
+  bool weight_grad;      // whether grad_weights are wanted
   RecurrentWeightGradients<T> grad_weights[2];
 };
 

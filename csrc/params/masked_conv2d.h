@@ -1,6 +1,8 @@
-// What the kernels of masked convolution are given.
-// All arrays are dense and live for the length of the call.
-// Taps are counted in raster order of the kernel; those before the centre are active, those after it never are.
+// The arguments of the kernels of masked convolution.
+//
+// Arrays belong to the caller, do not overlap, and live for the duration of the call; what is not said to be written is
+// only read. Taps are counted in raster order of the kernel: those before the centre are active, those after it are
+// not, and the centre depends on the channels' groups.
 
 #pragma once
 
@@ -13,23 +15,23 @@ struct MaskedConv2dSizes {
   int64_t in_channels, out_channels;
   int64_t kernel_height, kernel_width;  // odd
   int64_t dilation_height, dilation_width;
-  int64_t data_channels;  // groups of channels; channel c of C is in group c * data_channels / C
-  bool own_group;         // whether the centre tap reads the pixel's own group (type B) or earlier ones only (type A)
-  int64_t threads;
+  int64_t data_channels;  // the number of groups of channels; channel c of C is in group c * data_channels / C
+  bool own_group;         // whether the centre tap reads the same group too (type B), or only earlier groups (type A)
+  int64_t threads;        // the most threads that may be used
 
   int64_t taps() const { return kernel_height * kernel_width; }
   int64_t centre() const { return taps() / 2; }
   int64_t rows() const { return batch * height; }
 };
 
-// Images in memory.
+// Images, dense in one of the two memory formats.
 template <typename T>
 struct Images {
   T* data;
-  bool channels_last;  // [batch, height, width, channels] rather than [batch, channels, height, width]
+  bool channels_last;  // whether data is [batch, height, width, channels], not [batch, channels, height, width]
 };
 
-// Weights, or their gradient: [out_channels, in_channels, taps], with any distances in memory.
+// Weights, or their gradient: [out_channels, in_channels, taps], with any strides.
 template <typename T>
 struct Weights {
   T* data;
@@ -42,7 +44,7 @@ template <typename T>
 struct MaskedConv2dForwardParams {
   MaskedConv2dSizes sizes;
   Images<const T> input;    // of in_channels
-  Weights<const T> weight;  // masked entries are not used
+  Weights<const T> weight;  // masked entries are not read
   const T* bias;            // [out_channels], or null
   Images<T> output;         // of out_channels, written
 };
@@ -51,7 +53,7 @@ template <typename T>
 struct MaskedConv2dInputGradientParams {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
-  Weights<const T> weight;      // as forward's
+  Weights<const T> weight;      // as in the forward pass
   Images<T> grad_input;         // of in_channels, written
 };
 
@@ -60,7 +62,7 @@ struct MaskedConv2dParameterGradientsParams {
   MaskedConv2dSizes sizes;
   Images<const T> grad_output;  // of out_channels
   Images<const T> input;        // of in_channels
-  Weights<T> grad_weight;       // written, masked entries with zero; no data if not wanted
+  Weights<T> grad_weight;       // written, masked entries with zero; its data is null if not wanted
   T* grad_bias;                 // [out_channels], written; null if not wanted
 };
 

@@ -1,4 +1,4 @@
-"""What torch.vmap makes of an operator: one call for all indices, folded into its batch, or one call for each index."""
+"""The torch.vmap rules of the operators: one call with all indices folded into the batch, or one call per index."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,25 +7,25 @@ import torch
 from torch import Tensor
 
 Batched = tuple[tuple[Tensor, ...], tuple[int | None, ...]]
-"""Outputs, and the dimension of each that is vmapped, or None."""
+"""The outputs of a vmapped call, and the vmapped dimension of each, None for one without."""
 
 ROWS = -2
-"""Where the batch is in everything that LSTM and GRU take and return, but for weights: before the last dimension."""
+"""The batch dimension of everything that a recurrent layer takes and returns except weights: the last but one."""
 IMAGES = 0
-"""Where the batch of images is."""
+"""The batch dimension of images."""
 
 
 def fold(tensor: Tensor | None, dim: int | None, size: int, batch: int) -> Tensor | None:
-    """Fold a vmapped dimension into the batch, as its inner part; the rows of packed sequences stay in their order.
+    """Fold a vmapped dimension into the batch as its faster index, which keeps the rows of packed sequences in order.
 
     Args:
-        tensor: of any shape, with the vmapped dimension ``dim``; or None, which stays.
+        tensor: a tensor of any shape, with the vmapped dimension ``dim``; or None, which is returned as it is.
         dim: the vmapped dimension, or None if all indices share ``tensor``.
-        size: how many indices there are.
+        size: the number of indices.
         batch: the batch dimension of ``tensor`` without the vmapped one.
 
     Returns:
-        The tensor without ``dim``, its batch ``size`` times as large.
+        The tensor without ``dim``, with a batch ``size`` times as large.
     """
     if tensor is None:
         return None
@@ -35,7 +35,7 @@ def fold(tensor: Tensor | None, dim: int | None, size: int, batch: int) -> Tenso
 
 
 def unfold(outputs: tuple[Tensor, ...], size: int, batch: int) -> Batched:
-    """Undo :func:`fold` for all outputs; those of shape [0], which were not wanted, stay as they are."""
+    """Undo :func:`fold` for all outputs except those of shape [0], which stand for results that were not computed."""
     unfolded: list[Tensor] = []
     dims: list[int | None] = []
     for output in outputs:
@@ -52,7 +52,7 @@ def loop(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[Any, ...], 
     Args:
         function: called with ``args``, of which each tensor has its vmapped dimension removed.
         in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
-        size: how many indices there are.
+        size: the number of indices.
         args: the arguments.
     """
 
@@ -78,19 +78,19 @@ def vmap_layer(
     weights: int,
     foldable: bool = True,
 ) -> Batched:
-    """Call a recurrent layer, or its backward pass, for all indices: once where they share all but rows and states.
+    """Call a recurrent layer, or its backward pass, for all indices: by one call if they share batch sizes and weights.
 
     Args:
-        function: called with ``args``.
-        size: how many indices there are.
+        function: the layer or its backward pass, called with ``args``.
+        size: the number of indices.
         in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
         args: the arguments: some that are no tensors, batch sizes, lengths, rows and states, then the weights.
-        batch_sizes: the place of the batch sizes among them; that of the lengths is the next.
-        weights: the place of the first weight.
-        foldable: whether the outputs for all indices can come from one call.
+        batch_sizes: the position of the batch sizes in ``args``; the lengths follow them.
+        weights: the position of the first weight in ``args``.
+        foldable: whether one call can compute the outputs for all indices.
     """
     sizes, lengths, *rows = args[batch_sizes:weights]
-    # Not with lengths: then the order of the gates depends on the whole batch.
+    # With lengths the order of the saved gates depends on the whole batch, so they could not be unfolded.
     if lengths is not None or not foldable or not shared((in_dims[batch_sizes], *in_dims[weights:])):
         return loop(function, in_dims, size, *args)
     folded = (

@@ -1,4 +1,4 @@
-"""What the autograd functions of several operators share: when they are called, and how to differentiate them twice."""
+"""Common parts of the operators' autograd functions: when to call them, and how to differentiate them twice."""
 
 from collections.abc import Callable, Sequence
 from itertools import compress, zip_longest
@@ -13,22 +13,22 @@ from torch.autograd import Function, forward_ad
 def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether an operator on ``tensors`` must go through its autograd function rather than be called directly.
 
-    The transforms of torch.func count as well: it is the autograd function that knows what they mean.
+    It must also inside the transforms of torch.func, whose rules the autograd function defines.
     """
     if torch._C._are_functorch_transforms_active():
         return True
     if torch.is_grad_enabled():
-        for tensor in tensors:  # a loop and no any(): inference of one step counts microseconds
+        for tensor in tensors:  # a loop, which is faster than any(): one small step takes only microseconds
             if tensor is not None and tensor.requires_grad:
                 return True
     return False
 
 
 def apply(function: Any, *args: Any) -> tuple[Tensor, ...]:
-    """Do what ``function.apply(*args)`` does for a torch.autograd.Function, sooner.
+    """Do what ``function.apply(*args)`` does for a torch.autograd.Function, in less time.
 
-    Outside the transforms of torch.func that looks at the function's signature, for defaults of which ours have none,
-    and so takes four times as long as a small step. What comes after that is all that is done here.
+    ``Function.apply`` first inspects the signature of ``forward`` for default arguments, which takes four times as long
+    as a small step. Our functions have no default arguments, so this calls directly what ``apply`` calls afterwards.
     """
     if torch.compiler.is_compiling():
         return function.apply(*_distinct(args))
@@ -38,7 +38,7 @@ def apply(function: Any, *args: Any) -> tuple[Tensor, ...]:
 
 
 def _distinct(args: Sequence[Any]) -> list[Any]:
-    """Return arguments of which no two are the same tensor, as torch.compile wants them: the second becomes a view."""
+    """Replace a tensor that is passed again by a view of it, since torch.compile refuses repeated tensors."""
     distinct: list[Any] = []
     for arg in args:
         repeated = isinstance(arg, Tensor) and any(arg is other for other in distinct)
@@ -49,16 +49,16 @@ def _distinct(args: Sequence[Any]) -> list[Any]:
 def forward_mode() -> bool:
     """Whether tensors may carry tangents: those of torch.autograd.forward_ad, torch.func.jvp, jacfwd or hessian.
 
-    Then it is the reference that is called, which PyTorch can differentiate in every order and direction. An autograd
-    function with a method ``jvp`` is no alternative: torch.compile cannot trace one.
+    In that case the reference is called instead of the operator, since PyTorch can differentiate it in every order and
+    direction. An autograd function with a method ``jvp`` is no alternative, since torch.compile cannot trace it.
     """
     return forward_ad._current_level >= 0
 
 
 def reaches_operator(input: Tensor) -> bool:
-    """Whether a call with ``input`` ends in a kernel, which checks all that it is given.
+    """Whether a call with ``input`` ends in a kernel, which checks all its arguments.
 
-    It does not where only shapes are computed, nor where a transform calls the reference.
+    It does not where only shapes are computed, nor where a transform of torch.func calls the reference.
     """
     return (
         type(input) is Tensor
@@ -70,10 +70,10 @@ def reaches_operator(input: Tensor) -> bool:
 
 
 def legacy_vmap(*grad_outputs: Tensor | None) -> bool:
-    """Whether a backward pass runs for many output gradients at once, without torch.func knowing.
+    """Whether a backward pass runs for a batch of output gradients outside torch.func.
 
-    That is ``torch.autograd.grad(is_grads_batched=True)``, which sees neither the autograd functions' own rules nor
-    operators with a list of tensors; the reference it can run through.
+    ``torch.autograd.grad(is_grads_batched=True)`` does so. It uses neither the vmap rules of autograd functions nor can
+    it call operators that take a list of tensors, but it can run through the reference.
     """
     if torch.compiler.is_compiling():
         return False
@@ -81,14 +81,14 @@ def legacy_vmap(*grad_outputs: Tensor | None) -> bool:
 
 
 def reference_outputs(function: Callable[..., Sequence[Tensor]], inputs: Sequence[Any]) -> tuple[Tensor, ...]:
-    """Call a reference as its operator would be called: half precision is computed in float32.
+    """Call a reference in the precision of its operator, which computes half precision in float32.
 
     Args:
         function: the reference, called with ``inputs``.
-        inputs: its arguments, of any shapes and one dtype; the first one is not None.
+        inputs: its arguments, of any shapes and one dtype, or None; the first one is not None.
 
     Returns:
-        Its outputs in that dtype.
+        The outputs of the reference, in the dtype of the inputs.
     """
     return tuple(output.to(inputs[0].dtype) for output in function(*map(_widened, inputs)))
 
@@ -99,16 +99,16 @@ def reference_gradients(
     needed: Sequence[bool],
     grad_outputs: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Differentiate a reference so that the gradients can themselves be differentiated, in any way.
+    """Differentiate a reference such that the gradients can be differentiated again.
 
     Args:
-        function: the reference, called with ``inputs``; half precision is computed in float32, as the kernels do.
-        inputs: its arguments, of any shapes.
-        needed: for each input whether its gradient is needed.
-        grad_outputs: for each output its gradient, or None for zero.
+        function: the reference, called with ``inputs``; half precision is computed in float32, as in the kernels.
+        inputs: the arguments of the reference, of any shapes.
+        needed: for each input, whether its gradient is needed.
+        grad_outputs: for each output, its gradient, or None for zero.
 
     Returns:
-        For each input its gradient, or None where it is not needed.
+        For each input, its gradient, or None where it is not needed.
     """
     grads = [grad for grad in grad_outputs if grad is not None]
     if not grads:
@@ -118,12 +118,12 @@ def reference_gradients(
         ]
     used = [grad is not None for grad in grad_outputs]
 
-    def of_needed(*values: Tensor) -> tuple[Tensor, ...]:
+    def function_of_needed(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
-        everything = (next(given) if need else tensor for need, tensor in zip(needed, inputs, strict=True))
-        return tuple(compress(function(*map(_widened, everything)), used))
+        all_inputs = (next(given) if need else tensor for need, tensor in zip(needed, inputs, strict=True))
+        return tuple(compress(function(*map(_widened, all_inputs)), used))
 
-    outputs, pull_back, *_ = torch.func.vjp(of_needed, *compress(inputs, needed))
+    outputs, pull_back, *_ = torch.func.vjp(function_of_needed, *compress(inputs, needed))
     gradients = iter(pull_back(tuple(grad.to(out.dtype) for out, grad in zip(outputs, grads, strict=True))))
     return [next(gradients) if need else None for need in needed]
 
@@ -136,18 +136,18 @@ def second_gradients(
     needed: Sequence[bool],
     grads: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """Differentiate :func:`reference_gradients`, likewise.
+    """Differentiate :func:`reference_gradients`, again such that the gradients can be differentiated.
 
     Args:
         function: the reference.
-        inputs: its arguments.
-        first_needed: for each input whether its gradient was needed.
-        grad_outputs: for each output its gradient, or None for zero.
-        needed: for each of ``grad_outputs`` and then of ``inputs`` whether its gradient is needed.
-        grads: for each of the gradients of ``inputs`` its own gradient, or None for zero.
+        inputs: the arguments of the reference.
+        first_needed: for each input, whether its first gradient was needed.
+        grad_outputs: for each output, its gradient, or None for zero.
+        needed: for each of ``grad_outputs`` and then of ``inputs``, whether its gradient is needed.
+        grads: for each of the first gradients of ``inputs``, the gradient with respect to it, or None for zero.
 
     Returns:
-        For each of ``grad_outputs`` and ``inputs`` its gradient, or None where it is not needed.
+        For each of ``grad_outputs`` and ``inputs``, its gradient, or None where it is not needed.
     """
     count = len(grad_outputs)
 
@@ -159,7 +159,7 @@ def second_gradients(
 
 
 def where_needed(gradients: Sequence[Tensor | None], needed: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """Return for each argument its gradient, or None where it is not needed; those at the end may be missing."""
+    """Return the gradient of each argument, or None where it is not needed; ``gradients`` may be shorter than that."""
     return tuple(gradient if need else None for gradient, need in zip_longest(gradients, needed))
 
 

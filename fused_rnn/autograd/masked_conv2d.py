@@ -47,13 +47,13 @@ class MaskedConv2dFunction(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor]) -> None:
-        """Save through save_for_backward, which notices a later change in place."""
+        """Save tensors by save_for_backward, which detects a later modification in place."""
         ctx.options, *tensors = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of forward's arguments, None where they are not needed."""
+        """Return the gradient of each argument of forward, None where it is not needed."""
         needed, tensors = tuple(ctx.needs_input_grad[1:]), ctx.saved_tensors
         graph = needs_graph(grad_output, *tensors)
         backward: Any = partial(apply, MaskedConv2dBackwardFunction) if graph else _backward
@@ -70,7 +70,7 @@ class MaskedConv2dFunction(Function):
 
 
 class MaskedConv2dBackwardFunction(Function):
-    """:func:`fused_rnn.ops.masked_conv2d_backward`; its gradient, and all further ones, are the reference's."""
+    """:func:`fused_rnn.ops.masked_conv2d_backward`; its gradient and all higher ones are computed by the reference."""
 
     @staticmethod
     def forward(
@@ -86,14 +86,14 @@ class MaskedConv2dBackwardFunction(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save the arguments."""
+        """Save the arguments, from which the reference computes the second gradients."""
         ctx.options, ctx.needed, *tensors = inputs
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of forward's arguments, None where they are not needed."""
+        """Return the gradient of each argument of forward, None where it is not needed."""
         grad_output, *inputs = ctx.saved_tensors
         return (
             None,
@@ -107,12 +107,12 @@ class MaskedConv2dBackwardFunction(Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the gradients for all indices of the vmapped dimension."""
         options, needed, *images, weight, bias = args
-        # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
+        # Each index has its own weight gradients, but one call of the operator sums them over its whole batch.
         if any(needed[1:]) or not shared(in_dims[4:]):
             return loop(MaskedConv2dBackwardFunction.apply, in_dims, info.batch_size, *args)
         folded = [fold(tensor, dim, info.batch_size, IMAGES) for tensor, dim in zip(images, in_dims[2:4], strict=True)]
-        found = MaskedConv2dBackwardFunction.apply(options, needed, *folded, weight, bias)
-        return unfold(found, info.batch_size, IMAGES)
+        gradients = MaskedConv2dBackwardFunction.apply(options, needed, *folded, weight, bias)
+        return unfold(gradients, info.batch_size, IMAGES)
 
 
 def _backward(
@@ -123,10 +123,10 @@ def _backward(
     weight: Tensor,
     bias: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of input, weight and bias, empty where they are not ``needed``."""
+    """Return the gradients of input, weight and bias, of shape [0] where they are not ``needed``."""
     return ops.masked_conv2d_backward(grad_output, input, weight, *options, *needed)
 
 
 def _reference(options: Options, input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor]:
-    """Return what the operator does."""
+    """Return what the operator does, computed by the reference."""
     return (reference.masked_conv2d(input, weight, bias, *options),)

@@ -1,4 +1,4 @@
-"""The operator ``recurrent`` with its gradients, for every cell."""
+"""The operator ``recurrent`` with its gradients, for state_sequences cell."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +21,7 @@ from fused_rnn.autograd.graph import (
 )
 
 STATES = {name: cell.states for name, cell in ops.CELLS.items()}
-"""How many states each cell has; a dictionary of numbers, which torch.compile can trace."""
+"""How many states each cell has, as a dictionary of numbers, which torch.compile can trace."""
 
 
 def recurrent(
@@ -37,7 +37,7 @@ def recurrent(
 
     Returns:
         ``output`` and the final states, as :func:`fused_rnn.ops.recurrent` returns them; with ``return_states`` also,
-        for each state but h, its values after every step, laid out like the output.
+        for each state but h, its values after state_sequences step, laid out like the output.
     """
     count = STATES[cell]
     history: Sequence[Tensor]
@@ -56,7 +56,7 @@ def recurrent(
 
 
 def _like_output(history: Tensor, output: Tensor) -> Tensor:
-    """Lay ``[directions, rows, size]`` out like the output, in its dtype."""
+    """Return a history, ``[directions, rows, size]``, in the layout and dtype of the output."""
     width = history.size(0) * history.size(2)
     return history.transpose(0, 1).reshape(*output.shape[:-1], width).to(output.dtype)
 
@@ -68,7 +68,7 @@ class RecurrentFunction(Function):
     def forward(
         cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
     ) -> tuple[Tensor, ...]:
-        """Return the operator's outputs in one tuple, with what the backward pass needs."""
+        """Return the operator's outputs as one flat tuple, with the values saved for the backward pass."""
         count = STATES[cell]
         states, weights = states_and_weights[:count], states_and_weights[count:]
         output, finals, gates, history = ops.recurrent(cell, input, states, weights, batch_sizes, lengths, True)
@@ -76,7 +76,7 @@ class RecurrentFunction(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save through save_for_backward, which notices a later change in place."""
+        """Save tensors by save_for_backward, which detects a later modification in place."""
         cell, batch_sizes, lengths, *tensors = inputs
         sequence, gates, history = output[0], output[1 + STATES[cell]], output[2 + STATES[cell] :]
         ctx.cell = cell
@@ -86,13 +86,15 @@ class RecurrentFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of forward's arguments, None where they are not needed."""
+        """Return the gradient of each argument of forward, None where it is not needed."""
         cell, count = ctx.cell, STATES[ctx.cell]
         _, _, _, *needed = ctx.needs_input_grad
-        # Once: each look unpacks the tensors, which checkpointing allows no second time.
+        # Read only once: each access unpacks the tensors, and checkpointing forbids unpacking them again.
         batch_sizes, lengths, output, gates, *tensors = ctx.saved_tensors
         history, inputs = tensors[: count - 1], tensors[count - 1 :]
-        grads = grad_outputs[: 1 + count] + grad_outputs[2 + count :]  # all but that of the gates
+        grads = (
+            grad_outputs[: 1 + count] + grad_outputs[2 + count :]
+        )  # without the gradient of the gates, which are not differentiable
         if legacy_vmap(*grads):
             definition = partial(_reference, cell, batch_sizes, lengths)
             return None, None, None, *reference_gradients(definition, inputs, needed, grads)
@@ -109,7 +111,7 @@ class RecurrentFunction(Function):
 
 
 class BackwardTensors(NamedTuple):
-    """What the backward pass is given behind batch sizes, lengths, output and gates."""
+    """The arguments of :func:`_backward` that follow ``gates``, by name."""
 
     history: Sequence[Tensor]
     grad_output: Tensor | None
@@ -126,12 +128,12 @@ class BackwardTensors(NamedTuple):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """What is differentiated."""
+        """The arguments of the operator that have gradients."""
         return self.input, *self.states, *self.weights
 
 
 def _split(cell: str, tensors: Sequence[Any]) -> BackwardTensors:
-    """Give the tensors of a backward pass, which autograd functions take in one row, their names."""
+    """Assign the tensors of a backward pass, which autograd functions take as a flat list, to their names."""
     count, rest = STATES[cell], list(tensors)
 
     def take(number: int) -> list[Any]:
@@ -147,7 +149,7 @@ def _split(cell: str, tensors: Sequence[Any]) -> BackwardTensors:
 
 
 class RecurrentBackwardFunction(Function):
-    """:func:`fused_rnn.ops.recurrent_backward`; its gradient, and all further ones, are the reference's."""
+    """:func:`fused_rnn.ops.recurrent_backward`; its gradient and all higher ones are computed by the reference."""
 
     @staticmethod
     def forward(cell: str, needed: tuple[bool, ...], *tensors: Any) -> tuple[Tensor, ...]:
@@ -156,7 +158,7 @@ class RecurrentBackwardFunction(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save what the reference needs: output, gates and history are not kept, since it recomputes them."""
+        """Save what the reference needs, without output, gates and history, which it recomputes."""
         cell, needed, batch_sizes, lengths, _output, _gates, *tensors = inputs
         named = _split(cell, tensors)
         ctx.cell, ctx.needed = cell, needed
@@ -165,11 +167,13 @@ class RecurrentBackwardFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients of forward's arguments, None where they are not needed."""
+        """Return the gradient of each argument of forward, None where it is not needed."""
         count = STATES[ctx.cell]
         batch_sizes, lengths, *tensors = ctx.saved_tensors
         grad_outputs, inputs = tensors[: 2 * count], tensors[2 * count :]
-        before = len(ctx.needs_input_grad) - len(tensors)  # arguments that have no gradient
+        before = len(ctx.needs_input_grad) - len(
+            tensors
+        )  # how many arguments precede the tensors, which have no gradient
         function = partial(_reference, ctx.cell, batch_sizes, lengths)
         return *(None,) * before, *second_gradients(
             function, inputs, ctx.needed, grad_outputs, ctx.needs_input_grad[before:], grads[: len(ctx.needed)]
@@ -180,7 +184,7 @@ class RecurrentBackwardFunction(Function):
         """Return the gradients for all indices of the vmapped dimension."""
         cell, needed, *_ = args
         count = STATES[cell]
-        # Gradients of the weights are wanted for each index, and an operator adds up those of its whole batch.
+        # Each index has its own weight gradients, but one call of the operator sums them over its whole batch.
         foldable = not any(needed[1 + count :])
         weights = len(args) - (len(needed) - 1 - count)
         function = RecurrentBackwardFunction.apply
@@ -196,7 +200,7 @@ def _backward(
     gates: Tensor,
     *tensors: Any,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of input, states and weights; those that are not ``needed`` may be missing or empty."""
+    """Return the gradients of input, states and weights; a gradient that is not ``needed`` may be missing or empty."""
     named, count = _split(cell, tensors), STATES[cell]
     grad_input, grad_states, grad_weights = ops.recurrent_backward(
         cell, named.grad_output, named.grad_finals, named.grad_history, named.input, named.states, named.weights,
@@ -209,13 +213,15 @@ def _backward(
 def _reference(
     cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
 ) -> tuple[Tensor, ...]:
-    """Return what the operator does, in one tuple and but for the gates."""
+    """Return the operator's outputs without the gates, as one flat tuple, computed by the reference."""
     count = STATES[cell]
     states, weights = states_and_weights[:count], states_and_weights[count:]
     if states[0].dim() == 2:
         new = reference.CELLS[cell](input, states, weights)
         return new[0], *new, *(values.unsqueeze(0) for values in new[1:])
-    (output, *every), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
+    (output, *state_sequences), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
     directions = states[0].size(0)
-    history = (values.reshape(-1, directions, values.size(-1) // directions).transpose(0, 1) for values in every)
+    history = (
+        values.reshape(-1, directions, values.size(-1) // directions).transpose(0, 1) for values in state_sequences
+    )
     return output, *finals, *history

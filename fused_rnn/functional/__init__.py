@@ -1,4 +1,4 @@
-"""The layers as functions of their weights, with the arguments, shapes and errors of torch.nn."""
+"""The layers and cells as functions of their weights, with the shapes and errors of torch.nn."""
 
 from fused_rnn.functional.gru import gru
 from fused_rnn.functional.gru_cell import gru_cell

@@ -1,26 +1,27 @@
-"""What torch.autocast means for the functions of this package."""
+"""Support of torch.autocast in the functions of this package."""
 
 import torch
 from torch import Tensor
 
 
 def autocast_enabled(device: torch.device) -> bool:
-    """Return whether tensors on ``device`` are to be converted."""
-    # One look is enough where none is on: a call can be shorter than many looks.
+    """Return whether autocast is enabled for tensors on ``device``."""
+    # The usual case is decided by a single query, since several would take longer than a small layer.
     if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
         return False
-    # Not torch.amp.is_autocast_available, which torch.compile cannot trace before 2.13; only meta has no autocast.
+    # Among our devices only meta has no autocast. torch.amp.is_autocast_available would tell, but torch.compile cannot
+    # trace it before torch 2.13.
     return device.type != "meta" and torch.is_autocast_enabled(device.type)
 
 
 def autocast(tensor: Tensor) -> Tensor:
-    """Convert ``tensor`` to the lower precision where autocast is on, as torch does for its own layers.
+    """Convert ``tensor`` to the lower precision if autocast is enabled, as torch does for its own layers.
 
     Args:
-        tensor: of any shape.
+        tensor: a tensor of any shape.
 
     Returns:
-        The tensor in the dtype of autocast, or as it is if autocast is off, or if it is of float64 or of integers.
+        The tensor in the dtype of autocast; unchanged if autocast is disabled or the dtype is float64 or an integer.
     """
     if not autocast_enabled(tensor.device):
         return tensor
@@ -29,5 +30,5 @@ def autocast(tensor: Tensor) -> Tensor:
 
 
 def computed_dtype(input: Tensor) -> torch.dtype:
-    """Return the dtype in which a layer would compute ``input``: that of autocast where it is on."""
+    """Return the dtype in which a layer would compute ``input``: the dtype of autocast if it is enabled."""
     return autocast(input.new_empty(0)).dtype

@@ -1,7 +1,6 @@
-"""The checks of recurrent layers and cells, with the exceptions and the words of torch.nn.
+"""The checks of recurrent layers and cells, with the exceptions and messages of torch.nn.
 
-They come before anything is computed. What only the operator can know, the shapes of the weights and whether the batch
-sizes fit the rows, it checks itself.
+The operator itself checks the shapes of the weights, and that the batch sizes fit the rows.
 """
 
 from collections.abc import Sequence
@@ -13,18 +12,18 @@ KERNEL_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.f
 
 
 def _kernel_devices(operator: str) -> frozenset[str]:
-    """Return the devices that an operator of this package has kernels for; on meta tensors it computes shapes."""
+    """Return the devices for which an operator has kernels, and meta, where every operator computes only shapes."""
     has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
     built = {device for device in ("cpu", "cuda") if has_kernel(f"fused_rnn::{operator}", device.upper())}
     return frozenset(built | {"meta"})
 
 
-# Looked up once, since torch.compile cannot trace the question.
+# Looked up at import, since torch.compile cannot trace the query.
 KERNEL_DEVICES = {operator: _kernel_devices(operator) for operator in ("recurrent", "masked_conv2d")}
 
 
 def check_layer_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None, packed: bool) -> None:
-    """Check how many dimensions ``input`` and the initial states have."""
+    """Check the numbers of dimensions of ``input`` and the initial states."""
     rank = input.dim()
     if packed:
         if rank != 2:
@@ -42,7 +41,7 @@ def check_layer_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None, pac
 
 
 def check_layer_input(input: Tensor, batch_sizes: Tensor | None, weight_ih: Tensor) -> None:
-    """Check dtype and sizes of ``input``: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed."""
+    """Check the dtype and sizes of ``input``, ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed."""
     if input.dtype != weight_ih.dtype:
         raise ValueError(
             f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight_ih.dtype}). "
@@ -67,8 +66,8 @@ def check_layer_states(hx: Sequence[Tensor], expected: Sequence[tuple[int, int, 
 def check_lengths(lengths: Tensor, input: Tensor) -> None:
     """Check the lengths of the sequences of ``input [time, batch, input_size]``.
 
-    Their values are checked by the operator if ``input`` is on the CPU, and here if ``lengths`` are on their way to
-    another device; values that lie there are not read, since all would have to wait for them.
+    The operator checks the values if ``input`` is on the CPU. If it is on another device, they are checked here, but
+    only if ``lengths`` are still on the CPU: reading them from the device would wait for all its work.
     """
     time, batch = input.shape[:2]
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
@@ -82,7 +81,7 @@ def check_lengths(lengths: Tensor, input: Tensor) -> None:
 
 
 def check_cell_ranks(name: str, input: Tensor, hx: Sequence[Tensor] | None) -> None:
-    """Check how many dimensions ``input`` and the states of the cell of ``name``, such as LSTM, have."""
+    """Check the numbers of dimensions of ``input`` and the states; ``name`` is the kind of the cell, such as LSTM."""
     rank = input.dim()
     if rank not in (1, 2):
         raise ValueError(f"{name}Cell: Expected input to be 1D or 2D, got {rank}D instead")

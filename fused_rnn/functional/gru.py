@@ -1,4 +1,4 @@
-"""The function ``gru``: what :class:`fused_rnn.GRU` computes."""
+"""The function ``gru``, which computes what the module :class:`fused_rnn.GRU` does."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The function ``gru_cell``: what :class:`fused_rnn.GRUCell` computes."""
+"""The function ``gru_cell``, which computes what the module :class:`fused_rnn.GRUCell` does."""
 
 from torch import Tensor
 

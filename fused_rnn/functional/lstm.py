@@ -1,4 +1,4 @@
-"""The function ``lstm``: what :class:`fused_rnn.LSTM` computes."""
+"""The function ``lstm``, which computes what the module :class:`fused_rnn.LSTM` does."""
 
 from collections.abc import Sequence
 from typing import Any

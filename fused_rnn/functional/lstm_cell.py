@@ -1,4 +1,4 @@
-"""The function ``lstm_cell``: what :class:`fused_rnn.LSTMCell` computes."""
+"""The function ``lstm_cell``, which computes what the module :class:`fused_rnn.LSTMCell` does."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The function ``masked_conv2d``: what :class:`fused_rnn.MaskedConv2d` computes."""
+"""The function ``masked_conv2d``, which computes what the module :class:`fused_rnn.MaskedConv2d` does."""
 
 from torch import Tensor
 
@@ -26,10 +26,10 @@ def masked_conv2d(
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
         bias: ``[out_channels]``, or None for zero.
         mask_type: ``"A"``, where an output does not see its own pixel, for a first layer; or ``"B"``, where it does.
-        data_channels: into how many groups the channels are split, such as 3 for red, green and blue: at its own pixel
-            an output also sees earlier groups, and with type B its own. Channel ``c`` of ``C`` is in group
-            ``floor(c * data_channels / C)``.
-        dilation: the distance between two taps; one number, or one down and one across.
+        data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue. At
+            its own pixel, an output sees only the channels of earlier groups, with type B also those of its own.
+            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
+        dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
 
     Returns:
         ``[batch, out_channels, height, width]``, without ``batch`` if the input is, in the memory format in which

@@ -1,4 +1,4 @@
-"""What all recurrent layers share around their operator: packing, default states, autocast, the layer loop."""
+"""Runs recurrent layers of any kind: checks, default states, packed sequences, autocast and the loop over layers."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,28 +25,28 @@ States = tuple[Tensor, ...]
 Result = TypeVar("Result")
 Sequences = TypeVar("Sequences", Tensor, PackedSequence)
 REFUSAL = "refused by fused_rnn::recurrent"
-"""What the operator's message contains if its arguments do not fit; see csrc/ops/recurrent.cpp."""
+"""The mark in the message of an error by which the operator refuses its arguments; see csrc/ops/recurrent.cpp."""
 
 
 class Mode(NamedTuple):
-    """What tells one kind of recurrent network from another."""
+    """What distinguishes one kind of recurrent network from another."""
 
     name: str
-    """The name that messages have: that of torch.nn's module."""
+    """The name in error messages, which is that of torch.nn's module."""
     cell: Cell
     """The structure of its cell."""
     layer: Callable[..., States]
     """Runs one layer: ``(input, states, weights, batch_sizes, lengths, return_states) -> (output, *states)``.
 
-    With ``return_states`` it returns, for each state but h, one more tensor, laid out like the output. Given states of
-    two dimensions, it runs one step, without the dimensions time and directions.
+    With ``return_states`` it also returns, for each state but h, its values after every step, in the layout of the
+    output. Given states of two dimensions, it runs one step, and no tensor has the dimensions time and directions.
     """
     has_operator: bool = True
-    """Whether it ends in an operator, which checks what it is given, rather than in the reference."""
+    """Whether ``layer`` calls an operator, which checks its arguments, rather than the reference."""
 
 
 def mode_of(name: str, cell: str) -> Mode:
-    """Return the mode of a network that an operator computes, by the name of its cell."""
+    """Return the mode of a network that the operator ``recurrent`` computes with the cell called ``cell``."""
     return Mode(name, CELLS[cell], partial(recurrent, cell))
 
 
@@ -62,13 +62,14 @@ def run(
     lengths: Tensor | Sequence[int] | None,
     return_states: bool = False,
 ) -> tuple[Any, ...]:
-    """Check the arguments, run all layers, and return output and final states in the form that the input has.
+    """Check the arguments, run all layers, and return output and final states in the form of the input.
 
     Args:
         mode: the kind of network.
         input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, unbatched
             ``[time, input_size]``, or packed.
-        hx: the initial states, each ``[layers * directions, batch, size]``, unbatched without ``batch``; None for zero.
+        hx: the initial states, each ``[layers * directions, batch, size]``, without ``batch`` if the input is
+            unbatched; None for zero.
         weights: the weights of all layers, in torch.nn's order.
         num_layers: how many layers are stacked.
         bidirectional: whether each layer also runs backwards in time.
@@ -123,7 +124,7 @@ def _run_packed(
     data, batch_sizes, sorted_indices, unsorted_indices = input
     check_layer_ranks(mode.name, data, hx, packed=True)
     data, hx, weights = _autocast(data, hx, weights)
-    batch = int(batch_sizes[:1].sum())  # once, so that torch.compile knows it for one number; 0 steps a check refuses
+    batch = int(batch_sizes[:1].sum())  # converted once, so that torch.compile sees one number; 0 if there are no steps
     if hx is None:
         hx = _zeros(mode, data, batch, weights, rows)
     _check_layers(mode, data, batch_sizes, batch, hx, weights, rows)
@@ -181,10 +182,10 @@ def run_cell(
 
 
 def _checked(mode: Mode, input: Tensor, check: Callable[[], None], compute: Callable[[], Result]) -> Result:
-    """Return ``compute()``, or refuse its arguments with torch.nn's words, which are those of ``check()``.
+    """Return ``compute()``, or raise the exception of torch.nn, which ``check()`` raises, if the arguments do not fit.
 
-    An operator checks all that it is given, so nothing is checked twice, since inference of one small step counts
-    microseconds: only when the operator has refused its arguments are they looked at again, for torch.nn's words.
+    An operator checks its arguments itself, and inference of one small step takes only microseconds, so nothing is
+    checked twice: only after the operator has refused its arguments, ``check()`` is called for its exception.
     """
     if not (mode.has_operator and reaches_operator(input)):
         check()
@@ -218,7 +219,7 @@ def _check_layers(
 
 
 def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], rows: int) -> States:
-    """Return the initial states that stand for None."""
+    """Return the initial states that None stands for, which are zero."""
     output_size, hidden_size = _state_sizes(mode, weights, rows)
     zeros = input.new_zeros((rows, batch, output_size))
     if mode.cell.states == 1:
@@ -228,7 +229,7 @@ def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], row
 
 
 def _lengths_of(input: Tensor, lengths: Tensor | Sequence[int]) -> Tensor:
-    """Return the lengths of the sequences of ``input [time, batch, input_size]`` as the layers take them."""
+    """Check lengths, given as a list or a tensor, and return them as an int64 tensor on the device of ``input``."""
     if not isinstance(lengths, Tensor):
         lengths = torch.tensor(lengths, dtype=None if len(lengths) else torch.int64)
     check_lengths(lengths, input)
@@ -246,7 +247,7 @@ def _run_layers(
     dropout: float,
     return_states: bool,
 ) -> tuple[Tensor, ...]:
-    """Run all layers; return output, all final states and, with ``return_states``, states of every step of the last."""
+    """Run all layers; return the output, the final states and, with ``return_states``, the last layer's history."""
     if num_layers == 1:
         return mode.layer(input, hx, weights, batch_sizes, lengths, return_states)
     per_layer = len(weights) // num_layers
@@ -255,21 +256,21 @@ def _run_layers(
     for layer, states in enumerate(layers_of_states):
         if layer > 0 and dropout > 0:
             input = torch.nn.functional.dropout(input, dropout)
-        own = weights[layer * per_layer : (layer + 1) * per_layer]
+        layer_weights = weights[layer * per_layer : (layer + 1) * per_layer]
         is_last = layer == num_layers - 1
-        input, *rest = mode.layer(input, states, own, batch_sizes, lengths, return_states and is_last)
+        input, *rest = mode.layer(input, states, layer_weights, batch_sizes, lengths, return_states and is_last)
         finals.append(rest[: mode.cell.states])
     return input, *map(torch.cat, zip(*finals, strict=True)), *rest[mode.cell.states :]
 
 
 def _map_sequences(mode: Mode, results: tuple[Tensor, ...], function: Callable[[Tensor], Any]) -> tuple[Any, ...]:
-    """Apply ``function`` to what has a value for every step, among the results of :func:`_run_layers`."""
+    """Apply ``function`` to those results of :func:`_run_layers` that have values for every step."""
     output, *rest = results
     return function(output), *rest[: mode.cell.states], *map(function, rest[mode.cell.states :])
 
 
 def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int, int]:
-    """Return the sizes of h and of what else has the hidden size, where ``rows`` is layers times directions."""
+    """Return the size of h and of all other states; ``rows`` is the number of layers times directions."""
     per_row = len(weights) // rows
     if len(weights) != rows * per_row or per_row not in mode.cell.weight_counts:
         raise RuntimeError(
@@ -282,7 +283,7 @@ def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int,
 def _autocast(
     input: Tensor, hx: Sequence[Tensor] | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Sequence[Tensor] | None, Sequence[Tensor]]:
-    """Apply autocast to all tensors; one look at whether it is on, since a call can be shorter than many."""
+    """Apply autocast to all tensors, after a single query whether it is enabled, since a call may be very short."""
     if not autocast_enabled(input.device):
         return input, hx, weights
     return autocast(input), hx and [autocast(state) for state in hx], [autocast(weight) for weight in weights]

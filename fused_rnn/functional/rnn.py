@@ -1,4 +1,4 @@
-"""The function ``rnn``: what :class:`fused_rnn.RNN` computes."""
+"""The function ``rnn``, which computes what the module :class:`fused_rnn.RNN` does."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The function ``rnn_cell``: what :class:`fused_rnn.RNNCell` computes."""
+"""The function ``rnn_cell``, which computes what the module :class:`fused_rnn.RNNCell` does."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""The layers as torch.nn.Module classes, for use in place of those of torch.nn."""
+"""The layers and cells as torch.nn.Module classes, for use in place of those of torch.nn."""
 
 from fused_rnn.modules.gru import GRU
 from fused_rnn.modules.gru_cell import GRUCell

@@ -24,7 +24,7 @@ class GRU(torch.nn.RNNBase):
         batch_first: whether padded inputs and outputs are ``[batch, time, size]`` rather than ``[time, batch, size]``.
         dropout: the probability with which values between two layers become zero when training.
         bidirectional: whether each layer also runs backwards in time.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Attributes:
@@ -33,7 +33,7 @@ class GRU(torch.nn.RNNBase):
         weight_hh_l[k]: ``[3 * hidden_size, hidden_size]``.
         bias_ih_l[k]: ``[3 * hidden_size]``.
         bias_hh_l[k]: ``[3 * hidden_size]``.
-            The second direction's names end in ``_reverse``. The gates lie in the order r, z, n.
+            The second direction's names end in ``_reverse``. The order of the gates is r, z, n.
 
     Raises:
         ValueError: an argument is out of range.

@@ -1,4 +1,4 @@
-"""The other GRU, ``GRUResetBefore`` and ``GRUCellResetBefore``: as first published, and without a kernel."""
+"""The GRU as first published, ``GRUResetBefore`` and ``GRUCellResetBefore``, for which there is no kernel."""
 
 from collections.abc import Sequence
 
@@ -32,9 +32,10 @@ MODE = Mode("GRU", GRU_MODE.cell, _layer, has_operator=False)
 class GRUResetBefore(torch.nn.RNNBase):
     """A GRU whose reset gate acts before the recurrent product: Cho et al., 2014, as first published.
 
-    Keras calls this ``reset_after=False``, ONNX ``linear_before_reset=0``. There is no kernel for it: it computes by
-    :mod:`fused_rnn.reference`, one small operation after another, so that models from elsewhere are right if not fast.
-    Everything else is as in :class:`fused_rnn.GRU`, whose weights have the same names and shapes, but another meaning.
+    Keras calls this ``reset_after=False``, ONNX ``linear_before_reset=0``. There is no kernel for it: it runs
+    the code of :mod:`fused_rnn.reference`, which is slow, so that imported models at least compute the right result.
+    Everything else is as in :class:`fused_rnn.GRU`, whose weights have the same names and shapes, but would give other
+    results.
 
     Args:
         input_size: the size of each input vector.
@@ -44,7 +45,7 @@ class GRUResetBefore(torch.nn.RNNBase):
         batch_first: whether padded inputs and outputs are ``[batch, time, size]`` rather than ``[time, batch, size]``.
         dropout: the probability with which values between two layers become zero when training.
         bidirectional: whether each layer also runs backwards in time.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Raises:
@@ -82,8 +83,8 @@ class GRUResetBefore(torch.nn.RNNBase):
         """Run sequences through the layers; see :meth:`fused_rnn.GRU.forward` for arguments, results and errors."""
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
-        form = (self.num_layers, self.bidirectional, dropout, self.batch_first)
-        output, h_n = run(MODE, input, states, current_weights(self, self._flat_weights_names), *form, lengths)
+        options = (self.num_layers, self.bidirectional, dropout, self.batch_first)
+        output, h_n = run(MODE, input, states, current_weights(self, self._flat_weights_names), *options, lengths)
         return output, h_n
 
 
@@ -94,7 +95,7 @@ class GRUCellResetBefore(torch.nn.RNNCellBase):
         input_size: the size of each input vector.
         hidden_size: the size of the hidden state.
         bias: whether the cell has biases.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Example:

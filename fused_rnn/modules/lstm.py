@@ -26,7 +26,7 @@ class LSTM(torch.nn.RNNBase):
         dropout: the probability with which values between two layers become zero when training.
         bidirectional: whether each layer also runs backwards in time.
         proj_size: the size to which the output is projected, less than ``hidden_size``; 0 for no projection.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Attributes:
@@ -36,7 +36,7 @@ class LSTM(torch.nn.RNNBase):
         bias_ih_l[k]: ``[4 * hidden_size]``.
         bias_hh_l[k]: ``[4 * hidden_size]``.
         weight_hr_l[k]: ``[proj_size, hidden_size]``, with a projection.
-            The second direction's names end in ``_reverse``. The gates lie in the order i, f, g, o.
+            The second direction's names end in ``_reverse``. The order of the gates is i, f, g, o.
 
     Raises:
         ValueError: an argument is out of range.

@@ -17,7 +17,7 @@ class LSTMCell(torch.nn.LSTMCell):
         input_size: the size of each input vector.
         hidden_size: the size of the hidden state.
         bias: whether the cell has biases.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Example:

@@ -13,9 +13,9 @@ class MaskedConv2d(torch.nn.Conv2d):
     """A convolution in which no output sees a pixel that comes after its own in raster order.
 
     Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. The output
-    has the size of the input. The weight is whole, as that of torch.nn.Conv2d, whose state_dict loads unchanged; its
-    masked entries are never used, and their gradient is exactly zero. The weights are initialised as those of
-    torch.nn.Conv2d are, but for a fan-in of the active taps alone.
+    has the size of the input. The weight has the shape of torch.nn.Conv2d's, whose state_dict loads unchanged;
+    its masked entries are never used, and their gradient is exactly zero. Weights are initialised as in
+    torch.nn.Conv2d, but with a fan-in that counts only the active taps.
 
     Args:
         in_channels: the number of input channels.
@@ -23,13 +23,13 @@ class MaskedConv2d(torch.nn.Conv2d):
         kernel_size: height and width of the kernel, both odd; one number, or two.
         mask_type: ``"A"``, where an output does not see its own pixel, for the first layer of a model; or ``"B"``,
             where it does, for all others.
-        data_channels: into how many groups the channels are split, such as 3 for red, green and blue: at its own pixel
-            an output also sees earlier groups, and with type B its own. Channel ``c`` of ``C`` is in group
-            ``floor(c * data_channels / C)``.
+        data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue. At
+            its own pixel, an output sees only the channels of earlier groups, with type B also those of its own.
+            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
         bias: whether the layer has a bias.
-        dilation: the distance between two taps; one number, or one down and one across.
+        dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
         dtype: the dtype of the weights.
-        device: where the weights lie.
+        device: the device of the weights.
 
     Raises:
         ValueError: ``mask_type`` is unknown, a kernel size is even, a size is not positive, or there are fewer channels
@@ -67,7 +67,7 @@ class MaskedConv2d(torch.nn.Conv2d):
                 f"data_channels must be positive and must not exceed in_channels and out_channels, got "
                 f"data_channels={data_channels}, in_channels={in_channels}, out_channels={out_channels}"
             )
-        # Before the constructor of torch.nn.Conv2d, which initialises the weights and so needs them.
+        # Set before torch.nn.Conv2d's constructor, since it calls reset_parameters(), which reads them.
         self.mask_type = mask_type
         self.data_channels = data_channels
         super().__init__(
@@ -75,7 +75,7 @@ class MaskedConv2d(torch.nn.Conv2d):
         )
 
     def reset_parameters(self) -> None:
-        """Draw the weights anew."""
+        """Initialise weight and bias."""
         height, width = self.kernel_size
         sees_centre = self.mask_type == "B" or self.data_channels > 1
         taps = height * width // 2 + sees_centre
@@ -103,7 +103,7 @@ class MaskedConv2d(torch.nn.Conv2d):
         )
 
     def extra_repr(self) -> str:
-        """Return the arguments, as torch.nn.Conv2d prints its own."""
+        """Return the arguments in the style of torch.nn.Conv2d."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, mask_type={self.mask_type!r}"
         if self.data_channels != 1:
             text += f", data_channels={self.data_channels}"

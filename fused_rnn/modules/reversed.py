@@ -1,4 +1,4 @@
-"""The layer ``Reversed``, which runs another backwards in time."""
+"""The layer ``Reversed``, which runs another layer backwards in time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Reversed(torch.nn.Module):
-    """A recurrent layer run backwards in time alone, as ONNX's ``direction="reverse"`` does.
+    """A recurrent layer that runs only backwards in time, as with ONNX's ``direction="reverse"``.
 
     Its output at each step is that of the layer after it has seen this step and all later ones, as in the second half
     of a bidirectional layer.
@@ -36,16 +36,16 @@ class Reversed(torch.nn.Module):
     def forward(
         self, input: Tensor, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Tensor, Any]:
-        """Run sequences through the layer, each from its end.
+        """Run sequences through the layer, each from its end to its beginning.
 
         Args:
             input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, or unbatched
                 ``[time, input_size]``.
-            hx: the initial state, as for the layer, with which it starts at the last step; None for zero.
+            hx: the initial state, as for the layer, which precedes the last step; None for zero.
             lengths: the steps of each sequence, as for the layer; None for all of them.
 
         Returns:
-            The output in the form of the input, and the final state, the one at the first step.
+            The output in the form of the input, and the final state, which is that after the first step.
 
         Raises:
             TypeError: ``input`` is no tensor.
@@ -56,7 +56,7 @@ class Reversed(torch.nn.Module):
         if lengths is None:
             output, final = self.layer(input.flip(time), hx)
             return output.flip(time), final
-        # Each sequence turned around in its own place; twice is as before.
+        # Each sequence is reversed within its own steps. The same order applied to the output restores the time order.
         steps = torch.arange(input.size(time), device=input.device).unsqueeze(1 - time)
         ends = torch.as_tensor(lengths, device=input.device).unsqueeze(time)
         order = torch.where(steps < ends, ends - 1 - steps, steps).unsqueeze(-1)

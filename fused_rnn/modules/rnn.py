@@ -25,7 +25,7 @@ class RNN(torch.nn.RNNBase):
         batch_first: whether padded inputs and outputs are ``[batch, time, size]`` rather than ``[time, batch, size]``.
         dropout: the probability with which values between two layers become zero when training.
         bidirectional: whether each layer also runs backwards in time.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Attributes:

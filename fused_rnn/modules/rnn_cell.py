@@ -18,7 +18,7 @@ class RNNCell(torch.nn.RNNCell):
         hidden_size: the size of the hidden state.
         bias: whether the cell has biases.
         nonlinearity: ``"tanh"`` or ``"relu"``.
-        device: where the weights lie.
+        device: the device of the weights.
         dtype: the dtype of the weights.
 
     Example:

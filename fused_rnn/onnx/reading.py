@@ -1,4 +1,4 @@
-"""Makes layers from the LSTM, GRU and RNN nodes of an ONNX model."""
+"""Makes layers of this package from the LSTM, GRU and RNN nodes of an ONNX model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fused_rnn.onnx.gates import FROM_ONNX
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-# The activations of one direction for which there is a layer here, ONNX's default first.
+# The activations of one direction that our layers can compute, ONNX's default first.
 ACTIVATIONS: dict[Kind, list[list[str]]] = {
     "LSTM": [["sigmoid", "tanh", "tanh"]],
     "GRU": [["sigmoid", "tanh"]],
     "RNN": [["tanh"], ["relu"]],
 }
-# The inputs of the nodes; a GRU and an RNN have those before initial_c.
+# The inputs of an LSTM node, in order; those of a GRU or an RNN end before initial_c.
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 KNOWN_ATTRIBUTES = {"activations", "direction", "hidden_size", "input_forget", "layout", "linear_before_reset"}
 
@@ -30,22 +30,22 @@ KNOWN_ATTRIBUTES = {"activations", "direction", "hidden_size", "input_forget", "
 def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> Layer | Reversed:
     """Make a layer of this package from an LSTM, GRU or RNN node of an ONNX model.
 
-    The output is torch.nn's, ``[time, batch, directions * hidden_size]``, where ONNX has ``[time, directions, batch,
-    hidden_size]``; with ``layout=1`` the layer is ``batch_first``. What a node gets as ``sequence_lens``, ``initial_h``
-    and ``initial_c`` is for the caller to give the layer; it may not be a constant other than zero.
+    The output has torch.nn's shape, ``[time, batch, directions * hidden_size]``, where ONNX has ``[time, directions,
+    batch, hidden_size]``; with ``layout=1`` the layer is ``batch_first``. The caller passes to the layer what the node
+    gets as ``sequence_lens``, ``initial_h`` and ``initial_c``; initial states may not be constants other than zero.
 
     Args:
         model: the model, as ``onnx.load`` returns it.
-        node: the node, or its name or that of its first output; None if there is only one LSTM, GRU or RNN.
+        node: the node, its name, or the name of its first output; None if the model has only one LSTM, GRU or RNN.
 
     Returns:
-        A layer with a copy of the node's weights, in their dtype: for a GRU with ``linear_before_reset=0``, ONNX's
-        default, a :class:`fused_rnn.modules.GRUResetBefore`, for which there is no kernel; for ``direction="reverse"``
-        in a :class:`fused_rnn.modules.Reversed`, which runs it backwards in time.
+        A layer with a copy of the node's weights, in their dtype. For a GRU with ``linear_before_reset=0``, ONNX's
+        default, it is a :class:`fused_rnn.modules.GRUResetBefore`, for which there is no kernel. With
+        ``direction="reverse"`` it is inside a :class:`fused_rnn.modules.Reversed`, which runs it backwards in time.
 
     Raises:
-        ValueError: there is no such node; its weights are no constants; or it computes something else:
-            other activations, in an RNN others than tanh in both directions or ReLU in both, peepholes, ``clip`` or
+        ValueError: there is no such node; its weights are not constant; or it computes something else, because of other
+            activations (an RNN must have tanh or ReLU, the same in both directions), peepholes, ``clip`` or
             ``input_forget``.
 
     Example:
@@ -87,7 +87,7 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> Layer |
 
 
 def _find(graph: GraphProto, node: str | NodeProto | None) -> NodeProto:
-    """Return the LSTM, GRU or RNN that ``node`` means."""
+    """Return the LSTM, GRU or RNN node that ``node`` names or is."""
     found = [each for each in graph.node if each.op_type in FROM_ONNX and each.domain in ("", "ai.onnx")]
     names = ", ".join(repr(each.name or each.output[0]) for each in found) or "none"
     if isinstance(node, str):
@@ -100,7 +100,7 @@ def _find(graph: GraphProto, node: str | NodeProto | None) -> NodeProto:
 
 
 def _network(kind: Kind, attributes: dict[str, Any], directions: int) -> Network:
-    """Return what a node computes, and refuse one that computes something else than our layers do."""
+    """Return the network that a node computes, or raise an error if no layer of ours computes it."""
     allowed = [activations * directions for activations in ACTIVATIONS[kind]]
     given = [name.decode().lower() for name in attributes.get("activations", [])] or allowed[0]
     if given not in allowed:
@@ -113,17 +113,17 @@ def _network(kind: Kind, attributes: dict[str, Any], directions: int) -> Network
 
 
 def _evaluate(model: ModelProto, name: str) -> numpy.ndarray | None:
-    """Return the value called ``name``, or None if there is none or it depends on the inputs of the model."""
+    """Return the constant value called ``name``, or None if there is none or it depends on the model's inputs."""
     from onnx import TensorProto, helper, numpy_helper
     from onnx.reference import ReferenceEvaluator
 
-    wanted, nodes = {name}, []
+    needed, nodes = {name}, []
     for node in reversed(model.graph.node):
-        if wanted.intersection(node.output):
+        if needed.intersection(node.output):
             nodes.append(node)
-            wanted.update(node.input)
-    constants = {each.name: each for each in model.graph.initializer if each.name in wanted}
-    if not name or wanted - constants.keys() - {""} - {output for node in nodes for output in node.output}:
+            needed.update(node.input)
+    constants = {each.name: each for each in model.graph.initializer if each.name in needed}
+    if not name or needed - constants.keys() - {""} - {output for node in nodes for output in node.output}:
         return None
     if name in constants:
         return numpy_helper.to_array(constants[name])
@@ -134,7 +134,7 @@ def _evaluate(model: ModelProto, name: str) -> numpy.ndarray | None:
 
 
 def _weights(kind: Kind, W: Tensor, R: Tensor, B: Tensor | None) -> Weights:
-    """Return one direction's weights as torch.nn has them."""
+    """Return one direction's weights in the layout of torch.nn."""
     order = FROM_ONNX[kind]
     if B is None:
         return reorder(W, order), reorder(R, order), None, None

@@ -1,4 +1,4 @@
-"""What torch.onnx.export writes for the operators of this package: nodes that any ONNX runtime knows."""
+"""Translates the operators of this package for torch.onnx.export, into standard nodes that any ONNX runtime knows."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from fused_rnn.foreign import Kind
 from fused_rnn.onnx.gates import TO_ONNX
 from fused_rnn.reference.masked_conv2d import mask
 
-# For each cell the operator of ONNX, and the attributes that make it compute the same; activations of one direction.
+# For each cell, the ONNX operator and the attributes with which it computes the same; activations are of one direction.
 NODES: dict[str, tuple[Kind, dict[str, Any]]] = {
     "lstm": ("LSTM", {}),
     "gru": ("GRU", {"linear_before_reset": 1}),
@@ -20,19 +20,19 @@ NODES: dict[str, tuple[Kind, dict[str, Any]]] = {
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """Return what to give to torch.onnx.export, with ``dynamo=True``, as ``custom_translation_table``.
+    """Return the ``custom_translation_table`` for torch.onnx.export with ``dynamo=True``.
 
-    LSTM, GRU and RNN layers and cells become LSTM, GRU and RNN nodes, a layer each, and MaskedConv2d becomes a Conv
-    node. Time and batch may be dynamic, and ``lengths`` are ONNX's ``sequence_lens``. ONNX has no PackedSequence and no
-    projection (``proj_size``): these raise an error. Nor has it an LSTM's c of every step (``return_states``): a model
-    that uses them is written, but raises an error when it is run. Without the table torch.onnx.export refuses all
-    layers of this package.
+    Each layer of an LSTM, GRU or RNN, and each cell, becomes an LSTM, GRU or RNN node, and MaskedConv2d becomes a Conv
+    node. Time and batch may be dynamic, and ``lengths`` become ONNX's ``sequence_lens``. ONNX has no PackedSequence and
+    no projection (``proj_size``), so these raise an error. Its LSTM does not return c of every step
+    (``return_states``): a model that uses it is written, but raises an error when it is run. Without this table
+    torch.onnx.export refuses all layers of this package.
 
     Returns:
-        For each operator the function that writes its nodes.
+        For each operator, the function that writes its nodes.
 
     Raises:
-        ModuleNotFoundError: onnxscript is not installed, which torch.onnx.export needs too.
+        ModuleNotFoundError: onnxscript is not installed, which torch.onnx.export needs, too.
 
     Example:
         >>> import io, torch, fused_rnn
@@ -46,7 +46,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
         >>> [node.op_type for node in program.model.graph if node.op_type == "GRU"]
         ['GRU']
     """
-    _opset()  # says at once if onnxscript is missing
+    _opset()  # raises the error now if onnxscript is missing
     operators = torch.ops.fused_rnn
     writers = {
         operators.recurrent.default: _recurrent,
@@ -56,7 +56,7 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 
 
 def _translation(operator: Any, write: Callable[[dict[str, Any]], Any]) -> Callable[..., Any]:
-    """Return a function of the operator's arguments that calls ``write`` with their names, as its schema has them."""
+    """Return a function of the operator's arguments that passes them to ``write`` by their names in the schema."""
     names = [argument.name for argument in operator._schema.arguments]
 
     def translate(*args: Any) -> Any:
@@ -66,7 +66,7 @@ def _translation(operator: Any, write: Callable[[dict[str, Any]], Any]) -> Calla
 
 
 def _recurrent(given: dict[str, Any]) -> tuple[Any, ...]:
-    """Write the node of one recurrent layer; see :func:`fused_rnn.ops.recurrent` for what is given."""
+    """Write the node of one recurrent layer; ``given`` are the arguments of :func:`fused_rnn.ops.recurrent`."""
     op, (kind, attributes) = _opset(), NODES[given["cell"]]
     if given["batch_sizes"] is not None:
         raise NotImplementedError("a PackedSequence cannot be exported to ONNX; give the model padded sequences")
@@ -89,15 +89,15 @@ def _recurrent(given: dict[str, Any]) -> tuple[Any, ...]:
         finals = [op.Squeeze(state, first) for state in finals]
         output = finals[0]
     else:  # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
-        turned = op.Transpose(output, perm=[0, 2, 1, 3])
-        output = op.Reshape(turned, op.Constant(value_ints=[0, 0, -1]))
-    # Where an operator of PyTorch returns a list of tensors, the exporter expects one value, of ONNX's type sequence.
-    # Its optimizer takes the final states out of theirs again, and drops that of the history, which stays empty.
-    return output, op.SequenceConstruct(*finals), _nothing(), op.SequenceEmpty()
+        batch_first = op.Transpose(output, perm=[0, 2, 1, 3])
+        output = op.Reshape(batch_first, op.Constant(value_ints=[0, 0, -1]))
+    # For a list of tensors that an operator of PyTorch returns, the exporter expects one value of ONNX's sequence type.
+    # Its optimizer replaces the sequence of final states by the states themselves, and drops the empty history.
+    return output, op.SequenceConstruct(*finals), _no_gates(), op.SequenceEmpty()
 
 
 def _stack_weights(kind: Kind, weights: Sequence[Any], directions: int) -> tuple[Any, Any, Any]:
-    """Return ONNX's W, R and B, ``[directions, gates * hidden_size, ...]``, the last one None without biases."""
+    """Return ONNX's W, R and B, each ``[directions, gates * hidden_size, ...]``; B is None without biases."""
     op = _opset()
     each = len(weights) // directions
     if each % 2:
@@ -114,7 +114,7 @@ def _stack_weights(kind: Kind, weights: Sequence[Any], directions: int) -> tuple
 
 
 def _masked_conv2d(given: dict[str, Any]) -> Any:
-    """Write a Conv node; see :func:`fused_rnn.ops.masked_conv2d` for what is given."""
+    """Write a Conv node; ``given`` are the arguments of :func:`fused_rnn.ops.masked_conv2d`."""
     op = _opset()
     weight, dilation = given["weight"], list(given["dilation"])
     out_channels, in_channels, *kernel = map(int, weight.shape)
@@ -126,7 +126,7 @@ def _masked_conv2d(given: dict[str, Any]) -> Any:
 
 
 def _opset() -> Any:
-    """The operators of ONNX, imported late: onnxscript is needed for nothing else."""
+    """The operators of ONNX, imported only when used, since the rest of the package does not need onnxscript."""
     from onnxscript import opset18
 
     return opset18
@@ -138,6 +138,6 @@ def _constant(array: numpy.ndarray) -> Any:
     return _opset().Constant(value=numpy_helper.from_array(array))
 
 
-def _nothing() -> Any:
-    """What an operator would save for its backward pass, which an ONNX model does not have."""
+def _no_gates() -> Any:
+    """An empty tensor in place of the gates saved for backward, since an ONNX model has no backward pass."""
     return _constant(numpy.zeros(0, numpy.float32))

@@ -1,9 +1,9 @@
-"""Thin typed calls of the operators torch.ops.fused_rnn.*, and their fake kernels, which know shapes only.
+"""Typed functions that call the operators torch.ops.fused_rnn.*, and the fake kernels, which compute only shapes.
 
-The operators have no gradients of their own; :mod:`fused_rnn.autograd` gives them some.
+The operators have no gradients; :mod:`fused_rnn.autograd` adds them.
 """
 
-# Loading it registers the operators, so it comes first.
+# Imported first, since loading it registers the operators.
 import fused_rnn._C  # noqa: F401
 from fused_rnn.ops.cells import CELLS, Cell
 from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward

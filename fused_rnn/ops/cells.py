@@ -1,4 +1,4 @@
-"""The structure of every cell, as csrc/cells/ tells it."""
+"""The structure of every cell, read from csrc/cells/."""
 
 from typing import NamedTuple
 
@@ -6,12 +6,12 @@ from fused_rnn import _C
 
 
 class Cell(NamedTuple):
-    """What the shapes of a recurrent layer depend on; see csrc/cells/cells.h."""
+    """The properties of a cell on which shapes depend; csrc/cells/cells.h defines them."""
 
     gates: int
-    """The first dimension of ``weight_ih`` in units of ``hidden_size``."""
+    """The first dimension of ``weight_ih``, divided by ``hidden_size``."""
     sums: int
-    """The values that are saved for the backward pass of each hidden unit."""
+    """How many values of each hidden unit and step are saved for backward."""
     states: int
     """How many states a hidden unit has: h alone, or h and c."""
     may_project: bool
@@ -26,4 +26,4 @@ class Cell(NamedTuple):
 CELLS = {
     name: Cell(cell["gates"], cell["sums"], cell["states"], cell["may_project"]) for name, cell in _C.cells().items()
 }
-"""The structure of each cell by the name that the operators take."""
+"""The structure of each cell, by the name that the operators take."""

@@ -23,11 +23,11 @@ def masked_conv2d(
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``; masked entries are not used.
         bias: ``[out_channels]``, or None for zero.
         mask_type: ``"A"`` or ``"B"``.
-        data_channels: into how many groups the channels are split.
-        dilation: the distance between two taps, down and across.
+        data_channels: the number of groups into which the channels are divided.
+        dilation: the distance between neighbouring taps, vertical and horizontal.
 
     Returns:
-        ``[batch, out_channels, height, width]``, in channels-last memory format if ``input`` or ``weight`` is.
+        ``[batch, out_channels, height, width]``, in channels-last memory format if ``input`` or ``weight`` has it.
     """
     return _masked_conv2d(input, weight, bias, mask_type, data_channels, dilation)
 
@@ -57,8 +57,8 @@ def masked_conv2d_backward(
         bias_grad: whether the gradient of the bias is wanted.
 
     Returns:
-        The gradients of ``input``, of ``weight`` (zero where it is masked), and of the bias; of shape ``[0]`` where
-        they are not wanted.
+        The gradients of ``input``, of ``weight`` (zero where it is masked), and of the bias; those that are not wanted
+        have shape ``[0]``.
     """
     return _masked_conv2d_backward(
         grad_output, input, weight, mask_type, data_channels, dilation, input_grad, weight_grad, bias_grad
@@ -66,7 +66,7 @@ def masked_conv2d_backward(
 
 
 def _images(input: Tensor, weight: Tensor, channels: int) -> Tensor:
-    """Empty images like ``input``, of ``channels`` channels, in channels-last memory format if either argument is."""
+    """Empty images like ``input``, with ``channels`` channels, channels last if either tensor is."""
     formats = [suggest_memory_format(input), suggest_memory_format(weight)]
     return torch.empty(
         (input.size(0), channels, *input.shape[2:]),

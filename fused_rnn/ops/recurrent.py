@@ -29,7 +29,7 @@ def recurrent(
     Args:
         cell: the name of the cell, one of :data:`fused_rnn.ops.cells.CELLS`.
         input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed; or, for one step, ``[batch,
-            input_size]``: then nothing but ``gates`` and ``history`` has the dimensions ``time`` and ``directions``.
+            input_size]``, and then only ``gates`` and ``history`` have the dimension ``directions``.
         states: the initial states: h, ``[directions, batch, output_size]``, where ``output_size`` is ``proj_size`` or
             ``hidden_size``, and for an LSTM c, ``[directions, batch, hidden_size]``.
         weights: for each direction ``weight_ih [gates * hidden_size, input_size]``, ``weight_hh [gates * hidden_size,
@@ -43,11 +43,12 @@ def recurrent(
     Returns:
         ``output``: ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``;
         ``final_states``: shaped like ``states``;
-        ``gates``: the values that the cell saves for each hidden unit, ``[directions, rows, sums * hidden_size]``, with
-        ``lengths`` in an order that only the backward pass knows;
-        ``history``: for an LSTM c of every step, ``[directions, rows, hidden_size]``, zero in the padding; else empty.
-        ``gates`` and ``history`` are float64 for float64 input, else float32, but ``gates`` on a GPU are of the dtype
-        of the input; they are of shape ``[0]`` if not saved.
+        ``gates``: the values that the cell saves for backward, ``[directions, rows, sums * hidden_size]``; with
+        ``lengths`` the order of rows is internal;
+        ``history``: for an LSTM, c after every step, ``[directions, rows, hidden_size]``, zero in the padding; for
+        other cells an empty list.
+        ``gates`` and ``history`` are float64 for float64 input, else float32, except that on a GPU ``gates`` have the
+        dtype of the input; they have shape ``[0]`` without ``save_for_backward``.
     """
     return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward)
 
@@ -89,8 +90,8 @@ def recurrent_backward(
         weight_grad: whether the gradients of ``weights`` are wanted.
 
     Returns:
-        The gradients of ``input``, ``states`` and ``weights``, of their shapes; where they are not wanted, of shape
-        ``[0]``, and for the weights an empty list.
+        The gradients of ``input``, ``states`` and ``weights``, of their shapes. Gradients of ``input`` and ``states``
+        that are not wanted have shape ``[0]``; for ``weights`` the list is empty.
     """
     return _recurrent_backward(
         cell, grad_output, grad_final_states, grad_history, input, states, weights, batch_sizes, lengths,

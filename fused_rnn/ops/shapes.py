@@ -1,4 +1,4 @@
-"""What the fake kernels of several operators share."""
+"""Shapes and dtypes of results, for the fake kernels of the recurrent operators."""
 
 import math
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a kernel for ``dtype`` computes, and in which it saves states for its backward pass."""
+    """The dtype in which the kernels for ``dtype`` compute, and in which they save states for backward."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def saved(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
-    """An empty tensor for the states of ``size`` that each row of each direction saves, or of shape [0] for none."""
+    """An empty tensor for ``size`` saved values of each row and direction, or of shape [0] if nothing is saved."""
     shape = (directions, math.prod(input.shape[:-1]), size) if save_for_backward else (0,)
     return input.new_empty(shape, dtype=accumulation_dtype(input.dtype))
 
 
 def saved_gates(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
-    """As :func:`saved`, for the gates, which a GPU keeps in the dtype of the input."""
+    """The same as :func:`saved` for the gates, which are saved in the dtype of the input on a GPU."""
     gates = saved(input, directions, size, save_for_backward)
     return gates.to(input.dtype) if input.device.type == "cuda" else gates
 
 
 def directions_of(state: Tensor) -> int:
-    """How many directions a layer with an initial state of this shape has."""
+    """The number of directions of a layer with this initial state."""
     return 1 if state.dim() == 2 else state.size(0)
 
 

@@ -1,4 +1,4 @@
-"""The definition of every operator in plain PyTorch: written to be read, differentiable, in any dtype."""
+"""The definition of every operator in plain PyTorch: written for clarity, differentiable, and for any dtype."""
 
 from fused_rnn.reference.gru import gru
 from fused_rnn.reference.gru_cell import gru_cell

@@ -1,4 +1,4 @@
-"""A sequence through one GRU layer, in plain PyTorch: the definition of the operator ``gru``."""
+"""One GRU layer over a sequence, in plain PyTorch, which defines the operator ``recurrent`` for the cell ``gru``."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,7 +24,7 @@ def gru(
         h0: ``[directions, batch, hidden_size]``.
         weights: for each direction ``weight_ih [3 * hidden_size, input_size]``, ``weight_hh [3 * hidden_size,
             hidden_size]``, then with biases ``bias_ih, bias_hh [3 * hidden_size]``.
-        batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
+        batch_sizes: ``[time]``, not increasing, how many sequences have each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final state is the one at its own end.
         reset_after: whether the reset gate acts after the recurrent product, as in torch.nn, or before it.
@@ -47,5 +47,5 @@ def gru(
 
 
 def gru_step(input: Tensor, state: State, weights: Sequence[Tensor], *, reset_after: bool = True) -> State:
-    """:func:`fused_rnn.reference.gru_cell` as a step of a layer."""
+    """One step of a GRU layer: :func:`fused_rnn.reference.gru_cell` with the state as a tuple."""
     return (gru_cell(input, *state, *weights, reset_after=reset_after),)

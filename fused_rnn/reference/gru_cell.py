@@ -1,4 +1,4 @@
-"""One step of a gated recurrent unit, in plain PyTorch: the definition that the kernels are held against."""
+"""One step of a gated recurrent unit, in plain PyTorch: the definition that the kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -18,9 +18,9 @@ def gru_cell(
     """One step of a GRU.
 
     Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
-    EMNLP 2014, where the reset gate acts on ``h`` before the recurrent product (``reset_after=False``). torch.nn and
-    cuDNN let it act on the product instead (``reset_after=True``), so that one product serves all three gates; the
-    operators of this package do the same. The gates lie in torch.nn's order: r, z, n.
+    EMNLP 2014, where the reset gate acts on ``h`` before the recurrent product (``reset_after=False``). In torch.nn
+    and cuDNN it acts on the product instead (``reset_after=True``), so that one product serves all three gates; the
+    operators of this package do the same. The gates are in torch.nn's order: r, z, n.
 
     Args:
         input: ``[batch, input_size]``.

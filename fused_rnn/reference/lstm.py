@@ -1,4 +1,4 @@
-"""A sequence through one LSTM layer, in plain PyTorch: the definition of the operator ``lstm``."""
+"""One LSTM layer over a sequence, in plain PyTorch, which defines the operator ``recurrent`` for the cell ``lstm``."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ def lstm(
         weights: for each direction ``weight_ih [4 * hidden_size, input_size]``, ``weight_hh [4 * hidden_size,
             output_size]``, then with biases ``bias_ih, bias_hh [4 * hidden_size]``, then with a projection
             ``weight_hr [proj_size, hidden_size]``.
-        batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
+        batch_sizes: ``[time]``, not increasing, how many sequences have each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final states are those at its own end.
         return_states: whether to return c after every step as well.
@@ -33,7 +33,7 @@ def lstm(
     Returns:
         The outputs, ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``, the final h,
         ``[directions, batch, output_size]``, and the final c, ``[directions, batch, hidden_size]``; with
-        ``return_states`` also c after every step, laid out like the outputs, of ``directions * hidden_size``.
+        ``return_states`` also c after every step, in the layout of the outputs, of size ``directions * hidden_size``.
 
     Example:
         >>> import torch

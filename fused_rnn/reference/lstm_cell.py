@@ -1,4 +1,4 @@
-"""One step of a long short-term memory, in plain PyTorch: the definition that the kernels are held against."""
+"""One step of a long short-term memory, in plain PyTorch: the definition that the kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ def lstm_cell(
     Hochreiter and Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1997, with the forget gate of Gers,
     Schmidhuber and Cummins, "Learning to Forget", Neural Computation 12(10), 2000. With ``weight_hr`` the output is
     projected to a smaller size: Sak, Senior and Beaufays, "Long Short-Term Memory Recurrent Neural Network
-    Architectures for Large Scale Acoustic Modeling", Interspeech 2014. The gates lie in torch.nn's order: i, f, g, o.
+    Architectures for Large Scale Acoustic Modeling", Interspeech 2014. The gates are in torch.nn's order: i, f, g, o.
 
     Args:
         input: ``[batch, input_size]``.

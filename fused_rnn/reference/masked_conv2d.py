@@ -1,4 +1,4 @@
-"""Masked convolution in plain PyTorch: the definition that the kernels are held against."""
+"""Masked convolution in plain PyTorch: the definition that the kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from torch.nn.functional import conv2d
 def mask(
     out_channels: int, in_channels: int, kernel_size: tuple[int, int], mask_type: str, data_channels: int = 1
 ) -> Tensor:
-    """Return which entries of a masked convolution's weight count.
+    """Return which entries of a masked convolution's weight are active.
 
     Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. In raster
-    order the taps before the centre are active and those after it are not. At the centre, the pixel itself, it is the
-    groups that decide: channel ``c`` of ``C`` is in group ``g(c) = floor(c * data_channels / C)``, and output ``o``
+    order the taps before the centre are active and those after it are not. At the centre, the pixel itself, it
+    depends on the groups: channel ``c`` of ``C`` is in group ``g(c) = floor(c * data_channels / C)``, and output ``o``
     sees input ``c`` if ``g(c) < g(o)`` (type A) or ``g(c) <= g(o)`` (type B).
 
     Args:
@@ -20,7 +20,7 @@ def mask(
         in_channels: the number of input channels.
         kernel_size: height and width of the kernel, both odd.
         mask_type: ``"A"``, which does not see the pixel's own group, for a first layer; or ``"B"``, which does.
-        data_channels: into how many groups the channels are split, such as 3 for red, green and blue.
+        data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue.
 
     Returns:
         ``[out_channels, in_channels, height, width]``, boolean.
@@ -58,8 +58,8 @@ def masked_conv2d(
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
         bias: ``[out_channels]``, or None for zero.
         mask_type: ``"A"`` or ``"B"``.
-        data_channels: into how many groups the channels are split.
-        dilation: the distance between two taps, down and across.
+        data_channels: the number of groups into which the channels are divided.
+        dilation: the distance between neighbouring taps, vertical and horizontal.
 
     Returns:
         ``[batch, out_channels, height, width]``.

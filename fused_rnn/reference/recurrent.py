@@ -1,4 +1,4 @@
-"""The recurrent layers by the name of their cell: the definition of the operator ``recurrent``."""
+"""One recurrent layer of any cell over a sequence, in plain PyTorch: the definition of the operator ``recurrent``."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -30,7 +30,7 @@ CELLS: dict[str, Callable[[Tensor, State, Sequence[Tensor]], State]] = {
     "rnn_tanh": partial(_rnn, nonlinearity="tanh"),
     "rnn_relu": partial(_rnn, nonlinearity="relu"),
 }
-"""One step of each cell: maps an input, the states and the weights of a direction to the new states, h first."""
+"""One step of each cell, which maps an input, the states and one direction's weights to the new states, h first."""
 
 
 def recurrent(
@@ -48,8 +48,9 @@ def recurrent(
         input: ``[time, batch, input_size]``, or ``[rows, input_size]`` if packed.
         states: the initial states, h first, each ``[directions, batch, size]``.
         weights: for each direction ``weight_ih``, ``weight_hh``, then with biases ``bias_ih, bias_hh``, then with a
-            projection ``weight_hr``; the cell's own reference tells their shapes.
-        batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
+            projection ``weight_hr``; the cell's reference, such as :func:`fused_rnn.reference.lstm_cell`, states their
+            shapes.
+        batch_sizes: ``[time]``, not increasing, how many sequences have each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A sequence through one layer of a plain recurrent network, in plain PyTorch."""
+"""One layer of a plain recurrent network over a sequence, in plain PyTorch."""
 
 from collections.abc import Sequence
 
@@ -23,7 +23,7 @@ def rnn(
         h0: ``[directions, batch, hidden_size]``.
         weights: for each direction ``weight_ih [hidden_size, input_size]``, ``weight_hh [hidden_size, hidden_size]``,
             then with biases ``bias_ih, bias_hh [hidden_size]``.
-        batch_sizes: ``[time]``, not increasing, how many sequences are still running at each step of a packed input.
+        batch_sizes: ``[time]``, not increasing, how many sequences have each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final state is the one at its own end.
         nonlinearity: ``"tanh"`` or ``"relu"``.

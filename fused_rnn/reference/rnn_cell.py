@@ -1,4 +1,4 @@
-"""One step of a plain recurrent network, in plain PyTorch: the definition that the kernels are held against."""
+"""One step of a plain recurrent network, in plain PyTorch: the definition that the kernels are tested against."""
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def rnn_cell(
 ) -> Tensor:
     """One step of a plain recurrent network.
 
-    Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990, as torch.nn.RNNCell has it.
+    Elman, "Finding Structure in Time", Cognitive Science 14(2), 1990, with the weights of torch.nn.RNNCell.
 
     Args:
         input: ``[batch, input_size]``.

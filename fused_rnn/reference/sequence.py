@@ -1,4 +1,4 @@
-"""The loop over time that the sequence references share: padded, packed, or padded with a length for each sequence."""
+"""The loop over time of all references, for batches that are padded, padded with lengths, or packed."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,26 +11,26 @@ Step = tuple[Tensor, Tensor]
 
 
 def time_steps(input: Tensor, batch_sizes: Tensor | None, lengths: Tensor | Sequence[int] | None) -> list[Step]:
-    """Which sequences take part in each time step, and where their values lie.
+    """Return which sequences have each time step, and in which rows of the input their values are.
 
     Args:
         input: ``[time, batch, ...]``, or ``[rows, ...]`` if there are ``batch_sizes``.
-        batch_sizes: ``[time]``, how many sequences are still running at each step, as in a PackedSequence; or None.
+        batch_sizes: ``[time]``, how many sequences have each step, as in a PackedSequence; or None.
         lengths: ``[batch]``, the number of steps of each sequence, 0 to time, in any order; or None.
 
     Returns:
-        For each step the rows of the input, once its time and batch dimensions are one, and their sequences.
+        For each step, the rows of the input with its time and batch dimensions flattened, and their sequences.
     """
     if batch_sizes is not None:
-        running = [torch.arange(size, device=input.device) for size in batch_sizes.tolist()]
+        sequences = [torch.arange(size, device=input.device) for size in batch_sizes.tolist()]
         starts = [0, *batch_sizes.cumsum(0).tolist()]
-        return [(start + batch, batch) for start, batch in zip(starts, running, strict=False)]
+        return [(start + batch, batch) for start, batch in zip(starts, sequences, strict=False)]
     time, batch_size = input.shape[:2]
-    everyone = torch.arange(batch_size, device=input.device)
+    all_sequences = torch.arange(batch_size, device=input.device)
     if lengths is None:
-        return [(t * batch_size + everyone, everyone) for t in range(time)]
+        return [(t * batch_size + all_sequences, all_sequences) for t in range(time)]
     ends = torch.as_tensor(lengths, device=input.device)
-    return [(t * batch_size + everyone[ends > t], everyone[ends > t]) for t in range(time)]
+    return [(t * batch_size + all_sequences[ends > t], all_sequences[ends > t]) for t in range(time)]
 
 
 def scan(
@@ -38,26 +38,27 @@ def scan(
 ) -> tuple[State, State]:
     """Run ``cell`` over ``steps`` in their order.
 
-    Sequences outside a step keep their state, and what lies in the rows of no step is never read: a NaN in the padding
-    reaches neither the outputs nor the gradients.
+    Sequences that do not have a step keep their state. Rows that belong to no step are never read, so a NaN in the
+    padding reaches neither the outputs nor the gradients.
 
     Args:
-        cell: maps ``[running, input_size]`` and the states of those sequences to their new states, the output first.
+        cell: maps the inputs of some sequences, ``[sequences, input_size]``, and their states to the new states, h
+            first.
         rows: ``[rows, input_size]``.
-        state: the initial states, each ``[batch, size]``, the output first.
+        state: the initial states, each ``[batch, size]``, h first.
         steps: the rows and the sequences of each step.
 
     Returns:
-        The states after every step, each ``[rows, size]``, zero in the rows of no step; and the final states.
+        The states after every step, each ``[rows, size]``, zero in rows that belong to no step; and the final states.
     """
     history = []
     for indices, batch in steps:
         new = cell(rows.index_select(0, indices), tuple(values.index_select(0, batch) for values in state))
         state = tuple(old.index_copy(0, batch, values) for old, values in zip(state, new, strict=True))
         history.append(new)
-    where = torch.cat([indices for indices, _ in steps])
+    stepped_rows = torch.cat([indices for indices, _ in steps])
     every_state = tuple(
-        rows.new_zeros(len(rows), values[0].shape[-1]).index_copy(0, where, torch.cat(values))
+        rows.new_zeros(len(rows), values[0].shape[-1]).index_copy(0, stepped_rows, torch.cat(values))
         for values in zip(*history, strict=True)
     )
     return every_state, state
@@ -82,8 +83,8 @@ def run_directions(
         lengths: see :func:`time_steps`.
 
     Returns:
-        The states after every step, each ``[time, batch, directions * size]`` or ``[rows, directions * size]``, the
-        output first; and the final states, each ``[directions, batch, size]``.
+        The states after every step, each ``[time, batch, directions * size]`` or ``[rows, directions * size]``, h
+        first; and the final states, each ``[directions, batch, size]``.
     """
     directions = len(state[0])
     per_direction = len(weights) // directions

@@ -59,7 +59,7 @@ Compared compare_one(uint32_t seed, bool in_pairs) {
   const RecurrentProblem p(random, sizeof(T) == 8);
   // A rounding that moves a sum of ReLU across zero switches a whole gradient on or off.
   const bool jumps = p.kind == cells::Kind::kRNNReLU && p.trains;
-  in_pairs = in_pairs && p.stored == Stored::kBFloat16 && !jumps;
+  in_pairs = in_pairs && p.stored == StoredType::kBFloat16 && !jumps;
   const double tolerance = in_pairs && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
   const double distance =
       compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first, false), RUN_RECURRENT(second, in_pairs));

@@ -13,7 +13,7 @@ struct RecurrentProblem {
   cells::Kind kind;
   cells::Description cell;
   bool biased, packed, trains, output_gradient, input_gradient, weight_gradient;
-  Stored stored;
+  StoredType stored;
   RecurrentSizes sizes;
   int64_t projection;  // its size, or 0
   std::vector<int64_t> batch_sizes, first_rows;
@@ -23,8 +23,8 @@ struct RecurrentProblem {
     cell = describe(kind);
     biased = random.once_in(2), packed = random.once_in(3), trains = random.once_in(2);
     output_gradient = !random.once_in(4), input_gradient = !random.once_in(4), weight_gradient = !random.once_in(4);
-    stored = wide ? Stored::kComputed
-                  : std::vector{Stored::kComputed, Stored::kBFloat16, Stored::kFloat16}[random.between(0, 2)];
+    stored = wide ? StoredType::kComputeType
+                  : std::vector{StoredType::kComputeType, StoredType::kBFloat16, StoredType::kFloat16}[random.between(0, 2)];
     // Without gates, and with weights as large as these, a difference of rounding grows from step to step.
     const int64_t most = cell.gates > 1 ? 9 : 3, time = random.once_in(3) ? 1 : random.between(1, most);
     const int64_t batch = random.once_in(3) ? random.between(1, 4) : random.between(1, 60);
@@ -66,7 +66,7 @@ struct RecurrentCall {
   RecurrentForwardParams<T> forward = {};
   RecurrentBackwardParams<T> backward = {};
 
-  RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random, p.stored == Stored::kBFloat16) {
+  RecurrentCall(const RecurrentProblem& p, Random& random) : arrays(random, p.stored == StoredType::kBFloat16) {
     const RecurrentSizes& s = forward.sizes = backward.sizes = p.sizes;
     const int64_t rows = s.steps.rows(), d = s.directions, states = d * s.steps.batch, hidden = s.hidden_size;
     for (int64_t direction = 0; direction < d; ++direction) weights(p, direction);
@@ -98,8 +98,8 @@ struct RecurrentCall {
     auto& w = backward.weights[direction] = {arrays.input(ih), arrays.input(hh), bias(), bias(),
                                              hr ? arrays.input(hr) : nullptr};
     const auto stored = [&](const T* computed, int64_t count) -> const void* {
-      if (p.stored == Stored::kComputed || !computed) return computed;
-      return arrays.halves(p.stored == Stored::kBFloat16, count);
+      if (p.stored == StoredType::kComputeType || !computed) return computed;
+      return arrays.halves(p.stored == StoredType::kBFloat16, count);
     };
     forward.weights[direction] = {stored(w.ih, ih), stored(w.hh, hh), stored(w.hr, hr), w.bias_ih, w.bias_hh, p.stored};
     if (!p.trains || !p.weight_gradient) return;

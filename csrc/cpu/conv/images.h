@@ -1,4 +1,4 @@
-// Images as the kernels of masked convolution read and write them: rows of pixels with the channels last.
+// The memory layout of images in the kernels of masked convolution: rows of pixels with the channels last.
 
 #pragma once
 
@@ -17,13 +17,13 @@ template <typename T>
 struct Rows {
   T* data;  // the first pixel of row `first`
   int64_t first;
-  int64_t channels, stride;  // from pixel to pixel and from row to row
+  int64_t channels, stride;  // distances from pixel to pixel and from row to row
 
   T* at(int64_t row, int64_t column) const { return data + (row - first) * stride + column * channels; }
   operator Rows<const T>() const { return {data, first, channels, stride}; }
 };
 
-// What rows a kernel needs: with the channels last, and with `margin` pixels of zeros at both ends.
+// The layout of the rows that a kernel reads or writes: channels last, `margin` pixels of zeros at both ends.
 struct RowLayout {
   int64_t height, width, channels, margin;
 
@@ -33,7 +33,7 @@ struct RowLayout {
   bool fits(const Images<T>& images) const {
     return images.channels_last && margin == 0;
   }
-  // Returns the rows in memory that begins with row `first`.
+  // Returns the rows that lie in `memory`, the first of which is row `first`.
   template <typename T>
   Rows<T> rows_at(T* memory, int64_t first) const {
     return {memory + margin * channels, first, channels, stride()};
@@ -58,9 +58,10 @@ inline void transpose(int64_t rows, int64_t columns, const T* from, int64_t from
   one_by_one({0, rows}, {whole_columns, columns});
 }
 
-// Cuts `rows` into stretches of at most `most` rows of one image, and calls body(stretch, rows of that image) for each.
+// Cuts `rows` into strips of at most `most` rows of a single image, and calls body(strip, all rows of its image) for
+// each.
 template <typename Body>
-inline void for_each_stretch(Range rows, int64_t height, int64_t most, const Body& body) {
+inline void for_each_strip(Range rows, int64_t height, int64_t most, const Body& body) {
   for (int64_t begin = rows.begin; begin < rows.end;) {
     const int64_t top = begin / height * height;
     const int64_t end = smaller(smaller(begin + most, top + height), rows.end);
@@ -77,8 +78,8 @@ inline void copy_rows(const RowLayout& layout, Images<const T> images, Range row
     std::memset(target.at(row, -layout.margin), 0, layout.margin * layout.channels * sizeof(T));
     std::memset(target.at(row, layout.width), 0, layout.margin * layout.channels * sizeof(T));
   }
-  // Without margins all rows of an image are one long row.
-  for_each_stretch(rows, layout.height, layout.margin > 0 ? 1 : layout.height, [&](Range part, Range image) {
+  // Without margins the rows of an image are contiguous and can be copied together.
+  for_each_strip(rows, layout.height, layout.margin > 0 ? 1 : layout.height, [&](Range part, Range image) {
     if (images.channels_last)
       std::memcpy(target.at(part.begin, 0), images.data + part.begin * size, part.size() * size * sizeof(T));
     else

@@ -1,5 +1,5 @@
-// Activations of vectors. sigmoid and tanh: in float32 to about one and a half units in the last place, several times
-// faster than the library's.
+// Activation functions of vectors. In float32, sigmoid and tanh are accurate to about 1.5 units in the last place and
+// several times faster than the library's.
 
 #pragma once
 
@@ -21,7 +21,7 @@ FUSED_RNN_INLINE inline Vec<float> polynomial(Vec<float> x, const float (&c)[kCo
   return value;
 }
 
-// e^x as power * (1 + rest), so that e^x - 1 near zero keeps its digits.
+// e^x as power * (1 + rest), so that e^x - 1 can be computed without cancellation for x near zero.
 struct Exponential {
   Vec<float> power, rest;
 };
@@ -29,11 +29,11 @@ struct Exponential {
 // e^x for x in [-87, 88]: 2^n e^r with |r| <= ln(2)/2, e^r by a minimax polynomial (error 2e-9). NaN stays NaN.
 FUSED_RNN_INLINE inline Exponential exponential(Vec<float> x) {
   constexpr float kPolynomial[] = {0.49999994f, 0.16666432f, 0.041668002f, 0.0083741555f, 0.0013843654f};
-  // Added to a number, it leaves the nearest integer in the lowest bits.
+  // 1.5 * 2^23: the sum of this and a small number has the nearest integer of that number in its lowest mantissa bits.
   const Vec<float> magic(12582912.0f);
   const Vec<float> shifted = at::vec::fmadd(x, Vec<float>(1.44269504f), magic);
   const Vec<float> n = shifted - magic;
-  // ln(2) in two parts, the first exact when multiplied by n even where there is no fused multiply-add.
+  // ln(2) is subtracted in two parts (Cody and Waite): n times the first is exact even without fused multiply-add.
   Vec<float> r = at::vec::fmadd(n, Vec<float>(-0.693359375f), x);
   r = at::vec::fmadd(n, Vec<float>(2.12194440e-4f), r);
   const auto one = at::vec::Vectorized<int32_t>(0x3f800000);  // 1.0f, as bits
@@ -41,7 +41,7 @@ FUSED_RNN_INLINE inline Exponential exponential(Vec<float> x) {
   return {at::vec::cast<float>(exponent + one), at::vec::fmadd(r * r, polynomial(r, kPolynomial), r)};
 }
 
-// What the formulas in cells/ call; see cells/cells.h.
+// The `Math` argument of the formulas in cells/; see cells/cells.h.
 struct Activation {
   template <typename T>
   static FUSED_RNN_INLINE Vec<T> sigmoid(Vec<T> x) {
@@ -54,13 +54,13 @@ struct Activation {
     }
   }
 
-  // (e^2x - 1) / (e^2x + 1), clamped where it has become 1.
+  // (e^2x - 1) / (e^2x + 1), with x clamped to a range beyond which the result rounds to 1 or -1.
   template <typename T>
   static FUSED_RNN_INLINE Vec<T> tanh(Vec<T> x) {
     if constexpr (std::is_same_v<T, float>) {
       const auto e = exponential(at::vec::clamp(x + x, Vec<float>(-20.0f), Vec<float>(20.0f)));
-      const Vec<float> less_one = at::vec::fmadd(e.power, e.rest, e.power - Vec<float>(1.0f));
-      return less_one / (less_one + Vec<float>(2.0f));
+      const Vec<float> expm1 = at::vec::fmadd(e.power, e.rest, e.power - Vec<float>(1.0f));
+      return expm1 / (expm1 + Vec<float>(2.0f));
     } else {
       return x.tanh();
     }
@@ -72,7 +72,7 @@ struct Activation {
     return at::vec::maximum(x, Vec<T>(T(0)));
   }
 
-  // A choice rather than a product, since an infinite gradient times zero would be NaN.
+  // Selects instead of multiplying by zero, since an infinite gradient times zero would be NaN.
   template <typename T>
   static FUSED_RNN_INLINE Vec<T> relu_backward(Vec<T> y, Vec<T> grad) {
     return Vec<T>::blendv(grad, Vec<T>(T(0)), y <= Vec<T>(T(0)));

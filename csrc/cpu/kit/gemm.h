@@ -1,4 +1,4 @@
-// A plain matrix product for the large products outside the recurrence, blocked for registers and caches.
+// The matrix product for the large products outside the recurrence, blocked for registers and caches.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// A matrix to read: element (r, c) is at data[r * row + c * column].
+// A matrix that is only read; `row` and `column` are its strides: element (r, c) is data[r * row + c * column].
 template <typename T>
 struct Matrix {
   const T* data;
@@ -21,7 +21,7 @@ struct Matrix {
   Matrix from(int64_t r, int64_t c) const { return {at(r, c), row, column}; }
 };
 
-// Copies `columns` columns of b into packed [depth, kWidth], padded with zeros.
+// Copies the first `columns` columns of b into `packed`, [depth, kWidth], and fills the other columns with zeros.
 template <typename T, int64_t kWidth = kPanel<T>>
 inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
   if (b.column == 1) {
@@ -47,9 +47,9 @@ inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
   }
 }
 
-// Copies `rows` rows of a, whose columns are contiguous, into tiles, packed one after another: [depth, tile's rows].
-// A few columns at a time, all tiles of them before the next: their lines may be so far apart that they share few
-// places in the cache.
+// Copies `rows` rows of a, whose columns are contiguous, into tiles of [depth, tile's rows], one after another. A few
+// columns are copied for all tiles before the next few: where columns lie a power of two apart, their cache lines map
+// to the same few sets of the cache and would evict one another.
 template <typename T>
 inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
   constexpr int64_t kColumns = 8;
@@ -61,12 +61,12 @@ inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
     });
 }
 
-// c[kRows, columns] = (accumulate ? c : 0) + a times a panel; columns is kPanel or fewer.
+// c = a times a panel, or c += if `accumulate`. c is [kRows, columns], with columns at most kPanel.
 template <typename T, int kRows>
 inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* panel, int64_t panel_depth,
                            int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
   Tile<T, kRows, kPanelVectors> tile;
-  // The target's lines are asked for now, to be near when the sums are done.
+  // The target's cache lines are prefetched now, to be in the cache when the sums are done.
   for (int64_t row = 0; row < kRows; ++row) {
     __builtin_prefetch(c + row * c_row, 1);
     __builtin_prefetch(c + row * c_row + columns - 1, 1);
@@ -77,7 +77,7 @@ inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* 
   tile.store_to(c, c_row, columns);
 }
 
-// Asks for part `index` of `parts` of a block of `rows` rows and `depth` columns, to have it near when it is needed.
+// Prefetches part `index` of `parts` of a block of `rows` rows and `depth` columns, which is needed soon.
 template <typename T>
 inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t index, int64_t parts) {
   constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
@@ -88,13 +88,16 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
       __builtin_prefetch(by_row ? a.at(i, j) : a.at(j, i), 0, 2);
 }
 
-// How much of a product is in the caches at once: a panel in the first level, packed columns in the second. Each block
-// of the depth is summed by itself and then added, which also keeps rounding errors of long sums small.
+// Block sizes, chosen so that a panel stays in the first-level cache and the packed columns in the second. Each block
+// of the depth is summed from zero and then added to the result, which also keeps the rounding errors of long sums
+// small.
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
+// Up to so many rows of a do not repay packing b, which is then read in place.
 inline constexpr int64_t kFewRows = 4 * kPanelRows;
-// A matrix that fewer rows still read as it lies is read so few of its rows at a time that hardware fetches them ahead.
+// For even fewer rows, all columns of kThinDepth rows of b are read before the next rows: so few parallel streams are
+// recognised by the hardware prefetcher.
 inline constexpr int64_t kVeryFewRows = kMaxRows;
 inline constexpr int64_t kThinDepth = 16;
 
@@ -106,16 +109,16 @@ struct Product {
   Matrix<T> b;  // [depth, columns]
   T* c;         // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
   int64_t c_row;
-  bool accumulate = false;  // whether c and row_sums are added to
-  T* row_sums = nullptr;    // [rows], the sums of a's rows, or null; only where a's rows are contiguous (a.row is 1)
+  bool accumulate = false;  // whether the results are added to c and row_sums
+  T* row_sums = nullptr;    // [rows], written with the sums of a's rows; null if not wanted; needs a.row == 1
 };
 
-// target (+)= sums over the depth of a packed tile. Reads whole vectors, up to kLanes values beyond the tile.
+// target[row] = sum over the depth of a packed tile, or += if `accumulate`. Reads up to kLanes values beyond the tile.
 template <typename T>
 inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target, bool accumulate) {
   for (int64_t row = 0; row < rows; row += kLanes<T>) {
     const int64_t count = smaller(rows - row, kLanes<T>);
-    // Four sums at once: each addition would wait for the one before.
+    // Four independent sums, since each addition to a single one would wait for the one before it.
     Vec<T> sums[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4)
@@ -126,10 +129,10 @@ inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target
   }
 }
 
-// Products of so little depth are mostly writing: one row after the other, as memory likes it.
+// Products of at most this depth spend most of their time on writing c, which is fastest row by row.
 inline constexpr int64_t kShallow = 4;
 
-// gemm_block() for a depth of at most kShallow; b's rows are contiguous.
+// Computes what gemm_block() does, for a depth of at most kShallow and a matrix b with contiguous rows.
 template <typename T>
 inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
   constexpr int64_t kWidth = kVectors * kLanes<T>;
@@ -155,14 +158,14 @@ inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
   }
 }
 
-// One thread's part of gemm(): all of the given rows and columns.
+// Computes one thread's part of gemm(): the given rows and columns of c.
 template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
   if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
-  // Row sums are read from the packed rows, so these are needed even where a could be read in place: if it has one row.
+  // Row sums are computed from packed rows, so a is packed for them even where it could be read in place.
   const bool pack_a = p.a.column != 1 || p.row_sums;
-  // Panels of b that few rows read are read as they lie, but for the last one if it is not full.
+  // Panels of b that few rows use are read in place, except the last one if it is not full.
   const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
   const bool thin = !pack_b && p.rows <= kVeryFewRows;
   const int64_t block_depth = thin ? kThinDepth : kBlockDepth;
@@ -170,7 +173,7 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   const int64_t most_depth = smaller(p.depth, block_depth), most_columns = smaller(columns.size(), block_columns);
   Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
   Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) + kLanes<T> : 0);
-  // At least once: a product without depth is zero.
+  // The body runs at least once, since a product of depth 0 is zero and must be written.
   for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {
     const int64_t part = smaller(p.depth - k, block_depth);
     const bool add = p.accumulate || k > 0;
@@ -206,10 +209,10 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   }
 }
 
-// Computes a product on up to `threads` threads; the sums do not depend on how many.
+// Computes a product on up to `threads` threads. The result does not depend on their number.
 template <typename T>
 inline void gemm(const Product<T>& p, int64_t threads) {
-  // Below this many multiply-adds a second thread costs more than it brings.
+  // The least number of multiply-adds for which one more thread saves more time than it costs to start.
   constexpr int64_t kWorthAThread = 1 << 17;
   const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
   parallel(smaller(threads, useful), [&](int64_t thread, int64_t count) {

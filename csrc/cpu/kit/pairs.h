@@ -1,5 +1,5 @@
-// Pairs of bfloat16 numbers, each in the place of one float: an instruction multiplies them two by two and adds both
-// products to a float, twice as many terms of a sum as with floats.
+// Pairs of bfloat16 numbers, each pair in the 32 bits of one float: the instruction vdpbf16ps multiplies two vectors of
+// pairs and adds both products of each pair to a float, twice as many terms of a sum as with floats.
 
 #pragma once
 
@@ -15,13 +15,14 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// To be multiplied by a tile in place of Values<float>.
+// The `Factors` of a tile that multiplies pairs instead of Values<float>.
 struct Pairs {
   static constexpr int64_t kTerms = 2;
 
 #if defined(CPU_CAPABILITY_AVX512)
-  static constexpr bool kBuilt = true;
-  // In assembler, so that no other code of this instruction set may be compiled to need AVX512_BF16.
+  static constexpr bool kBuilt = true;  // whether kernels that multiply pairs are compiled at all
+  // Inline assembly rather than -mavx512bf16, with which the compiler could use AVX512_BF16 elsewhere in this file,
+  // too, which processors with AVX-512 alone do not have.
   static FUSED_RNN_INLINE Vec<float> add_product(Vec<float> a, Vec<float> b, Vec<float> sum) {
     __m512 result = sum;
     asm("vdpbf16ps %2, %1, %0" : "+v"(result) : "v"(static_cast<__m512>(a)), "v"(static_cast<__m512>(b)));
@@ -33,7 +34,8 @@ struct Pairs {
 #else
   static constexpr bool kBuilt = false;
 #endif
-  // The same sum, but for subnormal numbers, which the instruction takes for zero: so tests run without it.
+  // The same sum without the instruction, so that tests run on any processor. It differs only for subnormal numbers,
+  // which the instruction treats as zero.
   static FUSED_RNN_INLINE Vec<float> add_product(Vec<float> a, Vec<float> b, Vec<float> sum) {
     const auto first = [](Vec<float> pairs) {
       return at::vec::cast<float>(at::vec::cast<int32_t>(pairs) << Vec<int32_t>(16));
@@ -46,7 +48,7 @@ struct Pairs {
 #endif
 };
 
-// Rounds `count` values to pairs, the last one with zero if they are odd.
+// Rounds `count` values to bfloat16 and stores them as pairs; zero completes the last pair if `count` is odd.
 inline void round_to_pairs(const float* source, int64_t count, float* pairs) {
   constexpr int64_t kValues = 2 * kLanes<float>;
   for (int64_t i = 0; i < count; i += kValues) {

@@ -1,5 +1,5 @@
-// Threads for kernels: torch's own OpenMP pool, an even share of work for each, and a barrier for those that meet
-// often.
+// Threads for kernels: they run in torch's own OpenMP pool, get equal shares of the work, and synchronise by a barrier
+// that is cheap enough for every time step.
 
 #pragma once
 
@@ -22,7 +22,7 @@ struct Range {
   bool contains(int64_t i) const { return begin <= i && i < end; }
 };
 
-// Returns the share of part `index` of `parts` in `count` items, in steps of `grain` items.
+// Returns the items of part `index`, where `count` items are divided into `parts` parts at multiples of `grain`.
 inline Range share(int64_t count, int64_t index, int64_t parts, int64_t grain = 1) {
   const int64_t grains = divide_up(count, grain);
   const int64_t begin = grains * index / parts * grain;
@@ -30,9 +30,9 @@ inline Range share(int64_t count, int64_t index, int64_t parts, int64_t grain = 
   return {begin < count ? begin : count, end < count ? end : count};
 }
 
-// Calls body(begin of a part, begin of the next) for each part of `range`, upwards in even rounds and downwards in odd
-// ones: what the last parts of a round have left in the caches is what the first ones of the next round need. The last
-// part of a round is its own next.
+// Calls body(begin of a part, begin of the next) for each part of `range` in serpentine order: upwards in even rounds
+// and downwards in odd ones, so that a round starts with the parts that the last round left in the caches. For the last
+// part of a round, which has no next, body gets its own begin twice.
 template <typename Body>
 inline void serpentine(Range range, int64_t grain, int64_t round, const Body& body) {
   const int64_t parts = divide_up(range.size(), grain);
@@ -43,7 +43,7 @@ inline void serpentine(Range range, int64_t grain, int64_t round, const Body& bo
   }
 }
 
-// Runs body(thread, threads) on up to `threads` threads at once; inside another parallel region, on one.
+// Runs body(thread, number of threads) on up to `threads` threads at once; inside another parallel region, on one.
 template <typename Body>
 inline void parallel(int64_t threads, const Body& body) {
   if (threads <= 1 || omp_in_parallel()) {
@@ -54,10 +54,11 @@ inline void parallel(int64_t threads, const Body& body) {
   body(int64_t{omp_get_thread_num()}, int64_t{omp_get_num_threads()});
 }
 
-// Where the threads of a team meet. They spin for a while and then yield: machines are shared.
+// A barrier for the threads of a team. They spin for a bounded time and then yield, since other programs may need the
+// processor for the thread that they wait for.
 class Barrier {
  public:
-  // Waits until `team` threads have called; every thread of the team must pass the same `team`.
+  // Waits until `team` threads have called this; every thread of the team must pass the same `team`.
   void wait(int64_t team) {
     if (team == 1) return;
     const int64_t round = __atomic_load_n(&round_, __ATOMIC_RELAXED);
@@ -79,7 +80,7 @@ class Barrier {
 
  private:
   static constexpr int64_t kSpins = 4000;
-  // Arrivals and rounds on cache lines of their own: a waiting thread must not slow an arriving one.
+  // The two counters are on different cache lines, so that threads that poll round_ do not slow those that arrive.
   alignas(64) int64_t arrived_ = 0;
   alignas(64) int64_t round_ = 0;
 };

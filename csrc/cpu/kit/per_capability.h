@@ -1,4 +1,5 @@
-// Each kernel is compiled once per instruction set, into a namespace named after it (as CPU_CAPABILITY names it).
+// Each kernel is compiled once for each instruction set, into a namespace of that name: DEFAULT, AVX2 or AVX512, which
+// the build passes as the macro CPU_CAPABILITY.
 
 #pragma once
 
@@ -14,7 +15,7 @@
 #define FUSED_RNN_IF_AVX512(...)
 #endif
 
-// Declares functions once for each instruction set that is built.
+// Declares functions in the namespace of each instruction set that is built.
 #define FUSED_RNN_PER_CAPABILITY(...)            \
   namespace DEFAULT {                            \
   __VA_ARGS__                                    \

@@ -1,4 +1,4 @@
-// Memory that a kernel needs for the length of one call.
+// Temporary memory for the duration of one call of a kernel.
 
 #pragma once
 

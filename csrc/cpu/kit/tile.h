@@ -1,4 +1,5 @@
-// The register tile: a few rows times a few vectors of accumulators, the inner loop of every kernel on a processor.
+// The register tile: a few rows times a few vectors of accumulators. Its multiply() is the inner loop of every kernel
+// on the CPU.
 
 #pragma once
 
@@ -18,7 +19,7 @@ using Vec = at::vec::Vectorized<T>;
 template <typename T>
 inline constexpr int64_t kLanes = Vec<T>::size();
 
-// Vectors and rows of the largest tile that still fits the registers: 6 x 4 of 32 with AVX-512, 3 x 4 of 16 otherwise.
+// Vectors and rows of the largest tile that fits the registers: 6 x 4 of 32 with AVX-512, 3 x 4 of 16 otherwise.
 inline constexpr int kVectors = 4;
 #if defined(CPU_CAPABILITY_AVX512)
 inline constexpr int kMaxRows = 6;
@@ -26,14 +27,14 @@ inline constexpr int kMaxRows = 6;
 inline constexpr int kMaxRows = 3;
 #endif
 
-// The same half as wide: a panel of a matrix of weights is two vectors wide. Needs half as many weights for each
-// multiplication, so that they may come from the second-level cache.
+// A tile half as wide and twice as high, for panels of a weight matrix, which are two vectors wide. It loads half as
+// many weights for each multiplication, so that the second-level cache is fast enough to supply them.
 inline constexpr int kPanelVectors = 2;
 inline constexpr int kPanelRows = 2 * kMaxRows;
 template <typename T>
 inline constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
 
-// Loads `count` values (kLanes or fewer); the lanes above are zero.
+// Loads `count` values (kLanes or fewer); the remaining lanes are zero.
 template <typename T>
 inline Vec<T> load(const T* source, int64_t count = kLanes<T>) {
   return count == kLanes<T> ? Vec<T>::loadu(source) : Vec<T>::loadu(source, count);
@@ -45,8 +46,8 @@ inline void store(T* target, Vec<T> value, int64_t count = kLanes<T>) {
   count == kLanes<T> ? value.store(target) : value.store(target, count);
 }
 
-// Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1, unrolled: arrays of vectors indexed by such an
-// i stay in registers, which GCC does not promise for a loop with a pragma.
+// Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1. Arrays of vectors that are indexed by such
+// constants stay in registers, which GCC does not guarantee for a loop that is unrolled by a pragma.
 template <int kCount, typename Body>
 inline __attribute__((always_inline)) void unroll(const Body& body) {
   [&]<int... kIndex>(std::integer_sequence<int, kIndex...>) __attribute__((always_inline)) {
@@ -56,34 +57,36 @@ inline __attribute__((always_inline)) void unroll(const Body& body) {
 
 #define FUSED_RNN_INLINE __attribute__((always_inline))
 
-// What is done at each step of a sum besides: nothing, or asking for one cache line of an array that is needed soon.
-struct Nothing {
+// The prefetch argument of Tile::multiply(), called at each step of a sum: NoPrefetch does nothing, PrefetchLines
+// prefetches one cache line of an array that is needed soon.
+struct NoPrefetch {
   FUSED_RNN_INLINE void operator()(int64_t) const {}
-  Nothing from(int64_t) const { return {}; }
+  NoPrefetch from(int64_t) const { return {}; }
 };
 template <typename T>
-struct Lines {
-  static constexpr int64_t kValues = 64 / static_cast<int64_t>(sizeof(T));  // of a line
+struct PrefetchLines {
+  static constexpr int64_t kValues = 64 / static_cast<int64_t>(sizeof(T));  // in a cache line
   const T* first;
   FUSED_RNN_INLINE void operator()(int64_t k) const { __builtin_prefetch(first + k * kValues, 0, 2); }
-  Lines from(int64_t k) const { return {first + k * kValues}; }
-  // Those of the `size` values that come after a panel, shared out to the tiles that multiply it, one for each step of
-  // `depth`: for tile number `tile`. Tiles too many ask for the panel, which costs least.
-  static Lines share(const T* next, int64_t size, const T* panel, int64_t tile, int64_t depth) {
+  PrefetchLines from(int64_t k) const { return {first + k * kValues}; }
+  // Returns the lines that tile number `tile` prefetches: the `size` values at `next` are divided among the tiles that
+  // multiply `panel`, one line for each step of `depth`. Tiles that find nothing left prefetch the panel itself, which
+  // is in the cache already, so that no branch is needed.
+  static PrefetchLines for_tile(const T* next, int64_t size, const T* panel, int64_t tile, int64_t depth) {
     const int64_t portion = tile * depth * kValues;
     return {portion < size ? next + portion : panel};
   }
 };
 
-// What a tile multiplies: plain values. What else it may be is in pairs.h.
+// The `Factors` of a tile that multiplies values of T; the other kind is in pairs.h.
 template <typename T>
 struct Values {
-  static constexpr int64_t kTerms = 1;  // of a sum, in each place of an array
+  static constexpr int64_t kTerms = 1;  // terms of a sum that one element of T holds
   static FUSED_RNN_INLINE Vec<T> add_product(Vec<T> a, Vec<T> b, Vec<T> sum) { return at::vec::fmadd(a, b, sum); }
 };
 
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the
-// result does not depend on how rows are cut into tiles or work into threads.
+// result does not depend on how rows are divided into tiles or work among threads.
 template <typename T, int kRows, int kColumns = kVectors>
 struct Tile {
   Vec<T> sum[kRows][kColumns];
@@ -92,8 +95,8 @@ struct Tile {
     unroll<kRows * kColumns>([&](auto i) FUSED_RNN_INLINE { sum[i / kColumns][i % kColumns] = Vec<T>(T(0)); });
   }
 
-  // Reads, writes or adds to the tile a row-major matrix of `columns` columns (at most kColumns * kLanes), row stride
-  // `stride`.
+  // The next three functions load the tile from, store it to, or add to it a row-major matrix of `columns` columns (at
+  // most kColumns * kLanes) and row stride `stride`.
   FUSED_RNN_INLINE void load_from(const T* source, int64_t stride, int64_t columns) {
     for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
       sum[row][column] = load(source + row * stride + column * kLanes<T>, count);
@@ -111,13 +114,13 @@ struct Tile {
     });
   }
 
-  // Writes one row of whole vectors.
+  // Stores one row, all lanes of it.
   template <typename Row>
   FUSED_RNN_INLINE void store_row(Row row, T* target) const {
     unroll<kColumns>([&](auto column) FUSED_RNN_INLINE { sum[row][column].store(target + column * kLanes<T>); });
   }
 
-  // Calls body(row, column, lanes) for each vector that holds any of a row's `columns` values.
+  // Calls body(row, column, lanes) for each vector that holds some of the first `columns` values of a row.
   template <typename Body>
   static FUSED_RNN_INLINE void for_each_vector(int64_t columns, const Body& body) {
     unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
@@ -127,11 +130,12 @@ struct Tile {
     });
   }
 
-  // sum[row][c] += sum over k of a[row * a_row + k * a_depth] times the c-th vector of row k of b. The vectors of a row
-  // lie in groups of kGroup, one group b_group values after the other. Calls ahead(k) at each step of the depth.
-  template <int kGroup = kColumns, typename Factors = Values<T>, typename Ahead = Nothing>
+  // sum[row][c] += sum over k of a[row * a_row + k * a_depth] times the c-th vector of row k of b. Vectors of a row are
+  // contiguous in groups of kGroup; successive groups are b_group values apart. Calls prefetch(k) at each step of the
+  // depth.
+  template <int kGroup = kColumns, typename Factors = Values<T>, typename Prefetch = NoPrefetch>
   FUSED_RNN_INLINE void multiply(const T* __restrict a, int64_t a_row, int64_t a_depth, const T* __restrict b,
-                                 int64_t b_depth, int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
+                                 int64_t b_depth, int64_t depth, int64_t b_group = 0, const Prefetch& prefetch = {}) {
 #pragma GCC unroll 1
     for (int64_t k = 0; k < depth; ++k) {
       Vec<T> factor[kColumns];
@@ -144,23 +148,22 @@ struct Tile {
           sum[row][column] = Factors::add_product(value, factor[column], sum[row][column]);
         });
       });
-      ahead(k);
+      prefetch(k);
       a += a_depth;
       b += b_depth;
     }
   }
 
-  // The same with a long sum cut into parts of kPart terms, which are added up at the end: the error of a sum grows
-  // with its length.
-  template <int kGroup = kColumns, typename Factors = Values<T>, typename Ahead = Nothing>
+  // Computes the same in partial sums of at most kPart terms, since the rounding error of a sum grows with its length.
+  template <int kGroup = kColumns, typename Factors = Values<T>, typename Prefetch = NoPrefetch>
   FUSED_RNN_INLINE void multiply_in_parts(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
-                                          int64_t depth, int64_t b_group = 0, const Ahead& ahead = {}) {
+                                          int64_t depth, int64_t b_group = 0, const Prefetch& prefetch = {}) {
     constexpr int64_t kPart = 512;
     Tile total;
     for (int64_t k = 0;;) {
       const int64_t end = k + kPart < depth ? k + kPart : depth;
       multiply<kGroup, Factors>(a + k * a_depth, a_row, a_depth, b + k * b_depth, b_depth, end - k, b_group,
-                                ahead.from(k));
+                                prefetch.from(k));
       if (end >= depth) break;
       k == 0 ? void(total = *this) : total.add(*this);
       zero();
@@ -176,7 +179,7 @@ struct Tile {
   }
 };
 
-// Cuts `count` rows into the fewest tiles of at most kMax rows, as even as can be, and calls
+// Divides `count` rows into the fewest tiles of at most kMax rows, of nearly equal size, and calls
 // body(std::integral_constant<int, rows>, first_row) for each.
 template <int kMax, typename Body>
 inline void for_each_tile(int64_t count, const Body& body) {

@@ -1,6 +1,6 @@
-// The backward loop over the steps of a recurrent layer, from the last to the first: in one pass a step turns the
-// gradient of its hidden values into those of its gates' sums. The gradients of input and weights follow as products
-// over all steps; see weight_gradients.h. The cell is a parameter: a struct of cells/.
+// The backward loop over the steps of a recurrent layer, from the last to the first. Each step computes, in one
+// pass, the gradients of its gates' sums from the gradient of its hidden values. The gradients of input and weights
+// follow as products over all steps; see weight_gradients.h. The cell is a struct of cells/.
 
 #pragma once
 
@@ -20,23 +20,23 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Where one step backward of a cell reads and writes the values of one vector of units of a row.
+// The addresses that one backward step reads and writes for one vector of hidden units of a row.
 template <typename T>
 struct CellGradientPointers {
-  const T* gates;            // the first of kSums saved values, each hidden_size after the one before
-  const T* previous_hidden;  // of the step before; only for a cell that reads them
-  const T* cell;             // the cell states of this step; this and the next three only for a cell with one
-  const T* previous_cell;    // of the step before
+  const T* gates;            // the first of kSums saved values, which lie hidden_size apart
+  const T* previous_hidden;  // hidden values of the previous step; only for a cell with kReadsHidden
+  const T* cell;             // cell states after this step; null, as the next three, for a cell without a cell state
+  const T* previous_cell;    // cell states after the previous step
   const T* grad_cells;       // the caller's gradient of this step's cell states, or null for zero
-  T* grad_c;                 // the gradient of the cell states after the step; on return of those before it
-  T* grad_h;      // written: the part of the gradient of the hidden values before the step that does not pass
-                  // the weights; only for a cell that reads them
-  T* grad_gates;  // written: gradients of the sums, kSums as in gates
+  T* grad_c;      // on entry the gradient of the cell states after the step, on return that of those before it
+  T* grad_h;      // written: the part of the gradient of the previous hidden values that does not come through
+                  // weight_hh; only for a cell with kReadsHidden
+  T* grad_gates;  // written: gradients of the kSums sums, hidden_size apart
   int64_t hidden_size;
-  int64_t units;  // lanes in use
+  int64_t units;  // how many lanes of the vector are hidden units
 };
 
-// One step backward of the units of a vector, given the gradient of their hidden values.
+// Computes one backward step of a vector of hidden units from the gradient of their hidden values.
 template <typename Cell, typename T>
 FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T>& at, Vec<T> grad_hidden) {
   Vec<T> values[Cell::kSums], before[Cell::kStates], after[Cell::kStates], grads[Cell::kStates];
@@ -63,20 +63,20 @@ class BackwardLoop {
         s_(params.sizes),
         plan_(plan_backward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
         depth_(Cell::kGates * s_.hidden_size),
-        back_(plan_.weights_in_place ? 0 : packed_size(s_.output_size, depth_)),
+        packed_hh_(plan_.weights_in_place ? 0 : packed_size(s_.output_size, depth_)),
         product_(plan_.weights_in_place ? s_.directions * s_.steps.batch * s_.output_size : 0),
-        project_back_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
-        grad_hidden_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
+        packed_hr_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
+        grad_projected_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
   void run() {
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       pack(thread, count);
-      everyone_.wait(count);
+      all_threads_.wait(count);
       const int64_t bytes = s_.output_size * depth_ * static_cast<int64_t>(sizeof(T));
-      const Member member = assign(s_, bytes, thread, count);
-      for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
+      const ThreadWork work = work_of_thread(s_, bytes, thread, count);
+      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride) run_direction(d, work);
     });
-    RecurrentGradients<Cell, T>(p_, grad_hidden_.data()).run();
+    RecurrentGradients<Cell, T>(p_, grad_projected_.data()).run();
   }
 
  private:
@@ -85,18 +85,16 @@ class BackwardLoop {
   static constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
 
   static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
-  // How much the panels of a weight [depth, columns] take for all directions.
+  // How many values the panels of a weight [depth, columns] take for all directions.
   int64_t packed_size(int64_t columns, int64_t depth) const { return s_.directions * padded(columns) * depth; }
   static int64_t width(int64_t left) { return smaller(left, kPanel<T>); }
   bool projected() const { return p_.weights[0].hr != nullptr; }
 
-  T* packed_back(int64_t direction) { return back_.data() + direction * padded(s_.output_size) * depth_; }
+  T* packed_hh(int64_t direction) { return packed_hh_.data() + direction * padded(s_.output_size) * depth_; }
   T* product(int64_t direction, int64_t b) {
     return product_.data() + (direction * s_.steps.batch + b) * s_.output_size;
   }
-  T* packed_project_back(int64_t direction) {
-    return project_back_.data() + direction * padded(s_.hidden_size) * s_.output_size;
-  }
+  T* packed_hr(int64_t direction) { return packed_hr_.data() + direction * padded(s_.hidden_size) * s_.output_size; }
 
   // Packs this thread's share of a weight [depth, columns] into panels.
   void pack_weight(const T* weight, int64_t depth, int64_t columns, T* packed, int64_t thread, int64_t count) {
@@ -107,35 +105,35 @@ class BackwardLoop {
 
   void pack(int64_t thread, int64_t count) {
     for (int64_t d = 0; d < s_.directions; ++d) {
-      if (!plan_.weights_in_place) pack_weight(p_.weights[d].hh, depth_, s_.output_size, packed_back(d), thread, count);
-      if (projected())
-        pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_project_back(d), thread, count);
+      if (!plan_.weights_in_place) pack_weight(p_.weights[d].hh, depth_, s_.output_size, packed_hh(d), thread, count);
+      if (projected()) pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_hr(d), thread, count);
     }
   }
 
-  // A team member's part in all steps of a direction. After the last one, the gradients of the initial states are done.
-  void walk(int64_t direction, const Member& member) {
-    const Range columns = share(s_.output_size, member.index, member.team, kPanel<T>);
-    const Range units = share(s_.hidden_size, member.index, member.team, kPanel<T>);
+  // Computes a thread's part of all steps of a direction, and then of the gradients of the initial states.
+  void run_direction(int64_t direction, const ThreadWork& work) {
+    const Range columns = share(s_.output_size, work.rank, work.team_size, kPanel<T>);
+    const Range units = share(s_.hidden_size, work.rank, work.team_size, kPanel<T>);
     Barrier& team = teams_[direction];
     for (int64_t index = s_.steps.time - 1; index >= -1; --index) {
-      // Of the rows of the following step, the first previous_rows come from this step; the others started there.
+      // Of the following step's rows, the first previous_rows have their previous values in this step; the sequences
+      // of the others begin there.
       const Step following = index + 1 < s_.steps.time ? step_at(s_.steps, direction, index + 1) : Step{};
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
-      const int64_t continued = following.previous_rows;
+      const int64_t continuing = following.previous_rows;
       if (plan_.weights_in_place)
-        multiply_in_place(direction, following, intersect(member.batch, {0, following.rows}), columns);
+        multiply_in_place(direction, following, intersect(work.batch, {0, following.rows}), columns);
       serpentine(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
-        rows(direction, step, following, column, next, intersect(member.batch, {0, continued}), true);
-        rows(direction, step, following, column, next, intersect(member.batch, {continued, step.rows}), false);
-        started(direction, following, column, next, intersect(member.batch, {continued, following.rows}));
+        rows(direction, step, following, column, next, intersect(work.batch, {0, continuing}), true);
+        rows(direction, step, following, column, next, intersect(work.batch, {continuing, step.rows}), false);
+        write_initial_gradient(direction, following, column, next, intersect(work.batch, {continuing, following.rows}));
       });
       if (projected() && index >= 0) {
-        team.wait(member.team);
+        team.wait(work.team_size);
         for (int64_t unit = units.begin; unit < units.end; unit += kPanel<T>)
-          project(direction, step, unit, intersect(member.batch, {0, step.rows}));
+          project(direction, step, unit, intersect(work.batch, {0, step.rows}));
       }
-      team.wait(member.team);
+      team.wait(work.team_size);
     }
   }
 
@@ -143,7 +141,7 @@ class BackwardLoop {
     return p_.grad_gates + (direction * s_.steps.rows() + row) * kSums * s_.hidden_size;
   }
 
-  // What multiply_back() gives, for all `columns`, with weight_hh in place.
+  // Computes what multiply_hh() does, for all `columns`, with weight_hh read in place.
   void multiply_in_place(int64_t direction, const Step& following, Range batch, Range columns) {
     unroll<kRuns.count>([&](auto i) {
       constexpr cells::GateRun run = kRuns.run[i];
@@ -160,18 +158,19 @@ class BackwardLoop {
     });
   }
 
-  // tile = gradients of the sums of the following step, from batch row b on, times weight_hh. The first tiles prefetch
-  // the panel that comes next.
+  // Sets the tile to the gradients of the sums of the following step, from batch row b on, times weight_hh. The tiles
+  // prefetch the next panel, each a part of it.
   template <typename AnyTile>
-  FUSED_RNN_INLINE void multiply_back(AnyTile& tile, int64_t direction, const Step& following, int64_t b,
-                                      int64_t column, int64_t next, int64_t tile_index) {
+  FUSED_RNN_INLINE void multiply_hh(AnyTile& tile, int64_t direction, const Step& following, int64_t b, int64_t column,
+                                    int64_t next, int64_t tile_index) {
     if (plan_.weights_in_place) {
       tile.load_from(product(direction, b) + column, s_.output_size, width(s_.output_size - column));
       return;
     }
-    const T *weights = packed_back(direction), *panel = weights + column * depth_;
+    const T *weights = packed_hh(direction), *panel = weights + column * depth_;
     const T* grads = grad_gates_row(direction, following.first_row + b);
-    const auto lines = Lines<T>::share(weights + next * depth_, depth_ * kPanel<T>, panel, tile_index, depth_);
+    const auto lines =
+        PrefetchLines<T>::for_tile(weights + next * depth_, depth_ * kPanel<T>, panel, tile_index, depth_);
     const int64_t hidden = s_.hidden_size;
     tile.zero();
     unroll<kRuns.count>([&](auto i) FUSED_RNN_INLINE {
@@ -181,7 +180,7 @@ class BackwardLoop {
     });
   }
 
-  // Prefetches what the steps of some rows and a panel of units will read and write, before their sums are computed.
+  // Prefetches what finish() reads and writes for some rows and a panel of units, while their sums are computed.
   void prefetch(int64_t direction, const Step& step, int64_t unit, int64_t count, int64_t b, int64_t rows) const {
     const int64_t hidden = s_.hidden_size, from = direction * s_.steps.rows() + step.first_row + b;
     for (int64_t r = 0; r < rows; ++r)
@@ -195,23 +194,24 @@ class BackwardLoop {
       }
   }
 
-  // One step of a panel of hidden values, for batch rows that all go on, or all do not, in the following step.
+  // Computes one backward step of a panel of hidden values, for batch rows that all have, or all lack, a following
+  // step.
   void rows(int64_t direction, const Step& step, const Step& following, int64_t column, int64_t next, Range batch,
-            bool goes_on) {
+            bool has_following) {
     const int64_t count = width(s_.output_size - column), total = s_.directions * s_.output_size;
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset, row = step.first_row + b;
       if (!projected()) prefetch(direction, step, column, count, b, tile_rows());
       Tile<T, tile_rows(), kPanelVectors> tile;
-      if (goes_on)
-        multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
+      if (has_following)
+        multiply_hh(tile, direction, following, b, column, next, offset / tile_rows());
       else
         tile.zero();
-      if (!goes_on || Cell::kReadsHidden)
+      if (!has_following || Cell::kReadsHidden)
         tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
       if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
       if (projected()) {
-        tile.store_to(grad_hidden_.data() + (direction * s_.steps.rows() + row) * s_.output_size + column,
+        tile.store_to(grad_projected_.data() + (direction * s_.steps.rows() + row) * s_.output_size + column,
                       s_.output_size, count);
       } else {
         finish(tile, direction, step, column, count, b);
@@ -219,20 +219,20 @@ class BackwardLoop {
     });
   }
 
-  // grad_h of batch rows that have no step before the following one.
-  void started(int64_t direction, const Step& following, int64_t column, int64_t next, Range batch) {
+  // Writes grad_h, the gradient of h0, for batch rows whose sequence begins with the following step.
+  void write_initial_gradient(int64_t direction, const Step& following, int64_t column, int64_t next, Range batch) {
     const int64_t count = width(s_.output_size - column);
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
       const int64_t b = batch.begin + offset;
       T* grad_h = p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column;
       Tile<T, tile_rows(), kPanelVectors> tile;
-      multiply_back(tile, direction, following, b, column, next, offset / tile_rows());
+      multiply_hh(tile, direction, following, b, column, next, offset / tile_rows());
       if (Cell::kReadsHidden) tile.add(grad_h, s_.output_size, count);
       tile.store_to(grad_h, s_.output_size, count);
     });
   }
 
-  // The gradient of hidden values before the projection, and the step from there.
+  // Computes the gradient of the hidden values before the projection, and the backward step from it.
   void project(int64_t direction, const Step& step, int64_t unit, Range batch) {
     const int64_t count = width(s_.hidden_size - unit);
     for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
@@ -241,13 +241,13 @@ class BackwardLoop {
       Tile<T, tile_rows(), kPanelVectors> tile;
       tile.zero();
       const int64_t row = direction * s_.steps.rows() + step.first_row + b;
-      tile.multiply_in_parts(grad_hidden_.data() + row * s_.output_size, s_.output_size, 1,
-                             packed_project_back(direction) + unit * s_.output_size, kPanel<T>, s_.output_size);
+      tile.multiply_in_parts(grad_projected_.data() + row * s_.output_size, s_.output_size, 1,
+                             packed_hr(direction) + unit * s_.output_size, kPanel<T>, s_.output_size);
       finish(tile, direction, step, unit, count, b);
     });
   }
 
-  // Steps back the cells of a tile of gradients of hidden values.
+  // Computes the cell's backward step for a tile of gradients of hidden values.
   template <int kRows>
   __attribute__((flatten)) void finish(const Tile<T, kRows, kPanelVectors>& tile, int64_t direction, const Step& step,
                                        int64_t unit, int64_t count, int64_t b) {
@@ -285,12 +285,12 @@ class BackwardLoop {
   const RecurrentBackwardParams<T>& p_;
   const RecurrentSizes& s_;
   const BackwardPlan plan_;
-  const int64_t depth_;      // of the product with weight_hh: the gates' sums of a row
-  Scratch<T> back_;          // [directions, panels, kGates * hidden, kPanel]: weight_hh; unless it is read in place
-  Scratch<T> product_;       // [directions, batch, output_size]: else, the product with it
-  Scratch<T> project_back_;  // [directions, panels, output_size, kPanel]: weight_hr
-  Scratch<T> grad_hidden_;   // [directions, rows, output_size]: only with a projection
-  Barrier everyone_, teams_[2];
+  const int64_t depth_;        // the depth of the product with weight_hh, kGates * hidden
+  Scratch<T> packed_hh_;       // [directions, panels, kGates * hidden, kPanel]: weight_hh, unless it is read in place
+  Scratch<T> product_;         // [directions, batch, output_size]: if it is, the product with it
+  Scratch<T> packed_hr_;       // [directions, panels, output_size, kPanel]: weight_hr, with a projection
+  Scratch<T> grad_projected_;  // [directions, rows, output_size]: gradients of the projected hidden values
+  Barrier all_threads_, teams_[2];
 };
 
 }  // namespace

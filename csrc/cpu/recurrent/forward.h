@@ -1,5 +1,5 @@
-// The forward loop over the steps of a recurrent layer: products, activations and states of a step in one pass, with
-// nothing but finished values stored. The cell is a parameter: a struct of cells/.
+// The forward loop over the steps of a recurrent layer. The products, activations and states of a step are fused: only
+// final values are stored to memory. The cell is a struct of cells/.
 
 #pragma once
 
@@ -22,19 +22,19 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Where one step of a cell reads and writes the values of one vector of units of a row.
+// The addresses that one step reads and writes for one vector of hidden units of a row.
 template <typename T>
 struct CellPointers {
-  const T* previous;  // hidden values of the step before
+  const T* previous;  // hidden values of the previous step
   T* hidden;          // hidden values of this step
-  T* cell;            // cell states, stepped in place; null for a cell without
-  T* gates;           // the first of kSums values, each hidden_size after the one before; null if they are not saved
-  T* cells;           // the saved cell states; null if they are not saved
+  T* cell;            // cell states, updated in place; null for a cell without a cell state
+  T* gates;           // the first of kSums values saved for backward, hidden_size apart; null if nothing is saved
+  T* cells;           // the cell states saved for backward; null if nothing is saved
   int64_t hidden_size;
-  int64_t units;  // lanes in use
+  int64_t units;  // how many lanes of the vector are hidden units
 };
 
-// One step of the units of a vector, whose sums lie `stride` apart.
+// Computes one step of a vector of hidden units, whose sums lie `stride` apart.
 template <typename Cell, typename T>
 FUSED_RNN_INLINE inline void step_cell(const T* sums, int64_t stride, const CellPointers<T>& at) {
   Vec<T> values[Cell::kSums], states[Cell::kStates];
@@ -65,10 +65,10 @@ class ForwardLoop {
     if (plan_.input_first) multiply_input();
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       w_.pack(thread, count);
-      everyone_.wait(count);
+      all_threads_.wait(count);
       const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
-      const Member member = assign(s_, bytes, thread, count);
-      for (int64_t d = member.first_direction; d < s_.directions; d += member.direction_stride) walk(d, member);
+      const ThreadWork work = work_of_thread(s_, bytes, thread, count);
+      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride) run_direction(d, work);
     });
   }
 
@@ -76,19 +76,19 @@ class ForwardLoop {
   static_assert(Cell::kStates <= 2, "the loops keep h and at most one cell state");
   static constexpr int kSums = Cell::kSums;
   static constexpr bool kPaired = Factors::kTerms == 2;
-  // Rows whose sums are kept while weights pass by.
+  // How many rows' sums are kept in the first-level cache while the weights of a block are read once.
   static constexpr int64_t kGroupRows = 48;
 
-  // sums[direction] = input times weight_ih, over all steps; in the array of gates if that is kept anyway.
+  // Computes input times weight_ih for all steps, into the array of gates if there is one, which saves memory.
   void multiply_input() {
     const int64_t rows = s_.steps.rows(), columns = Cell::kGates * s_.hidden_size;
-    Scratch<T> own(w_.ih(0).scratch(columns));
+    Scratch<T> widened(w_.ih(0).scratch(columns));
     for (int64_t d = 0; d < s_.directions; ++d)
       gemm<T>({.rows = rows,
                .columns = columns,
                .depth = s_.input_size,
                .a = {p_.input, s_.input_size, 1},
-               .b = {w_.ih(d).rows(0, columns, own.data()), 1, s_.input_size},
+               .b = {w_.ih(d).rows(0, columns, widened.data()), 1, s_.input_size},
                .c = input_sums(d),
                .c_row = kSums * s_.hidden_size},
               s_.threads);
@@ -98,13 +98,13 @@ class ForwardLoop {
     return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * kSums * s_.hidden_size;
   }
 
-  // The hidden values of the step before, from a batch row on.
+  // Returns the hidden values of the previous step, from batch row b on.
   const T* previous(int64_t direction, const Step& step, int64_t b) const {
     return b < step.previous_rows ? p_.output + ((step.previous_first + b) * s_.directions + direction) * s_.output_size
                                   : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
   }
 
-  // Rounds what a step's batch rows multiply with packed weights to pairs, [batch, depth].
+  // Rounds the input and the previous hidden values of a step to pairs, [batch, depth].
   void round(int64_t direction, const Step& step, Range batch, T* pairs) const {
     for (int64_t b = batch.begin; b < batch.end; ++b) {
       T* target = pairs + b * w_.depth;
@@ -116,41 +116,41 @@ class ForwardLoop {
   bool in_place() const { return plan_.weights == WeightUse::kInPlace; }
   bool packs_in_step() const { return plan_.weights == WeightUse::kPackedInStep; }
 
-  // What a thread works with in a step.
+  // The buffers of one thread.
   struct ThreadBuffers {
-    T* weights;      // packed, unless they are read in place
-    T* widened;      // scratch for weights of half precision
-    const T* pairs;  // [batch, depth], null unless weights are packed as pairs
+    T* weights;      // the packed weights of a block; null if weights are read in place
+    T* widened;      // scratch for weights of half precision, widened to T
+    const T* pairs;  // [batch, depth], as round() leaves them; null unless weights are packed as pairs
   };
 
-  // A team member's part in all steps of a direction.
-  void walk(int64_t direction, const Member& member) {
-    const Range blocks = share(w_.blocks, member.index, member.team);
+  // Computes a thread's part of all steps of a direction.
+  void run_direction(int64_t direction, const ThreadWork& work) {
+    const Range blocks = share(w_.blocks, work.rank, work.team_size);
     Barrier& team = teams_[direction];
     Scratch<T> packed(packs_in_step() ? w_.block_size : 0), widened(packs_in_step() ? w_.widened_size() : 0);
     Scratch<T> pairs(kPaired && !in_place() ? s_.steps.batch * w_.depth : 0);
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
-      const Range going_on = intersect(member.batch, {0, step.previous_rows});
-      const Range starting = intersect(member.batch, {step.previous_rows, step.rows});
+      const Range continuing = intersect(work.batch, {0, step.previous_rows});
+      const Range starting = intersect(work.batch, {step.previous_rows, step.rows});
       if constexpr (kPaired)
-        if (!in_place()) round(direction, step, intersect(member.batch, {0, step.rows}), pairs.data());
+        if (!in_place()) round(direction, step, intersect(work.batch, {0, step.rows}), pairs.data());
       serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
         T* weights = in_place() ? nullptr : packs_in_step() ? packed.data() : w_.packed(direction, block);
         const ThreadBuffers buffers = {weights, widened.data(), pairs.data()};
-        rows(direction, step, block, next, buffers, going_on, true);
+        rows(direction, step, block, next, buffers, continuing, true);
         rows(direction, step, block, next, buffers, starting, false);
       });
-      team.wait(member.team);
+      team.wait(work.team_size);
       if (w_.projected) {
-        project(direction, step, member);
-        team.wait(member.team);
+        project(direction, step, work);
+        team.wait(work.team_size);
       }
     }
-    copy_last(direction, member);
+    copy_last(direction, work);
   }
 
-  // One step of the units of a block, for batch rows that all have, or all have not, a step before.
+  // Computes one step of a block of units, for batch rows that all have, or all lack, a previous step.
   void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const ThreadBuffers& buffers, Range batch,
             bool has_previous) {
     const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
@@ -162,16 +162,16 @@ class ForwardLoop {
     });
   }
 
-  // Some rows of a step and a block of units.
+  // A group of batch rows of a step, and a block of units.
   struct Group {
     int64_t direction, block;
-    int64_t next;  // the block after it
+    int64_t next;  // the block that is computed after it
     ThreadBuffers buffers;
-    bool packs;           // whether they are packed here, just before they are used
-    int64_t batch, rows;  // the first batch row, and how many
-    int64_t row;          // the first in arrays of all rows
-    const T* previous;    // hidden values of the step before, from the first row on
-    int64_t previous_row;
+    bool packs;            // whether this group packs the block's weights, just before it uses them
+    int64_t batch, rows;   // the first batch row, and the number of rows
+    int64_t row;           // the index of the first row in arrays of all steps' rows
+    const T* previous;     // hidden values of the previous step, from the first row on
+    int64_t previous_row;  // their row stride
   };
 
   template <int kWidth>
@@ -184,7 +184,7 @@ class ForwardLoop {
         add_in_place<tile_rows()>(g, row, sums + row * kSums * kUnits, kUnits);
       });
     } else {
-      // All rows meet the weights of a gate before those of the next, while these are near.
+      // All rows are multiplied by the weights of a gate before those of the next, while the weights are in the cache.
       int packed = g.packs ? 0 : Cell::kGates;
       for (int gate = 0; gate < Cell::kGates; ++gate)
         for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
@@ -203,7 +203,7 @@ class ForwardLoop {
     finish<kUnits>(g, sums);
   }
 
-  // Turns sums into states. Everything is inlined here, so that successive vectors overlap.
+  // Computes the states from the sums. Everything is inlined here, so that the processor overlaps successive vectors.
   template <int64_t kUnits>
   __attribute__((flatten)) void finish(const Group& g, const T* sums) {
     for (int64_t row = 0; row < g.rows; ++row)
@@ -211,7 +211,7 @@ class ForwardLoop {
         step_cell<Cell>(sums + row * kSums * kUnits + lane, kUnits, pointers_at(g, row, lane));
   }
 
-  // Prefetches the lines that saved values will be written to, so that they are near when the sums are done.
+  // Prefetches the cache lines that finish() writes saved values to, while the sums are computed.
   void prefetch(const Group& g, int64_t row, int64_t rows) const {
     if (!p_.gates) return;
     const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units;
@@ -222,7 +222,7 @@ class ForwardLoop {
     }
   }
 
-  // What the gates' sums start with: the biases, and the input's part if that is known.
+  // Initialises the sums with the biases and, if it was computed before the first step, the input's part.
   template <int kWidth>
   void start(const Group& g, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
@@ -230,23 +230,23 @@ class ForwardLoop {
     for (int64_t row = 0; row < g.rows; ++row)
       std::memcpy(sums + row * kSums * kUnits, bias_of_block, kSums * kUnits * sizeof(T));
     if (!plan_.input_first) return;
-    const T* known = input_sums(g.direction) + g.row * kSums * s_.hidden_size + g.block * w_.block_units;
+    const T* input_part = input_sums(g.direction) + g.row * kSums * s_.hidden_size + g.block * w_.block_units;
     for (int64_t i = 0; i < g.rows * kSums; ++i) {
       if (i % kSums >= Cell::kGates) continue;
       for (int64_t unit = 0; unit < w_.units(g.block); ++unit)
-        sums[i * kUnits + unit] += known[i * s_.hidden_size + unit];
+        sums[i * kUnits + unit] += input_part[i * s_.hidden_size + unit];
     }
   }
 
-  // Adds input times weight_ih and previous hidden values times weight_hh to kGates gates' sums, from `gate` on. The
-  // first tiles prefetch the weights that come next.
+  // Adds input times weight_ih and previous hidden values times weight_hh to the sums of kGates gates, from `gate` on.
+  // The tiles prefetch the weights that are needed next, each a part of them.
   template <int kRows, int kWidth, int kGates>
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
     const T* weights = g.buffers.weights + gate * stride;
     const auto [next_inputs, next_hidden] =
-        w_.ahead(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
+        w_.prefetch_after(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
     const T *input = p_.input + (g.row + row) * s_.input_size, *hidden = g.previous + row * g.previous_row;
     int64_t input_row = s_.input_size, hidden_row = g.previous_row;
     if constexpr (kPaired) {
@@ -289,11 +289,11 @@ class ForwardLoop {
             .units = smaller(s_.hidden_size - unit, kLanes<T>)};
   }
 
-  // output = hidden values times weight_hr, for this member's columns.
-  void project(int64_t direction, const Step& step, const Member& member) {
+  // Computes output = hidden values times weight_hr, for this thread's columns.
+  void project(int64_t direction, const Step& step, const ThreadWork& work) {
     const int64_t width = s_.directions * s_.output_size;
-    const Range columns = share(s_.output_size, member.index, member.team, kPanel<T>);
-    const Range batch = intersect(member.batch, {0, step.rows});
+    const Range columns = share(s_.output_size, work.rank, work.team_size, kPanel<T>);
+    const Range batch = intersect(work.batch, {0, step.rows});
     for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>)
       for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
         const int64_t b = batch.begin + offset, left = columns.end - column;
@@ -305,12 +305,12 @@ class ForwardLoop {
       });
   }
 
-  // h_n: the output of each sequence's last step in this direction, or h0 for one without steps.
-  void copy_last(int64_t direction, const Member& member) {
-    const Range columns = share(s_.output_size, member.index, member.team);
+  // Writes h_n: the output of each sequence's last step in this direction, or h0 for a sequence without steps.
+  void copy_last(int64_t direction, const ThreadWork& work) {
+    const Range columns = share(s_.output_size, work.rank, work.team_size);
     const int64_t width = s_.directions * s_.output_size, size = s_.output_size;
     int64_t t = direction == 0 ? s_.steps.time - 1 : 0;
-    for (int64_t b = member.batch.begin; b < member.batch.end; ++b) {
+    for (int64_t b = work.batch.begin; b < work.batch.end; ++b) {
       while (t > 0 && s_.steps.batch_size(t) <= b) --t;
       const bool empty = s_.steps.batch_size(t) <= b;
       const T* last = empty ? p_.h0 + (direction * s_.steps.batch + b) * size
@@ -326,7 +326,7 @@ class ForwardLoop {
   PackedWeights<Cell, T, Factors> w_;
   Scratch<T> sums_;         // [directions, rows, kSums * hidden]: the input's part of the sums
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
-  Barrier everyone_, teams_[2];
+  Barrier all_threads_, teams_[2];
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// The sums of a block of hidden units, with weights that are packed or read in place.
+// Products that add to the gates' sums of a block of hidden units, with weights that are packed or read in place.
 
 #pragma once
 
@@ -12,28 +12,28 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// The sum that a gate's product of the input goes to; a cell's hidden_sum() is that for the hidden values.
+// The sum to which a gate's product with the input is added; a cell's hidden_sum() is the same for the hidden values.
 constexpr int input_sum(int gate) { return gate; }
 
-// How many gates a tile of kRows rows and kWidth vectors of units sums at once: fewer than eight accumulators would
-// wait for one another.
+// How many gates a tile of kRows rows and kWidth vectors of units computes at once: as many as fit the registers, since
+// the latency of fused multiply-adds is hidden only by some eight independent accumulators.
 template <int kRows, int kWidth>
 inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   ? 4
                                     : kRows * kWidth * 2 <= kMaxRows * kVectors ? 2
                                                                                 : 1;
 
-// sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. Packed weights are
-// [gates, depth, kWidth vectors]: `weights` are those of the first gate, `next` what to prefetch in the meantime. sums
-// is [kRows, kSums, kWidth vectors].
+// sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. sums is [kRows, kSums,
+// kWidth vectors]; the packed weights are [gates, depth, kWidth vectors], of which `weights` is the first gate's part.
+// `next` are the lines to prefetch in the meantime.
 template <int kSums, int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename Factors, typename T>
 inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
-                           Lines<T> next, int gate, T* sums) {
+                           PrefetchLines<T> next, int gate, T* sums) {
   constexpr int64_t kUnits = kWidth * kLanes<T>;
   Tile<T, kRows, kGates * kWidth> tile;
   const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
     return sums + (row * kSums + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
   };
-  tile.zero();  // what is there is added at the end: small sums have small errors
+  tile.zero();  // the present sums are added at the end, since smaller sums have smaller rounding errors
   tile.template multiply_in_parts<kWidth, Factors>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
   unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
     unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE {
@@ -43,12 +43,13 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
 }
 
 // sums[row, kSumOf(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
-// units, with weights in place, for calls with too few rows to repay packing. sums is [kRows, kSums, width].
+// units. The weights are read in place, for calls with too few rows to repay packing. sums is [kRows, kSums, width].
 template <int kSums, int kRows, int (*kSumOf)(int), typename T, typename W>
 inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int64_t hidden, int64_t depth,
                       int64_t count, T* sums, int64_t width) {
-  // Each unit's weights are a stream. With AVX2 (measured on Zen 3) many streams are fastest, and prefetching makes it
-  // slower; with AVX-512 (on Zen 5) prefetching the next group of units pays: hardware stops at the end of a page.
+  // Each unit's weights are one stream of memory accesses. With AVX2 (measured on Zen 3) many streams are fastest, and
+  // prefetching slows them down. With AVX-512 (on Zen 5) prefetching the next group of units pays, since the hardware
+  // prefetcher stops at the end of a page.
 #if defined(CPU_CAPABILITY_AVX512)
   constexpr int kUnits = 4;
   constexpr bool kPrefetches = true;
@@ -58,7 +59,7 @@ inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int
 #endif
   for (int gate = 0; gate < gates; ++gate) {
     for (int64_t unit = 0; unit < count; unit += kUnits) {
-      // Past the last unit the last one is computed again: that costs less than a special case.
+      // If fewer than kUnits units are left, the last one is computed repeatedly, which costs less than a special case.
       const W* source[kUnits];
       unroll<kUnits>([&](auto u) FUSED_RNN_INLINE {
         source[u] = weight + (gate * hidden + (unit + u < count ? unit + u : count - 1)) * depth;

@@ -1,4 +1,4 @@
-// Builds the kernels of a cell: each name_kernel.cpp does so for its own, so that compilers can work side by side.
+// Instantiates the kernels of a cell. Each <name>_kernel.cpp does so for one cell, so that they compile in parallel.
 
 #pragma once
 

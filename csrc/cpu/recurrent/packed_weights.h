@@ -1,5 +1,5 @@
-// The weights of a recurrent layer as the forward loop over its steps reads them, in the way that its plan says: in
-// place, packed before the first step, or packed gate by gate in the only one.
+// The weights of a recurrent layer for the forward loop over its steps. As the plan says, they are read in place,
+// packed before the first step, or, in a layer of one step, packed gate by gate within it.
 
 #pragma once
 
@@ -17,15 +17,15 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Factors are what is multiplied where weights are packed: values, or pairs of bfloat16 values, of which two take the
-// place of one float32 value. Depths of packed weights count such places.
+// Factors is the type of the elements that packed weights are multiplied as: Values<T>, or Pairs, of which each holds
+// two bfloat16 numbers in the memory of one float. Depths of packed weights count elements.
 template <typename Cell, typename T, typename Factors>
 class PackedWeights {
  public:
   const WeightUse use;
-  const bool projected;       // there is a weight_hr
-  const int64_t inputs;       // of the packed depth, the input's part: 0 if its product is not part of a step
-  const int64_t depth;        // of packed weights: the input's part, then that of the hidden values
+  const bool projected;       // whether there is a weight_hr
+  const int64_t inputs;       // the depth of packed weight_ih; 0 if the input's product is not part of a step
+  const int64_t depth;        // the depth of all packed weights: `inputs`, then the depth of weight_hh
   const int64_t block_units;  // hidden units of a block
   const int64_t blocks;
   const int64_t block_size;  // how many values a block's packed weights take
@@ -33,8 +33,8 @@ class PackedWeights {
   PackedWeights(const ForwardPlan& plan, const StoredWeights<T>* weights, const RecurrentSizes& sizes)
       : use(plan.weights),
         projected(weights[0].hr != nullptr),
-        inputs(plan.input_first || plan.weights == WeightUse::kInPlace ? 0 : places(sizes.input_size)),
-        depth(places(sizes.output_size) + inputs),
+        inputs(plan.input_first || plan.weights == WeightUse::kInPlace ? 0 : elements(sizes.input_size)),
+        depth(elements(sizes.output_size) + inputs),
         block_units(plan.block_units),
         blocks(divide_up(sizes.hidden_size, block_units)),
         block_size(Cell::kGates * depth * block_units),
@@ -48,15 +48,16 @@ class PackedWeights {
   StoredMatrix<T> hh(int64_t d) const { return {w_[d].hh, w_[d].stored, s_.output_size}; }
   StoredMatrix<T> hr(int64_t d) const { return {w_[d].hr, w_[d].stored, s_.hidden_size}; }
 
-  // [kGates, depth, units]; [kSums, units]; [panels, hidden_size, kPanel].
+  // Return a block's packed weights [kGates, depth, units], a block's biases [kSums, units], and a direction's
+  // weight_hr [panels, hidden_size, kPanel].
   T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks + block) * block_size; }
   T* bias(int64_t direction, int64_t block) {
     return biases_.data() + (direction * blocks + block) * Cell::kSums * block_units;
   }
   T* projection(int64_t direction) { return projection_.data() + direction * projection_size(); }
 
-  // How many places so many terms of a sum take.
-  static int64_t places(int64_t terms) { return divide_up(terms, Factors::kTerms); }
+  // How many elements hold so many terms of a sum.
+  static int64_t elements(int64_t terms) { return divide_up(terms, Factors::kTerms); }
 
   int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * block_units, block_units); }
 
@@ -66,13 +67,13 @@ class PackedWeights {
     units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
   }
 
-  // How many values a thread needs to widen as many rows of any matrix as it packs at once.
+  // How many values of scratch a thread needs to widen the rows that it packs at once, of any of the matrices.
   int64_t widened_size() const {
     const int64_t most = larger(ih(0).scratch(kPanel<T>), hh(0).scratch(kPanel<T>));
     return projected ? larger(most, hr(0).scratch(kPanel<T>)) : most;
   }
 
-  // Packs a thread's share of all that is packed before the first step.
+  // Packs a thread's share of the weights and biases that are packed before the first step.
   void pack(int64_t thread, int64_t count) {
     const Range mine = share(s_.directions * blocks, thread, count);
     Scratch<T> widened(widened_size());
@@ -81,8 +82,8 @@ class PackedWeights {
                    [&](auto width) { pack_block<width * kLanes<T>>(i / blocks, i % blocks, widened.data()); });
     if (!projected) return;
     const int64_t panels = divide_up(s_.output_size, kPanel<T>), hidden = s_.hidden_size;
-    const Range ours = share(s_.directions * panels, thread, count);
-    for (int64_t i = ours.begin; i < ours.end; ++i) {
+    const Range my_panels = share(s_.directions * panels, thread, count);
+    for (int64_t i = my_panels.begin; i < my_panels.end; ++i) {
       const int64_t d = i / panels, column = i % panels * kPanel<T>,
                     width = smaller(s_.output_size - column, kPanel<T>);
       pack_panel<T>({hr(d).rows(column, width, widened.data()), 1, hidden}, hidden, width,
@@ -90,7 +91,7 @@ class PackedWeights {
     }
   }
 
-  // Packs a gate of a block into its place among `target`, the block's weights.
+  // Packs the weights of one gate of a block into their part of `target`, the block's packed weights.
   template <int64_t kWidth>
   void pack_gate(int64_t direction, int64_t block, int gate, T* widened, T* target) const {
     const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units, hidden = depth - inputs;
@@ -105,27 +106,29 @@ class PackedWeights {
     pack_panel<T, kWidth>({rows(hh(direction)), 1, hidden}, hidden, count, target + inputs * kWidth);
   }
 
-  // What to prefetch while gates are multiplied: the packed weights of the gates, or of the block, after them; or,
-  // where these are still to be packed, the first of them in place.
-  struct Next {
-    Lines<T> input, hidden;
+  // The lines that a tile prefetches during its products with the input and with the hidden values.
+  struct PrefetchNext {
+    PrefetchLines<T> input, hidden;
   };
-  Next ahead(int64_t direction, int64_t block, int gate, int64_t next, const T* multiplied, int64_t size,
-             int64_t tile) {
+  // Returns the lines that tile number `tile` prefetches while it multiplies `size` values of weights at `multiplied`,
+  // of the gates before `gate`: the packed weights of the next gates or, after the last gate, of block `next`. Weights
+  // that are yet to be packed are prefetched in place, from their first row on.
+  PrefetchNext prefetch_after(int64_t direction, int64_t block, int gate, int64_t next, const T* multiplied,
+                              int64_t size, int64_t tile) {
     const bool same = gate < Cell::kGates;
     if (use == WeightUse::kPackedBefore) {
-      const Lines<T> lines =
-          Lines<T>::share(same ? multiplied + size : packed(direction, next), size, multiplied, tile, depth);
+      const PrefetchLines<T> lines =
+          PrefetchLines<T>::for_tile(same ? multiplied + size : packed(direction, next), size, multiplied, tile, depth);
       return {lines, lines.from(inputs)};
     }
     const int64_t row = (same ? gate : 0) * s_.hidden_size + (same ? block : next) * block_units;
-    return {{ih(direction).line_of(row)}, {hh(direction).line_of(row)}};
+    return {{ih(direction).row_address(row)}, {hh(direction).row_address(row)}};
   }
 
  private:
   int64_t projection_size() const { return divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size; }
 
-  // Packs a block's biases, and its weights where all are packed before the first step.
+  // Packs a block's biases, and its weights if the plan packs all weights before the first step.
   template <int64_t kWidth>
   void pack_block(int64_t direction, int64_t block, T* widened) {
     pack_bias(w_[direction], block * block_units, units(block), bias(direction, block), kWidth);
@@ -134,8 +137,8 @@ class PackedWeights {
       pack_gate<kWidth>(direction, block, gate, widened, packed(direction, block));
   }
 
-  // What each sum of a block's units starts with, [kSums, width]: of gate g, bias_ih goes to sum g and bias_hh to sum
-  // hidden_sum(g).
+  // Writes the initial values of the sums of a block's units, [kSums, width]: bias_ih of gate g is part of sum g,
+  // bias_hh of sum hidden_sum(g).
   void pack_bias(const StoredWeights<T>& weights, int64_t unit, int64_t count, T* packed, int64_t width) const {
     for (int gate = 0; gate < Cell::kGates; ++gate)
       for (int64_t lane = 0; lane < width; ++lane) {

@@ -1,5 +1,5 @@
-// How the CPU runs a recurrent layer, chosen from its sizes alone: a value, which can be looked at and tested without
-// running anything. The thresholds are measured; see docs/notes/recurrent-cpu.md.
+// How the CPU runs a recurrent layer, chosen from its sizes alone. The plan is a value, which can be shown and tested
+// without running anything. The thresholds are measured; see docs/notes/recurrent-cpu.md.
 
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// What an instruction set offers for the type that is computed in.
+// The vector registers of an instruction set, for the type of the computation.
 struct Registers {
   int64_t lanes;     // values in a vector
   int64_t max_rows;  // rows of the largest tile; see kit/tile.h
@@ -29,19 +29,20 @@ enum class WeightUse {
 
 struct ForwardPlan {
   WeightUse weights;
-  bool input_first;     // the product with the input is computed for all steps at once, before the first step
-  int64_t block_units;  // hidden units whose weights are packed together: a panel, or a vector where few units are left
-                        // for each thread
+  bool input_first;     // whether the product with the input is computed for all steps at once, before the first step
+  int64_t block_units;  // hidden units whose weights are packed together: a panel, or only a vector if the layer has
+                        // few units for each thread
   int64_t threads;
 };
 
 struct BackwardPlan {
-  bool weights_in_place;  // weight_hh is read unpacked
+  bool weights_in_place;  // whether weight_hh is read unpacked
   int64_t threads;
 };
 
-// Packing repays only if enough rows use the weights: the more in several steps, for which all is packed first, and the
-// more the longer the sums are, since a short sum costs little more than its last additions across a vector.
+// Packing pays only if enough rows use the weights. In a layer of several steps, which packs all weights first, the
+// number of rows needed grows with the length of the sums: unpacked weights are multiplied as dot products, of which a
+// short one spends most of its time on the final addition across the lanes of a vector.
 constexpr WeightUse weight_use(const RecurrentSizes& sizes, Registers registers) {
   const int64_t time = sizes.steps.time;
   if (time == 1) return sizes.steps.batch <= 2 * registers.max_rows ? WeightUse::kInPlace : WeightUse::kPackedInStep;
@@ -50,15 +51,15 @@ constexpr WeightUse weight_use(const RecurrentSizes& sizes, Registers registers)
   return time * batch <= most ? WeightUse::kInPlace : WeightUse::kPackedBefore;
 }
 
-// Threads meet after each step of `work` multiply-adds in a direction, and below so many a second one costs more than
-// it brings.
+// How many threads pay for a layer with `work` multiply-adds in a step of a direction. Threads synchronise after each
+// step, so each of them needs enough work in a step to repay that.
 constexpr int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
   constexpr int64_t kWorthAThread = 1 << 14;
   return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
 }
 
 constexpr ForwardPlan plan_forward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
-  // From so many batch rows on, the product with the input is part of each step.
+  // The number of batch rows from which on the product with the input is computed within each step.
   constexpr int64_t kFusedRows = 4;
   const WeightUse weights = weight_use(sizes, registers);
   const bool few_units = sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * registers.panel();
@@ -68,7 +69,7 @@ constexpr ForwardPlan plan_forward(const cells::Description& cell, const Recurre
 }
 
 constexpr BackwardPlan plan_backward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
-  // Up to so many register tiles in all steps, packing weight_hh does not pay.
+  // The number of register tiles in all steps up to which packing weight_hh does not pay.
   constexpr int64_t kTilesInPlace = 8;
   return {sizes.steps.time * divide_up(sizes.steps.batch, 2 * registers.max_rows) <= kTilesInPlace,
           useful_threads(sizes, sizes.steps.batch * cell.gates * sizes.hidden_size * sizes.output_size)};

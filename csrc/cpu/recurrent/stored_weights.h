@@ -1,4 +1,5 @@
-// Weights as they are stored: in the type that is computed in, or in a half precision, widened while they are read.
+// Weight matrices in the type in which they are stored: the type of the computation, or a half precision, from which
+// they are widened while they are read.
 
 #pragma once
 
@@ -17,7 +18,7 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Loads `count` values (kLanes or fewer) of type W as T; the lanes above are zero.
+// Loads `count` values (kLanes or fewer) of type W as T; the remaining lanes are zero.
 template <typename T, typename W>
 inline Vec<T> load_widened(const W* source, int64_t count) {
   if constexpr (std::is_same_v<T, W>) {
@@ -35,16 +36,17 @@ inline Vec<T> load_widened(const W* source, int64_t count) {
   }
 }
 
-// A matrix of weights, row-major and dense.
+// A weight matrix, row-major and dense.
 template <typename T>
 class StoredMatrix {
  public:
-  StoredMatrix(const void* data, Stored stored, int64_t columns) : data_(data), stored_(stored), columns_(columns) {}
+  StoredMatrix(const void* data, StoredType stored, int64_t columns)
+      : data_(data), stored_(stored), columns_(columns) {}
 
-  // How many values rows() needs of `scratch`: none if they need not be widened.
-  int64_t scratch(int64_t rows) const { return stored_ == Stored::kComputed ? 0 : rows * columns_; }
+  // How many values of scratch rows() needs for so many rows: none if they need not be widened.
+  int64_t scratch(int64_t rows) const { return stored_ == StoredType::kComputeType ? 0 : rows * columns_; }
 
-  // Returns `count` rows from `first` on, where they lie or widened into `scratch`.
+  // Returns `count` rows from `first` on: in place if they have type T, else widened into `scratch`.
   const T* rows(int64_t first, int64_t count, T* scratch) const {
     const T* result = scratch;
     as_stored([&](const auto* data) {
@@ -61,37 +63,38 @@ class StoredMatrix {
     return result;
   }
 
-  // Returns the same rows, stored as bfloat16, copied into `scratch` as pairs; see pairs.h.
+  // Returns the same rows of a bfloat16 matrix, copied into `scratch` as pairs; see cpu/kit/pairs.h.
   const T* pairs(int64_t first, int64_t count, T* scratch) const {
     const auto* source = static_cast<const c10::BFloat16*>(data_) + first * columns_;
-    const int64_t places = divide_up(columns_, 2);
+    const int64_t pairs_in_row = divide_up(columns_, 2);
     for (int64_t row = 0; row < count; ++row) {
-      scratch[(row + 1) * places - 1] = T(0);  // an odd row's last pair has no second
-      std::memcpy(scratch + row * places, source + row * columns_, static_cast<size_t>(columns_) * sizeof(*source));
+      scratch[(row + 1) * pairs_in_row - 1] = T(0);  // completes the last pair of a row of odd length
+      std::memcpy(scratch + row * pairs_in_row, source + row * columns_,
+                  static_cast<size_t>(columns_) * sizeof(*source));
     }
     return scratch;
   }
 
-  // Where a row begins, to ask for its lines ahead.
-  const T* line_of(int64_t row) const {
+  // Returns the address of a row, to prefetch its cache lines; it is not to be read as T.
+  const T* row_address(int64_t row) const {
     const T* result = nullptr;
     as_stored([&](const auto* data) { result = reinterpret_cast<const T*>(data + row * columns_); });
     return result;
   }
 
-  // Calls body(data) with a pointer to the stored type.
+  // Calls body(data) with the matrix as a pointer to its stored type.
   template <typename Body>
   void as_stored(const Body& body) const {
     if constexpr (std::is_same_v<T, float>) {
-      if (stored_ == Stored::kBFloat16) return body(static_cast<const c10::BFloat16*>(data_));
-      if (stored_ == Stored::kFloat16) return body(static_cast<const c10::Half*>(data_));
+      if (stored_ == StoredType::kBFloat16) return body(static_cast<const c10::BFloat16*>(data_));
+      if (stored_ == StoredType::kFloat16) return body(static_cast<const c10::Half*>(data_));
     }
     body(static_cast<const T*>(data_));
   }
 
  private:
   const void* data_;
-  Stored stored_;
+  StoredType stored_;
   int64_t columns_;
 };
 

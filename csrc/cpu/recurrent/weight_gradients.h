@@ -1,5 +1,5 @@
-// The gradients of a recurrent layer's input and weights: products over all steps, once the gradients of the gates'
-// sums are known.
+// The gradients of a recurrent layer's input and weights: products over all steps, computed after the backward loop has
+// written the gradients of the gates' sums.
 
 #pragma once
 
@@ -21,8 +21,8 @@ namespace {
 template <typename Cell, typename T>
 class RecurrentGradients {
  public:
-  // grad_projected: [directions, rows, output_size], gradients of the projected hidden values; null without a
-  // projection.
+  // grad_projected is [directions, rows, output_size], the gradients of the projected hidden values; it is not read
+  // without a projection.
   RecurrentGradients(const RecurrentBackwardParams<T>& params, const T* grad_projected)
       : p_(params),
         s_(params.sizes),
@@ -53,7 +53,7 @@ class RecurrentGradients {
  private:
   const T* grad_gates(int64_t direction) const { return p_.grad_gates + direction * rows_ * width_; }
 
-  // A row-major array [rows, row] read as its transpose.
+  // Returns the transpose of a row-major array with row stride `row`.
   static Matrix<T> transposed(const T* data, int64_t row) { return {data, 1, row}; }
 
   void input(int64_t direction) {
@@ -68,7 +68,8 @@ class RecurrentGradients {
             s_.threads);
   }
 
-  // grad_hh and grad_bias_hh (+)= gradients of the sums of `rows` rows from `first` on, times the hidden values before.
+  // Sets grad_weight_hh and grad_bias_hh, or adds to them if `accumulate`, from `rows` rows: the gradients of the sums
+  // from row `first` on, transposed, times the previous hidden values at `previous`, whose row stride is `row`.
   void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const T* previous, int64_t row, bool accumulate) {
     const auto& grad = p_.grad_weights[direction];
     const int64_t hidden = s_.hidden_size;
@@ -93,12 +94,13 @@ class RecurrentGradients {
     const T* h0 = p_.h0 + direction * batch * size;
     const T* output = p_.output + direction * size;
     if (s_.steps.batch_sizes == nullptr) {
-      // The hidden values before a step are the output of all rows but one step, and h0.
-      const int64_t others = rows_ - batch;
-      add_weight_hh(direction, direction == 0 ? 0 : others, batch, h0, size, false);
-      if (others > 0)
-        add_weight_hh(direction, direction == 0 ? batch : 0, others, direction == 0 ? output : output + batch * total,
-                      total, true);
+      // The previous hidden values are h0 in the direction's first step, and the output shifted by a step in all
+      // other_rows.
+      const int64_t other_rows = rows_ - batch;
+      add_weight_hh(direction, direction == 0 ? 0 : other_rows, batch, h0, size, false);
+      if (other_rows > 0)
+        add_weight_hh(direction, direction == 0 ? batch : 0, other_rows,
+                      direction == 0 ? output : output + batch * total, total, true);
       return;
     }
     Scratch<T> previous(rows_ * size);
@@ -115,7 +117,8 @@ class RecurrentGradients {
     add_weight_hh(direction, 0, rows_, previous.data(), size, false);
   }
 
-  // grad_hr = gradients of the projected hidden values, transposed, times the hidden values before the projection.
+  // Computes grad_weight_hr: the gradients of the projected hidden values, transposed, times the hidden values before
+  // the projection, which are recomputed from the saved output gate and cell states.
   void weight_hr(int64_t direction) {
     const int64_t hidden = s_.hidden_size;
     Scratch<T> unprojected(rows_ * hidden);
