@@ -16,7 +16,8 @@ namespace {
 
 constexpr int kMostBlocks = 16;  // the most blocks that a cluster has on any GPU
 
-// Never launched. It is built for the same architectures as all kernels, so the driver's answers about it hold for them.
+// Never launched. It is built for the same architectures as all kernels, so the driver's answers about it hold for
+// them.
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads) probe() {}
 
 int attribute(cudaDeviceAttr which, int index) {
