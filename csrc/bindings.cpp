@@ -5,7 +5,9 @@
 #include <pybind11/stl.h>
 
 #include "cells/cells.h"
+#include "cpu/recurrent/plan.h"
 #include "ops/dispatch.h"
+#include "ops/layer.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/kit/device_info.h"
@@ -60,6 +62,26 @@ py::dict cells() {
   return all;
 }
 
+// Returns how the CPU would run a layer on an instruction set with so many values in a vector and rows in a tile.
+py::dict cpu_plan(const std::string& cell, int64_t time, int64_t batch, int64_t input_size, int64_t hidden_size,
+                  int64_t directions, int64_t threads, int64_t lanes, int64_t max_rows) {
+  namespace cpu = fused_rnn::cpu;
+  const fused_rnn::cells::Description structure = describe(fused_rnn::ops::kind_of(cell));
+  const fused_rnn::RecurrentSizes sizes = {
+      {time, batch, nullptr, nullptr}, input_size, hidden_size, hidden_size, directions, threads};
+  const cpu::ForwardPlan forward = cpu::plan_forward(structure, sizes, {lanes, max_rows});
+  const cpu::BackwardPlan backward = cpu::plan_backward(structure, sizes, {lanes, max_rows});
+  const char* const uses[] = {"in place", "packed in the step", "packed before"};
+  py::dict plan;
+  plan["weights"] = uses[static_cast<int>(forward.weights)];
+  plan["input_first"] = forward.input_first;
+  plan["block_units"] = forward.block_units;
+  plan["threads"] = forward.threads;
+  plan["backward_weights"] = backward.weights_in_place ? "in place" : "packed before";
+  plan["backward_threads"] = backward.threads;
+  return plan;
+}
+
 #ifdef FUSED_RNN_CUDA
 using fused_rnn::cuda::Path;
 
@@ -77,12 +99,6 @@ void set_plan_override(const std::string& path, int blocks, int groups, int batc
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
 }
 
-const fused_rnn::cells::Description& cell_named(const std::string& name) {
-  for (const auto& cell : fused_rnn::cells::kDescriptions)
-    if (name == cell.name) return cell;
-  throw py::value_error("there is no cell " + name);
-}
-
 // Returns how one pass over a layer is shared out on a GPU, and with what hidden size; for the stepwise path, why.
 py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions,
                    bool backward, bool projected, int64_t time, int device) {
@@ -90,8 +106,8 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   sizes.steps = {time, batch, nullptr, nullptr};
   sizes.hidden_size = hidden_size;
   sizes.directions = directions;
-  const auto [problem, plan] =
-      fused_rnn::ops::plan_pass(cell_named(cell), sizes, element_bytes, projected, backward, device);
+  const auto [problem, plan] = fused_rnn::ops::plan_pass(describe(fused_rnn::ops::kind_of(cell)), sizes, element_bytes,
+                                                         projected, backward, device);
   py::dict result;
   if (plan.blocks == 0) {
     result["path"] = "stepwise";
@@ -120,6 +136,9 @@ PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
   module.def("build_info", &build_info);
   module.def("cells", &cells);
+  module.def("cpu_plan", &cpu_plan, py::kw_only(), py::arg("cell"), py::arg("time"), py::arg("batch"),
+             py::arg("input_size"), py::arg("hidden_size"), py::arg("directions"), py::arg("threads"), py::arg("lanes"),
+             py::arg("max_rows"));
 #ifdef FUSED_RNN_CUDA
   module.def("set_plan_override", &set_plan_override, py::arg("path") = "any", py::arg("blocks") = 0,
              py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1);

@@ -22,6 +22,28 @@ class CellInfo(TypedDict):
 
 def cells() -> dict[str, CellInfo]: ...
 
+# How the CPU would run a layer on an instruction set with so many values in a vector and rows in a tile.
+class CpuPlan(TypedDict):
+    weights: str
+    input_first: bool
+    block_units: int
+    threads: int
+    backward_weights: str
+    backward_threads: int
+
+def cpu_plan(
+    *,
+    cell: str,
+    time: int,
+    batch: int,
+    input_size: int,
+    hidden_size: int,
+    directions: int,
+    threads: int,
+    lanes: int,
+    max_rows: int,
+) -> CpuPlan: ...
+
 # The rest is there only with CUDA. set_plan_override says which plans of the persistent kernels may be chosen from now
 # on, cuda_plan how one pass over a layer is shared out on a GPU, and finds_cublas whether torch brings cuBLAS.
 def set_plan_override(

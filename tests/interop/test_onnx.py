@@ -6,7 +6,8 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from conversions import NETWORKS
+from cases import CELLS, hx_of, structure_of
+from conversions import NONLINEARITIES
 from onnx_runtime import assert_agree, infer
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -14,15 +15,8 @@ import fused_rnn
 
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
-GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 DIRECTIONS = ("forward", "reverse", "bidirectional")
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
-
-
-def attributes_of(variant: dict[str, Any], direction: str = "forward") -> dict[str, Any]:
-    """Return ONNX's attributes for what tells the variants of a network apart."""
-    directions = 2 if direction == "bidirectional" else 1
-    return {"activations": [variant["nonlinearity"].capitalize()] * directions} if variant else {}
 
 
 def node_model(
@@ -36,16 +30,19 @@ def node_model(
     **attributes: Any,
 ) -> Any:
     """Return a model of one node, of random weights and with states as inputs."""
-    directions, size = 2 if direction == "bidirectional" else 1, GATES[kind] * HIDDEN
+    op_type, cell = kind.partition("_")[0], structure_of(kind)
+    directions, size = 2 if direction == "bidirectional" else 1, cell.gates * HIDDEN
     generator = numpy.random.default_rng(1)
     shapes: dict[str, tuple[int, ...]] = {"W": (directions, size, INPUT), "R": (directions, size, HIDDEN)}
     shapes |= {"B": (directions, 2 * size)} if bias else {}
     weights = {name: generator.normal(size=shape).astype("f4") for name, shape in shapes.items()} | (constants or {})
-    states = ["h", "c"] if kind == "LSTM" else ["h"]
+    states = ["h", "c"][: cell.states]
     if kind == "GRU":
         attributes = {"linear_before_reset": 1, **attributes}
+    if kind == "RNN_RELU":
+        attributes = {"activations": ["Relu"] * directions, **attributes}
     node = onnx.helper.make_node(
-        kind,
+        op_type,
         ["X", "W", "R", "B" if bias else "", "lengths" if sequence_lens else "", *states, *extra],
         ["Y", *(f"{state}_n" for state in states)],
         name=name,
@@ -69,44 +66,36 @@ def node_model(
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize(
-    ("kind", "variant"), [*NETWORKS, pytest.param("GRU", {"linear_before_reset": 0}, id="GRU-reset-before")]
-)
-def test_node(kind: str, variant: dict[str, Any], direction: str, bias: bool) -> None:
-    reset_after = "linear_before_reset" not in variant
-    attributes = attributes_of(variant, direction) if reset_after else variant
-    model = node_model(kind, direction, bias, sequence_lens=True, **attributes)
+@pytest.mark.parametrize(("kind", "reset_after"), [*((kind, True) for kind in CELLS), ("GRU", False)])
+def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
+    kwargs: dict[str, Any] = {} if reset_after else {"linear_before_reset": 0}
+    model = node_model(kind, direction, bias, sequence_lens=True, **kwargs)
     layer: Any = fused_rnn.from_onnx(model)
     inner = layer.layer if direction == "reverse" else layer
-    assert type(inner) is (getattr(fused_rnn, kind) if reset_after else fused_rnn.modules.GRUResetBefore)
+    expected = getattr(fused_rnn, kind.partition("_")[0])
+    assert type(inner) is (expected if reset_after else fused_rnn.modules.GRUResetBefore)
+    assert getattr(inner, "nonlinearity", None) == NONLINEARITIES.get(kind)
     rows = 2 if direction == "bidirectional" else 1
-    states = tuple(torch.randn(rows, BATCH, HIDDEN) for _ in range(2 if kind == "LSTM" else 1))
+    states = tuple(torch.randn(rows, BATCH, HIDDEN) for _ in range(structure_of(kind).states))
     input = torch.randn(TIME, BATCH, INPUT)
     for lengths in ([TIME] * BATCH, [2, TIME, 3]):
         ends = torch.tensor(lengths, dtype=torch.int32)
         output, *finals = infer(model.SerializeToString(), [input, ends, *states])
         joined = output.transpose(1, 2).reshape(TIME, BATCH, rows * HIDDEN)
         given: dict[str, Any] = {} if min(lengths) == TIME else {"lengths": ends.long()}
-        assert_agree([joined, *finals], layer, [input, states if kind == "LSTM" else states[0]], **given)
+        assert_agree([joined, *finals], layer, [input, hx_of(states)], **given)
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
+@pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_batch_first(kind: str, variant: dict[str, Any], direction: str) -> None:
+def test_batch_first(kind: str, direction: str) -> None:
     """ONNX Runtime has no layout=1."""
-    attributes = attributes_of(variant, direction)
-    time_first: Any = fused_rnn.from_onnx(node_model(kind, direction, **attributes))
-    batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1, **attributes))
+    time_first: Any = fused_rnn.from_onnx(node_model(kind, direction))
+    batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1))
     input = torch.randn(TIME, BATCH, INPUT)
     torch.testing.assert_close(batch_first(input.transpose(0, 1))[0].transpose(0, 1), time_first(input)[0])
     unbatched = input[:, 0]
     torch.testing.assert_close(batch_first(unbatched)[0], time_first(unbatched)[0])
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_an_rnn_has_tanh_by_default(direction: str) -> None:
-    layer: Any = fused_rnn.from_onnx(node_model("RNN", direction))
-    assert (layer.layer if direction == "reverse" else layer).nonlinearity == "tanh"
 
 
 def test_choice_of_the_node() -> None:
@@ -179,6 +168,11 @@ def test_nodes_without_counterpart(kind: str, kwargs: dict[str, Any], message: s
 
 
 def test_nodes_with_harmless_attributes() -> None:
+    """Activations are the default ones where they are given too, and their names may be in small letters."""
+    for direction, count in (("forward", 1), ("bidirectional", 2)):
+        layer = fused_rnn.from_onnx(node_model("RNN", direction, activations=["tanh"] * count))
+        assert repr(layer) == repr(fused_rnn.from_onnx(node_model("RNN", direction)))
+        assert layer.nonlinearity == "tanh"
     expected = fused_rnn.from_onnx(node_model("GRU")).state_dict()
     same = node_model("GRU", activations=["Sigmoid", "Tanh"], layout=0, constants={"h": 0 * STATE})
     assert all(torch.equal(weight, expected[name]) for name, weight in fused_rnn.from_onnx(same).state_dict().items())

@@ -1,20 +1,19 @@
 """Exported models compute in ONNX Runtime what they do here, or an error says why they cannot."""
 
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from cases import flatten
+from cases import CELLS, class_of, flatten, hx_of, structure_of
 from comparing import assert_identical
-from conversions import NETWORKS
+from conversions import NONLINEARITIES
 from onnx_runtime import assert_agree, infer
 from torch import Tensor, nn
 
 import fused_rnn
+from fused_rnn import ops
 from fused_rnn.onnx.gates import TO_ONNX
 from fused_rnn.onnx.writing import NODES
-from fused_rnn.ops import CELLS
 
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis name:UserWarning")
@@ -22,14 +21,15 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 
 
-def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, table: Any = None) -> Any:
+def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, optimize: bool = True) -> Any:
     return torch.onnx.export(
         module.eval(),
         inputs,
         dynamo=True,
         dynamic_shapes=dynamic,
         verbose=False,
-        custom_translation_table=table or fused_rnn.onnx.translation_table(),
+        optimize=optimize,
+        custom_translation_table=fused_rnn.onnx.translation_table(),
     )
 
 
@@ -41,17 +41,17 @@ def operators(program: Any) -> list[Any]:
 class Layers(nn.Module):
     """Layers of one kind and many forms, each run on the input by itself."""
 
-    def __init__(self, kind: str, variant: dict[str, Any]) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        layer = partial(getattr(fused_rnn, kind), **variant)
-        self.kind = kind
+        layer = class_of(fused_rnn, kind)
+        self.states = structure_of(kind).states
         self.plain = layer(INPUT, HIDDEN)
         self.no_bias = layer(INPUT, HIDDEN, bias=False, bidirectional=True)
         self.stacked = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
         self.large = layer(INPUT, 100)
 
     def forward(self, input: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
-        given = (h, c) if self.kind == "LSTM" else h
+        given = hx_of((h, c)[: self.states])
         outputs = [
             self.plain(input),
             self.no_bias(input),
@@ -61,25 +61,26 @@ class Layers(nn.Module):
         return flatten(outputs)
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_layers(kind: str, variant: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", CELLS)
+def test_layers(kind: str) -> None:
     """Exported once, they run for other numbers of steps and sequences, and can be read again."""
-    module = Layers(kind, variant)
+    module = Layers(kind)
     time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
 
     def inputs(time: int, batch: int) -> list[Tensor]:
         return [torch.randn(time, batch, INPUT), torch.randn(4, batch, HIDDEN), torch.randn(4, batch, HIDDEN)]
 
     program = export(module, tuple(inputs(TIME, BATCH)), ({0: time, 1: batch}, {1: batch}, {1: batch}))
+    assert not [node.op_type for node in program.model.graph if node.op_type.startswith("Sequence")]
     for given in (inputs(7, 3), inputs(2, 9)):
         assert_agree(infer(program.model_proto.SerializeToString(), given), module, given)
     nodes = operators(program)
-    assert [node.op_type for node in nodes] == [kind] * 5
+    assert [node.op_type for node in nodes] == [kind.partition("_")[0]] * 5
     for layer, node in ((module.plain, nodes[0]), (module.no_bias, nodes[1]), (module.large, nodes[4])):
         again = fused_rnn.from_onnx(program.model_proto, node.outputs[0].name)
         assert_identical(again.state_dict(), layer.state_dict())
         assert repr(again) == repr(layer)
-        assert [getattr(again, name) for name in variant] == list(variant.values())
+        assert getattr(again, "nonlinearity", None) == NONLINEARITIES.get(kind)
 
 
 class Model(nn.Module):
@@ -142,27 +143,50 @@ def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], mess
     assert message in "".join(causes)
 
 
+@pytest.mark.parametrize("optimize", [True, False])
+def test_states_of_every_step_are_never_wrong(optimize: bool) -> None:
+    """ONNX's LSTM does not return c of every step: a model that uses it does not run, one that does not use it does."""
+
+    class Model(nn.Module):
+        def __init__(self, uses: bool) -> None:
+            super().__init__()
+            self.uses = uses
+            self.layer = fused_rnn.LSTM(INPUT, HIDDEN)
+
+        def forward(self, input: Tensor) -> Any:
+            output, _, cells = self.layer(input, return_states=True)
+            return (output, cells) if self.uses else output
+
+    input, model = torch.randn(TIME, BATCH, INPUT), Model(uses=False)
+    assert_agree(
+        infer(export(model, (input,), optimize=optimize).model_proto.SerializeToString(), [input]), model, [input]
+    )
+    program = export(Model(uses=True), (input,), optimize=optimize)
+    with pytest.raises(Exception, match="Invalid sequence index"):
+        infer(program.model_proto.SerializeToString(), [input])
+
+
 class WithLengths(nn.Module):
-    def __init__(self, kind: str, variant: dict[str, Any]) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__()
-        form: dict[str, Any] = {"num_layers": 2, "bidirectional": True, "batch_first": True}
-        self.layer = getattr(fused_rnn, kind)(INPUT, HIDDEN, **form, **variant)
+        layer = class_of(fused_rnn, kind)
+        self.layer = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
 
     def forward(self, input: Tensor, lengths: Tensor) -> Any:
         return self.layer(input, lengths=lengths)
 
 
-@pytest.mark.parametrize(("kind", "variant"), NETWORKS)
-def test_lengths(kind: str, variant: dict[str, Any]) -> None:
+@pytest.mark.parametrize("kind", CELLS)
+def test_lengths(kind: str) -> None:
     batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
     given = torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])
-    module = WithLengths(kind, variant)
+    module = WithLengths(kind)
     program = export(module, given, ({0: batch, 1: time}, {0: batch}))
     inputs = torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])
     assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)
 
 
 def test_every_cell_has_a_node() -> None:
-    assert NODES.keys() == CELLS.keys()
+    assert NODES.keys() == ops.CELLS.keys()
     for cell, (kind, _) in NODES.items():
-        assert len(TO_ONNX[kind]) == CELLS[cell].gates
+        assert len(TO_ONNX[kind]) == ops.CELLS[cell].gates

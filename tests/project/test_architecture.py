@@ -1,20 +1,35 @@
-"""Who may use whom, read from the includes and the imports; and that an operator has one name in every folder."""
+"""Who may use whom, read from the includes and the imports; and that each operator and each cell has all its files.
+
+What must exist is derived from the operators that PyTorch knows and from the cells in csrc/cells/, so that the recipe
+of docs/add-a-cell.md is true: what a new cell lacks, a test here names.
+"""
 
 import ast
 import re
 from pathlib import Path
 
+import cases
 import pytest
+import torch
+
+import fused_rnn
+from fused_rnn import _C, functional, modules, reference
+from fused_rnn.convert import COUNTERPARTS
 
 ROOT = Path(__file__).parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
-OPERATORS = ["lstm", "gru", "masked_conv2d"]
-ON_A_GPU = ["lstm", "gru"]
+SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fused_rnn::")]
+# An operator's backward pass lives with it.
+OPERATORS = sorted({name.removeprefix("fused_rnn::").removesuffix("_backward") for name in SCHEMAS})
+ON_A_GPU = {"recurrent"}
+# Each header of csrc/cells/ describes the cells of one public name, such as rnn.h those with tanh and with ReLU.
+CELLS = sorted(path.stem for path in (CSRC / "cells").glob("*.h") if path.stem != "cells")
+TYPES = ("float32", "bfloat16", "float16")
 
 # For each folder of csrc what its files may include, beside the C++ library; a folder includes its own files freely.
 MAY_INCLUDE = {
-    "bindings": r"ops/|cuda/[\w/]+\.h$|ATen/|pybind11/",
-    "ops": r"params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
+    "bindings": r"cells/|cpu/recurrent/plan.h$|ops/|cuda/[\w/]+\.h$|ATen/|pybind11/",
+    "ops": r"cells/|params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
     "cpu": r"params/|cells/|ATen/cpu/vec/|(omp|sched)\.h$",
     "cuda": r"params/|cells/|cuda\w*\.h$|cooperative_groups|mma\.h$",
     "cells": r"$^",
@@ -104,8 +119,9 @@ def test_imports() -> None:
         ("cells/lstm.h", "cmath"), ("cells/lstm.h", "params/recurrent.h"), ("params/recurrent.h", "vector"),
         ("params/recurrent.h", "cells/lstm.h"), ("cpu/lstm_kernel.cpp", "ATen/core/Tensor.h"),
         ("cpu/lstm_kernel.cpp", "ops/recurrent.h"), ("cpu/lstm_kernel.cpp", "torch/library.h"),
-        ("cuda/lstm.cu", "cpu/lstm.h"), ("cuda/lstm.cu", "c10/core/Device.h"), ("ops/lstm.cpp", "torch/extension.h"),
-        ("ops/lstm.cpp", "cells/lstm.h"), ("bindings.cpp", "torch/extension.h"),
+        ("cuda/recurrent.cu", "cpu/recurrent.h"), ("cuda/recurrent.cu", "c10/core/Device.h"),
+        ("ops/recurrent.cpp", "torch/extension.h"),
+        ("bindings.cpp", "torch/extension.h"),
     ],
 )  # fmt: skip
 def test_a_breach_in_includes_is_seen(file: str, name: str) -> None:
@@ -115,9 +131,9 @@ def test_a_breach_in_includes_is_seen(file: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        ("reference/lstm.py", "fused_rnn.ops.lstm"), ("reference/lstm.py", "numpy"),
-        ("ops/lstm.py", "fused_rnn.autograd"), ("autograd/lstm.py", "fused_rnn.functional"),
-        ("functional/lstm.py", "fused_rnn.ops.lstm"),
+        ("reference/lstm.py", "fused_rnn.ops.recurrent"), ("reference/lstm.py", "numpy"),
+        ("ops/recurrent.py", "fused_rnn.autograd"), ("autograd/recurrent.py", "fused_rnn.functional"),
+        ("functional/lstm.py", "fused_rnn.ops.recurrent"),
         ("modules/lstm.py", "fused_rnn.autograd"), ("functional/lstm.py", "fused_rnn.LSTM"),
         ("convert.py", "fused_rnn.functional"), ("modules/lstm.py", "fused_rnn.convert"),
     ],
@@ -126,13 +142,50 @@ def test_a_breach_in_imports_is_seen(file: str, name: str) -> None:
     assert not import_is_allowed(file, name)
 
 
+def test_the_operators() -> None:
+    assert OPERATORS == ["masked_conv2d", "recurrent"]
+    assert len(SCHEMAS) == 2 * len(OPERATORS)
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_operator_has_one_name_in_every_folder(operator: str) -> None:
-    python = [
-        f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "autograd", "functional", "modules", "reference")
-    ]
-    cpp = [f"csrc/ops/{operator}.cpp", f"csrc/cpu/{operator}.h", f"csrc/cpu/{operator}_kernel.cpp"]
-    cuda = [f"csrc/cuda/{operator}.cuh"] if operator in ON_A_GPU else []
+    python = [f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "autograd", "functional", "reference")]
+    cpp = [f"csrc/ops/{operator}.cpp", f"csrc/cpu/{operator}.h"]
+    cuda = [f"csrc/ops/cuda/{operator}.cpp", f"csrc/cuda/{operator}.cu"] if operator in ON_A_GPU else []
     for file in [*python, *cpp, *cuda, f"tests/operators/test_{operator}.py"]:
         assert (ROOT / file).exists(), file
-    assert re.search(rf'"{operator}\(', (CSRC / "ops" / "schemas.cpp").read_text())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_has_its_files(name: str) -> None:
+    """The files of a cell's own: the first part of docs/add-a-cell.md."""
+    folders = ("functional", "modules", "reference")
+    python = [f"fused_rnn/{folder}/{name}{suffix}.py" for folder in folders for suffix in ("", "_cell")]
+    passes = [f"{name}_{direction}_{dtype}.cu" for direction in ("forward", "backward") for dtype in TYPES]
+    cuda = [f"csrc/cuda/persistent/instances/{file}" for file in passes]
+    for file in [*python, f"csrc/cpu/{name}_kernel.cpp", *cuda]:
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_is_named_where_it_must_be(name: str) -> None:
+    """The lines of a cell in files that others share: the second part of docs/add-a-cell.md."""
+    own = [cell for cell in _C.cells() if cell.split("_")[0] == name]
+    header = (CSRC / "cells" / f"{name}.h").read_text()
+    assert sorted(re.findall(r'kName = "(\w+)"', header)) == sorted(own), "csrc/cells/cells.h must list its structs"
+    for struct in re.findall(r"^struct (\w+) {", header, re.MULTILINE):
+        assert f"FUSED_RNN_INSTANTIATE({struct})" in (CSRC / "cpu" / f"{name}_kernel.cpp").read_text()
+    layer, cell = name.upper(), f"{name.upper()}Cell"
+    for module in (fused_rnn, modules):
+        assert {layer, cell} <= {*module.__all__}
+    for functions in (functional, reference):
+        assert {name, f"{name}_cell"} <= {*functions.__all__}
+    assert {getattr(fused_rnn, layer), getattr(fused_rnn, cell)} <= {*COUNTERPARTS.values()}
+    assert layer in cases.KINDS
+    assert {*own} <= {*cases.CELLS.values()}
+    assert {*own} <= {*reference.CELLS}
+
+
+def test_every_cell_has_a_header_and_a_definition() -> None:
+    assert {cell.split("_")[0] for cell in _C.cells()} == {*CELLS}
+    assert _C.cells().keys() == reference.CELLS.keys()

@@ -1,20 +1,14 @@
-"""What the tests of interop share: the networks that they go through, and how convert's tests make and run a layer."""
+"""What the tests of interop share: names, nonlinearities, and how convert's tests make and run a layer."""
 
 from typing import Any
 
-import pytest
 import torch
 from cases import flatten
 from torch import Tensor, nn
 
 NAMES = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
-NETWORKS = [
-    pytest.param("LSTM", {}, id="LSTM"),
-    pytest.param("GRU", {}, id="GRU"),
-    pytest.param("RNN", {"nonlinearity": "tanh"}, id="RNN-tanh"),
-    pytest.param("RNN", {"nonlinearity": "relu"}, id="RNN-relu"),
-]
-"""Each kind of network, with what tells its variants apart: keyword arguments of layer and cell."""
+NONLINEARITIES = {"RNN": "tanh", "RNN_RELU": "relu"}
+"""That of each kind of layer that has a choice; for the kinds see ``cases.CELLS``."""
 INPUT = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 

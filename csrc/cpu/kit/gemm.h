@@ -160,7 +160,8 @@ template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
   if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
-  const bool pack_a = p.a.column != 1;
+  // Row sums are read from the packed rows, so these are needed even where a could be read in place: if it has one row.
+  const bool pack_a = p.a.column != 1 || p.row_sums;
   // Panels of b that few rows read are read as they lie, but for the last one if it is not full.
   const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
   const bool thin = !pack_b && p.rows <= kVeryFewRows;

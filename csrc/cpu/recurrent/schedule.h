@@ -15,6 +15,7 @@ namespace {
 // What plans are chosen for on this instruction set.
 template <typename T>
 inline constexpr Registers kRegisters = {kLanes<T>, kMaxRows};
+static_assert(kRegisters<float>.panel() == kPanel<float>);
 
 // Where a thread stands among those that work on a layer. A team walks through the steps of its directions and its
 // batch rows; its members share out the hidden units and meet after each step.

@@ -1,6 +1,6 @@
-// Hidden sizes that the kernels do not take are padded with units whose weights, biases and states are zero: these stay
-// zero in every step and add nothing to the others, and so do their gradients. (An infinite h0 becomes NaN: it is
-// multiplied by their weights.)
+// Hidden sizes that the kernels do not take are padded with units whose weights, biases and states are zero. Such units
+// stay zero in every step and add nothing to the others, and the same holds for their gradients. (Only an infinite
+// value in h0 becomes NaN, since it is multiplied by their weights, which are zero.)
 
 #include "ops/cuda/persistent.h"
 
@@ -57,35 +57,37 @@ PlannedPass plan_pass(const cells::Description& cell, const RecurrentSizes& size
 
 namespace {
 
-// What a kernel reads of a layer and of its hidden units, padded where the kernel has more of them.
+// Brings tensors into the form that a kernel takes: with its hidden size, which may be larger than the layer's.
 class Padding {
  public:
   Padding(const CudaLayer& cuda, int64_t hidden_size)
       : cuda_(cuda), size_(cuda.layer.sizes.hidden_size), padded_(hidden_size) {}
 
   int64_t hidden_size() const { return padded_; }
-  // Returns a tensor in which hidden_size values follow one another again and again, with the padding behind each of
-  // them. An undefined tensor stays one.
-  Tensor wide(const Tensor& tensor) const {
+  // Returns a tensor, which consists of groups of hidden_size values, with the padding behind each group. An undefined
+  // tensor stays undefined.
+  Tensor pad(const Tensor& tensor) const {
     if (padded_ == size_ || !tensor.defined()) return aligned(tensor);
     return at::constant_pad_nd(tensor.view({-1, size_}), {0, padded_ - size_});
   }
-  Tensor weight_hh(int64_t direction) const {
+  // Returns a direction's weight_hh with padded rows and columns.
+  Tensor pad_weight_hh(int64_t direction) const {
     const Tensor& own = cuda_.layer.weights[direction].weight_hh;
     if (padded_ == size_) return aligned(own);
     return at::constant_pad_nd(own.view({-1, size_, size_}), {0, padded_ - size_, 0, padded_ - size_});
   }
-  // Returns where a kernel is to write what belongs into `tensor`; narrow() brings it there.
+  // Returns the memory into which a kernel writes the values of `tensor`; unpad() copies them from there, if that is
+  // another one.
   Tensor target(const Tensor& tensor) const {
     if (padded_ == size_ || !tensor.defined()) return tensor;
     return at::empty({tensor.numel() / size_, padded_}, tensor.options());
   }
-  void narrow(const Tensor& written, const Tensor& tensor) const {
+  void unpad(const Tensor& written, const Tensor& tensor) const {
     if (padded_ != size_ && tensor.defined()) tensor.view({-1, size_}).copy_(written.narrow(1, 0, size_));
   }
 
  private:
-  // The kernels read up to 16 bytes at a time.
+  // Returns the tensor in memory that is aligned as the kernels need it, which read up to 16 bytes at a time.
   static Tensor aligned(const Tensor& tensor) {
     const bool ready = !tensor.defined() || reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
     return ready ? tensor : tensor.clone();
@@ -116,9 +118,9 @@ void fill(Params& params, const CudaLayer& cuda, const PlannedPass& pass, const 
   params.hidden_size = padding.hidden_size();
   params.directions = cuda.layer.sizes.directions;
   params.full_precision = !cuda.allow_tf32;
-  for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = keep_alive(padding.weight_hh(d));
-  params.h0 = keep_alive(padding.wide(cuda.layer.h0()));
-  params.c0 = keep_alive(padding.wide(cuda.layer.c0()));
+  for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = keep_alive(padding.pad_weight_hh(d));
+  params.h0 = keep_alive(padding.pad(cuda.layer.h0()));
+  params.c0 = keep_alive(padding.pad(cuda.layer.c0()));
 }
 
 }  // namespace
@@ -130,14 +132,14 @@ void persistent_forward(const CudaLayer& cuda, const PlannedPass& pass, Recurren
   PersistentForwardParams<void, void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
   for (int64_t d = 0; cuda.layer.biased && d < params.directions; ++d) {
-    params.bias_ih[d] = keep_alive(padding.wide(cuda.layer.weights[d].bias_ih));
-    params.bias_hh[d] = keep_alive(padding.wide(cuda.layer.weights[d].bias_hh));
+    params.bias_ih[d] = keep_alive(padding.pad(cuda.layer.weights[d].bias_ih));
+    params.bias_hh[d] = keep_alive(padding.pad(cuda.layer.weights[d].bias_hh));
   }
   const Tensor h_n = outputs.states[0], c_n = get(outputs.states, 1), cells = get(outputs.history, 0);
   const Tensor padded_output = padding.target(outputs.output), padded_h_n = padding.target(h_n),
                padded_c_n = padding.target(c_n), padded_cells = padding.target(cells);
   // The kernel reads the gates and writes them to the same memory, which torch aligned; or to that of the padded copy.
-  const Tensor gates = padding.wide(outputs.gates);
+  const Tensor gates = padding.pad(outputs.gates);
   params.output = data_of(padded_output);
   params.h_n = data_of(padded_h_n);
   params.c_n = data_of(padded_c_n);
@@ -145,12 +147,12 @@ void persistent_forward(const CudaLayer& cuda, const PlannedPass& pass, Recurren
   params.cells = data_of(padded_cells);
   params.save_for_backward = save_for_backward;
   check_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream));
-  padding.narrow(padded_output, outputs.output);
-  padding.narrow(padded_h_n, h_n);
-  padding.narrow(padded_c_n, c_n);
+  padding.unpad(padded_output, outputs.output);
+  padding.unpad(padded_h_n, h_n);
+  padding.unpad(padded_c_n, c_n);
   if (!save_for_backward) return;
-  padding.narrow(padded_cells, cells);
-  padding.narrow(gates, outputs.gates);
+  padding.unpad(padded_cells, cells);
+  padding.unpad(gates, outputs.gates);
 }
 
 void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const RecurrentGradients& gradients,
@@ -159,21 +161,21 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
   KeepAlive keep_alive;
   PersistentBackwardParams<void, void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
-  params.output = keep_alive(padding.wide(saved.output));
-  params.gates = keep_alive(padding.wide(saved.gates));
-  params.cells = keep_alive(padding.wide(get(saved.history, 0)));
-  params.grad_output = keep_alive(padding.wide(gradients.output));
-  params.grad_cells = keep_alive(padding.wide(get(gradients.history, 0)));
-  params.grad_h_n = keep_alive(padding.wide(gradients.states[0]));
-  params.grad_c_n = keep_alive(padding.wide(get(gradients.states, 1)));
+  params.output = keep_alive(padding.pad(saved.output));
+  params.gates = keep_alive(padding.pad(saved.gates));
+  params.cells = keep_alive(padding.pad(get(saved.history, 0)));
+  params.grad_output = keep_alive(padding.pad(gradients.output));
+  params.grad_cells = keep_alive(padding.pad(get(gradients.history, 0)));
+  params.grad_h_n = keep_alive(padding.pad(gradients.states[0]));
+  params.grad_c_n = keep_alive(padding.pad(get(gradients.states, 1)));
   const Tensor h0 = padding.target(steps.h0), c0 = padding.target(steps.c0), gates = padding.target(steps.gates);
   params.grad_h0 = data_of(h0);
   params.grad_c0 = data_of(c0);
   params.grad_gates = data_of(gates);
   check_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream));
-  padding.narrow(h0, steps.h0);
-  padding.narrow(c0, steps.c0);
-  padding.narrow(gates, steps.gates);
+  padding.unpad(h0, steps.h0);
+  padding.unpad(c0, steps.c0);
+  padding.unpad(gates, steps.gates);
 }
 
 }  // namespace fused_rnn::ops

@@ -1,0 +1,80 @@
+"""How the CPU chooses to run a layer, from its sizes alone: the measured rules of docs/notes/recurrent-cpu.md."""
+
+from typing import Any
+
+import pytest
+
+from fused_rnn import _C
+
+# Values of float32 in a vector, and rows of the largest tile.
+AVX512 = {"lanes": 16, "max_rows": 6}
+AVX2 = {"lanes": 8, "max_rows": 3}
+LAYER: dict[str, Any] = {
+    "cell": "lstm", "time": 100, "batch": 32, "input_size": 256, "hidden_size": 256, "directions": 1, "threads": 2,
+}  # fmt: skip
+
+
+def plan(**sizes: Any) -> Any:
+    return _C.cpu_plan(**{**LAYER, **AVX512, **sizes})
+
+
+@pytest.mark.parametrize("cell", _C.cells())
+def test_a_long_sequence_is_worth_packing(cell: str) -> None:
+    chosen = plan(cell=cell)
+    assert (chosen["weights"], chosen["input_first"]) == ("packed before", False)
+    assert (chosen["backward_weights"], chosen["threads"], chosen["backward_threads"]) == ("packed before", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("registers", "batch", "weights"),
+    [
+        (AVX512, 1, "in place"), (AVX512, 12, "in place"), (AVX512, 13, "packed in the step"),
+        (AVX2, 6, "in place"), (AVX2, 7, "packed in the step"),
+    ],
+)  # fmt: skip
+def test_one_step_reads_weights_in_place_for_few_rows(registers: dict[str, int], batch: int, weights: str) -> None:
+    assert plan(time=1, batch=batch, **registers)["weights"] == weights
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights"),
+    [
+        # Batches below 4 count as 4, and the longer the sums the more rows are read in place.
+        ({"time": 4, "batch": 1}, "in place"), ({"time": 5, "batch": 1}, "packed before"),
+        ({"time": 4, "batch": 4}, "in place"), ({"time": 2, "batch": 9}, "packed before"),
+        ({"time": 2, "batch": 4, "input_size": 128, "hidden_size": 128}, "in place"),
+        ({"time": 2, "batch": 5, "input_size": 128, "hidden_size": 128}, "packed before"),
+        ({"time": 2, "batch": 2, "input_size": 20, "hidden_size": 30}, "packed before"),
+    ],
+)  # fmt: skip
+def test_few_rows_in_several_steps_are_read_in_place(sizes: dict[str, int], weights: str) -> None:
+    assert plan(**{"input_size": 300, "hidden_size": 300, **sizes})["weights"] == weights
+
+
+def test_the_product_with_the_input_comes_first_for_few_sequences() -> None:
+    assert [plan(batch=batch)["input_first"] for batch in (1, 3, 4)] == [True, True, False]
+    assert not plan(time=1, batch=1)["input_first"]
+
+
+def test_few_units_are_shared_out_in_vectors() -> None:
+    assert [plan(hidden_size=size)["block_units"] for size in (255, 256)] == [16, 32]
+    assert plan(hidden_size=64, threads=1)["block_units"] == 32
+    assert plan(hidden_size=64, **AVX2)["block_units"] == 8
+
+
+def test_a_step_of_little_work_has_one_thread() -> None:
+    small = plan(batch=1, input_size=16, hidden_size=16)
+    assert (small["threads"], small["backward_threads"]) == (1, 1)
+    assert plan(cell="rnn_tanh", batch=1, input_size=64, hidden_size=64)["threads"] == 1
+    assert plan(cell="lstm", batch=1, input_size=64, hidden_size=64)["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("registers", "time", "batch", "weights"),
+    [
+        (AVX512, 8, 12, "in place"), (AVX512, 8, 13, "packed before"), (AVX512, 9, 1, "packed before"),
+        (AVX2, 8, 6, "in place"), (AVX2, 4, 13, "packed before"),
+    ],
+)  # fmt: skip
+def test_backward_packs_from_nine_tiles_on(registers: dict[str, int], time: int, batch: int, weights: str) -> None:
+    assert plan(time=time, batch=batch, **registers)["backward_weights"] == weights
