@@ -31,7 +31,7 @@ constexpr int kLooks = 3;                    // without any progress, after whic
 
 std::atomic<unsigned> schedule = 0;
 
-// Where threads meet. All must come with the same name and the same number of threads to wait for.
+// A barrier. All threads that wait at it must give the same name and the same number of threads.
 struct Barrier {
   const char* name = nullptr;
   size_t arrived = 0, expected = 0;

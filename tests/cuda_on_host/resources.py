@@ -1,10 +1,10 @@
 """Writes what the plan of each problem on an H200 takes of the GPU, and how long a step lasts at least.
 
-    PYTHONPATH=.:tests python -m cuda_on_host.resources > benchmarks/results/nvidia-h200-resources.csv
+    PYTHONPATH=.:tests:tests/support python -m cuda_on_host.resources > benchmarks/results/nvidia-h200-resources.csv
 
-Needs a build with CUDA for sm_90a, whose logs tell the registers, and no GPU. A step cannot be shorter than the way of
-a value from block to block and then the longest of: reading what all blocks read of what was handed on, reading the
-weights of a block from its shared memory, multiplying. These rates and the way are estimates, see
+Needs a build with CUDA for sm_90a, whose logs tell the registers, and no GPU. A step lasts at least as long as a value
+takes from block to block and then the longest of these: all blocks read what was handed over, a block reads its weights
+from shared memory, the products. The rates and the time from block to block are estimates, see
 docs/notes/recurrent-gpu.md.
 """
 
@@ -15,11 +15,13 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 
+from cases import CELLS
 from compiled import kernels, logs
 
 from benchmarks.cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
 from cuda_on_host.build import build
 from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem
+from fused_rnn import _C
 
 H200 = Device(132, 227 * 1024, 16)
 CLOCK = 1980  # MHz
@@ -27,9 +29,13 @@ L2_TERABYTES = 5.0  # a second, for all blocks
 SHARED_BYTES = 128  # a clock, for a block
 WAY = {True: 0.3, False: 0.7}  # microseconds from block to block, within a cluster or through the L2 cache
 TERAFLOPS: dict[Precision, float] = {"bfloat16": 790, "float16": 790, "tf32": 395, "float32": 395 / 3}
-GATES = {"LSTM": 4, "GRU": 3}
+KERNELS = {"LSTM": "LSTM", "GRU": "GRU", "RNN": "RNNTanh"}
+"""The struct of each kind's cell in csrc/cells."""
 TYPES = {"bfloat16": "13__nv_bfloat16", "float16": "6__half", "tf32": "f", "float32": "f"}
-NAME = re.compile(r"persistent_(\w+?)INS0_\d(\w+)CellE(13__nv_bfloat16|6__half|f)Li(\d+)ELi(\d+)ELb([01])ELi(\d+)E")
+NAME = re.compile(
+    r"persistent_(\w+?)INS0_\d+PersistentTraitsINS_5cells\d+(\w+?)E(13__nv_bfloat16|6__half|f)"
+    r"Lb[01]ELi(\d+)ELi(\d+)ELb([01])ELi(\d+)E"
+)
 
 Key = tuple[str | int, ...]
 
@@ -41,8 +47,8 @@ def registers() -> dict[Key, int]:
         for kernel in kernels(log.read_text()):
             name = NAME.search(kernel["name"])
             if name and kernel["architecture"] == "sm_90a":
-                direction, kind, dtype, *tiles = name.groups()
-                key = (direction, kind, dtype, *map(int, tiles))
+                direction, cell, dtype, *tiles = name.groups()
+                key = (direction, cell, dtype, *map(int, tiles))
                 found[key] = int(kernel["registers"])
     return found
 
@@ -73,9 +79,9 @@ def floor_of(plan: Plan, problem: Problem, precision: Precision) -> dict[str, fl
 def rows() -> Iterator[dict[str, float | str]]:
     """Yield a row for each problem of one direction."""
     library, built = Kernels(build()), registers()
-    for kind, precision, hidden, batch, backward in product(GATES, PRECISIONS, HIDDEN_SIZES, BATCHES, (False, True)):
+    for kind, precision, hidden, batch, backward in product(KERNELS, PRECISIONS, HIDDEN_SIZES, BATCHES, (False, True)):
         problem = Problem(
-            batch=batch, hidden_size=hidden, directions=1, gates=GATES[kind],
+            batch=batch, hidden_size=hidden, directions=1, gates=_C.cells()[CELLS[kind]]["gates"],
             element_bytes=2 if "16" in precision else 4, allow_tf32=precision == "tf32", backward=backward,
         )  # fmt: skip
         direction = "backward" if backward else "forward"
@@ -88,7 +94,7 @@ def rows() -> Iterator[dict[str, float | str]]:
             continue
         key = (
             direction,
-            kind,
+            KERNELS[kind],
             TYPES[precision],
             plan.row_tiles,
             plan.batch_tiles,

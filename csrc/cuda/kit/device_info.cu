@@ -14,9 +14,10 @@
 namespace fused_rnn::cuda {
 namespace {
 
-constexpr int kMostBlocks = 16;  // of a cluster, on any GPU
+constexpr int kMostBlocks = 16;  // the most blocks that a cluster has on any GPU
 
-// Never launched: built for the same architectures as all kernels, it tells what the driver makes of them.
+// Never launched. It is built for the same architectures as all kernels, so the driver's answers about it hold for
+// them.
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads) probe() {}
 
 int attribute(cudaDeviceAttr which, int index) {
@@ -25,8 +26,8 @@ int attribute(cudaDeviceAttr which, int index) {
   return value;
 }
 
-// Returns the most blocks of a cluster that the current device has room for, each with a multiprocessor of its own as
-// the persistent kernels' blocks; 1 without clusters. A part of a GPU may have fewer than the GPU.
+// Returns the most blocks of a cluster that can run on the current device, each on a multiprocessor of its own like the
+// blocks of the persistent kernels; 1 without clusters. A slice of a GPU may allow fewer than the whole GPU.
 int most_blocks(int shared_bytes) {
   const auto kernel = reinterpret_cast<const void*>(probe);
   cudaFuncAttributes loaded = {};
@@ -61,7 +62,7 @@ Device ask(int index) {
   if (attribute(cudaDevAttrComputeCapabilityMajor, index) >= 9 && cudaSetDevice(index) == cudaSuccess)
     device.cluster = most_blocks(static_cast<int>(device.shared_bytes));
   cudaSetDevice(before);
-  cudaGetLastError();  // what was refused above is no error of the next call
+  cudaGetLastError();  // clears the errors of what was refused above, so that the next call does not report them
   return device;
 }
 

@@ -95,16 +95,16 @@ class Handover {
     }
   }
 
-  // Stores two neighbouring values where they lie for good in global memory; on a grid, other blocks wait for them.
-  FUSED_RNN_DEVICE void publish(T* to, Message words) const { store_fresh(to, words.words); }
+  // Stores two neighbouring values into the array of all steps, in global memory. On a grid other blocks poll them
+  // there.
+  FUSED_RNN_DEVICE void publish(T* to, Message message) const { store_fresh(to, message.words); }
 
   // In a cluster, hands two neighbouring values to all blocks, for them to read in `step`.
-  FUSED_RNN_DEVICE void publish_in_cluster(int64_t step, int sequence, int segment, int unit, Message words) const {
+  FUSED_RNN_DEVICE void publish_in_cluster(int64_t step, int sequence, int segment, int unit, Message message) const {
     if constexpr (Traits::kCluster) {
       char* const mine = slot(step, sequence, segment, unit);
-      const Pair<T> safe = words.words;
 #pragma unroll 4
-      for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, safe);
+      for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, message.words);
     }
   }
 
