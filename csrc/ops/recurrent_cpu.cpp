@@ -89,7 +89,7 @@ class CpuLayer {
     return layer_.output_shape();
   }
   // Returns an array for the gates of every row of the caller, so that its shape does not depend on the values of the
-  // lengths. With lengths the kernels use only its beginning, as an array of their cpu_layer rows; the rest is zero.
+  // lengths. With lengths the kernels use only its beginning, as an array of the packed rows; the rest is zero.
   Tensor empty_gates() const {
     Tensor gates = empty(layer_.gates_shape());
     const int64_t used = sizes.directions * sizes.steps.rows() * gates.size(2);

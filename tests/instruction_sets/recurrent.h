@@ -7,12 +7,12 @@
 
 using namespace fused_rnn;
 
-// What is drawn for a layer before its arrays.
+// The random choices for a layer, apart from its arrays.
 struct RecurrentProblem {
   bool lstm, biased, packed, trains, output_gradient, input_gradient, weight_gradient;
   StoredType stored;
   RecurrentSizes sizes;
-  int64_t projection;  // its size, or 0
+  int64_t projection;  // the size of the projection, or 0 for none
   std::vector<int64_t> batch_sizes, first_rows;
 
   RecurrentProblem(Random& random, bool wide) {
@@ -54,7 +54,7 @@ struct RecurrentProblem {
   }
 };
 
-// The params of both passes, with arrays of their own.
+// The params of both passes, with the arrays that they point to.
 template <typename T>
 struct RecurrentCall {
   Arrays<T> arrays;
