@@ -35,7 +35,7 @@
 
 namespace fused_rnn::cells {
 
-// Calls X(cell) for every cell. A new cell is a header of its own, included above, and its name here.
+// Calls X(cell) for every cell. A new cell needs a header, which is included above, and its name here.
 #define FUSED_RNN_FOR_EACH_CELL(X) X(LSTM) X(GRU) X(RNNTanh) X(RNNReLU)
 
 // A cell that is known only at run time.
