@@ -163,7 +163,8 @@ template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
   if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
-  // Row sums are computed from packed rows, so a is packed for them even where it could be read in place.
+  // Row sums are computed from packed rows, so a is packed for them even if it could be read in place, which is the
+  // case if it has one row.
   const bool pack_a = p.a.column != 1 || p.row_sums;
   // Panels of b that few rows use are read in place, except the last one if it is not full.
   const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
