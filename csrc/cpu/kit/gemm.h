@@ -94,10 +94,10 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
-// Up to so many rows of a do not repay packing b, which is then read in place.
+// The number of rows of a up to which packing b does not pay, so that b is read in place.
 inline constexpr int64_t kFewRows = 4 * kPanelRows;
-// For even fewer rows, all columns of kThinDepth rows of b are read before the next rows: so few parallel streams are
-// recognised by the hardware prefetcher.
+// The number of rows up to which b is read in blocks of only kThinDepth rows and all columns: the hardware prefetcher
+// recognises so few parallel streams.
 inline constexpr int64_t kVeryFewRows = kMaxRows;
 inline constexpr int64_t kThinDepth = 16;
 
