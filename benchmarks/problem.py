@@ -37,7 +37,7 @@ ROUNDING_FLOOR: dict[Dtype, float] = {
 
 
 class CheckError(Exception):
-    """A peer computes something else than the reference."""
+    """The result of a peer differs from that of the reference."""
 
 
 @dataclass(frozen=True)

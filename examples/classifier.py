@@ -135,7 +135,7 @@ class SpacesTask(Task):
 
 
 def draw_picture(tasks: dict[str, SpacesTask], texts: list[str], path: Path) -> None:
-    """F1 by epoch, and how each model reads some texts."""
+    """Draw F1 by epoch, and some texts as each model reads them."""
     figure = make_figure(10, 3.4)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     right.set_axis_off()

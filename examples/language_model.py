@@ -191,7 +191,7 @@ def make_tasks(options: argparse.Namespace) -> dict[str, TextTask]:
 
 
 def main(arguments: list[str] | None = None) -> Numbers:
-    """Train, evaluate and draw samples, as the command line says."""
+    """Run the command line: train, evaluate and draw samples."""
     options = make_parser().parse_args(arguments)
     tasks = make_tasks(options)
     train(tasks, options)

@@ -33,7 +33,7 @@ State = tuple[Tensor, Tensor]
 
 
 class Shape(nn.Module):
-    """One shape of sequence work."""
+    """A model for one shape of sequence work, such as many to one."""
 
     title: str  # the usual name of the shape
     pictures: int  # the number of pictures in one example

@@ -48,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`convert` or :func:`revert` did; ``print`` it."""
+    """The report of :func:`convert` or :func:`revert`, which is meant to be printed."""
 
     model: nn.Module
     """The same model object that was given."""

@@ -19,7 +19,7 @@ MEGABYTE = 2**20
 
 
 def saved_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
-    """Return the bytes that cuDNN reserves for backward."""
+    """Return the bytes that cuDNN saves for backward."""
     weights: Any = list(module.parameters())
     h0, c0 = states[0], states[1] if len(states) > 1 else None
     *_, reserve, _ = torch._cudnn_rnn(
