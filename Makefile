@@ -1,17 +1,19 @@
-# Everything on a fresh machine with python3, g++ and make, in a virtual environment of its own:
+# Everything, on a fresh machine with python3, g++ and make. What is installed goes into a virtual environment here.
 #   make bench      check and time every kernel against its peers, then train a language model (under 5 minutes)
 #   make test       all tests, linters and docstring examples
-#   make test-long  the tests marked `long`: campaigns of minutes
-#   make test-torch-cuda  build against PyTorch for CUDA 13, in an environment of its own (6 GB, needs nvcc), and test that
-#   make test-emulated  the AVX-512 kernels in an emulator, for machines without (needs Debian's bochs and isolinux)
-#   make ecosystem  convert models of other packages, in an environment of its own (2 GB), and train them
-#   make gpu        build for this machine's NVIDIA GPU, the tests that need one, benchmarks against cuDNN (10 minutes)
-#   make sanitize-cuda  the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
-#   make examples   every example in its default setting: pictures, and the table of examples/README.md
-#   make docs       the site of pages and reference, into site/, in an environment of its own (Python 3.11.5 or newer)
-#   make build      the environment and the extension alone
-#   make format     lay out the code as `make test` wants it
-#   make clean      remove what was built, and the environments
+#   make test-long  the tests marked `long`, which take minutes each
+#   make test-torch-cuda  build and test against PyTorch for CUDA 13, in a separate environment (6 GB, needs nvcc)
+#   make test-emulated  test the AVX-512 kernels in an emulator, for machines without AVX-512 (needs Debian's bochs and
+#                   isolinux)
+#   make ecosystem  convert and train models of other packages, in a separate environment (2 GB)
+#   make gpu        build for this machine's NVIDIA GPU, run the tests that need one, time against cuDNN (10 minutes)
+#   make sanitize-cuda  run the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
+#   make examples   run every example with its defaults: pictures, and the table of examples/README.md
+#   make docs       build the website of pages and API reference into site/, in a separate environment (Python 3.11.5 or
+#                   newer)
+#   make build      create the environment and build the extension, nothing else
+#   make format     format the code and fix lint errors that can be fixed automatically
+#   make clean      remove all build results and environments
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +24,7 @@ DOCS := .venv-docs
 PYTHON_FILES := $(shell find fused_rnn -name '*.py' -o -name '*.pyi')
 CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
-# What `make test-torch-cuda` runs: what PyTorch has a say in, but not the tests that read the sources.
+# The tests that depend on the version of PyTorch, without those that read the sources.
 TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
 
 .PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
@@ -38,7 +40,7 @@ test-long: build
 test-emulated: build
 	PYTHONPATH=tests $(BIN)/python -m instruction_sets.emulated
 
-# In a folder with no sources, so that what was installed is what is imported.
+# The tests run in a folder without sources, so that they import the installed package.
 test-torch-cuda: $(TORCH_CUDA)/built
 	rm -rf build/torch-cuda/run
 	mkdir -p build/torch-cuda/run
@@ -47,24 +49,24 @@ test-torch-cuda: $(TORCH_CUDA)/built
 	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/support/installed.py
 	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/%)
 
-# With the extension that `build` left in this folder: both environments have the same torch.
+# Uses the extension that `build` left in this folder, since both environments have the same torch.
 ecosystem: build $(ECOSYSTEM)/installed
 	$(ECOSYSTEM)/bin/python -m pytest -m ecosystem tests/interop/ecosystem
 
-# The times are of interest even where a test fails; the whole fails then.
+# The benchmarks run even if a test fails, and the target fails at the end.
 gpu: build-gpu
 	status=0; \
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m needs_cuda || status=1; \
 	$(BIN)/python -m benchmarks.gpu || status=1; \
 	exit $$status
 
-# For the GPU of this machine alone; ninja builds nothing anew where nothing changed.
+# Builds only for the GPU of this machine. ninja rebuilds only what has changed.
 build-gpu: $(VENV)/installed
 	FUSED_RNN_CUDA=1 FUSED_RNN_CUDA_ARCHS=native \
 	  $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $(VENV)/built
 
-# PyTorch's cache of freed memory would hide reads and writes beyond a tensor's end.
+# PyTorch's caching allocator is off, since it would hide accesses beyond the end of a tensor.
 sanitize-cuda: build-gpu
 	@command -v compute-sanitizer > /dev/null || \
 	  { echo "compute-sanitizer, which is part of the CUDA toolkit, is not on the PATH"; exit 1; }
@@ -76,7 +78,7 @@ sanitize-cuda: build-gpu
 examples: build
 	$(BIN)/python -m examples
 
-# The docstrings are read from the sources: no build of the extension is needed. The variable silences an announcement.
+# Docstrings are read from the sources, so the extension is not needed. The variable silences an announcement.
 docs: $(DOCS)/installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
 
@@ -113,7 +115,8 @@ $(DOCS)/installed: requirements-docs.txt
 	$(DOCS)/bin/python -m pip install --quiet -r requirements-docs.txt
 	touch $@
 
-# From a copy of the sources, for every default architecture: what `build` left in this folder is neither used nor changed.
+# Built from a copy of the sources, for all default architectures, so that the build in this folder is neither used nor
+# changed.
 $(TORCH_CUDA)/built: $(TORCH_CUDA)/installed setup.py pyproject.toml $(CXX_FILES) $(PYTHON_FILES)
 	mkdir -p build/torch-cuda/source
 	cd build/torch-cuda/source && rm -rf csrc fused_rnn build/lib* build/bdist*
@@ -123,7 +126,7 @@ $(TORCH_CUDA)/built: $(TORCH_CUDA)/installed setup.py pyproject.toml $(CXX_FILES
 	  $(TORCH_CUDA)/bin/python -m pip install --quiet --no-build-isolation --no-deps ./build/torch-cuda/source
 	touch $@
 
-# Editable: Python files are used where they lie; only a change of C++, CUDA or the build asks for a new build.
+# Editable: Python files are used in place, so only changes of C++, CUDA or the build rules need a rebuild.
 $(VENV)/built: $(VENV)/installed setup.py pyproject.toml fused_rnn/_version.py $(CXX_FILES)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
 	touch $@

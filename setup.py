@@ -1,11 +1,11 @@
-"""Builds the extension fused_rnn._C: torch glue by g++, CPU kernels once per instruction set, CUDA kernels by nvcc.
+"""Builds the extension fused_rnn._C: operators by g++, CPU kernels once per instruction set, CUDA kernels by nvcc.
 
 Environment:
     CXX                    the C++ compiler (g++)
-    FUSED_RNN_CUDA         auto: with CUDA where a toolkit is found; 0: never; 1: always, an error without a toolkit
-    FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default); the last one is also kept as PTX, without
-                           its letter. "native" stands for those of the GPUs of this machine
-    MAX_JOBS               how many compilers may run at once
+    FUSED_RNN_CUDA         auto: with CUDA if a toolkit is found; 0: never; 1: always, with an error without a toolkit
+    FUSED_RNN_CUDA_ARCHS   the GPU architectures, such as "80;90a" (default), or "native" for those of this machine's
+                           GPUs; the last one is also included as PTX, without its letter, for newer GPUs
+    MAX_JOBS               how many compilers may run at the same time
 """
 
 import functools
@@ -35,7 +35,7 @@ ROOT = Path(__file__).parent.resolve()
 CSRC = ROOT / "csrc"
 CXX = os.environ.get("CXX", "g++")
 
-# The macros and flags are those with which ATen builds its own per-instruction-set kernels; at::vec reads them.
+# The same macros and flags with which ATen compiles its kernels for each instruction set; at::vec depends on them.
 INSTRUCTION_SETS = {"DEFAULT": ""}
 if platform.machine() in ("x86_64", "AMD64"):
     INSTRUCTION_SETS["AVX2"] = "-mavx2 -mfma -mf16c"
@@ -44,7 +44,7 @@ MACROS = [f"FUSED_RNN_HAS_{name}" for name in INSTRUCTION_SETS]
 
 CXX_FLAGS = (
     "-std=c++20 -O3 -fPIC -fopenmp -fvisibility=hidden -fno-math-errno -Wall -Wextra -Wno-unused-parameter"
-    " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC's own AVX-512 headers trip over these
+    " -Wno-uninitialized -Wno-maybe-uninitialized"  # GCC's own AVX-512 headers cause these warnings
 )
 CUDA_FLAGS = (
     "-std=c++20 -O3 --expt-relaxed-constexpr -Xcompiler -fPIC -Xcompiler -fvisibility=hidden -Werror all-warnings"
@@ -52,7 +52,7 @@ CUDA_FLAGS = (
 
 
 def version() -> str:
-    """Reads the version from its only place, without importing the package."""
+    """Reads the version from _version.py, without importing the package."""
     names: dict[str, str] = {}
     exec((ROOT / "fused_rnn" / "_version.py").read_text(), names)
     return names["__version__"]
@@ -66,10 +66,14 @@ def find_cuda() -> Path | None:
     if wanted == "0":
         return None
     on_path = shutil.which("nvcc")
-    places = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", on_path and Path(on_path).resolve().parent.parent]
-    for place in places:
-        if place and (Path(place) / "bin" / "nvcc").exists() and (Path(place) / "include" / "cuda_runtime.h").exists():
-            return Path(place)
+    candidates = [os.environ.get("CUDA_HOME"), "/usr/local/cuda", on_path and Path(on_path).resolve().parent.parent]
+    for candidate in candidates:
+        if (
+            candidate
+            and (Path(candidate) / "bin" / "nvcc").exists()
+            and (Path(candidate) / "include" / "cuda_runtime.h").exists()
+        ):
+            return Path(candidate)
     if wanted == "1":
         sys.exit("FUSED_RNN_CUDA=1, but no CUDA toolkit was found: set CUDA_HOME to its folder, or FUSED_RNN_CUDA=0.")
     return None
@@ -87,7 +91,7 @@ def cuda_architectures() -> list[str]:
             "FUSED_RNN_CUDA_ARCHS=native, but there is no NVIDIA GPU on this machine: neither PyTorch nor nvidia-smi "
             "sees one.\nName the architectures to build for, such as FUSED_RNN_CUDA_ARCHS=90a."
         )
-    # The kernels use instructions of Hopper that only its own architecture, the one with the letter, has.
+    # The kernels use instructions of Hopper that only the architecture-specific target sm_90a has.
     return ["90a" if capability == (9, 0) else "{}{}".format(*capability) for capability in sorted(set(capabilities))]
 
 
@@ -95,7 +99,7 @@ def compute_capabilities() -> list[tuple[int, int]]:
     """Returns the compute capability of each GPU of this machine, such as (9, 0)."""
     if torch.cuda.is_available():
         return [torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())]
-    # PyTorch without CUDA sees no GPU, but the extension can be built for one all the same.
+    # The extension can be built for a GPU against a PyTorch without CUDA, which cannot see it.
     command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
@@ -106,23 +110,23 @@ def compute_capabilities() -> list[tuple[int, int]]:
 
 
 def gencode(architectures: list[str]) -> str:
-    """Returns nvcc's -gencode flags: machine code for each architecture, PTX of the last for newer ones."""
-    # A newer GPU takes the PTX of compute_90, but none of compute_90a. That the machine code is made from the same PTX
-    # lets the compiler refuse what needs the letter.
-    plain = [arch.rstrip("af") for arch in architectures]
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{full}" for arch, full in zip(plain, architectures, strict=True)]
-    return " ".join([*flags, f"-gencode=arch=compute_{plain[-1]},code=compute_{plain[-1]}"])
+    """Returns nvcc's -gencode flags: machine code for each architecture, and PTX of the last one for newer GPUs."""
+    # Newer GPUs accept PTX of compute_90, but not of compute_90a. Machine code for sm_90a is compiled from compute_90,
+    # too, so that the compiler refuses instructions that only compute_90a has.
+    generic = [arch.rstrip("af") for arch in architectures]
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{full}" for arch, full in zip(generic, architectures, strict=True)]
+    return " ".join([*flags, f"-gencode=arch=compute_{generic[-1]},code=compute_{generic[-1]}"])
 
 
 class BuildKernels(cpp_extension.BuildExtension):
-    """torch's BuildExtension, with the objects of all but bindings.cpp built beforehand by a build.ninja of our own.
+    """torch's BuildExtension, but all objects except that of bindings.cpp are built beforehand by a build.ninja.
 
-    BuildExtension knows one set of flags for all files and refuses .cu files under a CPU build of torch.
+    BuildExtension alone has one set of flags for all files, and refuses .cu files under a CPU build of torch.
     """
 
     def build_extension(self, ext: Extension) -> None:
-        """Builds the objects, and has the extension linked with them."""
-        # Not setuptools' own folder, which is another one each time for an editable install: nothing would be reused.
+        """Builds the objects, and links the extension with them."""
+        # A fixed folder, since setuptools uses a new one for each editable install, so that nothing would be reused.
         folder = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
         folder.mkdir(parents=True, exist_ok=True)
         objects = self.write_ninja(folder)
@@ -147,7 +151,7 @@ class BuildKernels(cpp_extension.BuildExtension):
         objects = []
 
         def build(rule: str, source: Path, variant: str = "", flags: str = "") -> None:
-            # Named by its path, so that two folders may have files of one name.
+            # The object has the path of its source, so that files in different folders may have the same name.
             path = source.relative_to(CSRC).with_suffix(f"{variant and '.'}{variant}.o")
             objects.append(str(folder / path))
             lines.append(f"build {objects[-1]}: {rule} {source}\n  flags = {flags}")
@@ -160,7 +164,7 @@ class BuildKernels(cpp_extension.BuildExtension):
                 build("cxx", source, name, f"{flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
         if CUDA_HOME is not None:
             lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}")
-            # What ptxas tells of registers and spills is kept beside the object, for a test to read.
+            # The output of ptxas, with registers and spills, is saved beside the object, where a test reads it.
             lines.append(
                 "rule cuda\n  command = $nvcc -Xptxas -v -MMD -MF $out.d -c $in -o $out 2> $out.log"
                 " || (cat $out.log; exit 1)\n  depfile = $out.d\n  deps = gcc"
@@ -175,7 +179,7 @@ CUDA_HOME = find_cuda()
 
 
 def extension() -> Extension:
-    """Returns the extension: bindings.cpp; BuildKernels adds the objects of everything else."""
+    """Returns the extension, whose only source is bindings.cpp; BuildKernels adds all other objects."""
     macros = [(name, "1") for name in MACROS]
     libraries, library_dirs = [], []
     if CUDA_HOME is not None:

@@ -1,1 +1,1 @@
-"""The project's measurements: `python -m benchmarks` checks every case, times it against its peers and reports."""
+"""The benchmarks: `python -m benchmarks` checks every case, times it against its peers and reports the results."""

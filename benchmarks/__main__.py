@@ -1,6 +1,6 @@
-"""The command line.
+"""The command line of the benchmarks.
 
-`python -m benchmarks [--quick] [--only ...]` times every case against its peers. Instead of that, `train [EXAMPLE ...]`
+`python -m benchmarks [--quick] [--only ...]` times every case against its peers. With a command, `train [EXAMPLE ...]`
 trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call, and
 `table FILE` prints the tables of an earlier run. `python -m benchmarks.gpu` is the command for a GPU.
 """
@@ -36,11 +36,12 @@ QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
 SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
 
-# What was measured, the words of the results file's name, and the charts to draw, by the ending of their files' names.
+# The results, the words of the result file's name, and the functions that draw charts, by the suffix of their file
+# names.
 Outcome = tuple[Run, list[str], Mapping[str, Callable[[Run, Path], None]]]
 
-# The allocator keeps freed memory for the next output. Otherwise each large output would get new pages, and the kernel
-# takes longer to clear these than many a layer takes to compute.
+# With these settings malloc keeps freed memory for the next output. Otherwise each large output would get new pages,
+# and the operating system takes longer to clear these than many layers take to compute.
 ALLOCATOR_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**32),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
@@ -52,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: The arguments, or None for those of the process.
+        arguments: The command line's arguments, or None for those of the process.
 
     Returns:
         The exit code: 0, 1 if a check failed, 130 after Ctrl-C.
@@ -112,7 +113,7 @@ def _bench(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _train(options: argparse.Namespace, console: Console) -> Outcome:
-    """Train the examples alone."""
+    """Train the examples and nothing else."""
     seconds = 0.0 if options.check_only else options.seconds
     run = run_benchmarks([], (), options.examples or EXAMPLES, console, training_seconds=seconds)
     return run, [TRAIN, *options.examples], {}
@@ -126,7 +127,7 @@ def _scale(options: argparse.Namespace, console: Console) -> Outcome:
 
 
 def _measure_memory(options: argparse.Namespace, console: Console) -> Outcome:
-    """Measure the memory that a call takes at its peak."""
+    """Measure the peak memory of one call."""
     return run_memory(default_cases(), console), [MEMORY], {}
 
 
@@ -174,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fix_allocator() -> None:
-    """Restart the process with the allocator's settings, which are read only at the start of a process."""
+    """Restart the process with the allocator's settings, which malloc reads only at the start of a process."""
     if sys.platform == "linux" and not ALLOCATOR_SETTINGS.keys() <= os.environ.keys():
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **ALLOCATOR_SETTINGS})
 

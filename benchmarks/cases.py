@@ -1,7 +1,7 @@
 """The cases that are measured on a CPU and on a GPU, their exact numbers of operations, and the grids of cases.
 
-A case does not know who computes it; the modules of the peers do. The operations are those of the matrix products or
-convolutions alone, two for each multiply-add. What nobody needs is not counted: masked taps, taps outside of the image,
+A case says only what is computed; the modules of the peers compute it. The operations are those of the matrix products
+or convolutions, two for each multiply-add. Unnecessary ones are not counted: masked taps, taps outside of the image,
 and time steps after the end of a sequence. A forward and backward pass counts as three forward passes.
 """
 
@@ -28,12 +28,12 @@ BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": BYTES_PER_FLOAT, "bfloat16": 2
 
 @dataclass(frozen=True)
 class Layer:
-    """The layer of one kind.
+    """The classes and the cell of one kind of layer.
 
     Attributes:
-        name: The class in torch.nn and in fused_rnn; the class of its cell has `Cell` after that.
+        name: The name of the layer's class in torch.nn and in fused_rnn; the cell's class has `Cell` appended.
         cell: The cell's name in csrc/cells.
-        options: Arguments of both classes that choose the cell.
+        options: The arguments of both classes that select the cell.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Layer:
 
     @property
     def gates(self) -> int:
-        """Rows of each weight matrix for a hidden unit."""
+        """The number of rows of each weight matrix for a hidden unit."""
         return _C.cells()[self.cell]["gates"]
 
     @property
     def states(self) -> int:
-        """States of a hidden unit: h alone, or h and c."""
+        """The number of states of a hidden unit: h alone, or h and c."""
         return _C.cells()[self.cell]["states"]
 
 
@@ -57,13 +57,13 @@ LAYERS: dict[Kind, Layer] = {
     "RNN": Layer("RNN", "rnn_tanh", {"nonlinearity": "tanh"}),
     "RNN_RELU": Layer("RNN", "rnn_relu", {"nonlinearity": "relu"}),
 }
-# ReLU takes as long as tanh where products take most of the time, so only some grids have it too.
+# Only some grids include ReLU, since it takes as long as tanh where products dominate the time.
 KINDS: tuple[Kind, ...] = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
 class RecurrentCase:
-    """A recurrent layer on a whole sequence or on a packed (ragged) one, or a loop over its cell."""
+    """A recurrent layer on padded or packed sequences, or a loop over its cell."""
 
     kind: Kind
     time: int
@@ -82,14 +82,14 @@ class RecurrentCase:
 
     @property
     def section(self) -> str:
-        """The part of the benchmark that `--only` chooses by."""
+        """The part of the benchmark that `--only` selects."""
         if self.dtype != "float32":
             return "half"
         return self.layer.name.lower() if self.form == "sequence" else self.form
 
     @property
     def group(self) -> str:
-        """The cases over which one geometric mean is taken; each dtype has its own."""
+        """The name of the group of cases that share a geometric mean; each dtype has its own group."""
         names = {"packed": f"packed {self.kind}", "cell": f"{self.kind}Cell loop", "sequence": self.kind}
         name = names[self.form]
         if self.form == "sequence" and self.time == self.batch == 1:
@@ -98,7 +98,7 @@ class RecurrentCase:
 
     @property
     def label(self) -> str:
-        """(time, batch, input_size, hidden_size) and whatever is not the default."""
+        """(time, batch, input_size, hidden_size), and all options that differ from the defaults."""
         extra = f", {self.num_layers} layers" if self.num_layers > 1 else ""
         extra += ", both directions" if self.bidirectional else ""
         extra += f", {self.dtype}" if self.dtype != "float32" else ""
@@ -111,7 +111,7 @@ class RecurrentCase:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Steps of each sequence, longest first: all equal, or spread evenly from `time` down to nearly none."""
+        """The number of steps of each sequence, longest first: all `time`, or if packed evenly spread below it."""
         if self.form != "packed":
             return (self.time,) * self.batch
         return tuple(max(1, self.time * (self.batch - row) // self.batch) for row in range(self.batch))
@@ -122,33 +122,33 @@ class RecurrentCase:
         return (self.input_size,) + (self.directions * self.hidden_size,) * (self.num_layers - 1)
 
     def weight_elements(self) -> int:
-        """Elements of all weight matrices."""
+        """The number of elements of all weight matrices."""
         columns = sum(size + self.hidden_size for size in self.layer_input_sizes)
         return self.directions * self.layer.gates * self.hidden_size * columns
 
     def operations(self, mode: Mode) -> int:
-        """Additions and multiplications of all products: every row of every step meets every weight once."""
+        """Additions and multiplications of all products: each row of each step is multiplied once by every weight."""
         return _scale(mode) * 2 * sum(self.lengths) * self.weight_elements()
 
     def bytes_read(self) -> int:
-        """Bytes of the weights, which even a single step has to read."""
+        """The size of the weights in bytes, which even a single step has to read."""
         return BYTES_PER_ELEMENT[self.dtype] * self.weight_elements()
 
 
 @dataclass(frozen=True)
 class GpuCase(RecurrentCase):
-    """A layer as wide as its input; float32 products are rounded to tf32 if `tf32` is set."""
+    """A layer with input_size equal to hidden_size; float32 products are rounded to tf32 if `tf32` is set."""
 
     tf32: bool = False
 
     @property
     def precision(self) -> Precision:
-        """What products are computed in."""
+        """The precision of the products."""
         return "tf32" if self.tf32 else self.dtype
 
     @property
     def group(self) -> str:
-        """The cases over which one geometric mean is taken; each precision and form has its own."""
+        """The name of the group of cases that share a geometric mean; each precision and form has its own group."""
         words: list[str] = [self.kind, self.precision]
         words += ["both directions"] if self.bidirectional else []
         words += [f"{self.num_layers} layers"] if self.num_layers > 1 else []
@@ -178,7 +178,7 @@ class ConvolutionCase:
 
     @property
     def label(self) -> str:
-        """(batch, in_channels, out_channels, size, kernel_size), the mask's type, and the colours if there are any."""
+        """(batch, in_channels, out_channels, size, kernel_size), the mask type, and the number of colours if any."""
         colours = f", {self.data_channels} colours" if self.data_channels > 1 else ""
         sizes = f"{self.batch}, {self.in_channels}, {self.out_channels}, {self.size}, {self.kernel_size}"
         return f"({sizes}) {self.mask_type}{colours}"
@@ -193,15 +193,15 @@ class ConvolutionCase:
         return _scale(mode) * 2 * self.batch * (everywhere + centre)
 
     def _centre_pairs(self) -> int:
-        """Pairs of an input and an output channel that the mask allows at the centre."""
+        """The number of pairs of an input and an output channel that the mask allows at the centre."""
         colours = self.data_channels
         inputs = [channel * colours // self.in_channels for channel in range(self.in_channels)]
         outputs = [channel * colours // self.out_channels for channel in range(self.out_channels)]
-        last = 0 if self.mask_type == "B" else 1  # type A leaves out a pixel's own colour
+        last = 0 if self.mask_type == "B" else 1  # type A excludes a pixel's own colour
         return sum(source + last <= target for source in inputs for target in outputs)
 
     def bytes_read(self) -> int:
-        """Bytes of the input images, all of which have to be read."""
+        """The size of the input images in bytes, all of which have to be read."""
         return BYTES_PER_FLOAT * self.batch * self.in_channels * self.size * self.size
 
 
@@ -221,7 +221,7 @@ def _recurrent(
     dtype: Dtype = "float32",
     kinds: Sequence[Kind] = KINDS,
 ) -> list[Case]:
-    """Every kind for each (time, batch, input, hidden[, layers[, directions]])."""
+    """All combinations of kinds and shapes (time, batch, input, hidden[, layers[, directions]])."""
     cases: list[Case] = []
     for kind in kinds:
         for time, batch, input_size, hidden_size, *rest in shapes:
@@ -250,7 +250,7 @@ def quick_grid() -> list[Case]:
 
 
 def full_grid() -> list[Case]:
-    """From single steps to what fills the machine, and odd sizes in between."""
+    """Cases from single steps to sizes that fill the machine, with odd sizes in between."""
     single_steps = [(1, 1, size, size) for size in (64, 256, 512, 1024)]
     sequences = [
         (1, 32, 512, 512),
@@ -289,7 +289,7 @@ PRECISIONS: tuple[Precision, ...] = ("bfloat16", "float16", "tf32", "float32")
 TIMES = (128, 256, 512, 1024)
 BATCHES = (1, 16, 32, 64, 128)
 HIDDEN_SIZES = (128, 256, 384, 512, 768, 1024, 1536, 2048)
-# The shape for which FlashRNN's authors have published times.
+# (time, batch, hidden_size) for which the authors of FlashRNN published times.
 PUBLISHED_SHAPE = (1024, 16, 768)
 
 
@@ -304,14 +304,14 @@ def gpu_case(
     bidirectional: bool = False,
     form: Form = "sequence",
 ) -> GpuCase:
-    """Make a case, with a precision in the place of a dtype."""
+    """Make a case from a precision instead of a dtype."""
     dtype: Dtype = "float32" if precision == "tf32" else precision
     sizes = (time, batch, hidden, hidden, num_layers)
     return GpuCase(kind, *sizes, bidirectional, form, dtype, tf32=precision == "tf32")
 
 
 def gpu_grid() -> list[GpuCase]:
-    """What matters most, and that first: about 200 s for LSTM and GRU on an H200, then 40 s for the RNN."""
+    """The most important cases, in that order: about 200 s for LSTM and GRU on an H200, then 40 s for the RNN."""
     cases = [gpu_case("LSTM", "float16", *PUBLISHED_SHAPE)]
     gated: tuple[Kind, ...] = ("LSTM", "GRU")
     for kind in gated:
@@ -330,7 +330,7 @@ def gpu_grid() -> list[GpuCase]:
 
 
 def _gpu_forms(kind: Kind) -> list[GpuCase]:
-    """Both directions, several layers and packed sequences."""
+    """Cases with both directions, several layers and packed sequences."""
     sizes = (256, 32, 512)
     return [
         gpu_case(kind, "bfloat16", *sizes, bidirectional=True),
@@ -347,5 +347,5 @@ def gpu_product_grid(
     batches: Sequence[int] = BATCHES,
     hidden_sizes: Sequence[int] = HIDDEN_SIZES,
 ) -> list[GpuCase]:
-    """All combinations; of everything, 2560 cases, which take more than two hours."""
+    """All combinations of the arguments; by default 2560 cases, which take more than two hours."""
     return [gpu_case(*values) for values in product(kinds, precisions, times, batches, hidden_sizes)]

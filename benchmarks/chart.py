@@ -1,4 +1,4 @@
-"""The charts: each peer's time over that of fused_rnn for every case, and time over one size for the sweeps."""
+"""The charts: for every case the ratio of each peer's time to that of fused_rnn, and for sweeps time against size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.cases import LAYERS, MODE_TITLES, Mode
 from benchmarks.results import Result, Run
 from benchmarks.scaling import PEERS, TITLES, Sweep
 
-# The bright scheme of Paul Tol, which colour-blind readers can tell apart too, and two more.
+# Paul Tol's bright colour scheme, which colour-blind readers can distinguish, and two more colours.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee", "#bbbbbb", "#222255")
 SLOT = 0.16  # inches from one bar to the next
 COLUMN_WIDTH = 6.0
@@ -33,7 +33,7 @@ def draw_chart(run: Run, path: Path) -> None:
     """Draw forward on the left and forward + backward on the right, one bar for each case and peer.
 
     Args:
-        run: What was measured.
+        run: The results.
         path: The PNG file to write.
     """
     headings, positions, slots = _lay_out(run)
@@ -62,7 +62,7 @@ def draw_chart(run: Run, path: Path) -> None:
 
 
 def _lay_out(run: Run) -> tuple[dict[str, int], Positions, int]:
-    """Slots from the top: of each group's heading, of each case's first bar, and how many there are."""
+    """Return the slots, from the top, of each group's heading and each case's first bar, and the number of slots."""
     bars: dict[str, dict[str, int]] = {}
     for result in run.results:
         labels = bars.setdefault(result.group, {})
@@ -117,8 +117,8 @@ def draw_scaling(sweep: Sweep, run: Run, path: Path) -> None:
     Both axes are logarithmic.
 
     Args:
-        sweep: Which part of the run to draw.
-        run: What was measured.
+        sweep: The part of the run to draw.
+        run: The results.
         path: The PNG file to write.
     """
     groups = run.groups()
@@ -168,6 +168,6 @@ def _draw_panel(panel: Axes, results: Sequence[Result]) -> None:
 
 
 def _format_seconds(seconds: float, _: int) -> str:
-    """Such as `10 ms`."""
+    """Format a time, such as `10 ms`."""
     factor, unit = (1.0, "s") if seconds >= 1 else (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{seconds * factor:.3g} {unit}"

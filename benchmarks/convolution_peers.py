@@ -1,4 +1,4 @@
-"""The peers of the masked convolution: fused, and conv2d(x, w * mask) in both memory formats."""
+"""The peers of the masked convolution: the fused kernel, and conv2d(x, w * mask), each in both memory formats."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Convolution = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def convolution_problem(case: ConvolutionCase) -> Problem:
-    """Make data and peers of `case`, the same ones in every run.
+    """Make the data and peers of `case`, the same in every run.
 
     The fused kernel is timed on channels_last images, which suit it best, and also on contiguous ones.
 
     Args:
-        case: What to compute.
+        case: The case to compute.
 
     Returns:
-        The problem; all peers have the same weights.
+        The problem, in which all peers have the same weights.
     """
     torch.manual_seed(0)
     shape = (case.out_channels, case.in_channels, case.kernel_size, case.kernel_size)
@@ -70,7 +70,7 @@ def convolution_problem(case: ConvolutionCase) -> Problem:
 
 
 def _read_mask(case: ConvolutionCase, shape: tuple[int, ...]) -> Tensor:
-    """The mask `[out_channels, in_channels, k, k]`: 1 for each weight that any output of the reference depends on."""
+    """The mask `[out_channels, in_channels, k, k]`: 1 for each weight on which the reference's output depends."""
     image = torch.ones(1, case.in_channels, case.kernel_size, case.kernel_size)
     weight = torch.zeros(shape, requires_grad=True)
     output = reference.masked_conv2d(image, weight, None, case.mask_type, case.data_channels)

@@ -1,7 +1,7 @@
-"""The recurrent layers on a GPU against torch.nn, with cuDNN and without: checks them, times them and writes JSON.
+"""Checks and times the recurrent layers on a GPU against torch.nn, with cuDNN and without, and writes JSON.
 
-`python -m benchmarks.gpu` takes a grid of some minutes; `--full`, or sizes of your own, another one. No case is begun
-after `--limit` seconds. The file is written after each case, so it always has what was measured until then.
+`python -m benchmarks.gpu` runs a grid that takes some minutes; `--full`, or chosen sizes, runs another one. No case is
+started after `--limit` seconds. The file is written after each case, so it always contains all results so far.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from benchmarks.timing import Function, Measurement, time_together
 
 RESULTS = Path(__file__).parent / "results"
 LIMIT_SECONDS = 300.0
-SECONDS = 0.15  # for each case, pass, and way of calling; at least five rounds are made
-# Results are checked over so many steps, because more steps take the same kernels. How well they are rounded is for the
-# tests to judge; here they only have to be the same to 16 eps of the dtype, for tf32 of float16, whose mantissa it has.
+SECONDS = 0.15  # for each case, mode, and way of calling; at least five rounds are made
+# The number of steps over which results are checked; more steps run the same kernels. The tests check the rounding
+# errors; here results only have to agree within 16 eps of the dtype, for tf32 of float16, which has the same mantissa.
 CHECKED_STEPS = 128
 CLOCKS_EVERY = 20  # cases
 CUDNN, TORCH = "cuDNN", "torch.nn"
 
 
 def gpu_problem(case: GpuCase, mode: Mode, device: str = "cuda") -> Problem:
-    """Make data and peers of `case`, the same ones in every run; float32 is from now on computed as the case says.
+    """Make the data and peers of `case`, the same in every run, and set torch's float32 precision to that of the case.
 
     Args:
-        case: What to compute.
-        mode: Layers that are not trained are in evaluation mode, in which cuDNN keeps nothing for backward.
-        device: The device; on a CPU both of torch.nn's peers are the same.
+        case: The case to compute.
+        mode: Forward calls are made in evaluation mode, in which cuDNN saves nothing for backward.
+        device: The device; on a CPU both peers of torch.nn are the same.
 
     Returns:
-        The problem; every peer has the weights of torch.nn's layer.
+        The problem, in which every peer has the weights of torch.nn's layer.
     """
     _set_float32(case.tf32)
     torch.manual_seed(0)
@@ -78,9 +78,9 @@ def _set_float32(tf32: bool) -> None:
 
 
 def _with_cudnn(compute: Compute, enabled: bool) -> Compute:
-    """`compute` with cuDNN allowed or not; a backward pass uses cuDNN if its forward pass did.
+    """Return `compute` with cuDNN enabled or disabled; a backward pass uses cuDNN if its forward pass did.
 
-    `torch.backends.cudnn.flags` would raise, because the precision of float32 is set for recurrent networks alone.
+    `torch.backends.cudnn.flags` raises an error where the float32 precision is set only for recurrent networks.
     """
 
     def computed() -> Outputs:
@@ -94,16 +94,16 @@ def _with_cudnn(compute: Compute, enabled: bool) -> Compute:
 
 
 def _oracle(layer: nn.Module, leaf: Tensor, input: Tensor | PackedSequence, grad_output: Tensor) -> Peer:
-    """torch.nn in float64 without cuDNN, of the same rounded weights and input."""
+    """torch.nn in float64 without cuDNN, from the same rounded weights and input."""
     double = copy.deepcopy(layer).double()
-    exact = leaf.detach().double().requires_grad_()
-    given = PackedSequence(exact, input.batch_sizes) if isinstance(input, PackedSequence) else exact
-    compute = _with_cudnn(lambda: flatten_result(double(given)), False)
-    return torch_peer("torch.nn in float64", compute, [exact, *double.parameters()], grad_output.double())
+    leaf_double = leaf.detach().double().requires_grad_()
+    input_double = PackedSequence(leaf_double, input.batch_sizes) if isinstance(input, PackedSequence) else leaf_double
+    compute = _with_cudnn(lambda: flatten_result(double(input_double)), False)
+    return torch_peer("torch.nn in float64", compute, [leaf_double, *double.parameters()], grad_output.double())
 
 
 def captured(function: Function) -> Function | None:
-    """What `function` does as a CUDA graph, or None if it cannot be captured."""
+    """Return a function that replays `function` as a CUDA graph, or None if it cannot be captured."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -123,17 +123,18 @@ def captured(function: Function) -> Function | None:
 def time_on_gpu(
     problem: Problem, mode: Mode, seconds: float, wait: Function, capture: Callable[[Function], Function | None]
 ) -> dict[str, dict[str, Measurement]]:
-    """Time all peers, as graphs and as plain calls.
+    """Time all peers, as CUDA graphs and as ordinary calls.
 
     Args:
-        problem: What they compute.
+        problem: The peers.
         mode: Forward calls run without gradients.
-        seconds: About how long to time either way.
-        wait: Returns when the GPU is done.
-        capture: Makes a graph of a call, or None.
+        seconds: About how long to time graphs, and then calls.
+        wait: Returns when the GPU has finished.
+        capture: Returns a call as a graph, or None.
 
     Returns:
-        Times of one call by peer, for each way; graphs only of the peers that can be captured, and only if ours can.
+        The times of one call by peer, for graphs and for calls; graphs only if ours can be captured, and only of the
+        peers that can be.
     """
     with torch.set_grad_enabled(mode == "training"):
         calls: dict[str, Function] = {peer.name: peer.prepare(mode) for peer in problem.peers}
@@ -145,7 +146,7 @@ def time_on_gpu(
 
 @dataclass
 class Gpu:
-    """What the timing needs of the device; tests replace it by a CPU."""
+    """The functions of the device that timing needs; tests replace them by those of a CPU."""
 
     name: str = "cuda"
     wait: Function = torch.cuda.synchronize
@@ -158,12 +159,12 @@ def run_on_gpu(
     """Check and time cases one after another, and write the file after each.
 
     Args:
-        run: Gets the results, and the cases that compute something else than the reference, which are not timed.
-        cases: Those that matter most first.
-        path: Of the JSON file.
-        limit: After so many seconds no case is begun any more.
-        console: Where the progress bar goes.
-        gpu: Where it runs.
+        run: The run to which results are added, and the failures of cases that differ from the reference, untimed.
+        cases: The cases, the most important ones first.
+        path: The JSON file to write.
+        limit: The seconds after which no further case is started.
+        console: The console for the progress bar.
+        gpu: The device.
     """
     gpu = gpu or Gpu()
     end = perf_counter() + limit
@@ -182,7 +183,7 @@ def run_on_gpu(
 
 
 def _measure(run: Run, case: GpuCase, gpu: Gpu, ask_clocks: bool) -> None:
-    """Check and time both passes; what fails is noted, and the run goes on."""
+    """Check and time both modes of a case; failures are recorded, and the run goes on."""
     for mode, title in MODE_TITLES.items():
         try:
             _check(case, mode, gpu)
@@ -200,7 +201,7 @@ def _measure(run: Run, case: GpuCase, gpu: Gpu, ask_clocks: bool) -> None:
 
 
 def _check(case: GpuCase, mode: Mode, gpu: Gpu) -> None:
-    """Hold outputs and gradients of all peers against float64 over the first steps."""
+    """Compare outputs and gradients of all peers with float64, over the first steps."""
     short = replace(case, time=min(case.time, CHECKED_STEPS))
     problem = gpu_problem(short, mode, gpu.name)
     check(replace(short, dtype="float16") if case.tf32 else short, problem, mode, rounding=False)
@@ -241,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Do what the command line says; return 1 if a check failed, 2 without a GPU."""
+    """Run the command line; return 1 if a check failed, 2 without a GPU."""
     options = _parser().parse_args(arguments)
     console = make_console()
     if not torch.cuda.is_available():

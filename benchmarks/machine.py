@@ -59,7 +59,7 @@ def machine_name(description: dict[str, str | int]) -> str:
 
 
 def describe_gpu() -> dict[str, str | int]:
-    """What `describe_machine` says, with the GPU as the processor; to be called before anything runs on the GPU."""
+    """The same as `describe_machine`, with the GPU as processor; to be called before anything runs on the GPU."""
     host = describe_machine()
     before = {"driver": ask_nvidia_smi("driver_version"), "clocks before": ask_nvidia_smi(CLOCKS)}
     major, minor = torch.cuda.get_device_capability()
@@ -80,7 +80,7 @@ def gpu_name(description: dict[str, str | int]) -> str:
 
 
 def ask_nvidia_smi(fields: str) -> str:
-    """What nvidia-smi says of the first GPU, or `NOT_KNOWN` where there is none or it does not answer."""
+    """The fields as nvidia-smi reports them for the first GPU, or `NOT_KNOWN` if it reports none."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
@@ -90,7 +90,7 @@ def ask_nvidia_smi(fields: str) -> str:
 
 
 def clocks_under_load(function: Callable[[], object], wait: Callable[[], object], seconds: float = 0.3) -> str:
-    """The clocks while the GPU calculates: nvidia-smi is asked while about `seconds` of work are queued."""
+    """The clocks of the busy GPU: nvidia-smi is called while about `seconds` of work are queued."""
     start = time.perf_counter()
     function()
     wait()
@@ -104,12 +104,12 @@ def clocks_under_load(function: Callable[[], object], wait: Callable[[], object]
 
 @dataclass
 class Peak:
-    """What this machine can do with its current number of threads.
+    """The highest rates measured on this machine with its current number of threads.
 
     Attributes:
         gflops: Operations per nanosecond of each large product or convolution, by name, the best of its rounds.
         half_gflops: The same of a product in half precision, by dtype, where the processor has instructions for it.
-        gigabytes: Bytes per nanosecond of reading once a buffer that was read just before, by the buffer's bytes.
+        gigabytes: Bytes per nanosecond of reading a buffer that was read just before, by the buffer's size in bytes.
     """
 
     gflops: dict[str, float] = field(default_factory=dict)
@@ -155,7 +155,7 @@ def measure_peak() -> Peak:
 
 
 def _half_dtypes() -> list[Dtype]:
-    """The dtypes that the processor has instructions for; without them such a product takes seconds."""
+    """The half-precision dtypes that the processor has instructions for; without them a product takes seconds."""
     dtypes: list[Dtype] = []
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():
         dtypes.append("bfloat16")

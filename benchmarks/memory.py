@@ -1,9 +1,9 @@
-"""The memory that one call of a layer takes at its peak, ours and torch.nn's, each in a process of its own.
+"""The peak memory of one call of a layer, ours and torch.nn's, each measured in a separate process.
 
 `python -m benchmarks.memory CASE PEER MODE THREADS`, with a case as JSON, is such a process and prints bytes. It first
-checks a tiny problem of the same kind, so that whatever is made once for all calls exists already. Weights, input and
-the gradient of the output exist before the call and are not counted. What counts is what the call adds: its outputs,
-its gradients, and all that it needs meanwhile.
+checks a tiny problem of the same kind, so that everything that is allocated only once exists already. The memory that
+the call adds is counted: its outputs, its gradients, and all temporary memory. Weights, input and the gradient of the
+output exist before the call and are not counted.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from benchmarks.results import MemoryResult, Run
 
 PEERS = (FUSED, "torch.nn")
 SHAPES = ((200, 32, 256, 256), (100, 64, 512, 512), (500, 16, 128, 512))
-# Each tensor gets pages of its own and returns them when it is freed, whatever was freed before. So the peak is what is
-# in use at once, and it is the same in every process.
+# With these settings malloc gives each tensor its own pages and returns them when it is freed. So the peak is the
+# memory in use at the same time, and it is the same in every process.
 ALLOCATOR_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": str(2**16),
     "MALLOC_TRIM_THRESHOLD_": str(2**16),
@@ -51,14 +51,14 @@ def run_memory(cases: Sequence[RecurrentCase], console: Console) -> Run:
     """Measure inference and training of every case.
 
     Args:
-        cases: What to compute.
-        console: Where the progress bar goes.
+        cases: The cases to compute.
+        console: The console for the progress bar.
 
     Returns:
         A result for each case and mode.
 
     Raises:
-        subprocess.CalledProcessError: A process failed; it has said why.
+        subprocess.CalledProcessError: A process failed, and printed the reason.
     """
     run = Run(describe_machine())
     with make_progress(console) as progress:
@@ -75,7 +75,7 @@ def run_memory(cases: Sequence[RecurrentCase], console: Console) -> Run:
 
 
 def _measure(case: RecurrentCase, peer: str, mode: Mode) -> int:
-    """Bytes that a call adds, measured in a new process with as many threads as this one has."""
+    """The bytes that a call adds, measured in a new process with the same number of threads."""
     arguments = [json.dumps(asdict(case)), peer, mode, str(torch.get_num_threads())]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.memory", *arguments],
@@ -97,15 +97,15 @@ def main(arguments: list[str]) -> None:
 
 
 def footprint(case: RecurrentCase, peer_name: str, mode: Mode) -> int:
-    """Bytes of resident memory that one call of a peer adds at its peak.
+    """The bytes of resident memory that one call of a peer adds at its peak.
 
     Args:
-        case: What to compute.
-        peer_name: Which peer computes it.
+        case: The case to compute.
+        peer_name: The peer that computes it.
         mode: A call without gradients, or a forward and a backward pass.
 
     Returns:
-        The peak during the call less what was resident just before.
+        The peak during the call minus the resident memory just before.
     """
     tiny = replace(case, time=2, batch=2, input_size=16, hidden_size=16)
     check(tiny, recurrent_problem(tiny), mode)
@@ -115,13 +115,13 @@ def footprint(case: RecurrentCase, peer_name: str, mode: Mode) -> int:
 
 
 def peak_of(function: Callable[[], object]) -> int:
-    """Bytes of resident memory that `function` adds at its peak, its result included."""
+    """The bytes of resident memory that `function` adds at its peak, its result included."""
     if CLEAR_REFS.exists():
         CLEAR_REFS.write_text(RESET_PEAK)
         before = _status_bytes("VmHWM")
         result = function()
         peak = _status_bytes("VmHWM")
-    else:  # The peak of the whole process: this counts too little if making the data took more than the call.
+    else:  # The peak of the whole process, which is too low a count if making the data took more memory than the call.
         before = _highest_ever()
         result = function()
         peak = _highest_ever()

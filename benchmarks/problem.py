@@ -1,7 +1,7 @@
-"""A case made concrete: its data, the peers that compute it, and the check of every peer before it is timed.
+"""A case with its data and the peers that compute it, and the check of every peer before it is timed.
 
-All peers are compared with the reference in float64. In half precision the reference is evaluated on the rounded
-weights and inputs, because the rounding of these is no peer's error.
+All peers are compared with the reference in float64. In half precision the reference gets the rounded weights and
+inputs, since their rounding is not an error of a peer.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Compute = Callable[[], Outputs]
 
 FUSED = "fused"
 
-# Peers have to compute the same thing; how well they round is not ours to judge. In half precision torch.nn rounds
-# every intermediate result, which adds up to about 3 eps of the largest value.
+# The largest error of a peer, relative to the largest value, which only shows that it computes the same function. In
+# half precision torch.nn rounds every intermediate result, which adds up to about 3 eps.
 PEER_TOLERANCE: dict[Dtype, float] = {
     "float32": 1e-4,
     "bfloat16": 16 * torch.finfo(torch.bfloat16).eps,
     "float16": 16 * torch.finfo(torch.float16).eps,
 }
-# Our error may be twice that of torch in the same dtype, and a little more where torch happens to be exact: in float32
-# some roundings of sums, in half precision the one rounding of the result.
+# Our error may be twice that of torch in the same dtype, plus a floor for cases where torch happens to be exact: some
+# rounding errors of sums in float32, the single rounding of the result in half precision.
 ROUNDING_FACTOR = 2.0
 ROUNDING_FLOOR: dict[Dtype, float] = {
     "float32": 32 * torch.finfo(torch.float32).eps,
@@ -37,7 +37,7 @@ ROUNDING_FLOOR: dict[Dtype, float] = {
 
 
 class CheckError(Exception):
-    """A peer computes something else than the reference."""
+    """The result of a peer differs from that of the reference."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Peer:
 
     Attributes:
         name: The name in tables and charts.
-        prepare: Returns the call that is timed. Whatever the call needs lives as long as the call and no longer.
-            Forward calls run without gradients.
-        modes: The modes that it can do.
-        alone: Whether it slows down whatever runs beside it.
+        prepare: Returns the call that is timed, which owns all data that only it needs. Forward calls run without
+            gradients.
+        modes: The modes that the peer supports.
+        alone: Whether the peer must be timed alone, since it slows down others.
     """
 
     name: str
@@ -68,11 +68,11 @@ class Problem:
     """All peers of one case.
 
     Attributes:
-        peers: `FUSED` is among them; all have the same weights and the same input.
+        peers: The peers, with `FUSED` among them, which have the same weights and input.
         oracle: The reference in float64.
-        yardstick: The name of the peer whose rounding error is what can be expected of the case's dtype.
-        forward_names: What a forward call returns; a training call returns the first of these and all gradients.
-        gradient_names: The gradients that a training call returns.
+        yardstick: The name of the peer whose rounding error is the standard for the case's dtype.
+        forward_names: The names of a forward call's results; a training call returns the first one and all gradients.
+        gradient_names: The names of a training call's gradients.
     """
 
     peers: Sequence[Peer]
@@ -89,12 +89,12 @@ class Problem:
 
 
 def torch_peer(name: str, compute: Compute, leaves: Sequence[Tensor], grad_output: Tensor) -> Peer:
-    """A peer that autograd differentiates.
+    """Make a peer whose gradients autograd computes.
 
     Args:
         name: The name in tables and charts.
-        compute: The forward call; the gradients are those of its first output.
-        leaves: The tensors to differentiate by.
+        compute: The forward call, whose first output is differentiated.
+        leaves: The tensors with respect to which it is differentiated.
         grad_output: The gradient of the first output, of its shape.
 
     Returns:
@@ -111,19 +111,19 @@ def torch_peer(name: str, compute: Compute, leaves: Sequence[Tensor], grad_outpu
 def check(case: Case, problem: Problem, mode: Mode, *, rounding: bool = True) -> None:
     """Compare every peer with the reference.
 
-    For the fused kernels the bound is max|ours - ref64| <= 2 * max|yardstick - ref64| + floor * max|ref64|, for the
-    peers max|theirs - ref64| <= tolerance * max|ref64|; both for each tensor that a call returns. The floor is 32 eps
-    in float32 and eps / 2 in half precision, the tolerance 1e-4 and 16 eps.
+    For each tensor that a call returns, the fused kernels must have max|ours - ref64| <= 2 * max|yardstick - ref64| +
+    floor * max|ref64|, and the other peers max|theirs - ref64| <= tolerance * max|ref64|. In float32 the floor is 32
+    eps and the tolerance 1e-4; in half precision the floor is eps / 2 and the tolerance 16 eps.
 
     Args:
-        case: The case, which the message names.
-        problem: The peers, and the reference.
+        case: The case, for the error message.
+        problem: The peers and the reference.
         mode: Whether to check the outputs of a forward call, or the output and all gradients of a training call.
-        rounding: Whether the fused kernels have to round as well as the yardstick; if not, their bound is that of the
-            peers.
+        rounding: Whether to compare the fused kernels' rounding errors with the yardstick's; if not, their bound is
+            that of the other peers.
 
     Raises:
-        CheckError: Names the case, the peer, the tensor, the error and the bound.
+        CheckError: A peer's error exceeds its bound; the message names case, peer, tensor, error and bound.
     """
     expected = problem.oracle.run_once(mode)
     scales = [_largest(tensor) for tensor in expected]
@@ -146,7 +146,7 @@ def check(case: Case, problem: Problem, mode: Mode, *, rounding: bool = True) ->
 
 
 def _errors(peer: Peer, mode: Mode, expected: Outputs) -> list[float]:
-    """The largest difference of each tensor, infinite where the shapes differ."""
+    """The largest error of each tensor, infinite where the shapes differ."""
     return [
         _largest(actual.double() - tensor) if actual.shape == tensor.shape else float("inf")
         for actual, tensor in zip(peer.run_once(mode), expected, strict=True)

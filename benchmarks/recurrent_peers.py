@@ -1,7 +1,7 @@
 """The peers of the recurrent layers: fused, torch.nn, cells in a Python loop (torch.nn, reference), ONNX Runtime.
 
-In half precision the peers are fused and torch.nn, layers and cells: ONNX Runtime's operators take only float32 on a
-CPU, and a loop over the reference cell would tell nothing that one over torch.nn's cells does not.
+In half precision the peers are only the layers and cells of fused_rnn and torch.nn: ONNX Runtime's operators accept
+only float32 on a CPU, and a loop over the reference cell would show no more than a loop over torch.nn's cells.
 """
 
 from __future__ import annotations
@@ -37,12 +37,13 @@ STATE_NAMES = ("h", "c")
 
 @dataclass(frozen=True)
 class OnnxOperator:
-    """How the ONNX operator of torch.nn's name differs from torch.nn's layer.
+    """The differences between torch.nn's layer and the ONNX operator of the same name.
 
     Attributes:
-        gate_order: Where the operator's gates are in torch.nn's order: i, o, f, g in i, f, g, o; z, r, n in r, z, n.
-        attributes: Those that torch.nn has no choice of.
-        activation: The activation's name, where there is a choice; the operator wants it for each direction.
+        gate_order: For each gate in ONNX's order (i, o, f, g or z, r, n), its index in torch.nn's (i, f, g, o or r, z,
+            n).
+        attributes: The attributes with which the operator computes the same as torch.nn's layer.
+        activation: The activation, where it must be given, once for each direction.
     """
 
     gate_order: tuple[int, ...]
@@ -59,14 +60,14 @@ ONNX_OPERATORS: dict[Kind, OnnxOperator] = {
 
 
 def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem:
-    """Make data and peers of `case`, the same ones in every run.
+    """Make the data and peers of `case`, the same in every run.
 
     Args:
-        case: What to compute.
-        compiled: Whether torch.compile of the reference cell takes part; compiling takes longer than measuring.
+        case: The case to compute.
+        compiled: Whether torch.compile of the reference cell is a peer; compiling takes longer than measuring.
 
     Returns:
-        The problem; every peer has the weights of torch.nn's layer.
+        The problem, in which every peer has the weights of torch.nn's layer.
     """
     torch.manual_seed(0)
     theirs, ours = make_layers(case)
@@ -94,7 +95,7 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
         step = getattr(reference, f"{case.layer.name.lower()}_cell")
         peers.append(reference_loop("reference cells", step))
         if compiled:
-            torch._dynamo.reset()  # its limit of recompilations is meant for one program, not for a grid
+            torch._dynamo.reset()  # the limit of recompilations is meant for a single program, not for a grid of cases
             peers.append(reference_loop("torch.compile", torch.compile(step, dynamic=False)))
     if case.form == "sequence" and case.dtype == "float32" and onnx_is_installed():
         peers.append(_onnx_peer(case, weights, leaf))
@@ -108,7 +109,7 @@ def recurrent_problem(case: RecurrentCase, *, compiled: bool = False) -> Problem
 
 
 def make_layers(case: RecurrentCase, device: str = "cpu") -> tuple[nn.Module, nn.Module]:
-    """The layer of torch.nn and ours, with the same weights."""
+    """Make the layer of torch.nn and ours, with the same weights."""
     sizes = (case.input_size, case.hidden_size, case.num_layers)
     dtype = getattr(torch, case.dtype)
     theirs, ours = (
@@ -122,7 +123,7 @@ def make_layers(case: RecurrentCase, device: str = "cpu") -> tuple[nn.Module, nn
 
 
 def make_input(case: RecurrentCase, device: str = "cpu") -> tuple[Tensor, Input]:
-    """The leaf, `[time, batch, input_size]` or `[rows, input_size]` if packed, and the argument of a layer."""
+    """Make the leaf tensor, `[time, batch, input_size]` or `[rows, input_size]` if packed, and the layer's argument."""
     input = torch.randn(case.time, case.batch, case.input_size, dtype=getattr(torch, case.dtype), device=device)
     if case.form != "packed":
         input.requires_grad_()
@@ -148,7 +149,7 @@ def flatten_result(result: tuple[Any, ...]) -> Outputs:
 
 
 def _oracle(case: RecurrentCase, leaves: Sequence[Tensor], input: Input, grad_output: Tensor) -> Peer:
-    """The reference layers, one after another, in float64, of the same (rounded) weights and input."""
+    """The reference layers, one after another, in float64, from the same (rounded) weights and input."""
     doubles = [leaf.detach().double().requires_grad_() for leaf in leaves]
     batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
     zeros = torch.zeros(case.directions, case.batch, case.hidden_size, dtype=torch.float64)
@@ -159,8 +160,8 @@ def _oracle(case: RecurrentCase, leaves: Sequence[Tensor], input: Input, grad_ou
         output, *weights = doubles
         finals = []
         for first in range(0, len(weights), layer_weights):
-            own = weights[first : first + layer_weights]
-            (output, *_), final = reference.recurrent(case.layer.cell, output, initial, own, batch_sizes)
+            weights_of_layer = weights[first : first + layer_weights]
+            (output, *_), final = reference.recurrent(case.layer.cell, output, initial, weights_of_layer, batch_sizes)
             finals.append(final)
         return (output, *(torch.cat(states) for states in zip(*finals, strict=True)))
 
@@ -173,21 +174,21 @@ def _oracle(case: RecurrentCase, leaves: Sequence[Tensor], input: Input, grad_ou
 def _loop_over_function(cell: Callable[..., Any], case: RecurrentCase, weights: Sequence[Tensor]) -> Network:
     """The network of `case` as a loop over `cell(input, *states, *weights)`."""
 
-    def bind(own: Sequence[Tensor]) -> Cell:
-        return lambda input, states: cell(input, *states, *own)
+    def bind(cell_weights: Sequence[Tensor]) -> Cell:
+        return lambda input, states: cell(input, *states, *cell_weights)
 
-    return partial(_run_cells, case, [bind(own) for own in _by_cell(weights)])
+    return partial(_run_cells, case, [bind(cell_weights) for cell_weights in _by_cell(weights)])
 
 
 def _loop_over_modules(
     cell_class: Callable[..., nn.Module], case: RecurrentCase, weights: Sequence[Tensor]
 ) -> tuple[Network, list[Tensor]]:
-    """The network of `case` as a loop over modules that start with copies of `weights`, and their parameters."""
+    """The network of `case` as a loop over modules with copies of `weights`, and the modules' parameters."""
     cells: list[Cell] = []
     parameters: list[Tensor] = []
-    for own in _by_cell(weights):
-        module = cell_class(own[0].shape[1], case.hidden_size, **case.layer.options).to(own[0].dtype)
-        for parameter, weight in zip(module.parameters(), own, strict=True):
+    for cell_weights in _by_cell(weights):
+        module = cell_class(cell_weights[0].shape[1], case.hidden_size, **case.layer.options).to(cell_weights[0].dtype)
+        for parameter, weight in zip(module.parameters(), cell_weights, strict=True):
             parameter.data.copy_(weight)
         cells.append(module if case.layer.states > 1 else _with_single_state(module))
         parameters.extend(module.parameters())
@@ -203,7 +204,7 @@ def _by_cell(weights: Sequence[Tensor]) -> list[Sequence[Tensor]]:
 
 
 def _run_cells(case: RecurrentCase, cells: Sequence[Cell], input: Tensor) -> Outputs:
-    """`input` is `[time, batch, input_size]`; the output is `[time, batch, directions * hidden_size]`."""
+    """Run cells over `input` `[time, batch, input_size]`; the output is `[time, batch, directions * hidden_size]`."""
     initial = (input.new_zeros(case.batch, case.hidden_size),) * case.layer.states
     finals: list[Outputs] = []
     layer_output = input
@@ -224,16 +225,16 @@ def _run_cells(case: RecurrentCase, cells: Sequence[Cell], input: Tensor) -> Out
     return (layer_output, *(torch.stack(states) for states in zip(*finals, strict=True)))
 
 
-# ONNX Runtime: the same network as an ONNX model with the same weights, which can only infer.
+# ONNX Runtime runs the same network as an ONNX model with the same weights. It supports only inference.
 
 
 def onnx_is_installed() -> bool:
-    """Whether onnx and onnxruntime, of the `bench` extra, are installed."""
+    """Whether onnx and onnxruntime, which the extra `bench` installs, are installed."""
     return find_spec("onnx") is not None and find_spec("onnxruntime") is not None
 
 
 def _onnx_peer(case: RecurrentCase, weights: Sequence[Tensor], input: Tensor) -> Peer:
-    """A session with as many threads as torch has. Its threads spin, so it lives only while it is timed."""
+    """A session with the same number of threads as torch. It exists only while it is timed, since its threads spin."""
     return Peer(ONNX_RUNTIME, lambda _: _session(_onnx_model(case, weights), input), modes=("forward",), alone=True)
 
 
@@ -252,7 +253,7 @@ def _session(model: bytes, input: Tensor) -> Compute:
 
 
 def _onnx_model(case: RecurrentCase, weights: Sequence[Tensor]) -> bytes:
-    """The network as torch's own exporter would write it: one operator a layer, directions joined after each."""
+    """The network in the form of torch's exporter: one operator per layer, after which the directions are joined."""
     from onnx import TensorProto, helper
 
     states = STATE_NAMES[: case.layer.states]
@@ -261,15 +262,15 @@ def _onnx_model(case: RecurrentCase, weights: Sequence[Tensor]) -> bytes:
     layer_input = "input"
     layer_weights = len(weights) // case.num_layers
     for layer in range(case.num_layers):
-        own = _stack_directions(case, weights[layer * layer_weights : (layer + 1) * layer_weights])
+        stacked = _stack_directions(case, weights[layer * layer_weights : (layer + 1) * layer_weights])
         names = [f"{name}{layer}" for name in ("W", "R", "B")]
-        constants += [_constant(name, tensor) for name, tensor in zip(names, own, strict=True)]
+        constants += [_constant(name, tensor) for name, tensor in zip(names, stacked, strict=True)]
         results = [f"raw{layer}", *(f"{state}{layer}" for state in states)]
         nodes.append(helper.make_node(case.layer.name, [layer_input, *names], results, **_onnx_attributes(case)))
         layer_input = f"output{layer}"
         # [time, directions, batch, hidden] -> [time, batch, directions * hidden]
-        nodes.append(helper.make_node("Transpose", [results[0]], [f"turned{layer}"], perm=[0, 2, 1, 3]))
-        nodes.append(helper.make_node("Reshape", [f"turned{layer}", "shape"], [layer_input]))
+        nodes.append(helper.make_node("Transpose", [results[0]], [f"transposed{layer}"], perm=[0, 2, 1, 3]))
+        nodes.append(helper.make_node("Reshape", [f"transposed{layer}", "shape"], [layer_input]))
     for state in states:
         parts = [f"{state}{layer}" for layer in range(case.num_layers)]
         nodes.append(helper.make_node("Concat", parts, [f"{state}_n"], axis=0))
@@ -308,7 +309,7 @@ def _stack_directions(case: RecurrentCase, weights: Sequence[Tensor]) -> tuple[T
         gates = tensor.detach().chunk(len(order))
         return torch.cat([gates[gate] for gate in order])
 
-    directions = [[reorder(weight) for weight in own] for own in _by_cell(weights)]
+    directions = [[reorder(weight) for weight in cell_weights] for cell_weights in _by_cell(weights)]
     return (
         torch.stack([weight_ih for weight_ih, _, _, _ in directions]),
         torch.stack([weight_hh for _, weight_hh, _, _ in directions]),

@@ -1,4 +1,4 @@
-"""The reports of a run: tables on the terminal, for a CPU and for a GPU, tables in Markdown, and the progress bar."""
+"""The output of a run: tables on the terminal for a CPU and for a GPU, tables in Markdown, and the progress bar."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from examples.common import format_numbers
 Groups = dict[tuple[str, Mode], list[Result]]
 
 WIDTH_WITHOUT_TERMINAL = 170
-# Milliseconds of an LSTM at PUBLISHED_SHAPE on an H100, forward and forward + backward, as the authors of FlashRNN
-# published them; nothing of it was measured here.
+# Milliseconds of an LSTM at PUBLISHED_SHAPE on an H100, forward and forward + backward, as published by the authors of
+# FlashRNN; none of these was measured by us.
 PUBLISHED = {
     "cuDNN float16": (2.01, 5.19),
     "FlashRNN fused": (4.87, 13.6),
@@ -28,13 +28,13 @@ PUBLISHED = {
 
 
 def make_console() -> Console:
-    """The terminal, or wide lines where the output goes to a file."""
+    """Return a console for the terminal, or one with wide lines if the output goes to a file."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=WIDTH_WITHOUT_TERMINAL)
 
 
 def make_progress(console: Console) -> Progress:
-    """The bar: what is running, how much is done, for how long already."""
+    """Return a progress bar that shows the current case, how many are done, and the elapsed time."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)
 
@@ -44,7 +44,7 @@ def _new_table(title: str) -> Table:
 
 
 def _ratio(ratio: float) -> str:
-    """Such as `1.25x`, green where ours is faster."""
+    """Format a ratio, such as `1.25x`, in green if ours is faster."""
     return f"[{'green' if ratio >= 1 else 'red'}]{ratio:.2f}x[/]"
 
 
@@ -52,7 +52,7 @@ def _ratio(ratio: float) -> str:
 
 
 def print_run(console: Console, run: Run) -> None:
-    """Print machine, limits, all tables, the training jobs and the memory."""
+    """Print the machine, its limits, all tables, the trainings and the memory."""
     machine = ", ".join(f"{name} {value}" for name, value in run.machine.items())
     console.print(f"[bold]machine[/]  {machine}", soft_wrap=True)
     if run.peak_gflops:
@@ -74,7 +74,7 @@ def print_run(console: Console, run: Run) -> None:
 
 
 def _table(title: str, results: list[Result]) -> Table:
-    """One row a case, one column a peer, and the group's geometric mean and worst ratio below."""
+    """A table with a row per case and a column per peer, and the group's geometric mean and worst ratio below."""
     table = _new_table(title)
     table.add_column("case")
     summaries = summarise(results)
@@ -97,13 +97,13 @@ def _worst(summary: Summary) -> str:
 
 
 def _time(time: Measurement) -> str:
-    """Such as `12.3 ms ±4%`."""
+    """Format a time and its spread, such as `12.3 ms ±4%`."""
     factor, unit = (1e3, "ms") if time.median >= 1e-3 else (1e6, "us")
     return f"{time.median * factor:.3g} {unit} ±{time.spread / time.median:.0%}"
 
 
 def _print_training(console: Console, training: list[TrainingResult]) -> None:
-    """Print the training jobs, both choices of layers side by side, and how far their losses agree."""
+    """Print the trainings with either choice of layers side by side, and how much their losses differ."""
     table = _new_table("training the examples")
     table.add_column("")
     for column in ("one step: fused_rnn", "torch.nn", "an epoch", "torch.nn", "a second", "torch.nn"):
@@ -126,7 +126,7 @@ def _print_training(console: Console, training: list[TrainingResult]) -> None:
 
 
 def _print_memory(console: Console, memory: list[MemoryResult]) -> None:
-    """Print what a call takes: ours, and each peer with its ratio to ours."""
+    """Print the memory of a call: ours, and each peer's with its ratio to ours."""
     table = _new_table("memory of one call")
     table.add_column("case")
     table.add_column("")
@@ -188,12 +188,12 @@ def _gpu_table(title: str, results: list[Result]) -> Table:
 
 
 def _step(time: Measurement, steps: int) -> str:
-    """Such as `2.25 us ±1%`."""
+    """Format the time of one step and its spread, such as `2.25 us ±1%`."""
     return f"{1e6 * time.median / steps:.2f} us ±{time.spread / time.median:.0%}"
 
 
 def _published(run: Run) -> Table:
-    """Milliseconds at the published shape: ours and our peers' as measured here, then the figures from elsewhere."""
+    """A table of milliseconds at the published shape: the measured times of all peers, then the published times."""
     shape = ", ".join(map(str, PUBLISHED_SHAPE))
     table = _new_table(f"LSTM at ({shape}), ms")
     for column in ("", *MODE_TITLES.values(), "from"):
@@ -216,13 +216,13 @@ def _published(run: Run) -> Table:
 
 
 def markdown_table(run: Run) -> str:
-    """Write Markdown tables of the recurrent layers, the convolution and the training jobs, and how to read them.
+    """Write Markdown tables of the recurrent layers, the convolution and the trainings, and how to read them.
 
     Args:
-        run: What was measured.
+        run: The results.
 
     Returns:
-        The text. A row is a group, a column a peer, a cell the geometric mean of the ratios and the worst of them.
+        The text. Rows are groups, columns are peers, cells are the geometric mean of the ratios and the worst ratio.
     """
     groups = run.groups()
     convolution = {key: results for key, results in groups.items() if key[0] == ConvolutionCase.group}

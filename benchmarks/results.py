@@ -1,4 +1,4 @@
-"""The results of a run, which are written to JSON and read back for tables and charts."""
+"""The results of a run, which are saved as JSON and loaded again for tables and charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.cases import Mode
 from benchmarks.problem import FUSED
 from benchmarks.timing import Measurement
 
-OURS, THEIRS = "fused", "torch"  # whose layers a training has, as the examples call them
+OURS, THEIRS = "fused", "torch"  # the examples' names for our layers and torch.nn's
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Result:
     """All peers' times of one case in one mode.
 
     Attributes:
-        group: The cases over which one geometric mean is taken.
+        group: The group of cases that share a geometric mean.
         label: The case's sizes.
         mode: Forward, or forward and backward ("training").
-        operations: Additions and multiplications that have to be done.
-        limit_seconds: The least time, from the machine's measured limits.
-        times: Of one call, by peer.
+        operations: The necessary additions and multiplications.
+        limit_seconds: The least possible time, from the measured limits of the machine.
+        times: The time of one call, by peer.
     """
 
     group: str
@@ -43,16 +43,16 @@ class Result:
 
     @property
     def gflops(self) -> float:
-        """Operations that the fused kernels do in a nanosecond."""
+        """How many operations the fused kernels perform in a nanosecond."""
         return 1e-9 * self.operations / self.fused.median
 
     @property
     def share(self) -> float:
-        """The least time over the time of the fused kernels."""
+        """The ratio of the least possible time to the time of the fused kernels."""
         return self.limit_seconds / self.fused.median
 
     def ratios(self) -> dict[str, float]:
-        """How many times as long as the fused kernels each peer takes."""
+        """The ratio of each peer's time to the time of the fused kernels."""
         return {name: time.median / self.fused.median for name, time in self.times.items() if name != FUSED}
 
 
@@ -61,18 +61,18 @@ class TrainingResult:
     """The training of one model of an example, with our layers and with torch.nn's.
 
     Attributes:
-        example: The module in `examples`.
-        name: Its name of the model.
-        unit: What the model trains on, in the plural.
-        units_per_step: How many of them an optimizer step has.
-        steps_per_epoch: Optimizer steps in an epoch.
-        steps: Optimizer steps that both models made, by turns.
-        compared_steps: Over so many first steps the losses have to agree.
-        tolerance: The relative difference that is allowed.
-        difference: The largest relative difference over these steps.
-        step_times: Of one optimizer step, by layers.
+        example: The name of the module in `examples`.
+        name: The example's name of the model.
+        unit: The unit of the training data, in the plural, such as "tokens".
+        units_per_step: How many units an optimizer step trains on.
+        steps_per_epoch: The number of optimizer steps in an epoch.
+        steps: The number of optimizer steps that each model made.
+        compared_steps: The number of first steps whose losses were compared.
+        tolerance: The largest relative difference of the losses that is allowed.
+        difference: The largest relative difference over the compared steps.
+        step_times: The time of one optimizer step, by layers.
         losses: The mean loss of the last steps, by layers.
-        scores: On held-out data, by layers.
+        scores: The scores on held-out data, by layers.
     """
 
     example: str
@@ -90,20 +90,20 @@ class TrainingResult:
 
     @property
     def title(self) -> str:
-        """Such as `seq2seq: attention`."""
+        """Example and model, such as `seq2seq: attention`."""
         return f"{self.example}: {self.name}"
 
     @property
     def ratio(self) -> float:
-        """How many times as long a step takes with torch.nn's layers."""
+        """The ratio of the time of a step with torch.nn's layers to that with ours."""
         return self.step_times[THEIRS].median / self.step_times[OURS].median
 
     def epoch_seconds(self, layers: str) -> float:
-        """The time of an epoch."""
+        """The time of an epoch in seconds."""
         return self.steps_per_epoch * self.step_times[layers].median
 
     def units_per_second(self, layers: str) -> float:
-        """How much is trained on in a second."""
+        """How many units are trained on in a second."""
         return self.units_per_step / self.step_times[layers].median
 
 
@@ -112,10 +112,10 @@ class MemoryResult:
     """The memory of one call of each peer.
 
     Attributes:
-        group: The layer.
+        group: The kind of layer.
         label: The case's sizes.
         mode: Forward, or forward and backward ("training").
-        bytes_taken: What a call adds to the resident memory at its peak, by peer.
+        bytes_taken: The bytes that a call adds to the resident memory at its peak, by peer.
     """
 
     group: str
@@ -124,14 +124,14 @@ class MemoryResult:
     bytes_taken: dict[str, int]
 
     def ratios(self) -> dict[str, float]:
-        """How many times as much as the fused kernels each peer takes."""
+        """The ratio of each peer's memory to that of the fused kernels."""
         ours = self.bytes_taken[FUSED]
         return {name: taken / ours for name, taken in self.bytes_taken.items() if name != FUSED}
 
 
 @dataclass
 class Run:
-    """Everything that one run measured, and on which machine."""
+    """All results of one run, and the machine."""
 
     machine: dict[str, str | int]
     peak_gflops: dict[str, float] = field(default_factory=dict)
@@ -143,7 +143,7 @@ class Run:
     failures: list[str] = field(default_factory=list)
 
     def groups(self) -> dict[tuple[str, Mode], list[Result]]:
-        """The results by group and mode, in the order of the run; all forward ones of a group before its training."""
+        """The results by group and mode, in the order of the run, with a group's forward mode before its training."""
         grouped: dict[tuple[str, Mode], list[Result]] = {}
         for result in self.results:
             for mode in ("forward", "training"):
@@ -152,13 +152,13 @@ class Run:
         return {key: results for key, results in grouped.items() if results}
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Save the run as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> Run:
-        """Read what `save` wrote."""
+        """Load a run that `save` wrote."""
         data = json.loads(path.read_text())
         data["results"] = [Result(**{**entry, "times": _times(entry["times"])}) for entry in data["results"]]
         data["training"] = [
@@ -170,7 +170,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Summary:
-    """One peer over all cases of a group: its geometric mean, and the case where the fused kernels do worst."""
+    """One peer over all cases of a group: the geometric mean of its ratios, and the fused kernels' worst case."""
 
     mean: float
     worst: float

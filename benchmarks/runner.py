@@ -34,19 +34,20 @@ def run_benchmarks(
     """Check and time the chosen cases, and train the chosen examples.
 
     Args:
-        cases: The grid.
-        sections: Which sections of it.
-        examples: Which examples to train with either choice of layers.
-        console: Where the progress bar goes.
-        compiled: Whether torch.compile of the reference cell takes part.
+        cases: The grid of cases.
+        sections: The sections of the grid to run.
+        examples: The examples to train with either choice of layers.
+        console: The console for the progress bar.
+        compiled: Whether torch.compile of the reference cell is a peer.
         seconds: About how long to time each case and mode; 0 only checks.
-        training_seconds: How long both trainings of a model take together; 0 only compares their first losses.
+        training_seconds: How long to train each model, both choices of layers together; 0 only compares their first
+            losses.
 
     Returns:
-        What was measured.
+        The results.
 
     Raises:
-        CheckError: Something computes something else than the reference; nothing is timed after that.
+        CheckError: A peer's result differs from the reference; the run ends there.
     """
     run = Run(describe_machine(), not_installed=[] if onnx_is_installed() else [ONNX_RUNTIME])
     chosen = [case for case in cases if case.section in sections]

@@ -1,4 +1,4 @@
-"""How the time grows with time steps, batch, hidden size or threads while the other sizes stay, and its limit."""
+"""Measures how the time grows with time steps, batch size, hidden size or threads, each with the others constant."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ TITLES: dict[Quantity, str] = {
     "hidden": "hidden size",
     "threads": "threads",
 }
-PEERS = (FUSED, "torch.nn", ONNX_RUNTIME)  # loops over cells would take most of the time, and lie far above the others
+PEERS = (FUSED, "torch.nn", ONNX_RUNTIME)  # without the loops over cells, which are far slower than the others
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One quantity takes many values, the others keep theirs; the input is as wide as the hidden state.
+    """Cases in which one quantity grows while the others are constant; input_size is equal to hidden_size.
 
     Attributes:
-        quantity: What grows.
+        quantity: The quantity that grows.
         values: Its values, from small to large.
-        time: Time steps, unless these grow.
+        time: The number of time steps, unless it grows.
         batch: The batch size, unless it grows.
         hidden: The hidden size, unless it grows.
     """
@@ -50,23 +50,23 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """What grows and what does not, such as `batch size (time 50, hidden 256)`."""
-        held = (f"{name} {size}" for name, size in self._sizes().items() if name != self.quantity)
-        return f"{TITLES[self.quantity]} ({', '.join(held)})"
+        """The quantity that grows and the constant ones, such as `batch size (time 50, hidden 256)`."""
+        constant = (f"{name} {size}" for name, size in self._sizes().items() if name != self.quantity)
+        return f"{TITLES[self.quantity]} ({', '.join(constant)})"
 
     def group(self, kind: Kind) -> str:
-        """The group of this sweep's results; a result's label is the value."""
+        """The group of this sweep's results, whose labels are the values."""
         return f"{kind} by {self.title}"
 
     def case(self, kind: Kind, value: int) -> RecurrentCase:
-        """The case at one value; the number of threads is no part of it."""
+        """The case at one value; the number of threads is not part of a case."""
         sizes = self._sizes()
         if self.quantity in sizes:
             sizes[self.quantity] = value
         return RecurrentCase(kind, sizes["time"], sizes["batch"], sizes["hidden"], sizes["hidden"])
 
     def threads(self, value: int) -> int:
-        """The threads at one value."""
+        """The number of threads at one value."""
         return value if self.quantity == "threads" else torch.get_num_threads()
 
     def _sizes(self) -> dict[str, int]:
@@ -84,18 +84,18 @@ def default_sweeps() -> list[Sweep]:
 
 
 def run_scaling(sweeps: Sequence[Sweep], console: Console, seconds: float) -> Run:
-    """Check and time every point of the sweeps; the number of threads is afterwards what it was.
+    """Check and time every point of the sweeps, and then restore the number of threads.
 
     Args:
-        sweeps: What grows, and how far.
-        console: Where the progress bar goes.
+        sweeps: The sweeps.
+        console: The console for the progress bar.
         seconds: About how long to time each point, kind and mode; 0 only checks.
 
     Returns:
-        A result for each kind, value and mode. The limits noted for the run are those of the usual number of threads.
+        A result for each kind, value and mode. The run's limits are those of the usual number of threads.
 
     Raises:
-        CheckError: Something computes something else than the reference; nothing is timed after that.
+        CheckError: A peer's result differs from the reference; the run ends there.
     """
     run = Run(describe_machine(), not_installed=[] if onnx_is_installed() else [ONNX_RUNTIME])
     threads = torch.get_num_threads()
@@ -122,7 +122,7 @@ def run_scaling(sweeps: Sequence[Sweep], console: Console, seconds: float) -> Ru
 
 
 def _measure(sweep: Sweep, kind: Kind, value: int, peak: Peak, seconds: float) -> list[Result]:
-    """Check one point with the threads that are set now and, if there is time for it, measure both modes."""
+    """Check one point with the current number of threads and, if `seconds` is not 0, time both modes."""
     case = sweep.case(kind, value)
     problem = _without_loops(recurrent_problem(case))
     results = []
@@ -140,11 +140,11 @@ def _without_loops(problem: Problem) -> Problem:
 
 
 def _doubled(last: int, first: int = 1) -> tuple[int, ...]:
-    """`first`, twice that, and so on up to `last`, which is always there."""
+    """The numbers `first`, twice that, and so on below `last`, and then `last`."""
     powers = (first << index for index in range(last.bit_length()))
     return (*(power for power in powers if power < last), last)
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Draws the one picture of the README: every group's geometric mean, on the processor and on the GPU.
+"""Draws the picture of the README: every group's geometric mean, on the CPU and on the GPU.
 
     python -m benchmarks.summary_chart [--cpu FILE] [--gpu FILE] [--output PNG]
 
@@ -25,11 +25,11 @@ CPU_RESULTS = ROOT / "benchmarks" / "results" / "amd-epyc-avx2-2-threads.json"
 GPU_RESULTS = ROOT / "benchmarks" / "results" / "nvidia-h200.json"
 PICTURE = ROOT / "docs" / "pictures" / "summary.png"
 
-# The first of these that a group was timed against is PyTorch's own way to compute the same.
+# PyTorch's own implementation: the first of these peers that a group has.
 CPU_PEERS = ("torch.nn", "torch.nn cells", "dense channels_last")
 GPU_PEERS = ("cuDNN",)
 OTHER_PEER = "ONNX Runtime"
-GRAPHS = ", graphs"  # ends the name of a group that was timed as a replayed CUDA graph
+GRAPHS = ", graphs"  # the suffix of groups that were timed as replayed CUDA graphs
 MODES = {"forward": ("forward", "#66ccee"), "training": ("forward + backward", "#4477aa")}
 OTHER_COLOUR = "#ee6677"
 WIDTH, ROW, MARGINS = 8.0, 0.3, 2.4  # inches
@@ -37,7 +37,7 @@ WIDTH, ROW, MARGINS = 8.0, 0.3, 2.4  # inches
 
 @dataclass(frozen=True)
 class Bar:
-    """One group in one mode: our peer's summary, and ONNX Runtime's where it was timed."""
+    """One group in one mode: the summary of PyTorch's peer, and that of ONNX Runtime if it was timed."""
 
     peer: Summary
     other: Summary | None
@@ -50,9 +50,9 @@ def rows_of(run: Run, peers: tuple[str, ...], ending: str = "") -> Rows:
     """Summarise the groups of more than one case.
 
     Args:
-        run: What was measured.
-        peers: The first of them that a group was timed against is shown.
-        ending: Only groups whose names end so are taken, and the ending is left out of the rows' names.
+        run: The results.
+        peers: The peers of which the first one that a group has is shown.
+        ending: A suffix of group names; only groups with it are shown, by their names without it.
 
     Returns:
         A bar for each mode of each group, by the group's name.
@@ -68,11 +68,11 @@ def rows_of(run: Run, peers: tuple[str, ...], ending: str = "") -> Rows:
 
 
 def draw_summary(cpu: Run, gpu: Run, path: Path) -> None:
-    """Draw the processor's panel above the GPU's, both on one scale.
+    """Draw the panel of the CPU above that of the GPU, with one scale for both.
 
     Args:
-        cpu: What was measured on a processor.
-        gpu: What was measured on a GPU.
+        cpu: The results of a CPU.
+        gpu: The results of a GPU.
         path: The PNG file to write.
     """
     panels = [
@@ -110,10 +110,10 @@ def _draw_panel(column: Axes, rows: Rows) -> None:
             column.plot(bar.peer.worst, y, color="black", marker="|", markersize=9)
             if bar.other is not None:
                 column.plot(bar.other.mean, y, color=OTHER_COLOUR, marker="D", markersize=5)
-            ahead = bar.peer.mean >= 1
+            ours_faster = bar.peer.mean >= 1
             column.annotate(
-                f"{bar.peer.mean:.1f}x", (bar.peer.mean, y), (4 if ahead else -4, 0), textcoords="offset points",
-                ha="left" if ahead else "right", va="center_baseline", fontsize=8,
+                f"{bar.peer.mean:.1f}x", (bar.peer.mean, y), (4 if ours_faster else -4, 0), textcoords="offset points",
+                ha="left" if ours_faster else "right", va="center_baseline", fontsize=8,
             )  # fmt: skip
     column.axvline(1, color="black", linewidth=0.8)
     column.set_yticks(range(len(rows)), list(rows))
@@ -136,7 +136,7 @@ def _set_scale(column: Axes, panels: list[Rows]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Draw the picture that the command line asks for."""
+    """Run the command line, which draws the picture."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.summary_chart", description=__doc__.split("\n")[0])
     parser.add_argument("--cpu", type=Path, default=CPU_RESULTS, help="JSON file of a processor (%(default)s)")
     parser.add_argument("--gpu", type=Path, default=GPU_RESULTS, help="JSON file of a GPU (%(default)s)")

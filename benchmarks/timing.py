@@ -1,11 +1,10 @@
-"""How times are measured: as medians of interleaved rounds.
+"""Measures times as medians of interleaved rounds.
 
-The speed of a machine drifts, with other users and clock rates. So every round gives every peer one turn, the order is
-reversed from one round to the next, and all peers see the same drift.
+The speed of a machine drifts with other users and clock rates. So every peer has one turn in every round, in an order
+that is reversed from one round to the next, and the drift affects all peers equally.
 
-A turn of a short call is many calls, the first of which is not timed. So weights are as warm in the caches as in a
-program that calls nothing else, for every peer alike: a single step of batch 1 is one step of a longer stream, and
-nothing removes its weights from the caches.
+A turn of a short call consists of many calls, the first of which is not timed. So for every peer weights are in the
+caches as in a program that calls nothing else: a single step of batch 1 is measured as one step of a longer stream.
 
 A peer whose threads keep spinning (ONNX Runtime) would slow the others down. It is timed alone, between two halves of
 the rounds of all others, and is deleted afterwards.
@@ -51,23 +50,23 @@ def time_peers(peers: Sequence[Peer], mode: Mode, seconds: float) -> dict[str, M
     """Time all peers of a case against each other.
 
     Args:
-        peers: The peers; those that cannot do this mode are left out.
+        peers: The peers; those that do not support this mode are skipped.
         mode: Forward calls run without gradients.
-        seconds: About how long all of it may take.
+        seconds: About how long the measurement takes.
 
     Returns:
         The time of one call of each peer, by its name.
     """
-    able = [peer for peer in peers if mode in peer.modes]
-    solitary = [peer for peer in able if peer.alone]
-    share = seconds / (2 + len(solitary) if solitary else 1)
+    supporting = [peer for peer in peers if mode in peer.modes]
+    solitary = [peer for peer in supporting if peer.alone]
+    share_seconds = seconds / (2 + len(solitary) if solitary else 1)
     with torch.set_grad_enabled(mode == "training"):
-        together = {peer.name: peer.prepare(mode) for peer in able if not peer.alone}
-        samples = time_together(together, share)
+        together = {peer.name: peer.prepare(mode) for peer in supporting if not peer.alone}
+        samples = time_together(together, share_seconds)
         for peer in solitary:
-            samples |= time_together({peer.name: peer.prepare(mode)}, share)
+            samples |= time_together({peer.name: peer.prepare(mode)}, share_seconds)
         if solitary:
-            for name, more in time_together(together, share).items():
+            for name, more in time_together(together, share_seconds).items():
                 samples[name] += more
     return {name: Measurement.of(values) for name, values in samples.items()}
 
@@ -78,12 +77,12 @@ def time_together(
     """Time functions against each other in interleaved rounds.
 
     Args:
-        functions: What to call, by name.
-        seconds: About how long all of it may take; at least `MIN_ROUNDS` rounds are made in any case.
-        wait: Returns when all calls are done; a GPU only queues them.
+        functions: The functions to call, by name.
+        seconds: About how long the measurement takes; at least `MIN_ROUNDS` rounds are made in any case.
+        wait: Returns when all calls have finished, which a GPU only queues.
 
     Returns:
-        Seconds of one call, one sample a round, by name.
+        For each name, the seconds of one call in each round.
     """
     turns = {name: _Turn.fitted_to(function, wait) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
@@ -106,7 +105,7 @@ def time_together(
 
 @dataclass(frozen=True)
 class _Turn:
-    """One turn of a function: a call that is not timed if calls are short, then the timed ones."""
+    """One turn of a function: first an untimed call if calls are short, then the timed calls."""
 
     function: Function
     wait: Function
@@ -115,7 +114,7 @@ class _Turn:
 
     @classmethod
     def fitted_to(cls, function: Function, wait: Function) -> _Turn:
-        """Warm `function` up, and choose the number of calls from the time of one."""
+        """Warm up `function`, and choose the number of calls from the time of one call."""
         cls(function, wait, 0, 1).time()
         once = cls(function, wait, 0, 1).time()
         if once < TURN_SECONDS:
@@ -123,7 +122,7 @@ class _Turn:
         return cls(function, wait, int(once < COLD_MATTERS_SECONDS), max(1, int(TURN_SECONDS / once)))
 
     def time(self) -> float:
-        """Take the turn; returns the seconds of one call."""
+        """Make the calls, and return the seconds of one."""
         for _ in range(self.untimed):
             self.function()
         self.wait()

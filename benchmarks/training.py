@@ -1,6 +1,6 @@
-"""The training of every model of the examples, with our layers and with torch.nn's by turns.
+"""Trains every model of the examples with our layers and with torch.nn's, in alternating steps.
 
-Both models have the same seed, and so the same weights, batches and dropout. Their losses have to agree over the first
+Both models have the same seed, and so the same weights, batches and dropout. Their losses must agree over the first
 steps before anything is reported.
 """
 
@@ -19,8 +19,9 @@ from benchmarks.results import OURS, THEIRS, TrainingResult
 from benchmarks.timing import Measurement
 from examples.common import Task, Tasks
 
-# The two round differently, and training amplifies the difference from step to step, because Adam divides by the size
-# of the gradient, however small: to at most 4e-6 over the first ten steps, to 1e-4 and more over twenty.
+# The two choices of layers round differently, and training amplifies the difference from step to step, because Adam
+# divides by the size of the gradient, however small: the losses differ by at most 4e-6 over the first ten steps, but by
+# 1e-4 and more over twenty.
 COMPARED_STEPS = 10
 LOSS_TOLERANCE = 2e-5
 LAST_STEPS = 50
@@ -31,9 +32,9 @@ class Pair:
     """One model of an example, with either choice of layers.
 
     Attributes:
-        example: The module in `examples`.
+        example: The name of the module in `examples`.
         name: The example's name of the model.
-        tasks: The same training twice, by layers.
+        tasks: The training with each choice of layers.
     """
 
     example: str
@@ -42,14 +43,14 @@ class Pair:
 
 
 def make_pairs(example: str, arguments: Sequence[str] = ()) -> list[Pair]:
-    """The models of an example in which the choice of layers makes a difference.
+    """The models of an example that differ by the choice of layers.
 
     Args:
-        example: A module in `examples`.
-        arguments: Its command line, beside the choice of layers.
+        example: The name of a module in `examples`.
+        arguments: Its command line, without the choice of layers.
 
     Returns:
-        One pair for each model that has a layer to choose.
+        A pair for each model whose layers can be chosen.
     """
     module = import_module(f"examples.{example}")
     parser = module.make_parser()
@@ -63,12 +64,12 @@ def make_pairs(example: str, arguments: Sequence[str] = ()) -> list[Pair]:
 def train_pair(
     pair: Pair, seconds: float, show_progress: Callable[[float], None] = lambda done: None
 ) -> TrainingResult:
-    """Train both models on the same batches, one step each by turns.
+    """Train both models on the same batches, in alternating steps.
 
     Args:
         pair: The models, which are changed.
-        seconds: How long both train together; the steps whose losses are compared are made in any case.
-        show_progress: Is called with the part of that which is over, from 0 to 1.
+        seconds: How long to train, both together; the steps whose losses are compared are made in any case.
+        show_progress: A function that is called with the progress, from 0 to 1.
 
     Returns:
         Times, losses and scores.
@@ -111,7 +112,7 @@ def _classes(model: nn.Module) -> tuple[type, ...]:
 
 
 def _compare_losses(pair: Pair) -> float:
-    """The largest relative difference of the losses so far, which must be small."""
+    """Return the largest relative difference of the losses so far, or raise an error if it is too large."""
     losses = zip(pair.tasks[OURS].losses, pair.tasks[THEIRS].losses, strict=True)
     difference = max(abs(ours - theirs) / theirs for ours, theirs in losses)
     if not difference <= LOSS_TOLERANCE:

@@ -1,4 +1,4 @@
-"""Complete systems, each readable in one sitting; `python -m examples` runs them all."""
+"""Small complete programs, each short enough to be read at once; `python -m examples` runs them all."""
 
 EXAMPLES = (
     "language_model",

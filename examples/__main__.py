@@ -1,4 +1,4 @@
-"""All examples in their default setting: `python -m examples`; prints the rows of the table in `examples/README.md`."""
+"""Runs all examples with their defaults, and prints the table of `examples/README.md`: `python -m examples`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PICTURES = Path(__file__).parent / "pictures"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the examples, draw their pictures, and print what each took and reached."""
+    """Run the examples, draw their pictures, and print the time and result of each."""
     parser = argparse.ArgumentParser(prog="python -m examples", description=__doc__)
     parser.add_argument("examples", nargs="*", metavar="EXAMPLE", help=f"all, or some of {', '.join(EXAMPLES)}")
     parser.add_argument("--layer", default="fused", help="whose layers: fused or torch (%(default)s)")

@@ -3,10 +3,10 @@
     python -m examples.classifier
     python -m examples.classifier --show "thequickbrownfoxjumpsoverthelazydog"
 
-Who has read "the" cannot know whether "there" or "then" goes on; who also reads from the end can. The sentences are
-those of Python's own documentation. Their lengths differ, so a batch is ragged: the layer takes `lengths`, begins the
-reverse direction at each sentence's own end, and gives zeros past it. Nothing is sorted, nothing packed, and no
-padding is computed; the loss leaves it out. Both models have as many outputs.
+A model that has read "the" cannot know whether this is the beginning of "there" or "then"; one that also reads from the
+end can. The sentences are from Python's own documentation. Their lengths differ, so a batch is ragged: the layer takes
+`lengths`, begins the reverse direction at each sentence's own end, and returns zeros after it. Sentences need not be
+sorted or packed, padding is not computed, and the loss excludes it. Both models have equally many outputs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def load_sentences() -> list[str]:
 
 
 def encode(sentences: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Letters without the spaces, `[batch, time]`, which of them end a word, alike, and lengths, `[batch]`.
+    """Letters without spaces, `[batch, time]`; 1 for those that end a word, of the same shape; and lengths, `[batch]`.
 
     Example:
         >>> letters, ends, lengths = encode(["to be", "or"])
@@ -64,10 +64,10 @@ def set_spaces(letters: str, ends: Tensor) -> str:
 
 
 class Labeller(nn.Module):
-    """How likely each letter ends a word.
+    """Scores how likely each letter ends a word.
 
     Args:
-        layers: Whose GRU.
+        layers: The choice of layers, from which it takes the GRU.
         bidirectional: Whether a second direction reads the sentence from its end.
         hidden_size: Size of the output, of both directions together.
         embedding_size: Size of a letter's vector.
@@ -84,7 +84,7 @@ class Labeller(nn.Module):
         """Scores `[batch, time]`, above zero for the end of a word.
 
         Args:
-            letters: `[batch, time]`, whatever past the end.
+            letters: `[batch, time]`, with any values after the end of a sentence.
             lengths: Letters of each sentence, `[batch]`.
         """
         output, _ = self.recurrent(self.embedding(letters), lengths=lengths)
@@ -95,7 +95,7 @@ class SpacesTask(Task):
     """A labeller and the sentences.
 
     Args:
-        options: The command line's.
+        options: The options of the command line.
         bidirectional: Whether a sentence is read in both directions.
     """
 
@@ -105,7 +105,7 @@ class SpacesTask(Task):
         sentences = load_sentences()
         order = torch.randperm(len(sentences), generator=torch.Generator().manual_seed(options.seed))
         order = order[: HELD_OUT + options.sentences if options.sentences else None]
-        self.letters, self.ends, self.lengths = encode([sentences[place] for place in order])
+        self.letters, self.ends, self.lengths = encode([sentences[index] for index in order])
         torch.manual_seed(options.seed)
         self.network = Labeller(CHOICES[options.layer], bidirectional, options.hidden)
         super().__init__(self.network, len(order) - HELD_OUT, options, clip=1.0, decay=True)
@@ -118,24 +118,24 @@ class SpacesTask(Task):
         return self.network(self.letters[rows, :longest], lengths)[real], self.ends[rows, :longest][real]
 
     def loss(self, step: int) -> Tensor:
-        """Nats a letter."""
+        """The mean cross entropy of a letter, in nats."""
         return binary_cross_entropy_with_logits(*self.label(HELD_OUT + self.batch_of(step)))
 
     def evaluate(self) -> Numbers:
-        """Of the held-out ends of words: F1, the harmonic mean of precision and recall."""
+        """F1, the harmonic mean of precision and recall, of the ends of words in held-out sentences."""
         scores, ends = self.label(torch.arange(HELD_OUT))
         found = scores > 0
         return {"F1": (2 * (found * ends).sum() / (found.sum() + ends.sum())).item()}
 
     @torch.no_grad()
     def read(self, letters: str) -> str:
-        """A text without spaces, with spaces."""
+        """Return a text without spaces with spaces between its words."""
         codes, _, lengths = encode([letters])
         return set_spaces(letters, self.network(codes, lengths)[0] > 0)
 
 
 def draw_picture(tasks: dict[str, SpacesTask], texts: list[str], path: Path) -> None:
-    """F1 by epoch, and how each model reads some texts."""
+    """Draw F1 by epoch, and some texts as each model reads them."""
     figure = make_figure(10, 3.4)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     right.set_axis_off()

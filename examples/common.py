@@ -1,12 +1,10 @@
-"""What every example has and none is about: options, the loop with its progress bar, checkpoints, pictures.
+"""The common parts of all examples: options, the training loop with its progress bar, checkpoints, pictures.
 
-An example is a module with
+An example is a module with these functions, on which `benchmarks/training.py` relies, too:
 
-    make_parser() -> ArgumentParser      its options, on top of those of `base_parser`
+    make_parser() -> ArgumentParser      its options, in addition to those of `base_parser`
     make_tasks(options) -> Tasks         the models to train, by name, each with its data and its loss
-    main(arguments) -> Numbers           train them, print and draw what they learned, return the numbers
-
-and everything else, `benchmarks/training.py` too, works on that.
+    main(arguments) -> Numbers           trains them, prints and draws what they have learned, and returns the scores
 """
 
 from __future__ import annotations
@@ -32,35 +30,35 @@ from examples.layers import CHOICES
 
 Numbers = dict[str, float]
 
-# The bright scheme of Paul Tol: told apart by colour-blind readers too.
+# Paul Tol's bright colour scheme, which colour-blind readers can distinguish.
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#aa3377", "#66ccee")
 STOPPED = 130  # the exit code of a program that Ctrl-C ended
 
 
 class Task(ABC):
-    """One model in training: the example says which batch a step has and what its loss is.
+    """The training of one model; an example defines the batch and the loss of each step.
 
-    A step depends on the weights, the seed and its own number alone (its dropout too), so a training that goes on from
-    a checkpoint makes the same steps as one that never stopped, and the same steps with either choice of layers.
+    A step, including its dropout, depends only on the weights, the seed and the number of the step. So a training that
+    is resumed from a checkpoint makes the same steps as one that was never stopped, with either choice of layers.
 
     Args:
-        model: Is trained.
-        examples: How many there are to train on; an epoch sees each of them once, `options.batch` at a time.
-        options: Those of `base_parser`.
+        model: The model to train.
+        examples: The number of training examples; an epoch uses each of them once, `options.batch` in a step.
+        options: The options of `base_parser`.
         clip: The largest norm of all gradients together.
-        decay: Whether the learning rate falls to zero in a straight line over all epochs.
-        make_optimizer: From parameters and learning rate.
+        decay: Whether the learning rate decreases linearly to zero over all epochs.
+        make_optimizer: A function of parameters and learning rate that returns an optimizer.
 
     Attributes:
-        model: As given.
-        steps_per_epoch: Steps in an epoch; examples that do not fill a batch are left for another epoch.
-        steps_done: Steps so far.
-        losses: The loss of each of them.
-        norms: The norm of all gradients of each of them, before clipping.
-        scores: What `evaluate` returned after each epoch.
-        unit: What `units_per_step` counts.
-        units_per_step: How many of them a step trains on.
-        seed: Of everything that is drawn.
+        model: The model.
+        steps_per_epoch: The number of steps in an epoch; examples that do not fill a batch are left out of it.
+        steps_done: The number of steps so far.
+        losses: The loss of each step.
+        norms: The norm of all gradients of each step, before clipping.
+        scores: The result of `evaluate` after each epoch.
+        unit: The unit of `units_per_step`.
+        units_per_step: The number of units that a step trains on.
+        seed: The seed of all random numbers.
     """
 
     unit = "examples"
@@ -98,16 +96,16 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self) -> Numbers:
-        """How well the model does on what it was not trained on; called without gradients and in eval mode."""
+        """The scores of the model on held-out data; called without gradients and in eval mode."""
 
     def batch_of(self, step: int) -> Tensor:
-        """Which examples the batch of `step` holds, `[batch]`: of a new order each epoch, the same for every model."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        """The indices of the examples of a step, `[batch]`, in a new order in each epoch, the same for every model."""
+        epoch, index = divmod(step, self.steps_per_epoch)
         order = torch.randperm(self._examples, generator=torch.Generator().manual_seed(1000 * self.seed + epoch))
-        return order[place * self._batch : (place + 1) * self._batch]
+        return order[index * self._batch : (index + 1) * self._batch]
 
     def step(self) -> float:
-        """One batch forward and backward and one step of the optimizer; returns the loss."""
+        """Make one step: a batch forward and backward, and the optimizer's update. Returns the loss."""
         torch.manual_seed(self.seed + self.steps_done)  # dropout's masks
         if self._decay:
             self._optimizer.param_groups[0]["lr"] = self._rate * (1 - self.steps_done / self.total_steps)
@@ -122,19 +120,19 @@ class Task(ABC):
 
     @torch.no_grad()
     def score(self) -> Numbers:
-        """`evaluate` without gradients and in eval mode."""
+        """Call `evaluate` without gradients and in eval mode."""
         self.model.eval()
         numbers = self.evaluate()
         self.model.train()
         return numbers
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it takes to go on from here."""
+        """The state from which the training can be resumed."""
         done = {name: getattr(self, name) for name in ("steps_done", "losses", "norms", "scores")}
         return done | {"model": self.model.state_dict(), "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict` of a model of the same sizes."""
+        """Resume from a `state_dict` of a model of the same sizes."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for name in ("steps_done", "losses", "norms", "scores"):
@@ -152,9 +150,9 @@ def base_parser(
     Args:
         name: The module's name in `examples`.
         description: The module's docstring.
-        epochs: Default of `--epochs`.
-        batch: Default of `--batch`.
-        learning_rate: Default of `--learning-rate`.
+        epochs: The default of `--epochs`.
+        batch: The default of `--batch`.
+        learning_rate: The default of `--learning-rate`.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m examples.{name}",
@@ -176,14 +174,14 @@ def base_parser(
 
 
 def train(tasks: Tasks, options: argparse.Namespace) -> None:
-    """Train all models, an epoch each in turn, and keep a checkpoint after every epoch.
+    """Train all models, an epoch each in turn, and save a checkpoint after every epoch.
 
-    Ctrl-C ends after the step that is running, with a checkpoint from which `--resume` goes on as if nothing had
-    happened; a second one ends at once.
+    Ctrl-C ends the training after the current step and saves a checkpoint, from which `--resume` continues as if there
+    had been no interruption; a second Ctrl-C ends it at once.
 
     Args:
-        tasks: By name; are trained until `options.epochs` are done.
-        options: Those of `base_parser`.
+        tasks: The trainings by name, which are continued until `options.epochs` are done.
+        options: The options of `base_parser`.
 
     Raises:
         SystemExit: Ctrl-C was pressed.
@@ -221,7 +219,7 @@ def _stop(tasks: Tasks, options: argparse.Namespace, console: Console) -> None:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[list[bool]]:
-    """A list that Ctrl-C puts something into, so that no step is left half done; a second Ctrl-C ends at once."""
+    """A list that Ctrl-C makes non-empty, so that the current step can be completed; a second Ctrl-C ends at once."""
     asked: list[bool] = []
 
     def ask(*_: Any) -> None:
@@ -236,7 +234,7 @@ def _asked_to_stop() -> Iterator[list[bool]]:
 
 
 def _save(tasks: Tasks, path: Path) -> None:
-    """Write a checkpoint; a crash meanwhile leaves the old one as it was."""
+    """Write a checkpoint such that a crash while writing leaves the old one intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     torch.save({name: task.state_dict() for name, task in tasks.items()}, unfinished)
@@ -252,19 +250,19 @@ def _load(tasks: Tasks, path: Path) -> None:
 
 
 def format_numbers(numbers: Numbers) -> str:
-    """Such as `accuracy 0.987, loss 0.0412`."""
+    """Format scores, such as `accuracy 0.987, loss 0.0412`."""
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
 def make_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, in the style of all pictures here."""
+    """An empty figure of the given size in inches, in the style of all pictures here."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG file, tell where, and leave out of it what would differ from run to run."""
+    """Write a PNG file without metadata that would differ between versions, and print its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100, metadata={"Software": None})
     print(f"picture: {path}")

@@ -1,4 +1,4 @@
-"""Small pictures of handwritten digits, and a small convolutional network that sees them."""
+"""Small pictures of handwritten digits, and a small convolutional network that reads them."""
 
 from functools import cache
 
@@ -6,11 +6,11 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-HELD_OUT = 300  # of the 1797 pictures the last ones, by other writers
+HELD_OUT = 300  # the last of the 1797 pictures, which are by other writers
 
 
 def draw_pictures(steps: int, batch: int, held_out: bool, seed: int) -> tuple[Tensor, Tensor]:
-    """Pictures `[steps, batch, 8, 8]` from 0 to 1 of one part of the data, and their digits `[steps, batch]`."""
+    """Random pictures `[steps, batch, 8, 8]` of one part of the data, from 0 to 1, and their digits."""
     images, digits = _load()
     first, end = (len(images) - HELD_OUT, len(images)) if held_out else (0, len(images) - HELD_OUT)
     rows = torch.randint(first, end, (steps, batch), generator=torch.Generator().manual_seed(seed))
@@ -24,7 +24,7 @@ def _load() -> tuple[Tensor, Tensor]:
 
 
 class Eye(nn.Module):
-    """What each picture `[..., 8, 8]` shows, `[..., size]`; time and batch are one batch to it."""
+    """Maps pictures `[..., 8, 8]` to features `[..., size]`, with all leading dimensions treated as one batch."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -34,5 +34,5 @@ class Eye(nn.Module):
         )  # fmt: skip
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """See all pictures."""
+        """Return the features of all pictures."""
         return self.layers(pictures.reshape(-1, 1, *pictures.shape[-2:])).unflatten(0, pictures.shape[:-2])

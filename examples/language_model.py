@@ -4,9 +4,9 @@
     python -m examples.language_model --text book.txt --tokens characters --hidden 512 --prompt "Once upon a time"
     python -m examples.language_model --cell GRU --num-layers 3 --temperature 0 0.7
 
-Embedding, stacked LSTM or GRU layers with dropout between them, and scores of the next token made with the embedding's
-own weights. The text is cut into `batch` long streams that are read side by side, `time` tokens a step; the state is
-carried from one step to the next and the gradient stops there (truncated backpropagation through time).
+The model has an embedding, stacked LSTM or GRU layers with dropout between them, and scores of the next token computed
+with the embedding's weights. The text is divided into `batch` long streams that are read in parallel, `time` tokens in
+a step; the state is passed from one step to the next, but not the gradient (truncated backpropagation through time).
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ JOINTS = {"words": " ", "characters": ""}
 
 
 class LanguageModel(nn.Module):
-    """Scores of the next token, from all before it.
+    """Scores the next token from all tokens before it.
 
     Args:
-        layers: Whose LSTM or GRU.
+        layers: The choice of layers, from which it takes the LSTM or GRU.
         cell: "LSTM" or "GRU".
-        tokens: Size of the vocabulary.
-        hidden_size: Size of a token's vector and of the layers' states.
-        num_layers: How many layers are stacked.
-        dropout: Part of the values between two layers, and around them, that are zero in training.
+        tokens: The size of the vocabulary.
+        hidden_size: The size of a token's vector and of the layers' states.
+        num_layers: The number of stacked layers.
+        dropout: The probability with which values before, between and after the layers become zero in training.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class LanguageModel(nn.Module):
         self.recurrent = make(hidden_size, hidden_size, num_layers, dropout=dropout if num_layers > 1 else 0.0)
         self.dropout = nn.Dropout(dropout)
         self.scores = nn.Linear(hidden_size, tokens)
-        # Between what suits a layer's input, 1, and what suits scores, 1 / sqrt(hidden_size).
+        # A compromise between a good size of a layer's input, 1, and of the weights of scores, 1 / sqrt(hidden_size).
         nn.init.normal_(self.embedding.weight, 0, 0.4)
-        self.scores.weight = self.embedding.weight  # tied: a token is scored by how near its vector is
+        self.scores.weight = self.embedding.weight  # tied weights: a token's score is the product with its vector
 
     def forward(self, codes: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Scores `[time, batch, tokens]` of what follows each of `codes` `[time, batch]`, and the new state."""
+        """Scores `[time, batch, tokens]` of the token after each of `codes` `[time, batch]`, and the new state."""
         output, state = self.recurrent(self.dropout(self.embedding(codes)), state)
         return self.scores(self.dropout(output)), state
 
@@ -76,7 +76,7 @@ class TextTask(Task):
         end = int(len(text) * (1 - HELD_OUT))
         training, held_out = split_tokens(text[:end], kind), split_tokens(text[end:], kind)
         self.kind = kind
-        self.vocabulary = Vocabulary.of(training, MIN_COUNT[kind])  # the held-out part must not tell its words
+        self.vocabulary = Vocabulary.of(training, MIN_COUNT[kind])  # must not contain words of the held-out part only
         self.streams = Streams(self.vocabulary.encode(training), options.batch, options.time)
         self.held_out = Streams(self.vocabulary.encode(held_out), HELD_OUT_STREAMS, options.time)
         layers, size = CHOICES[options.layer], len(self.vocabulary.tokens)
@@ -86,7 +86,7 @@ class TextTask(Task):
         self._state: State | None = None
 
     def loss(self, step: int) -> Tensor:
-        """Nats a token of one window of all streams; the state goes on to the next window, the gradient does not."""
+        """The mean cross entropy in nats of one window of all streams; only the state is passed to the next window."""
         number = step % self.steps_per_epoch
         inputs, targets = self.streams.window(number)
         scores, state = self.network(inputs, self._state if number else None)
@@ -94,7 +94,7 @@ class TextTask(Task):
         return cross_entropy(scores.flatten(0, 1), targets.flatten())
 
     def evaluate(self) -> Numbers:
-        """How many tokens the model hesitates between on the held-out text: the exponential of its mean loss."""
+        """The perplexity of the held-out text: the exponential of the mean loss."""
         state, losses = None, []
         for number in range(self.held_out.windows):
             inputs, targets = self.held_out.window(number)
@@ -103,32 +103,32 @@ class TextTask(Task):
         return {"perplexity": math.exp(sum(losses) / len(losses))}
 
     def state_dict(self) -> dict:
-        """With the state that the next window begins with."""
+        """The state of the training, with the state of the layers at the end of the last window."""
         return super().state_dict() | {"carried": self._state}
 
     def load_state_dict(self, state: dict) -> None:
-        """With the state that the next window begins with."""
+        """Resume from a `state_dict`, with the state of the layers."""
         super().load_state_dict(state)
         self._state = state["carried"]
 
     @torch.no_grad()
     def continue_text(self, prompt: str, length: int, temperature: float, seed: int) -> str:
-        """Let the model go on with `prompt` for `length` tokens: the likeliest each at temperature 0, else drawn."""
+        """Continue `prompt` by `length` tokens: the likeliest ones at temperature 0, else random ones."""
         self.network.eval()
         generator = torch.Generator().manual_seed(seed)
         tokens = split_tokens(prompt, self.kind)
-        chances, state = self.next_chances(tokens, None, temperature)
+        probabilities, state = self.next_probabilities(tokens, None, temperature)
         for _ in range(length):
-            tokens.append(self.vocabulary.tokens[int(torch.multinomial(chances, 1, generator=generator))])
-            chances, state = self.next_chances(tokens[-1:], state, temperature)
+            tokens.append(self.vocabulary.tokens[int(torch.multinomial(probabilities, 1, generator=generator))])
+            probabilities, state = self.next_probabilities(tokens[-1:], state, temperature)
         text = JOINTS[self.kind].join(tokens)
         return re.sub(r" ([,.;:!?)\]])", r"\1", text) if self.kind == "words" else text
 
     @torch.no_grad()
-    def next_chances(
+    def next_probabilities(
         self, tokens: Sequence[str], state: State | None = None, temperature: float = 1.0
     ) -> tuple[Tensor, State]:
-        """The chances `[vocabulary]` of what follows `tokens`, the unknown left out, and the new state."""
+        """The probabilities `[vocabulary]` of the token after `tokens`, 0 for the unknown one, and the new state."""
         scores, state = self.network(self.vocabulary.encode(tokens)[:, None], state)
         scores = scores[-1, 0]
         scores[0] = -math.inf
@@ -138,10 +138,10 @@ class TextTask(Task):
 
 
 def show(task: TextTask, options: argparse.Namespace) -> None:
-    """Print the likeliest next tokens, and how the model goes on at each temperature."""
+    """Print the likeliest next tokens, and a continuation of the prompt at each temperature."""
     task.network.eval()
-    chances, _ = task.next_chances(split_tokens(options.prompt, task.kind))
-    best = [f"{task.vocabulary.tokens[code]!r} {chances[code]:.1%}" for code in chances.topk(5).indices]
+    probabilities, _ = task.next_probabilities(split_tokens(options.prompt, task.kind))
+    best = [f"{task.vocabulary.tokens[code]!r} {probabilities[code]:.1%}" for code in probabilities.topk(5).indices]
     print(f"\n{task.kind}, {len(task.vocabulary.tokens)} in the vocabulary: after {options.prompt!r} {', '.join(best)}")
     for temperature in options.temperature:
         text = task.continue_text(options.prompt, options.draw, temperature, options.seed)
@@ -149,7 +149,7 @@ def show(task: TextTask, options: argparse.Namespace) -> None:
 
 
 def draw_picture(tasks: dict[str, TextTask], path: Path) -> None:
-    """Perplexity by epoch, on the text that is trained on and on the text held out."""
+    """Draw the perplexity by epoch, on the training text and on the held-out text."""
     figure = make_figure(4.5 * len(tasks), 3.2)
     for axis, (kind, task) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
         epochs = torch.tensor(task.losses).view(-1, task.steps_per_epoch)
@@ -191,7 +191,7 @@ def make_tasks(options: argparse.Namespace) -> dict[str, TextTask]:
 
 
 def main(arguments: list[str] | None = None) -> Numbers:
-    """Train, evaluate and draw samples, as the command line says."""
+    """Run the command line: train, evaluate and draw samples."""
     options = make_parser().parse_args(arguments)
     tasks = make_tasks(options)
     train(tasks, options)

@@ -1,6 +1,6 @@
-"""The choice of layers, `--layer fused` or `--layer torch`: the same arguments, weights and numbers, other kernels.
+"""The choice of layers, `--layer fused` or `--layer torch`, with the same arguments, weights and results.
 
-What torch.nn has no layer for, it gets here: ragged batches by packing, masked convolution by masking the weight.
+Where torch.nn lacks a feature, the classes here add it: `lengths` by packing, masked convolution by masking the weight.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import fused_rnn
 
 
 class Packed(nn.RNNBase):
-    """Lets the layer of torch.nn that stands behind it take `lengths` as fused_rnn's do, by way of a PackedSequence."""
+    """A base class that adds the argument `lengths` to the torch.nn layer that follows it, using a PackedSequence."""
 
     def forward(self, input: Tensor, hx: Any = None, lengths: Tensor | None = None) -> tuple:
-        """Run sequences through the layers; with `lengths` `[batch]` each stops at its own end, zeros follow it."""
+        """Run sequences through the layers; with `lengths` `[batch]` each ends at its own length, followed by zeros."""
         if lengths is None:
             return super().forward(input, hx)
         packed = pack_padded_sequence(input, lengths, self.batch_first, enforce_sorted=False)
@@ -67,7 +67,7 @@ class PackedRNN(Packed, nn.RNN):  # type: ignore[misc]
 
 
 class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
-    """fused_rnn.MaskedConv2d as most PixelCNNs have it: a whole convolution with a weight of which half is zero.
+    """fused_rnn.MaskedConv2d as most PixelCNNs implement it: a dense convolution with a weight times the mask.
 
     Example:
         >>> import torch
@@ -87,7 +87,7 @@ class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
 
 @dataclass(frozen=True)
 class Layers:
-    """The classes that a model makes its layers of.
+    """The classes of layers that a model uses.
 
     Example:
         >>> CHOICES["torch"].lstm(4, 8, num_layers=2)

@@ -3,13 +3,13 @@
     python -m examples.long_dependencies
     python -m examples.long_dependencies --time 200 --epochs 60
 
-Of `time` random numbers two are marked, and the answer, after the last one, is their sum (Hochreiter and Schmidhuber,
-"Long Short-Term Memory", 1997). Who remembers nothing answers 1 and errs by 1/6 squared on average. The pictures: the
-error while training; how much the answer depends on an input so many steps back, which in the plain RNN vanishes, so
-there is nothing to learn from; and an RNN whose gradients explode, of rectified linear units that begin as copies of
-themselves (Le et al., "A Simple Way to Initialize Recurrent Networks of Rectified Linear Units", 2015): the first steps
-end it, unless they are clipped. With `--layer torch` too these two are fused_rnn's: rounding explodes in them as well,
-so no two ways to compute them lead to the same losses.
+Two of `time` random numbers are marked, and the answer, after the last one, is their sum (Hochreiter and Schmidhuber,
+"Long Short-Term Memory", 1997). A model that remembers nothing answers 1, with a mean squared error of 1/6. The first
+picture shows the error during training. The second shows how much the answer depends on an input so many steps back:
+in the plain RNN this gradient vanishes, so it cannot learn. The last two show an RNN whose gradients explode, of
+rectified linear units that are initialised with the identity (Le et al., "A Simple Way to Initialize Recurrent Networks
+of Rectified Linear Units", 2015): without clipping, the first steps destroy it. These two are fused_rnn's also with
+`--layer torch`, since rounding errors explode, too, so that other kernels would lead to other losses.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def adding_problem(count: int, time: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Adder(nn.Module):
-    """A recurrent layer, and the answer from its last output.
+    """A recurrent layer, and a linear map from its last output to the answer.
 
     Args:
-        make: The layer, from sizes of input and state.
-        hidden_size: Size of the state.
+        make: A function that makes the layer from input_size and hidden_size.
+        hidden_size: The size of the state.
     """
 
     def __init__(self, make: Callable[[int, int], nn.Module], hidden_size: int) -> None:
@@ -74,24 +74,24 @@ class Adder(nn.Module):
 
 @torch.no_grad()
 def remember(network: Adder, time: int) -> None:
-    """Set the gate that keeps the state so that it keeps it for about `time` steps.
+    """Initialise the gate that preserves the state such that it does so for about `time` steps.
 
-    That is the LSTM's forget gate or the GRU's update gate, second of the gates in both: sigmoid(log(time - 1)) is
-    1 - 1 / time (Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018).
+    This is the LSTM's forget gate or the GRU's update gate, the second gate in both. Its bias log(time - 1) makes it
+    sigmoid(log(time - 1)) = 1 - 1 / time (Tallec and Ollivier, "Can recurrent neural networks warp time?", 2018).
     """
     size = network.answer.in_features
     network.recurrent.get_parameter("bias_hh_l0")[size : 2 * size] = math.log(time - 1)
 
 
 def make_exploding(input_size: int, hidden_size: int) -> fused_rnn.RNN:
-    """An RNN of rectified linear units, each of which begins as a copy of what it was a step before."""
+    """An RNN of rectified linear units whose recurrent weight is the identity, so that each unit repeats its value."""
     recurrent = fused_rnn.RNN(input_size, hidden_size, nonlinearity="relu", bias=False)
     nn.init.eye_(recurrent.get_parameter("weight_hh_l0"))
     return recurrent
 
 
 def gradient_by_distance(network: Adder, time: int) -> Tensor:
-    """The norm of the answers' gradient by the input so many steps before the last, `[time]`, from 0 steps up."""
+    """The mean norm of the answers' gradient with respect to the input k steps before the last, `[time]`, by k."""
     inputs, _ = adding_problem(HELD_OUT, time, HELD_OUT_SEED)
     inputs.requires_grad_()
     (gradient,) = torch.autograd.grad(network(inputs).sum(), inputs)
@@ -102,10 +102,10 @@ class AddingTask(Task):
     """A layer and the adding problem, of which every batch is new.
 
     Args:
-        options: The command line's.
+        options: The options of the command line.
         network: The model.
         clip: The largest norm of its gradients.
-        exploding: Whether it is trained by plain gradient descent, which does not divide by the gradient's size.
+        exploding: Whether to train with SGD, which unlike Adam does not divide by the gradient's size.
     """
 
     unit = "sequences"
@@ -125,13 +125,13 @@ class AddingTask(Task):
         return mse_loss(self.network(inputs), sums)
 
     def evaluate(self) -> Numbers:
-        """The mean squared error of sequences that are never trained on."""
+        """The mean squared error of held-out sequences."""
         inputs, sums = adding_problem(HELD_OUT, self._time, HELD_OUT_SEED)
         return {"error": mse_loss(self.network(inputs), sums).item()}
 
 
 def draw_picture(tasks: Mapping[str, AddingTask], time: int, path: Path) -> None:
-    """Four pictures: error, gradient by distance, and norm of the gradient and error where it explodes."""
+    """Draw the error, the gradient by distance, and the norm of the gradient and the error of exploding RNNs."""
     figure = make_figure(10, 7)
     (error, distance), (norm, exploded) = figure.subplots(2, 2)
     for (name, task), colour in zip(tasks.items(), COLOURS, strict=False):

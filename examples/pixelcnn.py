@@ -3,10 +3,11 @@
     python -m examples.pixelcnn
     python -m examples.pixelcnn --layer torch     # the same model, each convolution dense, with half its weight zero
 
-The chance of an image is the product over its pixels, in raster order, of the chance of each given those before it
-(van den Oord et al., "Pixel Recurrent Neural Networks", 2016). A masked convolution sees only those, so one pass over
-a training image gives the chances of all its pixels at once; drawing an image takes a pass for each pixel. Data: the
-1797 digits of 8x8 pixels and 17 levels that scikit-learn carries; the last 300, by other writers, are held out.
+The probability of an image is the product over its pixels, in raster order, of the probability of each pixel given
+those before it (van den Oord et al., "Pixel Recurrent Neural Networks", 2016). A masked convolution sees only those, so
+one pass over a training image computes the probabilities of all its pixels; drawing an image takes a pass for each
+pixel. The data are the 1797 digits of 8x8 pixels and 17 levels in scikit-learn; the last 300, by other writers, are
+held out.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ EACH = 10  # images of each row of the picture
 
 
 def load_images() -> tuple[Tensor, Tensor]:
-    """Levels of grey `[images, 8, 8]`, 0 to 16: those to train on and those held out.
+    """Levels of grey `[images, 8, 8]`, 0 to 16, of the training images and the held-out images.
 
     Example:
         >>> training, held_out = load_images()
@@ -41,12 +42,12 @@ def load_images() -> tuple[Tensor, Tensor]:
 
 
 class ResidualBlock(nn.Module):
-    """1x1, 3x3 of type B, 1x1, each after a ReLU, and the input added: figure 5 of the paper.
+    """Convolutions 1x1, masked 3x3 of type B, and 1x1, each after a ReLU, added to the input: figure 5 of the paper.
 
     Args:
-        layers: Whose masked convolution.
-        channels: Of input and output; half of them within.
-        dropout: Part of the channels within that are zero in training.
+        layers: The choice of layers, from which it takes the masked convolution.
+        channels: The channels of input and output; the masked convolution has half of them.
+        dropout: The probability with which the inner channels become zero in training.
     """
 
     def __init__(self, layers: Layers, channels: int, dropout: float) -> None:
@@ -63,18 +64,18 @@ class ResidualBlock(nn.Module):
         )
 
     def forward(self, input: Tensor) -> Tensor:
-        """From and to `[batch, channels, height, width]`."""
+        """Map `[batch, channels, height, width]` to the same shape."""
         return input + self.steps(input)
 
 
 class PixelCNN(nn.Module):
-    """Scores of all levels of each pixel, from the pixels before it.
+    """Scores all levels of each pixel from the pixels before it.
 
     Args:
-        layers: Whose masked convolution.
-        channels: Of the residual blocks.
-        blocks: How many blocks.
-        dropout: Within them.
+        layers: The choice of layers, from which it takes the masked convolution.
+        channels: The channels of the residual blocks.
+        blocks: The number of residual blocks.
+        dropout: The dropout within them.
 
     Example:
         >>> PixelCNN(CHOICES["fused"])(torch.zeros(2, 8, 8, dtype=torch.long)).shape
@@ -88,7 +89,7 @@ class PixelCNN(nn.Module):
         self.head = nn.Sequential(
             nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, LEVELS, 1)
         )
-        # The faster layout for either choice of layers.
+        # Channels last is the faster layout for either choice of layers.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,12 +99,12 @@ class PixelCNN(nn.Module):
 
 
 def bits_per_pixel(model: PixelCNN, images: Tensor) -> Tensor:
-    """The bits that a level costs with the model's chances, on average over all pixels of `images` `[batch, 8, 8]`."""
+    """The mean cross entropy in bits of all pixels of `images` `[batch, 8, 8]`."""
     return cross_entropy(model(images), images) / math.log(2)
 
 
 class DigitsTask(Task):
-    """A PixelCNN and the digits."""
+    """The training of a PixelCNN on the digits."""
 
     unit = "images"
 
@@ -124,11 +125,11 @@ class DigitsTask(Task):
 
 
 def histogram_bits(training: Tensor, held_out: Tensor) -> float:
-    """Bits per pixel of a model that knows how often each pixel has each level, and nothing of its neighbours.
+    """Bits per pixel of a baseline: each pixel's own distribution of levels, independent of all other pixels.
 
     Args:
-        training: Levels to count, `[images, 8, 8]`; one more of each is counted, so that no chance is zero.
-        held_out: Levels to code, `[images, 8, 8]`.
+        training: The levels to count, `[images, 8, 8]`; each count is increased by 1, so that no probability is zero.
+        held_out: The levels to predict, `[images, 8, 8]`.
     """
     counts = nn.functional.one_hot(training, LEVELS).sum(0) + 1.0
     bits = -torch.log2(counts / counts.sum(-1, keepdim=True))
@@ -140,11 +141,11 @@ def draw(model: PixelCNN, images: Tensor, temperature: float, seed: int, first_r
     """Draw images pixel by pixel.
 
     Args:
-        model: In eval mode.
-        images: `[batch, 8, 8]`; the rows above `first_row` stay as they are, the others are ignored.
-        temperature: Below 1 likely levels become likelier.
-        seed: The same one draws the same images.
-        first_row: 4 completes the upper halves of `images`.
+        model: The model in eval mode.
+        images: `[batch, 8, 8]`, of which the rows above `first_row` are given and the others are drawn.
+        temperature: A divisor of the scores; below 1 likely levels become likelier.
+        seed: The seed of the random numbers.
+        first_row: The first row to draw; 4 completes the upper halves of `images`.
 
     Returns:
         `[batch, 8, 8]`.
@@ -153,19 +154,19 @@ def draw(model: PixelCNN, images: Tensor, temperature: float, seed: int, first_r
     images = images.clone()
     for row in range(first_row, SIZE):
         for column in range(SIZE):
-            chances = torch.softmax(model(images)[:, :, row, column] / temperature, dim=1)
-            images[:, row, column] = torch.multinomial(chances, 1, generator=generator)[:, 0]
+            probabilities = torch.softmax(model(images)[:, :, row, column] / temperature, dim=1)
+            images[:, row, column] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
     return images
 
 
 def draw_picture(model: PixelCNN, held_out: Tensor, seed: int, path: Path) -> None:
-    """A grid: images held out, images drawn at several temperatures, and halves with their completions."""
-    nothing = torch.zeros(EACH, SIZE, SIZE, dtype=torch.long)
+    """Draw a grid of held-out images, images drawn at several temperatures, and halves with their completions."""
+    blank = torch.zeros(EACH, SIZE, SIZE, dtype=torch.long)
     rows = {"real, held out": held_out[:EACH]}
-    rows |= {f"drawn, temperature {t}": draw(model, nothing, t, seed) for t in TEMPERATURES}
+    rows |= {f"drawn, temperature {t}": draw(model, blank, t, seed) for t in TEMPERATURES}
     halves = held_out[EACH : 2 * EACH]
     rows["real, held out "] = halves
-    rows["upper half given"] = torch.cat([halves[:, : SIZE // 2], nothing[:, SIZE // 2 :]], dim=1)
+    rows["upper half given"] = torch.cat([halves[:, : SIZE // 2], blank[:, SIZE // 2 :]], dim=1)
     rows["lower half drawn"] = draw(model, halves, 0.8, seed, first_row=SIZE // 2)
     figure = make_figure(9, 0.75 * len(rows))
     for axis, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
@@ -193,7 +194,7 @@ def make_tasks(options: argparse.Namespace) -> dict[str, DigitsTask]:
 
 
 def main(arguments: list[str] | None = None) -> Numbers:
-    """Train, compare with what knows less, and draw."""
+    """Train, compare with the baselines, and draw."""
     options = make_parser().parse_args(arguments)
     tasks = make_tasks(options)
     train(tasks, options)

@@ -3,10 +3,11 @@
     python -m examples.seq2seq
     python -m examples.seq2seq --kinds plain attention --hidden 64 --date "the 4th of July 2026"
 
-An encoder reads the date, a decoder starts from its last state and writes ten characters (Sutskever et al., "Sequence
-to Sequence Learning with Neural Networks", 2014). `plain` is that; `reversed` reads the date from its end; a `peeky`
-decoder sees the encoder's last state at every step (Cho et al., 2014); with `attention` it looks back at every
-character of the date (Luong et al., 2015). Dates differ in length: a batch is ragged and the encoder takes `lengths`.
+An encoder reads the date, and a decoder, which starts from the encoder's last state, writes ten characters (Sutskever
+et al., "Sequence to Sequence Learning with Neural Networks", 2014). This is `plain`; `reversed` reads the date from its
+end; a `peeky` decoder gets the encoder's last state at every step (Cho et al., 2014); with `attention` it gets a mean
+of the encoder's outputs weighted by their relevance (Luong et al., 2015). Dates differ in length, so a batch is ragged
+and the encoder takes `lengths`.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def write_date(day: date, draw: random.Random) -> str:
 
 
 def encode(text: str, characters: str) -> Tensor:
-    """Each character's place among `characters`, from 1; 0 is left for padding. Others are an error."""
+    """The index of each character in `characters`, from 1, since 0 is padding; other characters raise an error."""
     return torch.tensor([1 + characters.index(character) for character in text])
 
 
@@ -60,10 +61,10 @@ class Seq2seq(nn.Module):
     """Encoder and decoder.
 
     Args:
-        layers: Whose LSTM.
+        layers: The choice of layers, from which it takes the LSTM.
         kind: One of `KINDS`.
-        hidden_size: Size of the states.
-        embedding_size: Size of a character's vector.
+        hidden_size: The size of the states.
+        embedding_size: The size of a character's vector.
     """
 
     def __init__(self, layers: Layers, kind: str, hidden_size: int, embedding_size: int = 32) -> None:
@@ -78,29 +79,29 @@ class Seq2seq(nn.Module):
         self.scores = nn.Linear(both, len(OUTPUT_CHARACTERS))
 
     def encode(self, dates: Tensor, lengths: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The encoder's outputs `[batch, time, hidden]`, zero past a date's end, and its states at the end.
+        """The encoder's outputs `[batch, time, hidden]`, zero after a date's end, and its states at the end.
 
         Args:
             dates: Characters `[batch, time]`, padded with 0.
-            lengths: Characters of each date, `[batch]`.
+            lengths: The number of characters of each date, `[batch]`.
         """
         return self.encoder(self.read(dates), lengths=lengths)
 
     def decode(
         self, given: Tensor, state: tuple[Tensor, Tensor], memory: Tensor, real: Tensor, last: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
-        """Write on.
+        """Score the next characters.
 
         Args:
-            given: The characters written so far from where `state` is, `[batch, steps]`.
-            state: The decoder's.
+            given: The characters written since `state`, `[batch, steps]`.
+            state: The decoder's state before them.
             memory: The encoder's outputs `[batch, time, hidden]`.
-            real: Which of them belong to a date, `[batch, time]`.
+            real: Whether each of them belongs to a date, not to padding, `[batch, time]`.
             last: The encoder's last h, `[batch, hidden]`.
 
         Returns:
-            Scores of the next characters `[batch, steps, characters]`, the new state, and with attention how much each
-            step looks at each character of the date, `[batch, steps, time]`; else nothing, `[batch, steps, 0]`.
+            Scores of the next characters `[batch, steps, characters]`, the new state, and the attention weights of each
+            step `[batch, steps, time]`; without attention these are empty, `[batch, steps, 0]`.
         """
         input, weights = self.written(given), torch.zeros(*given.shape, 0)
         peek = last[:, None].expand(-1, given.shape[1], -1)
@@ -116,13 +117,13 @@ class Seq2seq(nn.Module):
         return self.scores(output), state, weights
 
     def forward(self, dates: Tensor, lengths: Tensor, given: Tensor) -> Tensor:
-        """Scores of all characters, where the right ones before each are `given` (teacher forcing)."""
+        """Scores of all characters, each from the right ones before it, `given` (teacher forcing)."""
         memory, state = self.encode(dates, lengths)
         return self.decode(given, state, memory, dates > 0, state[0][0])[0]
 
     @torch.no_grad()
     def translate(self, dates: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The likeliest character at each step, `[batch, 10]`, and where attention looked, `[batch, 10, time]`."""
+        """The likeliest character at each step, `[batch, 10]`, and the attention weights, `[batch, 10, time]`."""
         memory, state = self.encode(dates, lengths)
         last, written, looked = state[0][0], [torch.full((len(dates), 1), BEGIN)], []
         for _ in range(ISO_LENGTH):
@@ -133,10 +134,10 @@ class Seq2seq(nn.Module):
 
 
 class DatesTask(Task):
-    """One way of translating, and its dates; days that are held out are trained on in no form.
+    """The training of one kind of model; held-out days do not occur in training in any form.
 
     Args:
-        options: The command line's.
+        options: The options of the command line.
         kind: One of `KINDS`.
     """
 
@@ -158,7 +159,7 @@ class DatesTask(Task):
         return pad_sequence(codes, batch_first=True), torch.tensor([len(code) for code in codes])
 
     def loss(self, step: int) -> Tensor:
-        """Nats a character."""
+        """The mean cross entropy of a character, in nats."""
         rows = HELD_OUT + self.batch_of(step)
         targets = self.targets[rows]
         given = torch.cat([torch.full((len(rows), 1), BEGIN), targets[:, :-1]], dim=1)
@@ -167,13 +168,13 @@ class DatesTask(Task):
         return cross_entropy(scores.flatten(0, 1), targets.flatten())
 
     def evaluate(self) -> Numbers:
-        """The part of the held-out dates of which all ten characters are right."""
+        """The accuracy: the fraction of held-out dates of which all ten characters are right."""
         written, _ = self.network.translate(self.dates[:HELD_OUT], self.lengths[:HELD_OUT])
         return {"accuracy": (written == self.targets[:HELD_OUT]).all(1).float().mean().item()}
 
 
 def draw_picture(tasks: dict[str, DatesTask], text: str, path: Path) -> None:
-    """Accuracy by epoch, and where attention looks while it translates `text`."""
+    """Draw the accuracy by epoch, and the attention weights for `text`."""
     figure = make_figure(10, 4)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     for (kind, task), colour in zip(tasks.items(), COLOURS, strict=False):

@@ -7,9 +7,9 @@
     many to many   sort      four pictures -> their digits from small to large; the last state starts a second layer
     synchronised   compare   ten pictures -> at each, whether the digit is larger than the last; every output is used
 
-The pictures are the digits of scikit-learn; the last 300, by other writers, are held out. Everything is time first:
-`[time, batch, ...]`. `sort` and `spell` are trained with the right answer so far as input (teacher forcing), and
-evaluated with their own.
+The pictures are the digits of scikit-learn; the last 300, by other writers, are held out. All tensors are time first,
+`[time, batch, ...]`. `sort` and `spell` get the right answers so far as input in training (teacher forcing), and their
+own answers in evaluation.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from examples.layers import CHOICES, Layers
 
 HELD_OUT_BATCH = 500
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-LETTERS = ".efghinorstuvwxz"  # a point ends a name and begins the next
+LETTERS = ".efghinorstuvwxz"  # a point marks the beginning and the end of a name
 State = tuple[Tensor, Tensor]
 
 
 class Shape(nn.Module):
-    """One shape of sequence work."""
+    """A model for one shape of sequence work, such as many to one."""
 
-    title: str  # its name in the books
-    pictures: int  # how many of them one example has
+    title: str  # the usual name of the shape
+    pictures: int  # the number of pictures in one example
 
     @abstractmethod
     def targets(self, digits: Tensor) -> Tensor:
@@ -44,19 +44,19 @@ class Shape(nn.Module):
 
     @abstractmethod
     def forward(self, pictures: Tensor, targets: Tensor) -> Tensor:
-        """Scores `[steps, batch, answers]` from `[pictures, batch, 8, 8]`; the models that write see `targets`."""
+        """Scores `[steps, batch, answers]` from `[pictures, batch, 8, 8]`; a `Writer` also reads `targets`."""
 
     def answer(self, pictures: Tensor) -> Tensor:
         """The likeliest answers `[steps, batch]`."""
         return self(pictures).argmax(2)
 
     def text(self, answers: Tensor) -> str:
-        """Answers `[steps]` for people to read."""
+        """Answers `[steps]` as text."""
         return " ".join(map(str, answers.tolist()))
 
 
 class Read(Shape):
-    """Many to one: the rows of a picture are the steps, and the last output knows them all."""
+    """Many to one: the rows of a picture are the steps, and the last output depends on all of them."""
 
     title, pictures = "many to one", 1
 
@@ -70,7 +70,7 @@ class Read(Shape):
         return digits
 
     def forward(self, pictures: Tensor, targets: Tensor | None = None) -> Tensor:
-        """`[1, batch, 10]`."""
+        """Scores `[1, batch, 10]` from the last output."""
         output, _ = self.recurrent(pictures[0].transpose(0, 1))  # rows first: [8, batch, 8]
         return self.scores(output[-1:])
 
@@ -87,11 +87,11 @@ class Compare(Shape):
         self.scores = nn.Linear(hidden_size, 2)
 
     def targets(self, digits: Tensor) -> Tensor:
-        """1 where the digit is larger than the one before it, `[pictures, batch]`; the first never is."""
+        """1 where the digit is larger than the one before it, else 0, `[pictures, batch]`; 0 for the first."""
         return torch.cat([torch.zeros_like(digits[:1]), (digits[1:] > digits[:-1]).long()])
 
     def forward(self, pictures: Tensor, targets: Tensor | None = None) -> Tensor:
-        """`[pictures, batch, 2]`."""
+        """Scores `[pictures, batch, 2]` from every output."""
         output, _ = self.recurrent(self.eye(pictures))
         return self.scores(output)
 
@@ -101,7 +101,7 @@ class Compare(Shape):
 
 
 class Writer(Shape):
-    """A layer that writes `steps` answers: each step's input is the answer before it; answer 0 begins."""
+    """A layer that writes `steps` answers; the input of a step is the previous answer, first answer 0."""
 
     def __init__(self, layers: Layers, hidden_size: int, answers: int, steps: int) -> None:
         super().__init__()
@@ -113,16 +113,16 @@ class Writer(Shape):
 
     @abstractmethod
     def first_state(self, pictures: Tensor) -> State:
-        """The state that writing begins with: all that it knows of the pictures."""
+        """The initial state of the decoder, which must contain all information from the pictures."""
 
     def forward(self, pictures: Tensor, targets: Tensor) -> Tensor:
-        """`[steps, batch, answers]`: all steps at once, as the right answers before each are known."""
+        """Scores `[steps, batch, answers]` of all steps in one call, since the right answers before each are known."""
         given = torch.cat([torch.zeros_like(targets[:1]), targets[:-1]])
         output, _ = self.decoder(self.embedding(given), self.first_state(pictures))
         return self.scores(output)
 
     def answer(self, pictures: Tensor) -> Tensor:
-        """Step by step, each from the likeliest answer before it."""
+        """The likeliest answers, step by step, each from the answer before it."""
         state, written = self.first_state(pictures), [torch.zeros(1, pictures.shape[1], dtype=torch.long)]
         for _ in range(self.steps):
             output, state = self.decoder(self.embedding(written[-1]), state)
@@ -140,7 +140,7 @@ class Spell(Writer):
         self.names = torch.tensor([[LETTERS.index(letter) for letter in name.ljust(6, ".")] for name in NAMES])
 
     def first_state(self, pictures: Tensor) -> State:
-        """What the picture shows is both h and c."""
+        """The features of the picture as both h and c."""
         seen = self.eye(pictures)
         return seen, seen
 
@@ -163,11 +163,11 @@ class Sort(Writer):
         self.encoder = layers.lstm(hidden_size, hidden_size)
 
     def first_state(self, pictures: Tensor) -> State:
-        """The last state of the layer that reads."""
+        """The last state of the encoder."""
         return self.encoder(self.eye(pictures))[1]
 
     def targets(self, digits: Tensor) -> Tensor:
-        """From small to large, each plus one: 0 is what begins."""
+        """The digits from small to large, each plus one, since answer 0 marks the beginning."""
         return digits.sort(dim=0).values + 1
 
     def text(self, answers: Tensor) -> str:
@@ -179,7 +179,7 @@ SHAPES: dict[str, type[Shape]] = {"spell": Spell, "read": Read, "sort": Sort, "c
 
 
 class ShapeTask(Task):
-    """One of `SHAPES` and the digits; the pictures of a batch are drawn anew at each step."""
+    """The training of one of `SHAPES`; each step draws new random pictures."""
 
     unit = "sequences"
 
@@ -191,21 +191,21 @@ class ShapeTask(Task):
         self.held_out = pictures, self.shape.targets(digits)
 
     def loss(self, step: int) -> Tensor:
-        """Nats an answer."""
+        """The mean cross entropy of an answer, in nats."""
         seed = 10**6 * self.seed + step
         pictures, digits = draw_pictures(self.shape.pictures, self.units_per_step, held_out=False, seed=seed)
         targets = self.shape.targets(digits)
         return cross_entropy(self.shape(pictures, targets).flatten(0, 1), targets.flatten())
 
     def evaluate(self) -> Numbers:
-        """The part of the held-out sequences of which every answer is right."""
+        """The accuracy: the fraction of held-out sequences of which every answer is right."""
         pictures, targets = self.held_out
         return {"accuracy": (self.shape.answer(pictures) == targets).all(0).float().mean().item()}
 
 
 @torch.no_grad()
 def draw_picture(tasks: dict[str, ShapeTask], path: Path) -> None:
-    """For each shape one example with its answer, and accuracy by epoch below."""
+    """Draw for each shape an example with its answer, and the accuracy by epoch below."""
     figure = make_figure(3 * len(tasks), 4)
     upper, lower = figure.subplots(2, len(tasks), squeeze=False, height_ratios=(1, 2))
     for top, axis, (name, task), colour in zip(upper, lower, tasks.items(), COLOURS, strict=False):

@@ -1,4 +1,4 @@
-"""Text as a language model reads it: tokens, the vocabulary that gives them codes, and streams of codes."""
+"""Text for a language model: tokens, the vocabulary that maps them to codes, and streams of codes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ UNKNOWN = "<unknown>"
 
 
 def load_text(path: Path | None = None) -> str:
-    """The text of a file, or what `help()` shows of Python's language, without the paragraphs that it repeats."""
+    """The text of a file, or the topics of Python's `help()` without repeated paragraphs."""
     if path is not None:
         return path.read_text(encoding="utf-8")
     return "\n\n".join(dict.fromkeys("\n\n".join(topics.values()).split("\n\n")))
 
 
 def split_tokens(text: str, kind: str) -> list[str]:
-    """The "words" or "characters" of a text; among words each punctuation mark is a token of its own.
+    """The "words" or "characters" of a text; with words, each punctuation mark is a separate token.
 
     Example:
         >>> split_tokens("No, it isn't.", "words")
@@ -34,7 +34,7 @@ def split_tokens(text: str, kind: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens that a model knows; a token's place among them is its code, and the first is for all others.
+    """The tokens that a model knows; the code of a token is its index, and code 0 stands for all unknown tokens.
 
     Example:
         >>> vocabulary = Vocabulary.of("to be or not to be".split(), min_count=2)
@@ -58,12 +58,12 @@ class Vocabulary:
 
 
 class Streams:
-    """A text as `batch` streams, read side by side in windows of `time` tokens.
+    """A text as `batch` streams, read in parallel in windows of `time` tokens.
 
     Args:
         codes: The text, `[tokens]`, longer than `batch * time`.
-        batch: Number of streams.
-        time: Tokens a window.
+        batch: The number of streams.
+        time: The number of tokens in a window.
 
     Raises:
         ValueError: The text is too short for one window.
@@ -78,6 +78,6 @@ class Streams:
         self._time = time
 
     def window(self, number: int) -> tuple[Tensor, Tensor]:
-        """Tokens `[time, batch]` and those that follow them."""
+        """The tokens `[time, batch]` of a window, and the tokens that follow each of them."""
         start = number * self._time
         return self._codes[start : start + self._time], self._codes[start + 1 : start + self._time + 1]

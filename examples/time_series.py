@@ -3,9 +3,9 @@
     python -m examples.time_series
     python -m examples.time_series --cell LSTM --hidden 64
 
-A GRU reads the yearly numbers of sunspots since 1700 (statsmodels carries them) and after every year says the next
-eleven: one output for each step, all of them trained at once. The baseline is the seasonal-naive one: the number of
-the same year of the last eleven-year cycle. Both are held against the years from 1950 on, which training never sees.
+A GRU reads the yearly numbers of sunspots since 1700, which statsmodels provides, and after every year forecasts the
+next eleven, so that every step has an output and all of them are trained. The baseline is the seasonal naive forecast:
+the number of the same year in the last eleven-year cycle. Both are compared with the held-out years from 1950 on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from examples.layers import CHOICES
 
 HORIZON = 11  # years of a solar cycle, and of a forecast
 FIRST_YEAR, FIRST_HELD_OUT = 1700, 1950
-SCALES = 0.3, 2.0  # windows are made weaker or stronger, for cycles as strong as none in training
-SCALE = 8.0  # roots of the numbers lie between 0 and 14
+SCALES = 0.3, 2.0  # random factors of windows in training, for cycles stronger or weaker than any in the training data
+SCALE = 8.0  # the square roots of the numbers are between 0 and 14
 
 
 def load_series() -> Tensor:
@@ -38,7 +38,7 @@ def load_series() -> Tensor:
 
 
 def next_years(series: Tensor) -> Tensor:
-    """After each year the eleven that follow it, `[years - 11, 11]`.
+    """The eleven years after each year, `[years - 11, 11]`.
 
     Example:
         >>> next_years(torch.arange(14.0))[:, :3]
@@ -50,17 +50,17 @@ def next_years(series: Tensor) -> Tensor:
 
 
 def last_cycle(series: Tensor) -> Tensor:
-    """The seasonal-naive forecast in the place of `next_years`, from the eleventh year on, `[years - 21, 11]`."""
+    """The seasonal naive forecast of `next_years`, from the eleventh year on, `[years - 21, 11]`."""
     return series[:-HORIZON].unfold(0, HORIZON, 1)
 
 
 class Forecaster(nn.Module):
-    """The next eleven years after every year, as changes from that year.
+    """Forecasts the eleven years after every year, as changes from that year.
 
     Args:
-        make: The recurrent layer's class.
-        hidden_size: Size of its state.
-        dropout: Part of its outputs that are zero in training.
+        make: The class of the recurrent layer.
+        hidden_size: The size of its state.
+        dropout: The probability with which its outputs become zero in training.
     """
 
     def __init__(self, make: type[nn.Module], hidden_size: int, dropout: float) -> None:
@@ -70,16 +70,18 @@ class Forecaster(nn.Module):
 
     def forward(self, years: Tensor) -> Tensor:
         """Numbers of sunspots `[time, batch, 11]` from those of the years before, `[time, batch]`."""
-        roots = years.sqrt()[..., None] / SCALE  # the spread of a count grows with its root
+        roots = (
+            years.sqrt()[..., None] / SCALE
+        )  # stabilises the variance: the standard deviation of a count grows with its root
         output, _ = self.recurrent(roots)
         return ((roots + self.forecast(output)).clamp(min=0) * SCALE).square()
 
 
 class SunspotsTask(Task):
-    """A forecaster, and windows of the years before 1950.
+    """The training of a forecaster on windows of the years before 1950.
 
     Args:
-        options: The command line's.
+        options: The options of the command line.
     """
 
     unit = "years"
@@ -95,7 +97,7 @@ class SunspotsTask(Task):
         super().__init__(self.network, len(self.windows), options, clip=1.0, decay=True)
         self._time: int = options.time
         self.units_per_step = options.batch * options.time
-        # A forecast from the year before the first one held out is the first that is judged.
+        # The first forecast to evaluate is made in the year before the first held-out year.
         self.actual = next_years(self.series)[held_out - 1 :]
         self.naive = last_cycle(self.series)[held_out - HORIZON :]
 
@@ -107,17 +109,17 @@ class SunspotsTask(Task):
         return l1_loss(self.network(windows[: len(targets)]), targets)
 
     def forecasts(self) -> Tensor:
-        """The forecasts in the place of `actual`: from each year, having read all years up to it."""
+        """The forecasts of `actual`, each from all years up to the year in which it is made."""
         return self.network(self.series[:-HORIZON, None])[-len(self.actual) :, 0]
 
     def evaluate(self) -> Numbers:
-        """The mean absolute error of the years held out, over all eleven years ahead."""
+        """The mean absolute error of all eleven forecast years in the held-out years."""
         return {"error": l1_loss(self.forecasts(), self.actual).item()}
 
 
 @torch.no_grad()
 def draw_picture(task: SunspotsTask, path: Path) -> None:
-    """The series with a forecast every eleven years, and the error by years ahead."""
+    """Draw the series with a forecast every eleven years, and the error by years ahead."""
     figure = make_figure(10, 3.8)
     left, right = figure.subplots(1, 2, width_ratios=(5, 2))
     first = FIRST_HELD_OUT - 2 * HORIZON

@@ -48,7 +48,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`convert` or :func:`revert` did; ``print`` it."""
+    """The report of :func:`convert` or :func:`revert`, which is meant to be printed."""
 
     model: nn.Module
     """The same model object that was given."""
@@ -66,7 +66,7 @@ class Report:
 
 
 def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
-    """Make every LSTM, GRU, RNN and cell of them of torch.nn in a model, itself included, one of this package.
+    """Convert the LSTM, GRU and RNN layers and cells of torch.nn in a model, or the model itself, to this package's.
 
     The modules remain the same objects and only change their class, as they do in torch.nn.utils.parametrize. So
     parameters, optimizers, tied weights, modules used in several places, hooks, parametrizations, names, training mode,
@@ -102,7 +102,7 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
 
 def revert(model: nn.Module) -> Report:
-    """Undo :func:`convert`: make every LSTM, GRU, RNN and cell of them of this package in a model one of torch.nn.
+    """Undo :func:`convert`: convert the layers and cells of this package in a model to those of torch.nn.
 
     It reverts all layers of this package, not only those that :func:`convert` made.
 

@@ -1,4 +1,4 @@
-"""Settings of all tests."""
+"""Fixtures and settings for all tests."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from on_gpu import float32_precision
 import fused_rnn
 from fused_rnn import _C
 
-# Tests keep their names on the CPU, where pytest (8.4) can leave a parameter out of them.
+# The parameter is hidden from the names of tests on the CPU, where pytest can do so (since 8.4).
 DEVICES = [
     pytest.param("cpu", id=getattr(pytest, "HIDDEN_PARAM", "cpu")),
     pytest.param("cuda", marks=pytest.mark.needs_cuda),
@@ -19,7 +19,7 @@ DEVICES = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a GPU where there is none; FAIL_WITHOUT_CUDA=1 lets it fail instead."""
+    """Skip tests that need a GPU if there is none, unless FAIL_WITHOUT_CUDA=1, with which they fail."""
     if torch.cuda.is_available() or os.environ.get("FAIL_WITHOUT_CUDA") == "1":
         return
     for item in items:
@@ -35,17 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _gpu_where_needed(request: pytest.FixtureRequest) -> None:
-    """Fail what needs a GPU and was not skipped, also where the test would not notice."""
+    """Fail a test that needs a GPU and was not skipped, even if it would pass without one."""
     if request.node.get_closest_marker("needs_cuda") and not torch.cuda.is_available():
         pytest.fail("needs an NVIDIA GPU and a build of PyTorch with CUDA", pytrace=False)
 
 
 @pytest.fixture(autouse=True)
 def _same_conditions() -> None:
-    """Seed each test, so that it sees the same numbers alone as with others, and let it compute on one thread.
+    """Seed each test, so that its numbers do not depend on other tests, and let it compute on one thread.
 
     On a busy machine the threads of PyTorch's small operations wait for one another a hundred times as long as they
-    work. That more threads give the same results bit for bit is for test_determinism.py to see.
+    compute. test_determinism.py tests that more threads give the same results bit for bit.
     """
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -53,7 +53,7 @@ def _same_conditions() -> None:
 
 @pytest.fixture(params=DEVICES)
 def device(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Run a test on the CPU, and once more on a GPU, where float32 is then computed without tf32."""
+    """Run a test on the CPU and again on a GPU, where float32 is computed without tf32."""
     if request.param == "cpu":
         yield "cpu"
         return
@@ -63,7 +63,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(params=["any", "stepwise", "grid", "cluster"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let the kernels of a GPU take one path only, where they can."""
+    """Restrict the layers on a GPU to one path, where it supports them."""
     _C.set_plan_override(request.param)
     yield request.param
     _C.set_plan_override("any")
@@ -71,7 +71,7 @@ def path(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the functions of this package that were called."""
+    """The names of the functional layers and cells that were called, which grows during a test."""
     called: list[str] = []
     for name in ("lstm", "gru", "rnn", "lstm_cell", "gru_cell", "rnn_cell"):
         function = getattr(fused_rnn.functional, name)

@@ -12,7 +12,7 @@
 //                    needs the two parts apart
 //   kStates          how many states each hidden unit has. State 0 is h, which is the output and is multiplied by
 //                    weight_hh in the next step; the others, such as c of the LSTM, are only passed to the next step
-//   kReadsHidden     whether a step also reads the unit's own previous h, beside the recurrent product
+//   kReadsHidden     whether a step also reads the unit's own previous h, besides the recurrent product
 //   kOutputGate      for a cell whose h may be projected to another size, the index of the value v that forward leaves
 //                    with h = v * tanh(state 1), from which the backward pass recomputes h; else -1
 //   forward(values, states)
@@ -35,7 +35,7 @@
 
 namespace fused_rnn::cells {
 
-// Calls X(cell) for every cell. A new cell is a header of its own, included above, and its name here.
+// Calls X(cell) for every cell. A new cell needs a header, which is included above, and its name here.
 #define FUSED_RNN_FOR_EACH_CELL(X) X(LSTM) X(GRU) X(RNNTanh) X(RNNReLU)
 
 // A cell that is known only at run time.

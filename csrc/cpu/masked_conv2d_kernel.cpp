@@ -165,7 +165,7 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
 template <typename T>
 struct Strips {
   const Correlation<T>& c;
-  int64_t max_rows;      // the max_rows rows of a strip, all of one image
+  int64_t max_rows;      // the most rows of a strip, all of one image
   int64_t above, below;  // how many rows above and below a strip its taps read
   RowLayout source, target;
 

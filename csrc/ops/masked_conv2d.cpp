@@ -74,7 +74,8 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
   sizes.out_channels = weight.size(0);
   sizes.kernel_height = weight.size(2);
   sizes.kernel_width = weight.size(3);
-  // A dilation of the image's size or more puts every tap outside the image; the limit keeps products from overflowing.
+  // From the image's size on, a larger dilation changes nothing, since all taps off the centre's row or column are
+  // outside the image already. The limit keeps products from overflowing.
   sizes.dilation_height = std::min(options.dilation[0], sizes.height);
   sizes.dilation_width = std::min(options.dilation[1], sizes.width);
   sizes.data_channels = options.data_channels;

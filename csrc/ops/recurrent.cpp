@@ -33,7 +33,7 @@ RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGra
 // Calls check() and adds a mark to the message of any error it raises, by which fused_rnn.functional distinguishes
 // arguments that the operator refuses from other errors.
 template <typename Body>
-auto refusing(const Body& check) {
+auto mark_refusal(const Body& check) {
   try {
     return check();
   } catch (c10::Error& error) {
@@ -46,13 +46,13 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
     std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
     const OptionalTensor& batch_sizes, const OptionalTensor& lengths, bool save_for_backward) {
   const RecurrentLayer layer =
-      refusing([&] { return check_layer(cell, input, states, weights, batch_sizes, lengths); });
+      mark_refusal([&] { return check_layer(cell, input, states, weights, batch_sizes, lengths); });
   RecurrentOutputs outputs = forward(layer, save_for_backward);
   return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
 }
 
 // Returns an optional tensor, with its shape checked; undefined if there is none.
-Tensor given(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
+Tensor checked_shape(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
   if (!tensor) return Tensor();
   check_shape(*tensor, name, shape);
   return *tensor;
@@ -71,14 +71,14 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
       " tensors, got ", grad_final_states.size(), ", ", grad_history.size(), " and ", history.size());
   RecurrentGradients gradients;
   RecurrentSaved saved;
-  gradients.output = given(grad_output, "grad_output", layer.output_shape());
+  gradients.output = checked_shape(grad_output, "grad_output", layer.output_shape());
   for (size_t i = 0; i < states.size(); ++i)
-    gradients.states.push_back(given(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes()));
-  saved.output = given(output, "output", layer.output_shape());
-  saved.gates = given(gates, "gates", layer.gates_shape());
+    gradients.states.push_back(checked_shape(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes()));
+  saved.output = checked_shape(output, "output", layer.output_shape());
+  saved.gates = checked_shape(gates, "gates", layer.gates_shape());
   for (size_t i = 0; i < cell_states; ++i) {
-    gradients.history.push_back(given(grad_history[i], "a tensor of grad_history", layer.history_shape()));
-    saved.history.push_back(given(history[i], "a tensor of history", layer.history_shape()));
+    gradients.history.push_back(checked_shape(grad_history[i], "a tensor of grad_history", layer.history_shape()));
+    saved.history.push_back(checked_shape(history[i], "a tensor of history", layer.history_shape()));
   }
   RecurrentInputGradients result = backward(layer, gradients, saved, {input_grad, state_grad, weight_grad});
   std::vector<Tensor> of_weights;

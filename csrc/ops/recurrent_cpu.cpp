@@ -37,8 +37,8 @@ class CpuLayer {
     }
   }
 
-  // Returns `tensor` contiguous and in the type of the computation. A tensor that is so already is returned without a
-  // call of the dispatcher, which would cost more than a small layer.
+  // Returns `tensor` contiguous and in the type of the computation. A tensor that already is both is returned without a
+  // call of the dispatcher, which could take longer than a small layer.
   Tensor for_kernel(const Tensor& tensor) const {
     return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
   }
@@ -69,7 +69,7 @@ class CpuLayer {
   }
   // Returns rows of the caller, shaped as for without_padding(), as the kernels read them; undefined if they are
   // undefined.
-  Tensor given_rows(const Tensor& tensor, int64_t dim) const {
+  Tensor rows_for_kernel(const Tensor& tensor, int64_t dim) const {
     return tensor.defined() ? for_kernel(without_padding(tensor, dim)) : tensor;
   }
   // Returns a copy of a state for a kernel to overwrite, with sequences in the packed batch's order; zeros if it is
@@ -89,7 +89,7 @@ class CpuLayer {
     return layer_.output_shape();
   }
   // Returns an array for the gates of every row of the caller, so that its shape does not depend on the values of the
-  // lengths. With lengths the kernels use only its beginning, as an array of their cpu_layer rows; the rest is zero.
+  // lengths. With lengths the kernels use only its beginning, as an array of the packed rows; the rest is zero.
   Tensor empty_gates() const {
     Tensor gates = empty(layer_.gates_shape());
     const int64_t used = sizes.directions * sizes.steps.rows() * gates.size(2);
@@ -196,12 +196,12 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   const CpuLayer cpu_layer(layer, /*stored_matrices=*/false);
   const RecurrentSizes& s = cpu_layer.sizes;
   const bool has_cell_state = layer.cell.cell_states() > 0;
-  const Tensor output = cpu_layer.given_rows(saved.output, 0), gates = cpu_layer.for_kernel(saved.gates),
-               grad_output = cpu_layer.given_rows(gradients.output, 0);
+  const Tensor output = cpu_layer.rows_for_kernel(saved.output, 0), gates = cpu_layer.for_kernel(saved.gates),
+               grad_output = cpu_layer.rows_for_kernel(gradients.output, 0);
   Tensor cells, grad_cells, grad_c0;
   if (has_cell_state) {
-    cells = cpu_layer.given_rows(saved.history[0], 1);
-    grad_cells = cpu_layer.given_rows(gradients.history[0], 1);
+    cells = cpu_layer.rows_for_kernel(saved.history[0], 1);
+    grad_cells = cpu_layer.rows_for_kernel(gradients.history[0], 1);
     grad_c0 = cpu_layer.writable(gradients.states[1], layer.c0().sizes());
   }
   Tensor grad_h0 = cpu_layer.writable(gradients.states[0], layer.h0().sizes());

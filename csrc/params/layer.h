@@ -1,9 +1,10 @@
 // The arguments of the CPU kernels of one recurrent layer, in one or both directions.
 //
-// All arrays are dense and row-major. They belong to the caller, do not overlap, and live for the duration of the call;
-// what is not said to be written is only read. Arrays of [rows, ...] hold the batch rows of all time steps: step t has
-// batch_size(t) rows from first_row(t) on. kGates, kSums and kReadsHidden are the cell's, see cells/cells.h. The "cell
-// state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are null for a cell of one state.
+// All arrays are dense and row-major. They belong to the caller and live for the duration of the call. What is not
+// said to be written is only read; arrays that are written overlap no others. Arrays of [rows, ...] hold the batch rows
+// of all time steps: step t has batch_size(t) rows from first_row(t) on. kGates, kSums and kReadsHidden are the cell's,
+// see cells/cells.h. The "cell state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are
+// null for a cell of one state.
 
 #pragma once
 

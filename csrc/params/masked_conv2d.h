@@ -1,8 +1,8 @@
 // The arguments of the kernels of masked convolution.
 //
-// Arrays belong to the caller, do not overlap, and live for the duration of the call; what is not said to be written is
-// only read. Taps are counted in raster order of the kernel: those before the centre are active, those after it are
-// not, and the centre depends on the channels' groups.
+// Arrays belong to the caller and live for the duration of the call. What is not said to be written is only read;
+// arrays that are written overlap no others. Taps are counted in raster order of the kernel: those before the centre
+// are active, those after it are not, and the centre depends on the channels' groups.
 
 #pragma once
 

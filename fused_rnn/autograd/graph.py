@@ -72,8 +72,8 @@ def reaches_operator(input: Tensor) -> bool:
 def legacy_vmap(*grad_outputs: Tensor | None) -> bool:
     """Whether a backward pass runs for a batch of output gradients outside torch.func.
 
-    ``torch.autograd.grad(is_grads_batched=True)`` does so. It uses neither the vmap rules of autograd functions nor can
-    it call operators that take a list of tensors, but it can run through the reference.
+    ``torch.autograd.grad(is_grads_batched=True)`` does so. It does not use the vmap rules of autograd functions and
+    cannot call operators that take a list of tensors, but it can run the reference.
     """
     if torch.compiler.is_compiling():
         return False

@@ -1,4 +1,4 @@
-"""The operator ``recurrent`` with its gradients, for state_sequences cell."""
+"""The operator ``recurrent`` with its gradients, for every cell."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -37,7 +37,7 @@ def recurrent(
 
     Returns:
         ``output`` and the final states, as :func:`fused_rnn.ops.recurrent` returns them; with ``return_states`` also,
-        for each state but h, its values after state_sequences step, laid out like the output.
+        for each state but h, its values after every step, in the layout of the output.
     """
     count = STATES[cell]
     history: Sequence[Tensor]

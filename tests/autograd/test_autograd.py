@@ -1,4 +1,4 @@
-"""The gradients of recurrent layers beyond the simple case: partial, repeated, double, and in odd layouts."""
+"""Gradients of recurrent layers in special cases: some only, computed twice, second order, unusual memory layouts."""
 
 from collections.abc import Callable
 from functools import partial
@@ -102,17 +102,17 @@ def test_backward_raises_after_a_change_in_place(kind: str, changed: str, device
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """The same values, with the last two dimensions swapped in memory."""
+    """Return the same values with the last two dimensions swapped in memory."""
     return tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.dim() > 1 else strided(tensor)
 
 
 def strided(tensor: Tensor) -> Tensor:
-    """The same values, with gaps in memory between them."""
+    """Return the same values with gaps between them in memory."""
     return torch.stack((tensor, tensor.new_full(tensor.shape, 9.0)), dim=-1)[..., 0]
 
 
 def expanded(tensor: Tensor) -> Tensor:
-    """The first row of a tensor for all of them, one row in memory."""
+    """Return a tensor in which every row is the first one, stored only once in memory."""
     return tensor[:1].expand_as(tensor)
 
 
@@ -120,7 +120,7 @@ def expanded(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_layout_in_memory(kind: str, dtype: torch.dtype, layout: Callable[[Tensor], Tensor], device: str) -> None:
-    # On a GPU bfloat16 takes the persistent kernels, which this hidden size is one for.
+    # On a GPU the hidden size is one that the persistent kernels accept for bfloat16.
     case = Case(kind, bidirectional=True) if device == "cpu" else Case(kind, hidden_size=16, bidirectional=True)
     input, states, weights = layer_inputs(case, dtype, device)
 
@@ -199,5 +199,5 @@ def test_gradients_with_a_graph_are_accurate(kind: str, dtype: torch.dtype, devi
         return {name: tensor.detach() for name, tensor in zip(module._flat_weights_names, grad, strict=True)}
 
     exact = gradients(torch.nn, torch.float64, "cpu")
-    # cuDNN makes no graph.
+    # cuDNN does not support second gradients, so on a GPU the peer's gradients are computed without a graph.
     assert_all_accurate(gradients(fused_rnn, dtype, device), exact, gradients(torch.nn, dtype, device, device == "cpu"))

@@ -1,4 +1,4 @@
-"""torch.func and torch.autograd.forward_ad on all layers and cells: vmap, jvp, and what is made of them."""
+"""torch.func and torch.autograd.forward_ad on all layers and cells: vmap, jvp, and transforms built on them."""
 
 import copy
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def test_nested_vmap(name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_vmap_over_states(kind: str) -> None:
-    """The input may be shared while the initial states are not."""
+    """All indices may share the input while each has its own initial states."""
     ours, theirs = (Case(kind, bidirectional=True).module(package, torch.float64) for package in (fused_rnn, torch.nn))
     input, states = random(5, 3, 4), random(7, 2, 3, 6)
 
@@ -74,8 +74,8 @@ def test_vmap_over_sequences_with_lengths(kind: str) -> None:
 
     for shared in (False, True):
         actual = vmap(run, in_dims=(0, None if shared else 0))(inputs, lengths[0] if shared else lengths)
-        own = [lengths[0 if shared else i] for i in range(4)]
-        expected = torch.stack([run(input, length) for input, length in zip(inputs, own, strict=True)])
+        lengths_of_each = [lengths[0 if shared else i] for i in range(4)]
+        expected = torch.stack([run(input, length) for input, length in zip(inputs, lengths_of_each, strict=True)])
         assert_accurate(actual, expected)
         gradients = [torch.autograd.grad(out.sum(), list(module.parameters())) for out in (actual, expected)]
         assert_all_accurate(*(dict(enumerate(gradient)) for gradient in gradients))
@@ -93,7 +93,7 @@ def test_vmap_over_packed_sequences(kind: str) -> None:
         return vector(module, PackedSequence(rows, batch_sizes))
 
     actual = vmap(lambda rows: run(ours, rows))(rows)
-    assert_accurate(actual, torch.stack([run(theirs, own) for own in rows]))
+    assert_accurate(actual, torch.stack([run(theirs, each) for each in rows]))
 
 
 def test_vmap_over_inputs_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_vmap_over_inputs_is_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ensemble(name: str) -> None:
-    """Models of one structure run as one, on one input or on their own, and are differentiated as one."""
+    """Models of one structure are vmapped, on a common input or on separate ones, and differentiated together."""
     pairs = [pair(name) for _ in range(3)]
     weights, _ = torch.func.stack_module_state([ours for ours, _ in pairs])
     skeleton = copy.deepcopy(pairs[0][0]).to("meta")
@@ -125,10 +125,10 @@ def test_ensemble(name: str) -> None:
     def run(weights: dict[str, Tensor], input: Tensor) -> Tensor:
         return loss(skeleton, weights, input)
 
-    for in_dims, own in (((0, None), [inputs[0]] * 3), ((0, 0), list(inputs))):
+    for in_dims, inputs_of_each in (((0, None), [inputs[0]] * 3), ((0, 0), list(inputs))):
         actual = vmap(run, in_dims=in_dims)(weights, inputs[0] if in_dims[1] is None else inputs)
         expected = torch.stack(
-            [vector(theirs, input).square().sum() for (_, theirs), input in zip(pairs, own, strict=True)]
+            [vector(theirs, input).square().sum() for (_, theirs), input in zip(pairs, inputs_of_each, strict=True)]
         )
         assert_accurate(actual, expected)
         gradients = torch.autograd.grad(actual.sum(), list(weights.values()))
@@ -161,14 +161,14 @@ def test_per_sequence_gradients_with_lengths(kind: str) -> None:
 
     gradients = vmap(grad(of_output), in_dims=(None, 0, 0))(state(module), inputs, lengths)
     whole = grad(of_output)(state(module), inputs[:, :, 0].transpose(0, 1), lengths[:, 0])
-    assert_all_accurate({name: own.sum(0) for name, own in gradients.items()}, whole)
-    assert not any(own[1].any() for own in gradients.values())
-    assert all(own[0].any() for own in gradients.values())
+    assert_all_accurate({name: each.sum(0) for name, each in gradients.items()}, whole)
+    assert not any(each[1].any() for each in gradients.values())
+    assert all(each[0].any() for each in gradients.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_jvp(name: str) -> None:
-    """The derivatives of both directions agree with torch.nn's, in input and weights at once."""
+    """Outputs and tangents agree with torch.nn's, for tangents of input and weights together."""
     ours, theirs = pair(name)
     primals = (state(ours), random(*SHAPES[name]))
     tangents = ({name: random(*weight.shape) for name, weight in primals[0].items()}, random(*SHAPES[name]))
@@ -191,7 +191,7 @@ def test_jvp_of_packed_sequences(kind: str) -> None:
         return vector(module, PackedSequence(rows, *rest))
 
     actual: Any = jvp(lambda rows: run(ours, rows), (rows,), (tangent,))
-    # torch.nn has no forward mode here; this is two backward passes.
+    # torch.nn's packed layers do not support forward mode, so this computes the product by two backward passes.
     expected = torch.autograd.functional.jvp(lambda rows: run(theirs, rows), rows, tangent)
     for ours_of, theirs_of in zip(actual, expected, strict=True):
         assert_accurate(ours_of, theirs_of)
@@ -241,7 +241,7 @@ def test_hessian_of_weights(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batched_gradients(name: str) -> None:
-    """torch.autograd.grad(is_grads_batched=True), which vmaps the backward pass alone."""
+    """torch.autograd.grad(is_grads_batched=True) vmaps only the backward pass."""
     gradients = []
     for module in pair(name):
         torch.manual_seed(1)
@@ -278,7 +278,7 @@ def test_jvp_of_every_state(lengths: Tensor | None) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision(kind: str, dtype: torch.dtype) -> None:
-    """Half precision is computed in float32 and rounded once, under vmap and in forward mode as well."""
+    """Half precision is computed in float32 and rounded once, also under vmap and in forward mode."""
     module = Case(kind).module(fused_rnn, dtype)
     wide = copy.deepcopy(module).float()
     inputs = torch.randn(4, 5, 3, 4).to(dtype)
@@ -295,5 +295,5 @@ def test_half_precision(kind: str, dtype: torch.dtype) -> None:
 
 
 def test_functions_have_no_jvp() -> None:
-    """torch.compile refuses autograd functions with a jvp; forward mode goes through the reference instead."""
+    """torch.compile refuses autograd functions with a jvp, so forward mode uses the reference instead."""
     assert RecurrentFunction.jvp is torch.autograd.Function.jvp

@@ -1,4 +1,4 @@
-"""The parts of the benchmark: cases, checks, results and charts. No test here depends on how fast anything is."""
+"""The parts of the benchmarks: cases, checks, results and charts. No test here depends on measured times."""
 
 from dataclasses import replace
 from io import StringIO
@@ -85,7 +85,7 @@ def test_convolution_operations_are_those_of_active_taps_inside_the_image(
 ) -> None:
     case = ConvolutionCase(2, in_channels, out_channels, 6, 5, "A" if mask_type == "A" else "B", colours)
     problem = convolution_problem(case)
-    # The weight gradient of ones everywhere counts, for each weight, the pixels where its tap lies inside the image.
+    # With ones as input and gradient, the weight gradient counts the pixels for which a tap is inside the image.
     image, weight = torch.ones(2, in_channels, 6, 6), torch.zeros(out_channels, in_channels, 5, 5, requires_grad=True)
     (counts,) = torch.autograd.grad(conv2d(image, weight, padding=2).sum(), weight)
     names = problem.names("training")
@@ -251,7 +251,7 @@ def test_results_of_earlier_versions_can_still_be_read(path: Path, tmp_path: Pat
 
 
 def _values(run: Run, sweep: Sweep) -> tuple[int, ...]:
-    """The values at which the run has measured."""
+    """The values of a sweep for which the run has results."""
     return tuple(int(result.label) for result in run.groups()[sweep.group("LSTM"), "forward"])
 
 

@@ -1,4 +1,4 @@
-"""The benchmark on a GPU, without one: its grids, its checks, its tables, and what it writes and when."""
+"""The GPU benchmark, tested without a GPU: its grids, checks and tables, and the file that it writes."""
 
 import subprocess
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def _float32_as_before() -> Iterator[None]:
 
 
 def on_cpu(capture: bool = True) -> Gpu:
-    """A device whose graphs are the calls themselves."""
+    """A CPU in place of the GPU, whose graphs are the calls themselves."""
 
     def same(function: Function) -> Function | None:
         return function if capture else None

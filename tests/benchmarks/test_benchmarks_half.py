@@ -1,4 +1,4 @@
-"""The benchmark's cases in half precision: their peers, and that the check finds a wrong result."""
+"""The benchmarks' cases in half precision: their peers, and whether the check finds a wrong result."""
 
 from dataclasses import replace
 
@@ -67,7 +67,7 @@ def test_check_finds_one_wrong_value_in_any_tensor(kind: Kind, dtype: Dtype, mod
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ours_is_held_to_twice_the_error_of_torch(kind: Kind, dtype: Dtype) -> None:
-    """Where torch.nn is made exact, an error that other peers may have is too large for ours."""
+    """If torch.nn's result is exact, an error that other peers may have is too large for ours."""
     case = small_case(kind, dtype)
     problem = recurrent_problem(case)
     ours, _, cells = problem.peers

@@ -1,4 +1,4 @@
-"""The benchmark of memory: it counts what a call adds, for our layers and for torch.nn's."""
+"""The memory benchmark counts the memory that a call adds, for our layers and for torch.nn's."""
 
 import subprocess
 import sys
@@ -22,15 +22,15 @@ from benchmarks.memory import peak_of
 def one():
     return torch.ones(64 * 2**20 // 4)
 
-one()  # makes whatever is made once for all calls
-for _ in range(2):  # the peak of a call before does not count
+one()  # everything that is allocated only once exists after this
+for _ in range(2):  # the peak of an earlier call must not count
     print(peak_of(lambda: one() + one()), peak_of(one))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the highest peak of the whole process is known")
 def test_peak_counts_what_is_returned_and_what_was_needed_meanwhile() -> None:
-    """In a process of its own, as for the command: in this one the garbage of other tests may be freed meanwhile."""
+    """In a separate process, as in the command, since here garbage of other tests may be freed during the call."""
     done = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, cwd=ROOT)
     peaks = [int(word) / MEGABYTE for word in done.stdout.split()]
     assert peaks == pytest.approx([192, 64, 192, 64], abs=8)
@@ -41,7 +41,7 @@ def test_default_cases_are_of_every_kind() -> None:
 
 
 def test_processes_get_every_setting_of_the_allocator() -> None:
-    """A setting of the parent process that stayed would keep memory that was freed before."""
+    """A setting inherited from the parent process would keep freed memory, which hides later allocations."""
     assert memory.ALLOCATOR_SETTINGS.keys() == __main__.ALLOCATOR_SETTINGS.keys()
 
 

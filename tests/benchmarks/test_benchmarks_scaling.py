@@ -1,4 +1,4 @@
-"""The benchmark's sweeps: their points, what is measured there, and the charts."""
+"""The benchmarks' sweeps: their points, their results and the charts."""
 
 from pathlib import Path
 
@@ -26,9 +26,9 @@ SMALL_SWEEPS = [
 
 @pytest.fixture
 def peaks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let nothing take long: turns are single calls, the limit is one operation a nanosecond and thread.
+    """Make timing fast: turns are single calls, and the limit is one operation per nanosecond and thread.
 
-    Returns the threads of each measurement of the limit.
+    Returns the number of threads of each measurement of the limit.
     """
     threads: list[int] = []
 

@@ -93,8 +93,8 @@ def test_one_graph_for_all_sizes(name: str, options: dict[str, Any], call: Calla
             check(*inputs(time, batch))
     assert counters["stats"]["unique_graphs"] == 1
     with torch.no_grad():
-        given = inputs(6, 2)
-        assert all(map(torch.equal, flatten(compiled(module, *given)), flatten(call(module, *given))))
+        arguments = inputs(6, 2)
+        assert all(map(torch.equal, flatten(compiled(module, *arguments)), flatten(call(module, *arguments))))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -141,7 +141,7 @@ def test_autocast_and_checkpointing_in_a_graph() -> None:
 
 
 def test_inductor() -> None:
-    """The default backend, with operations around the layer to fuse; the others stop before code is generated."""
+    """The default backend generates code for the operations around the layer; other tests stop before that."""
     module = fused_rnn.LSTM(4, 8)
 
     def run(input: Tensor, lengths: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ TIME_AND_BATCH = {0: Dim("time"), 1: Dim("batch")}
 
 
 class Model(torch.nn.Module):
-    """Every layer and cell, with lengths and the states of every step."""
+    """A model with every layer and cell, with lengths and the states of every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def inputs(time: int, batch: int) -> tuple[Tensor, Tensor]:
 
 
 def exported(strict: bool) -> tuple[Model, Any]:
-    """Return a model and what torch.export makes of it."""
+    """Return a model and its exported program."""
     model = Model().eval()
     shapes = {"input": TIME_AND_BATCH, "lengths": {0: TIME_AND_BATCH[1]}}
     return model, torch.export.export(model, inputs(5, 3), dynamic_shapes=shapes, strict=strict)
@@ -61,7 +61,7 @@ def test_export_save_and_load(strict: bool) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_exported_operators_stay_whole(kind: str) -> None:
-    """A layer is one operator in the graph, whatever the numbers of steps: nothing is unrolled."""
+    """A layer is one operator in the graph for any number of steps; the loop is not unrolled."""
     module = getattr(fused_rnn, kind)(4, 8, 2, bidirectional=True)
     program = torch.export.export(module, (torch.randn(5, 3, 4),), dynamic_shapes=(TIME_AND_BATCH,))
     for graph in (program, program.run_decompositions()):

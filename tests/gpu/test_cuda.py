@@ -1,6 +1,6 @@
-"""LSTM and GRU on a GPU: every path, in every precision, and what only a GPU has.
+"""Recurrent layers on a GPU: every path in every precision, and features that only a GPU has.
 
-The tests that ask for a ``device`` run there as well, among them those of all odd shapes and of the cells.
+All tests with the fixture ``device`` run on a GPU as well, among them those of odd shapes and of the cells.
 """
 
 import copy
@@ -23,7 +23,7 @@ from fused_rnn import _C
 pytestmark = pytest.mark.needs_cuda
 
 HALF = (torch.bfloat16, torch.float16)
-# Sizes that the persistent kernels take, which share out hidden units in multiples of 16 bytes; or to which they pad.
+# Sizes that persistent kernels accept, as they are or after padding: a block's hidden units are multiples of 16 bytes.
 PERSISTENT = [
     Case(kind, **sizes)
     for kind in KINDS
@@ -43,7 +43,7 @@ PERSISTENT = [
 
 @pytest.fixture(params=["ieee", "tf32"])
 def precision(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Let float32 be computed exactly, or with tf32."""
+    """Compute float32 in full precision, or with tf32."""
     with float32_precision(request.param):
         yield request.param
 
@@ -58,13 +58,13 @@ def test_paths(case: Case, dtype: torch.dtype, path: str) -> None:
 @pytest.mark.parametrize("case", PERSISTENT, ids=str)
 def test_paths_in_float32(case: Case, path: str, precision: str) -> None:
     require_path(path, case.paths(torch.float32))
-    # cuDNN takes tf32 for some sizes only; float16 has as many bits of mantissa.
+    # cuDNN uses tf32 only for some sizes, so the peer of tf32 is float16, which has the same number of mantissa bits.
     check_accuracy(case, torch.float32, "cuda", torch.float16 if precision == "tf32" else None)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_setting_for_tf32(kind: str) -> None:
-    """``torch.backends.cuda.matmul`` neither lets tf32 in nor keeps it out, also where there are only products."""
+    """``torch.backends.cuda.matmul`` has no influence on the use of tf32, not even in the products of one step."""
     case = Case(kind, time=1, batch=17, input_size=64, hidden_size=72)
     matmul: Any = torch.backends.cuda.matmul
     results = {}
@@ -80,7 +80,7 @@ def test_one_setting_for_tf32(kind: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
-    """What the tests above skip is little: each path is one of both passes of several sizes, plain of all."""
+    """The tests above skip little: each persistent path runs several sizes, the stepwise path runs all."""
     cases = [case for case in PERSISTENT if case.kind == kind]
     taken: Counter[tuple[str, str, str]] = Counter()
     for plan_override in ("stepwise", "grid", "cluster"):
@@ -92,7 +92,7 @@ def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
         assert taken["stepwise", name, "stepwise"] == len(cases)
         assert taken["grid", name, "grid"] >= len(cases) - 1
         assert taken["cluster", name, "cluster"] >= 4 * has_clusters
-    # Left to itself, a layer takes a persistent kernel wherever one fits.
+    # Without an override, a persistent kernel is chosen wherever one fits.
     assert all({*case.paths(dtype).values()} <= {"grid", "cluster"} for case in cases if case.hidden_size < 1024)
 
 
@@ -104,12 +104,12 @@ SMALL = {"time": 3, "batch": 9, "hidden_size": 32, "bidirectional": True, "lengt
 @pytest.mark.parametrize("path", ["stepwise", "grid", "cluster"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small(kind: str, path: str, dtype: torch.dtype) -> None:
-    """What compute-sanitizer, which takes a hundred times as long, sees: both passes of each path."""
+    """Both passes of each path, small, since compute-sanitizer makes them a hundred times as slow."""
     case = Case(kind, **SMALL)  # type: ignore[arg-type]
     with float32_precision("ieee"):
         require_path(path, case.paths(dtype))
         ours = case.result(fused_rnn, dtype, "cuda")
-    # The peer is on the CPU: cuDNN's own kernels are not for us to judge.
+    # The peer runs on the CPU, so that compute-sanitizer does not check cuDNN's kernels.
     assert_all_accurate(ours, case.torch_result(torch.float64), case.torch_result(dtype))
 
 
@@ -124,20 +124,22 @@ def test_deterministic(case: Case, dtype: torch.dtype, path: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_steps_than_65535(kind: str) -> None:
-    """A persistent kernel that hands its values on some 70,000 times; tests/test_values.py has the stepwise path."""
+    """A persistent kernel with 70,000 hand-overs; tests/operators/test_values.py tests the stepwise path."""
     case = Case(kind, time=70_000, batch=1, input_size=1, hidden_size=8)
     dtype = torch.float16
     assert case.paths(dtype)["forward"] != "stepwise"
     with torch.no_grad():
         ours = case.module(fused_rnn, dtype, "cuda")(case.tensors(dtype, "cuda")[0])
         exact = case.module(torch.nn, torch.float64)(case.tensors(torch.float64)[0])
-        peer = case.module(torch.nn, dtype)(case.tensors(dtype)[0])  # cuDNN cannot
+        peer = case.module(torch.nn, dtype)(
+            case.tensors(dtype)[0]
+        )  # on the CPU, since cuDNN does not support so many steps
     for results in zip(*map(flatten, (ours, exact, peer)), strict=True):
         assert_accurate(*results)
 
 
 def layer_on_gpu(kind: str = "LSTM") -> tuple[Any, Tensor]:
-    """Return a layer that takes a persistent kernel of several blocks, and an input."""
+    """Return a layer that runs in a persistent kernel of several blocks, and an input."""
     torch.manual_seed(0)
     layer = getattr(fused_rnn, kind)(64, 256, device="cuda", dtype=torch.bfloat16)
     return layer, torch.randn(20, 16, 64, device="cuda", dtype=torch.bfloat16)

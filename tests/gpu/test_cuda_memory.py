@@ -1,4 +1,4 @@
-"""What recurrent layers keep on a GPU: for backward no more than cuDNN, and without gradients nothing of any step."""
+"""The memory of recurrent layers on a GPU: they save no more than cuDNN for backward, and nothing in inference."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ from fused_rnn import ops
 pytestmark = pytest.mark.needs_cuda
 
 CUDNN_MODES = {"RNN_RELU": 0, "RNN": 1, "LSTM": 2, "GRU": 3}
-# PyTorch hands out memory in blocks of 512 bytes.
+# PyTorch allocates memory in blocks of 512 bytes.
 BLOCK = 512
 MEGABYTE = 2**20
 
 
-def kept_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
-    """Return the bytes that cuDNN reserves for backward."""
+def saved_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
+    """Return the bytes that cuDNN saves for backward."""
     weights: Any = list(module.parameters())
     h0, c0 = states[0], states[1] if len(states) > 1 else None
     *_, reserve, _ = torch._cudnn_rnn(
@@ -29,8 +29,8 @@ def kept_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: t
     return reserve.nbytes
 
 
-def kept_by_us(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
-    """Return the bytes of the gates and, of an LSTM, the cell states."""
+def saved_by_us(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tuple[Tensor, ...]) -> int:
+    """Return the bytes that we save for backward: the gates and, of an LSTM, the cell states."""
     weights = [weight.detach() for weight in module.parameters()]
     _, _, gates, history = ops.recurrent(CELLS[case.kind], input, states, weights, None, None, True)
     return sum(tensor.nbytes for tensor in (gates, *history))
@@ -42,7 +42,7 @@ def kept_by_us(case: Case, module: torch.nn.RNNBase, input: Tensor, states: tupl
 def test_training_keeps_no_more_than_cudnn(kind: str, bidirectional: bool, dtype: torch.dtype) -> None:
     case = Case(kind, time=50, batch=16, input_size=256, hidden_size=256, bidirectional=bidirectional)
     arguments = case.module(torch.nn, dtype, "cuda"), *case.tensors(dtype, "cuda")
-    ours, theirs = kept_by_us(case, *arguments), kept_by_cudnn(case, *arguments)
+    ours, theirs = saved_by_us(case, *arguments), saved_by_cudnn(case, *arguments)
     assert ours <= theirs, f"{ours / theirs:.2f} times as much"
 
 
@@ -52,13 +52,13 @@ def test_inference_keeps_nothing_of_a_step(kind: str, dtype: torch.dtype, path: 
     case = Case(kind, time=200, batch=16, input_size=256, hidden_size=256)
     module, (input, _) = case.module(fused_rnn, dtype, "cuda"), case.tensors(dtype, "cuda")
     with torch.no_grad():
-        module(input)  # what is made once for all calls, such as the workspace of cuBLAS
+        module(input)  # allocates what is allocated only once, such as the workspace of cuBLAS
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         outputs = flatten(module(input))
     returned = sum(tensor.nbytes for tensor in outputs)
     assert torch.cuda.memory_allocated() - before <= returned + BLOCK * len(outputs)
-    # Beside the outputs only the input's part of the gates' sums, which is there before the first step.
+    # Besides the outputs, a call allocates the input's part of the gates' sums, computed before the first step.
     sums = structure_of(kind).sums * case.hidden_size * case.time * case.batch * dtype.itemsize
     assert torch.cuda.max_memory_allocated() - before <= returned + sums + MEGABYTE

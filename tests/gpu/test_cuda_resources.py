@@ -1,6 +1,6 @@
-"""What the CUDA compiler made of the kernels: read from the library, and from the logs kept beside the objects.
+"""Registers, spills and architectures of the compiled CUDA kernels, and whether cuBLAS is found at run time.
 
-And whether what is looked up at run time is there; no GPU is needed for any of it.
+They are read from the library and from the compiler's logs beside the objects; no GPU is needed.
 """
 
 import shutil
@@ -14,15 +14,16 @@ from compiled import build_folder, kernels, logs
 
 from fused_rnn import _C
 
-# How a source's machine code and PTX begin in a library, their kinds, and the flags that stand for the letters of
-# architectures, as read from what nvcc 13.0 makes: only the very GPU takes sm_90a, and none but it compute_90a.
+# The header of a source's machine code and PTX in a library, their kinds, and the flags for the letters of
+# architectures, as found in the output of nvcc 13.0. Code for sm_90a or compute_90a runs only on compute capability
+# 9.0.
 FATBIN = struct.pack("<IH", 0xBA55ED50, 1)
 KINDS = {1: "compute", 2: "sm"}
 LETTERS = {1 << 20: "a", 1 << 21: "f"}
 
 
 def architectures() -> list[str]:
-    """Return what the library was built for; nothing without CUDA."""
+    """Return the architectures for which the library was built; none without CUDA."""
     return list(filter(None, _C.build_info()["cuda_archs"].split(";")))
 
 
@@ -49,7 +50,7 @@ ptxas info    : Used 255 registers, used 1 barriers"""
 
 
 def machine_code(library: bytes) -> list[list[str]]:
-    """Return for each CUDA source in a library what it was compiled to, such as ["sm_80", "compute_90", "sm_90a"]."""
+    """Return the targets of each CUDA source in a library, such as ["sm_80", "compute_90", "sm_90a"]."""
     found = []
     at = library.find(FATBIN)
     while at >= 0:
@@ -86,7 +87,7 @@ def test_every_source_is_in_the_library() -> None:
     wanted = architectures()
     if not wanted:
         pytest.skip("the package was built without CUDA")
-    # PTX with a letter would be of no use to any newer GPU.
+    # The PTX must be for an architecture without a letter, since no newer GPU accepts PTX with one.
     compiled = {*(f"sm_{architecture}" for architecture in wanted), f"compute_{wanted[-1].rstrip('af')}"}
     found = machine_code(Path(_C.__file__).read_bytes())
     assert len(found) == (build_folder() / "build.ninja").read_text().count(": cuda ")

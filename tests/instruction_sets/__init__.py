@@ -1,1 +1,1 @@
-"""The CPU kernels of one instruction set against those of another, in random problems, without torch."""
+"""Compares the CPU kernels of one instruction set with those of another in random problems, without torch."""

@@ -1,4 +1,5 @@
-// Random problems for the kernels on a CPU: their numbers, and their arrays, each with an end that a sanitizer sees.
+// Random numbers and arrays for problems of the CPU kernels. Each array is allocated separately, so that a sanitizer
+// detects accesses beyond its end.
 
 #pragma once
 
@@ -24,8 +25,8 @@ class Random {
   std::mt19937 engine_;
 };
 
-// The arrays of one call, if wanted of numbers that are bfloat16 numbers too. Outputs are filled too, so that what a
-// kernel leaves out is the same for every instruction set.
+// The arrays of one call. With `bfloat16` all numbers are exact in bfloat16. Outputs are filled, too, so that elements
+// that a kernel does not write are the same for every instruction set.
 template <typename T>
 class Arrays {
  public:
@@ -53,7 +54,7 @@ class Arrays {
     return halves_.back().get();
   }
 
-  // Returns the largest difference of an output over its largest value, and says so where it exceeds the tolerance.
+  // Returns the largest difference of an output, relative to its largest value, and prints those above the tolerance.
   double distance(const Arrays& other, const std::string& problem, double tolerance) const {
     double worst = 0;
     for (size_t i = 0; i < outputs_.size(); ++i) {
@@ -61,7 +62,7 @@ class Arrays {
       for (int64_t j = 0; j < outputs_[i].count; ++j) {
         largest = std::fmax(largest, std::fabs(double(outputs_[i].values[j])));
         const double d = std::fabs(double(outputs_[i].values[j]) - double(other.outputs_[i].values[j]));
-        difference = d <= difference ? difference : d;  // a NaN stays
+        difference = d <= difference ? difference : d;  // a NaN is kept
       }
       const double relative = difference / largest;
       if (!(relative <= tolerance))
@@ -71,9 +72,9 @@ class Arrays {
     return worst;
   }
 
-  // Sums of a few thousand products in different orders.
+  // The relative error of sums of a few thousand products that are added in different orders.
   static constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-14;
-  // The same with hidden values rounded to bfloat16 from the second step on.
+  // The same if hidden values are rounded to bfloat16 from the second step on.
   static constexpr double kRounded = 0.01;
 
  private:

@@ -1,4 +1,4 @@
-"""Builds the program that compares the kernels of two instruction sets: from the objects of the package, or anew."""
+"""Builds the program that compares the kernels of two instruction sets, from the package's objects or from sources."""
 
 import re
 import subprocess
@@ -16,16 +16,16 @@ RECURRENT = {f"{path.stem}_kernel" for path in (HERE.parents[1] / "csrc" / "cell
 
 
 class Shipped(NamedTuple):
-    """How the package itself was built."""
+    """The commands with which the package itself was built."""
 
     compiler: str
-    """The compiler with all flags that do not depend on the instruction set."""
+    """The compiler, with all flags that do not depend on the instruction set."""
     kernels: dict[str, list[tuple[Path, str, Path]]]
-    """For each instruction set the source, the flags and the object of each kernel."""
+    """For each instruction set, the source, the flags and the object of each kernel."""
 
 
 def shipped() -> Shipped:
-    """Read it from what setup.py has left for ninja."""
+    """Read the commands from the build.ninja that setup.py wrote."""
     text = (BUILD / f"{sys.implementation.cache_tag}-torch{torch.__version__}" / "build.ninja").read_text()
     compiler = re.findall(r"^cxx = (.*)$", text, re.MULTILINE)[0]
     kernels: dict[str, list[tuple[Path, str, Path]]] = {}
@@ -37,17 +37,18 @@ def shipped() -> Shipped:
 
 
 def build(first: str, second: str, sanitizers: str = "", static: bool = False, stand_in: bool = False) -> Path:
-    """Build the program, as far as it is not built yet.
+    """Build the program, or only what has changed of it.
 
     Args:
-        first: an instruction set, as ``csrc/cpu/per_capability.h`` names it.
-        second: another, or the same one.
-        sanitizers: as ``-fsanitize=`` takes them; then the kernels are compiled so, else they are the package's.
-        static: whether the program needs no library of the system.
-        stand_in: whether recurrent layers are compiled to multiply bfloat16 in pairs without an instruction for it.
+        first: an instruction set, by its name in ``csrc/cpu/kit/per_capability.h``.
+        second: another instruction set, or the same one.
+        sanitizers: the argument of ``-fsanitize=`` with which to compile the kernels; empty for the package's objects.
+        static: whether to link the program statically.
+        stand_in: whether to compile recurrent layers such that they multiply pairs of bfloat16 without the instruction.
 
     Returns:
-        Its path. It takes a number of problems and a seed, prints what differs, and ends with 1 if anything does.
+        The path of the program. Its arguments are a number of problems and a seed; it prints all differences, and ends
+        with 1 if there are any.
     """
     package = shipped()
     folder = FOLDER / "-".join(

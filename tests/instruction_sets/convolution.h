@@ -39,7 +39,7 @@ struct ConvolutionProblem {
   }
 };
 
-// The params of all three kernels, with arrays of their own.
+// The params of all three kernels, with the arrays that they point to.
 template <typename T>
 struct ConvolutionCall {
   Arrays<T> arrays;

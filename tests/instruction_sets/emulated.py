@@ -1,11 +1,11 @@
-"""Runs the kernels for AVX-512 where the processor has none: in the emulator Bochs, against those for AVX2.
+"""Compares the AVX-512 kernels with those for AVX2 in the emulator Bochs, for processors without AVX-512.
 
     PYTHONPATH=tests python -m instruction_sets.emulated [PROBLEMS]
 
-Needs Debian's packages bochs, isolinux, syslinux-common, genisoimage and cpio; Linux for the emulated machine is
-downloaded by apt, as a package that is unpacked but not installed. The machine starts in a minute or two, and computes
-some thousand times as slowly as a real one: 200 problems take about three minutes. Bochs 3.0 has AVX512_BF16, and so
-multiplies bfloat16 weights in pairs; 2.7 has not.
+It needs Debian's packages bochs, isolinux, syslinux-common, genisoimage and cpio. The emulated machine runs a Linux
+kernel that apt downloads and that is unpacked, but not installed. The machine starts in a minute or two, and is some
+thousand times slower than a real one: 200 problems take about three minutes. Bochs 3.0 emulates AVX512_BF16, so that
+bfloat16 weights are multiplied in pairs; Bochs 2.7 does not.
 """
 
 import shutil
@@ -42,7 +42,7 @@ com1: enabled=1, mode=file, dev=console.txt
 
 
 def main(arguments: list[str]) -> int:
-    """Run so many problems, 200 if none are given, and return 0 if no result differs."""
+    """Run the given number of problems, or 200, and return 0 if no result differs."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None] + [str(p) for p in BOOT_LOADER if not p.exists()]
     if missing:
         print(f"not found: {', '.join(missing)}. Install bochs, isolinux, syslinux-common, genisoimage and cpio.")
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def make_image(folder: Path, arguments: list[str]) -> None:
-    """Make a bootable compact disc with Linux, and the program, with its arguments, as all that it runs."""
+    """Make the image of a bootable disc with Linux that runs only the program, with these arguments."""
     root, disc = folder / "root", folder / "disc"
     shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(disc, ignore_errors=True)
@@ -81,7 +81,7 @@ def make_image(folder: Path, arguments: list[str]) -> None:
 
 
 def find_linux(folder: Path) -> Path:
-    """Return Linux itself, downloaded unless it is there."""
+    """Return the Linux kernel, which is downloaded if it is missing."""
     found = list(folder.glob("linux/boot/vmlinuz-*"))
     if not found:
         depends = subprocess.check_output(["apt-cache", "depends", PACKAGE], text=True)
@@ -94,11 +94,11 @@ def find_linux(folder: Path) -> Path:
 
 
 def run_machine(folder: Path, features: str) -> str:
-    """Run the machine, its processor with more ``features``, until it switches off; print and return its console."""
+    """Run the machine with more ``features`` of its processor until it ends; print and return its console."""
     (folder / "bochsrc").write_text(MACHINE.format(features=features))
     console = folder / "console.txt"
     console.unlink(missing_ok=True)
-    # Debian's Bochs begins in its debugger, which ends where its input does.
+    # Debian's Bochs starts in its debugger, which ends at the end of its input, so the pipe must stay open.
     machine = subprocess.Popen(
         ["bochs", "-q", "-f", "bochsrc", "-unlock"],
         cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,

@@ -1,9 +1,9 @@
-// Runs random problems through the kernels of two instruction sets and compares all that they write.
+// Runs random problems with the kernels of two instruction sets, and compares everything that they write.
 //
 //     compare PROBLEMS SEED [pairs]
 //
-// The macros FIRST and SECOND name the instruction sets. What is compared is float32, each fourth time float64. With
-// `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or by the stand-in of cpu/pairs.h.
+// The macros FIRST and SECOND name the instruction sets. Problems are in float32, every fourth one in float64. With
+// `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or by its replacement in cpu/kit/pairs.h.
 
 #include "convolution.h"
 #include "cpu/masked_conv2d.h"
@@ -36,7 +36,7 @@ struct Compared {
   double distance, tolerance;
 };
 
-// Both calls get arrays of the same numbers.
+// Runs a problem twice, with arrays of the same numbers, and returns the distance of the results.
 template <typename T, typename Call, typename Problem, typename First, typename Second>
 double compare(const Problem& p, uint32_t seed, double tolerance, const First& run_first, const Second& run_second) {
   Random a(seed), b(seed);
@@ -76,9 +76,9 @@ int main(int argc, char** argv) {
   double worst[3] = {};
   int bad = 0;
   for (int i = 0; i < problems; ++i) {
-    const uint32_t own = seed + static_cast<uint32_t>(i) * 7919;
+    const uint32_t problem_seed = seed + static_cast<uint32_t>(i) * 7919;
     const auto [kind, distance, tolerance] =
-        i % 4 == 3 ? compare_one<double>(own, false) : compare_one<float>(own, in_pairs);
+        i % 4 == 3 ? compare_one<double>(problem_seed, false) : compare_one<float>(problem_seed, in_pairs);
     bad += !(distance <= tolerance);
     worst[kind] = distance <= worst[kind] ? worst[kind] : distance;
     if (i % 50 == 49 || i + 1 == problems) {

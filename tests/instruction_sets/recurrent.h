@@ -8,14 +8,14 @@
 
 using namespace fused_rnn;
 
-// What is drawn for a layer before its arrays.
+// The random choices for a layer, apart from its arrays.
 struct RecurrentProblem {
   cells::Kind kind;
   cells::Description cell;
   bool biased, packed, trains, output_gradient, input_gradient, weight_gradient;
   StoredType stored;
   RecurrentSizes sizes;
-  int64_t projection;  // its size, or 0
+  int64_t projection;  // the size of the projection, or 0 for none
   std::vector<int64_t> batch_sizes, first_rows;
 
   RecurrentProblem(Random& random, bool wide) {
@@ -23,8 +23,9 @@ struct RecurrentProblem {
     cell = describe(kind);
     biased = random.once_in(2), packed = random.once_in(3), trains = random.once_in(2);
     output_gradient = !random.once_in(4), input_gradient = !random.once_in(4), weight_gradient = !random.once_in(4);
-    stored = wide ? StoredType::kComputeType
-                  : std::vector{StoredType::kComputeType, StoredType::kBFloat16, StoredType::kFloat16}[random.between(0, 2)];
+    stored =
+        wide ? StoredType::kComputeType
+             : std::vector{StoredType::kComputeType, StoredType::kBFloat16, StoredType::kFloat16}[random.between(0, 2)];
     // Without gates, and with weights as large as these, a difference of rounding grows from step to step.
     const int64_t most = cell.gates > 1 ? 9 : 3, time = random.once_in(3) ? 1 : random.between(1, most);
     const int64_t batch = random.once_in(3) ? random.between(1, 4) : random.between(1, 60);
@@ -59,7 +60,7 @@ struct RecurrentProblem {
   }
 };
 
-// The params of both passes, with arrays of their own.
+// The params of both passes, with the arrays that they point to.
 template <typename T>
 struct RecurrentCall {
   Arrays<T> arrays;

@@ -1,5 +1,5 @@
-// What the kernels need of torch's libraries, so that they run without: exponential functions of doubles, and a failed
-// check.
+// Replacements for the functions of torch's libraries that the kernels call, so that the program needs no torch:
+// exponential functions of doubles, and the function that reports a failed check.
 
 #include <immintrin.h>
 

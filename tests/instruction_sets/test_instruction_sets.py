@@ -1,4 +1,4 @@
-"""The kernels of every instruction set of this machine write the same, and nothing out of bounds."""
+"""The kernels of every instruction set of this machine compute the same, and stay within the bounds of arrays."""
 
 import platform
 import subprocess
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="one inst
 BUILT = _C.build_info()["cpu_capabilities"]
 USABLE = BUILT[: BUILT.index(_C.build_info()["cpu_capability"]) + 1]
 NEIGHBOURS = list(pairwise(USABLE))
-# The best instruction set that the stand-in for AVX512_BF16 can be compiled for.
+# The best instruction set for which the replacement of AVX512_BF16 can be compiled.
 STAND_IN = USABLE[:2][-1]
 
 

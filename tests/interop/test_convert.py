@@ -1,4 +1,4 @@
-"""convert and revert: only the class of a layer changes; all else about the model stays."""
+"""convert and revert change only the class of a layer, and nothing else of a model."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ import fused_rnn
 
 
 class Model(nn.Module):
-    """A bit of everything: nested, tied, used twice, with a head."""
+    """A model with nested layers, tied weights, a layer that is used twice, cells and a linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def test_a_layer_by_itself_stays_the_same_object(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_is_missing_in_a_converted_layer(name: str) -> None:
-    """A layer of torch.nn holds all that ours holds: the class can change without a new constructor."""
+    """A layer of torch.nn has all attributes of ours, so its class can be changed without calling our constructor."""
     assert vars(layer(name)).keys() == vars(layer(name, fused_rnn)).keys()
 
 
@@ -230,7 +230,7 @@ def test_parametrized_layers(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
 def test_pruned_and_normalised_layers(name: str) -> None:
-    """These swap a parameter for a plain tensor by means of hooks."""
+    """Pruning and the old weight_norm replace a parameter by an ordinary tensor, using hooks."""
     weight = "weight_hh" if "Cell" in name else "weight_hh_l0"
     for change in (
         lambda module: prune.l1_unstructured(module, weight, amount=0.5),
@@ -285,7 +285,7 @@ def test_what_is_kept_and_why(make: Callable[[], nn.Module], reason: str) -> Non
 
 
 def test_our_own_layers() -> None:
-    """Of them convert has nothing to say, and revert takes them as well."""
+    """Layers of this package are not reported by convert, and are reverted by revert, too."""
     model = nn.Sequential(fused_rnn.LSTM(4, 8), Ours(8, 8), nn.Linear(8, 8))
     report = fused_rnn.convert(model)
     assert (report.replaced, report.kept) == ((), ())
@@ -305,7 +305,7 @@ def test_a_model_can_be_saved(model: Model) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_compiled_model_notices(name: str, calls: list[str]) -> None:
-    """Code that was compiled before must not go on with the old class."""
+    """Code that was compiled before the conversion must not continue to use the old class."""
     module = layer(name).eval()
     compiled: Any = torch.compile(module, backend="eager")
     input = INPUT[0] if "Cell" in name else INPUT

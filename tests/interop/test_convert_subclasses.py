@@ -1,4 +1,4 @@
-"""convert with subclasses=True: a module stays of its class, and what it inherits is replaced."""
+"""convert with subclasses=True: a module remains an instance of its class, but what it inherits is replaced."""
 
 import copy
 import pickle
@@ -15,7 +15,7 @@ import fused_rnn
 
 
 class Plain(nn.LSTM):
-    """A subclass that only initialises otherwise."""
+    """A subclass that overrides only the constructor."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -38,14 +38,14 @@ class Cell(nn.LSTMCell):
 
 
 class Elman(nn.RNN):
-    """A subclass that chooses what the constructor of its base leaves open."""
+    """A subclass whose constructor fixes options of the base class."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, nonlinearity="relu", bias=False)
 
 
 class ElmanCell(nn.RNNCell):
-    """A subclass of a cell with a choice."""
+    """A subclass whose constructor fixes the nonlinearity of a cell."""
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size, nonlinearity="relu")

@@ -1,4 +1,4 @@
-"""Layers and cells made from those of Keras compute what Keras does, or an error says why they cannot."""
+"""Layers and cells made from those of Keras compute what Keras does; where they cannot, an error says why."""
 
 import os
 from functools import partial
@@ -25,7 +25,7 @@ LAYER = {"return_sequences": True, "return_state": True, "dtype": "float64"}
 
 
 def filled(layer: Any, *shape: int) -> Any:
-    """Build a Keras layer, and give it random weights, biases too."""
+    """Build a Keras layer, and set all its weights and biases to random numbers."""
     layer.build(shape)
     generator = numpy.random.default_rng(1)
     layer.set_weights([generator.normal(size=weight.shape) for weight in layer.get_weights()])
@@ -37,7 +37,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 
 def states_of(kind: str, states: list[Tensor]) -> list[Tensor]:
-    """Return Keras's final states, which for two directions are h, c, h, c, in torch.nn's form."""
+    """Return Keras's final states (for two directions h, c, h, c) in the form of torch.nn."""
     count = 2 if kind == "LSTM" else 1
     return [torch.stack(states[i::count]) for i in range(count)]
 
@@ -75,7 +75,7 @@ def test_bidirectional(kind: str, use_bias: bool) -> None:
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 def test_rnn(nonlinearity: str, bidirectional: bool, use_bias: bool) -> None:
-    """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
+    """Keras multiplies float64 matrices in float32 here, so the errors of Keras are compared with ours in float32."""
     layer = keras.layers.SimpleRNN(
         6, activation=nonlinearity, use_bias=use_bias, return_sequences=True, return_state=True
     )
@@ -95,7 +95,7 @@ def test_rnn(nonlinearity: str, bidirectional: bool, use_bias: bool) -> None:
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("kind", CELLS)
 def test_cell(kind: str, use_bias: bool) -> None:
-    """Keras multiplies float64 matrices in float32 here; so it is Keras whose error must be one of rounding."""
+    """Keras multiplies float64 matrices in float32 here, so the errors of Keras are compared with ours in float32."""
     nonlinearity, name = NONLINEARITIES.get(kind), f"{kind.partition('_')[0]}Cell"
     make = partial(keras.layers.SimpleRNNCell, activation=nonlinearity) if nonlinearity else getattr(keras.layers, name)
     theirs = filled(make(6, use_bias=use_bias), 3, 4)
@@ -119,7 +119,7 @@ def test_cell(kind: str, use_bias: bool) -> None:
 
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_reset_before(use_bias: bool) -> None:
-    """The other GRU, as a layer, in both directions, as a cell, and from its arrays."""
+    """The GRU with the reset before the product: as a layer, bidirectional, as a cell, and from arrays."""
     settings: Any = {"reset_after": False, "use_bias": use_bias}
     layer = filled(keras.layers.GRU(6, **settings, **LAYER), 3, 5, 4)
     both = filled(keras.layers.Bidirectional(keras.layers.GRU(6, **settings, **LAYER), dtype="float64"), 3, 5, 4)
@@ -142,7 +142,7 @@ def test_reset_before(use_bias: bool) -> None:
 
 
 def test_float32_and_defaults() -> None:
-    """Keras's own default is to return the last output alone."""
+    """By default Keras returns only the last output."""
     theirs = filled(keras.layers.LSTM(6), 3, 5, 4)
     ours: Any = fused_rnn.from_keras(theirs)
     assert next(ours.parameters()).dtype == torch.float32

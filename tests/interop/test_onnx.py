@@ -1,4 +1,4 @@
-"""Layers made from ONNX nodes compute what ONNX Runtime does, or an error says why they cannot."""
+"""Layers made from ONNX nodes compute what ONNX Runtime does; where they cannot, an error says why."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def node_model(
     constants: dict[str, numpy.ndarray] | None = None,
     **attributes: Any,
 ) -> Any:
-    """Return a model of one node, of random weights and with states as inputs."""
+    """Return a model of one node, with random weights and with the states as inputs."""
     op_type, cell = kind.partition("_")[0], structure_of(kind)
     directions, size = 2 if direction == "bidirectional" else 1, cell.gates * HIDDEN
     generator = numpy.random.default_rng(1)
@@ -89,7 +89,7 @@ def test_node(kind: str, reset_after: bool, direction: str, bias: bool) -> None:
 @pytest.mark.parametrize("kind", CELLS)
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_batch_first(kind: str, direction: str) -> None:
-    """ONNX Runtime has no layout=1."""
+    """Layers of both layouts are compared with each other, since ONNX Runtime does not support layout=1."""
     time_first: Any = fused_rnn.from_onnx(node_model(kind, direction))
     batch_first: Any = fused_rnn.from_onnx(node_model(kind, direction, layout=1))
     input = torch.randn(TIME, BATCH, INPUT)
@@ -168,7 +168,7 @@ def test_nodes_without_counterpart(kind: str, kwargs: dict[str, Any], message: s
 
 
 def test_nodes_with_harmless_attributes() -> None:
-    """Activations are the default ones where they are given too, and their names may be in small letters."""
+    """The default activations may be given explicitly, and their names may be in lower case."""
     for direction, count in (("forward", 1), ("bidirectional", 2)):
         layer = fused_rnn.from_onnx(node_model("RNN", direction, activations=["tanh"] * count))
         assert repr(layer) == repr(fused_rnn.from_onnx(node_model("RNN", direction)))

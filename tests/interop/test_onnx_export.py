@@ -1,4 +1,4 @@
-"""Exported models compute in ONNX Runtime what they do here, or an error says why they cannot."""
+"""Exported models compute in ONNX Runtime what they do here; where they cannot, an error says why."""
 
 from typing import Any
 
@@ -34,12 +34,12 @@ def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, opti
 
 
 def operators(program: Any) -> list[Any]:
-    """Return the nodes of an exported model that stand for an operator of ours."""
+    """Return the nodes of an exported model that were translated from our operators."""
     return [node for node in program.model.graph if node.op_type in ("Conv", "LSTM", "GRU", "RNN")]
 
 
 class Layers(nn.Module):
-    """Layers of one kind and many forms, each run on the input by itself."""
+    """Layers of one kind with various options, each run on the same input."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Layers(nn.Module):
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_layers(kind: str) -> None:
-    """Exported once, they run for other numbers of steps and sequences, and can be read again."""
+    """Layers exported once run for other numbers of steps and sequences, and can be imported again."""
     module = Layers(kind)
     time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
 
@@ -84,14 +84,14 @@ def test_layers(kind: str) -> None:
 
 
 class Model(nn.Module):
-    """Layers, cells and convolutions at work together, from zero states."""
+    """A model of layers, cells and convolutions, with zero initial states."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first = fused_rnn.MaskedConv2d(3, 6, (5, 3), mask_type="A", data_channels=3)
         self.second = fused_rnn.MaskedConv2d(6, 4, 3, mask_type="B", dilation=(1, 2), bias=False)
         with torch.no_grad():
-            self.first.weight[:, :, 3:] = torch.nan  # masked, so never seen
+            self.first.weight[:, :, 3:] = torch.nan  # masked, so never used
         self.gru = fused_rnn.GRU(8, 7, batch_first=True)
         self.lstm_cell = fused_rnn.LSTMCell(7, 6)
         self.gru_cell = fused_rnn.GRUCell(6, 5, bias=False)

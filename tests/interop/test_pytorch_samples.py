@@ -1,4 +1,4 @@
-"""PyTorch's own samples of its recurrent layers and cells, which it tests its modules with, run on ours."""
+"""The samples with which PyTorch tests its own recurrent layers and cells, run on ours."""
 
 from functools import partial
 from typing import Any
@@ -18,18 +18,18 @@ OURS: dict[type, type] = {getattr(torch.nn, name): getattr(fused_rnn, name) for 
 INFOS = [info for info in module_db if info.module_cls in OURS]
 
 
-# Importing PyTorch's samples forbids the process to set flags such as torch.backends.cudnn.enabled; other tests may.
+# Importing PyTorch's samples forbids setting flags such as torch.backends.cudnn.enabled, which other tests do.
 vars(torch.backends)["__allow_nonbracketed_mutation_flag"] = True
 
 
 def samples(info: Any, training: bool) -> list[Any]:
-    """Return the samples of a module, packed sequences among them where there are any."""
+    """Return the samples of a module, with packed sequences if there are any."""
     kwargs = {"with_packed_sequence": True} if info.module_cls in (torch.nn.GRU, torch.nn.RNN) else {}
     return list(info.module_inputs_func(info, "cpu", torch.float64, True, training, **kwargs))
 
 
 def leaves(value: Any) -> list[Tensor]:
-    """Return the tensors in the arguments of a sample that want a gradient."""
+    """Return the tensors in the arguments of a sample that require a gradient."""
     if isinstance(value, PackedSequence):
         value = value.data
     if isinstance(value, Tensor):
@@ -63,7 +63,7 @@ def test_samples(info: Any, training: bool) -> None:
         ours.load_state_dict(theirs.state_dict())
         assert_all_accurate(result(ours, sample), result(theirs, sample))
         args, kwargs = sample.forward_input.args, sample.forward_input.kwargs
-        if sample.reference_fn is not None and isinstance(args[0], Tensor):  # our module itself, on a batch of one
+        if sample.reference_fn is not None and isinstance(args[0], Tensor):  # it runs our module on a batch of one
             expected = flatten(sample.reference_fn(ours, *args, **kwargs))
             for out, other in zip(flatten(ours(*args, **kwargs)), expected, strict=True):
                 assert_accurate(out, other)

@@ -1,4 +1,4 @@
-"""What the package says of itself."""
+"""The version, the public names and the configuration that the package reports."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Two processes train to the same losses as one: data parallel, fully sharded, and beside tensor-parallel layers."""
+"""Two processes train with the same losses as one: data parallel, fully sharded, and with tensor-parallel layers."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """The losses of two processes, for each way to train; one start for all, since starting takes longest."""
+    """The losses of two processes for each kind of training, all in one start, since starting takes longest."""
     file = tmp_path_factory.mktemp("distributed") / "losses.pt"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""What fused_rnn.explain tells without a GPU; tests/gpu/test_cuda.py has the rest."""
+"""fused_rnn.explain without a GPU; tests/gpu/test_cuda.py tests it with one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The argument ``lengths``: a padded batch in which every sequence has its own end."""
+"""The argument ``lengths``, for padded batches in which every sequence has its own length."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,8 @@ from fused_rnn import functional, ops
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {kind: getattr(functional, kind.lower()) for kind in KINDS}
 
-# Unsorted, with equal ones, full and empty sequences; all full; all empty; only the first step of any.
+# Unsorted with equal, full and empty sequences; all full; all empty; at most one step; single sequences; an empty
+# batch.
 LENGTHS = [(2, 0, 5, 4, 5, 1), (5, 5, 5), (0, 0), (1, 0, 1), (3,), (0,), ()]
 CASES = [
     *(Case(kind, batch=len(lengths), bidirectional=bidirectional)
@@ -99,7 +100,7 @@ def test_full_lengths_change_nothing(kind: str, device: str) -> None:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_is_never_read(kind: str, graph: bool, device: str) -> None:
-    """NaN in the padding of input and output gradient reaches nothing, also where a graph of the gradients is made."""
+    """NaN in the padding of input and output gradient reaches no result, also with create_graph=True."""
     case = Case(kind, batch=4, num_layers=2, bidirectional=True)
     lengths = [2, 0, 5, 3]
     padding = (torch.arange(5)[:, None] >= torch.tensor(lengths)).to(device)

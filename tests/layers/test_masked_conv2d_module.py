@@ -1,4 +1,4 @@
-"""MaskedConv2d as a module, the errors of function, module and operator, and what compilers see of the operators."""
+"""MaskedConv2d as a module; the errors of function, module and operator; the operators under compile and export."""
 
 import copy
 import io

@@ -1,4 +1,4 @@
-"""LSTM, GRU and their cells as modules: what users of torch.nn's do with them."""
+"""Recurrent layers and cells as modules, used as those of torch.nn are."""
 
 import copy
 import io
@@ -145,7 +145,7 @@ def test_meta_device(pair: Pair) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("form", [{}, {"batch_first": True}, {"lengths": (2, 5, 4)}, {"dropout": 1.0}], ids=str)
 def test_dropout(kind: str, form: dict[str, Any]) -> None:
-    """The masks are those of torch.nn: the same in forward and backward, only in training, only between layers."""
+    """The dropout masks are those of torch.nn: the same in both passes, only in training, only between layers."""
     case = Case(kind, **{"num_layers": 3, "bidirectional": True, "dropout": 0.5, **form})
     assert_all_accurate(case.result(fused_rnn, torch.float64), case.torch_result(torch.float64))
     input, _ = case.tensors(torch.float64)
@@ -189,7 +189,7 @@ def test_dropout_of_a_single_layer_warns(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast(pair: Pair, dtype: torch.dtype) -> None:
-    """Autocast computes in the lower precision, and gradients come back in that of the weights; never in float64."""
+    """Autocast computes in the lower precision, with gradients in the weights' dtype; float64 is not converted."""
     ours, _, input = pair
     ours, input = ours.float(), input.float()
     expected = flatten(copy.deepcopy(ours).to(dtype)(input.to(dtype)))

@@ -1,4 +1,4 @@
-"""What bad input gets: the exception of torch.nn and its words, or a better one where torch.nn's is an accident."""
+"""Errors of invalid input: torch.nn's exception and message, or a clear one where torch.nn fails by accident."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ import fused_rnn
 from fused_rnn import functional, ops
 
 F64, COMPLEX = torch.float64, torch.complex64
-# What torch.nn with cuDNN says in other words.
+# Calls for which torch.nn with cuDNN has other messages.
 ABOUT_DEVICES = {"input device", "hx device"}
 
 
@@ -27,11 +27,12 @@ def packed(rows: int, sizes: list[int], dtype: torch.dtype = torch.int64) -> Pac
 
 
 def states(kind: str, *shape: int, **kwargs: Any) -> Any:
-    """Return initial states of one shape as a layer or cell takes them."""
+    """Return initial states of one shape in the form that a layer or cell takes."""
     return hx_of([randn(shape, **kwargs)] * structure_of(kind).states)
 
 
-# What torch.nn raises too, in the same words. Each maps a module of input size 4 and hidden size 8, and its kind.
+# Calls for which torch.nn raises the same error. Each is called with a module of input size 4 and hidden size 8, and
+# its kind.
 Call = Callable[[torch.nn.Module, str], Any]
 LAYER_CALLS: dict[str, Call] = {
     "no steps": lambda m, _: m(randn(0, 2, 4)),
@@ -99,7 +100,7 @@ def test_constructors_raise_as_torch(kind: str, args: tuple[Any, ...], kwargs: d
 
 
 def with_weight(module: torch.nn.Module, name: str, value: Tensor) -> torch.nn.Module:
-    """Replace a weight, of layer 0 for a layer."""
+    """Replace a weight of a cell, or of layer 0 of a layer."""
     setattr(module, name if hasattr(module, name) else f"{name}_l0", Parameter(value))
     return module
 
@@ -112,7 +113,7 @@ def y() -> Tensor:
     return randn(2, 4)
 
 
-# Where torch.nn goes on, or stops by accident in some inner operation: (call, exception, words).
+# Calls that torch.nn accepts, or for which it fails in some inner operation: (call, our exception, our message).
 OWN_LAYER_CALLS: dict[str, tuple[Call, type[Exception], str]] = {
     "hx dtype": (
         lambda m, k: m(x(), states(k, 1, 2, 8, dtype=F64)),

@@ -31,7 +31,7 @@ def layer_result(
     lengths: Tensor | None,
     device: str = "cpu",
 ) -> dict[str, Tensor]:
-    """Return the outputs of an operator or its reference, c after every step among them, and all gradients."""
+    """Return the outputs of an operator or its reference, with c after every step, and all gradients."""
     input, (h0, c0), weights = layer_inputs(case, dtype, device)
     inputs = {"input": input, "h0": h0, "c0": c0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
     for tensor in inputs.values():
@@ -73,7 +73,7 @@ def test_operator_equals_reference_with_lengths(proj_size: int, device: str) -> 
 
 
 def test_reference_steps_the_states_that_it_returns() -> None:
-    """The reference's c of every step is the final c of the sequence up to that step, seen from either end."""
+    """The reference's c after each step is the final c of the part of the sequence up to it, in both directions."""
     input, (h0, c0), weights = layer_inputs(Case("LSTM", bidirectional=True))
     *_, cells = reference.lstm(input, h0, c0, weights, return_states=True)
     for t in range(5):

@@ -1,4 +1,4 @@
-"""What training loops do with layers and cells, beside calling them: each against torch.nn doing the same."""
+"""Layers and cells in the techniques of training loops, each compared with torch.nn."""
 
 import copy
 import io
@@ -27,9 +27,9 @@ def gradients(module: torch.nn.Module, input: Tensor, call: Callable[..., Any]) 
     """Return the output of ``call(input)`` as a vector, and the gradients of input and parameters."""
     leaf = input.detach().requires_grad_()
     output = vector(call, leaf)
-    found = torch.autograd.grad(output.square().sum(), [leaf, *module.parameters()])
+    gradients_found = torch.autograd.grad(output.square().sum(), [leaf, *module.parameters()])
     names = ["input", *(name for name, _ in module.named_parameters())]
-    return {"output": output.detach(), **dict(zip(names, found, strict=True))}
+    return {"output": output.detach(), **dict(zip(names, gradients_found, strict=True))}
 
 
 @pytest.mark.parametrize("use_reentrant", [True, False])
@@ -37,9 +37,9 @@ def gradients(module: torch.nn.Module, input: Tensor, call: Callable[..., Any]) 
 def test_activation_checkpointing(name: str, use_reentrant: bool) -> None:
     ours, theirs = pair(name)
     input = random(*SHAPES[name])
-    # Flat, since a reentrant checkpoint sees no tensors within tuples within tuples.
+    # Flattened, since a reentrant checkpoint does not find tensors in nested tuples.
     call = partial(checkpoint, lambda input: tuple(flatten(ours(input))), use_reentrant=use_reentrant)
-    if use_reentrant:  # torch.autograd.grad is not allowed there
+    if use_reentrant:  # it does not support torch.autograd.grad
         vector(call, input.requires_grad_()).square().sum().backward()
         actual = {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
         expected = gradients(theirs, input, theirs)
@@ -63,7 +63,7 @@ def test_gradient_penalty_through_a_checkpoint(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_saved_tensor_hooks(name: str) -> None:
-    """What is saved for backward may be moved elsewhere in between, such as to a file."""
+    """Hooks may store the tensors saved for backward elsewhere, for example in a file."""
     ours, theirs = pair(name)
     input = random(*SHAPES[name])
     with torch.autograd.graph.saved_tensors_hooks(lambda x: pickle.dumps(x.detach()), pickle.loads):
@@ -83,7 +83,7 @@ def test_anomaly_mode(name: str) -> None:
 
 
 class WeightDrop(torch.nn.Module):
-    """DropConnect (Merity et al., 2018): zeros in a recurrent weight, drawn anew in each forward pass."""
+    """DropConnect (Merity et al., 2018): random zeros in a recurrent weight, new ones in each forward pass."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return torch.nn.functional.dropout(weight, 0.5)
@@ -100,7 +100,7 @@ PARAMETRIZATIONS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("kind", PARAMETRIZATIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_parametrizations(name: str, kind: str) -> None:
-    """A parametrized weight is computed anew in each call, and gradients reach what it is computed from."""
+    """A parametrized weight is recomputed in each call, and gradients reach the parameters behind it."""
     ours, theirs = pair(name)
     input = random(*SHAPES[name])
     weight = next(weight for weight, _ in ours.named_parameters() if weight == "weight" or "weight_ih" in weight)
@@ -125,7 +125,7 @@ def test_parametrizations(name: str, kind: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_autocast(name: str, dtype: torch.dtype) -> None:
-    """The operator runs in the lower precision, whatever the dtype of the input; gradients are those of the weights."""
+    """The operator runs in the lower precision for any dtype of input; gradients have the dtype of the weights."""
     ours, _ = pair(name, torch.float32)
     low = copy.deepcopy(ours).to(dtype)
     input = torch.randn(SHAPES[name])
@@ -139,12 +139,12 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
     of_low = torch.autograd.grad(
         flatten(low(input.to(dtype)))[0].float().square().sum(), list(low.parameters()), materialize_grads=True
     )
-    assert all(torch.equal(grad, own.float()) for grad, own in zip(grads, of_low, strict=True))
+    assert all(torch.equal(grad, expected.float()) for grad, expected in zip(grads, of_low, strict=True))
 
 
 @pytest.fixture
 def _autocast_on_cuda() -> Iterator[None]:
-    """What torch.autocast("cuda") switches on, which it refuses to do without a GPU."""
+    """Enable the settings of torch.autocast("cuda") directly, which itself refuses to run without a GPU."""
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
@@ -156,7 +156,7 @@ def _autocast_on_cuda() -> Iterator[None]:
 @pytest.mark.skipif("cuda" not in KERNEL_DEVICES, reason="fused_rnn is built without its CUDA kernels")
 @pytest.mark.usefixtures("_autocast_on_cuda")
 def test_autocast_of_a_gpu_is_not_that_of_the_cpu() -> None:
-    """With tensors that have no values: the operators on a GPU get the lower precision, those on the CPU do not."""
+    """With fake tensors: only operators on a GPU get the lower precision, those on the CPU do not."""
     for device, dtype in (("cuda", torch.bfloat16), ("cpu", torch.float32)):
         empty = partial(torch.empty, device=device)
         with FakeTensorMode():
@@ -173,7 +173,7 @@ def test_autocast_of_a_gpu_is_not_that_of_the_cpu() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_scaler(name: str) -> None:
-    """Training in float16 with a scaled loss: one step is taken, and one with infinite gradients is left out."""
+    """Training in float16 with a scaled loss makes one step, and skips one with infinite gradients."""
     module, _ = pair(name, torch.float32)
     input = torch.randn(SHAPES[name])
     plain = copy.deepcopy(module)
@@ -200,7 +200,7 @@ def test_gradient_scaler(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_deferred_initialisation(name: str) -> None:
-    """On the meta device nothing is allocated; weights come with to_empty and a state_dict."""
+    """Modules made on the meta device are allocated by to_empty and filled from a state_dict."""
     ours, _ = pair(name, torch.float32)
     form: dict[str, Any] = {"num_layers": 2, "bidirectional": True} if name in KINDS else {}
     args = (2, 2, 3, "B", 2) if name == "MaskedConv2d" else (3, 2)
@@ -216,7 +216,7 @@ def test_deferred_initialisation(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_module_hooks(name: str) -> None:
-    """Hooks on a module see its output and the gradients of its input."""
+    """Hooks on a module get its output and the gradients of its input."""
     seen = []
     input = random(*SHAPES[name])
     for module in pair(name):
@@ -228,7 +228,7 @@ def test_module_hooks(name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_modules_saved_before_projections_load(kind: str) -> None:
-    """A module saved whole by a torch without proj_size has no such attribute."""
+    """A module that was saved by a torch without proj_size lacks that attribute."""
     module = getattr(fused_rnn, kind)(4, 8)
     old = object.__new__(type(module))
     old.__setstate__({key: value for key, value in module.__dict__.items() if key != "proj_size"})

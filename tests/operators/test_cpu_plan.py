@@ -1,4 +1,4 @@
-"""How the CPU chooses to run a layer, from its sizes alone: the measured rules of docs/notes/recurrent-cpu.md."""
+"""The plan of a layer on the CPU, which depends only on its sizes; docs/notes/recurrent-cpu.md has the measurements."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from fused_rnn import _C
 
-# Values of float32 in a vector, and rows of the largest tile.
+# The number of float32 values in a vector, and the rows of the largest tile.
 AVX512 = {"lanes": 16, "max_rows": 6}
 AVX2 = {"lanes": 8, "max_rows": 3}
 LAYER: dict[str, Any] = {
@@ -39,7 +39,7 @@ def test_one_step_reads_weights_in_place_for_few_rows(registers: dict[str, int],
 @pytest.mark.parametrize(
     ("sizes", "weights"),
     [
-        # Batches below 4 count as 4, and the longer the sums the more rows are read in place.
+        # Batches below 4 count as 4; the longer the sums, the more rows may read weights in place.
         ({"time": 4, "batch": 1}, "in place"), ({"time": 5, "batch": 1}, "packed before"),
         ({"time": 4, "batch": 4}, "in place"), ({"time": 2, "batch": 9}, "packed before"),
         ({"time": 2, "batch": 4, "input_size": 128, "hidden_size": 128}, "in place"),

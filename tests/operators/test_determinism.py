@@ -1,4 +1,4 @@
-"""The same bits twice, on one thread and on several; and each instruction set in a process of its own."""
+"""Results are the same bit for bit in every run, for any number of threads; and the tests of every instruction set."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def cases(kind: str) -> list[Case]:
         Case(kind, 40, 1, 9, 130, bidirectional=True),
         Case(kind, 9, 6, 31, 65, num_layers=2, bidirectional=True, lengths=(9, 2, 7, 1, 1, 5)),
         Case(kind, 9, 16, 48, 48, bias=False, proj_size=33 if structure_of(kind).may_project else 0),
-        # Threads that share the hidden units of a batch, and so have to meet after each step.
+        # Here threads divide the hidden units of a batch, so they synchronise after each step.
         Case(kind, 30, 5, 40, 300),
         Case(kind, 12, 6, 31, 70, lengths=(12, 2, 7, 1, 1, 5), proj_size=33 if structure_of(kind).may_project else 0),
     ]

@@ -1,4 +1,4 @@
-"""Masked convolution against conv2d(x, w * mask) in float64, in every form, size, layout and dtype."""
+"""Masked convolution compared with conv2d(x, w * mask) in float64, in many forms, sizes, layouts and dtypes."""
 
 import os
 from collections.abc import Callable
@@ -18,12 +18,12 @@ F64 = torch.float64
 
 
 def strided(images: Tensor) -> Tensor:
-    """Return the same images, which are not dense."""
+    """Return the same images with gaps between the values in memory."""
     return torch.stack([images, images], -1)[..., 1]
 
 
 def transposed(images: Tensor) -> Tensor:
-    """Return the same images, dense but in neither memory format."""
+    """Return the same images, dense, but in neither of the two memory formats."""
     return images.transpose(2, 3).contiguous().transpose(2, 3)
 
 
@@ -123,7 +123,7 @@ def test_dilation_beyond_the_image(dilation: tuple[int, int]) -> None:
     far, near = ConvolutionCase(kernel_size=(5, 5), dilation=dilation), ConvolutionCase(kernel_size=(5, 5))
     tensors = far.tensors(F64)
     output = far.ours(*tensors.values())
-    # Only the taps of the centre's row or column still meet the image.
+    # Only taps in the row or column of the centre are inside the image for any pixel.
     rows = slice(2, 3) if dilation[0] > 1 else slice(5)
     columns = slice(2, 3) if dilation[1] > 1 else slice(5)
     meets = torch.zeros(5, 5, dtype=F64)

@@ -1,4 +1,4 @@
-"""A masked convolution is right if nothing leaks from the future, nothing of the past is lost, and NaN stays ahead."""
+"""Properties of masked convolutions: an output depends on all allowed pixels, and on no other, even if it is NaN."""
 
 from itertools import product
 
@@ -14,7 +14,7 @@ KERNELS = [((3, 3), (1, 1)), ((5, 3), (1, 1)), ((1, 5), (1, 1)), ((3, 3), (2, 1)
 
 
 def stack(groups: int, kernel: tuple[int, int], dilation: tuple[int, int], width: int = 12) -> torch.nn.Sequential:
-    """Return an autoregressive model: a first layer of type A, others of type B, and one output a channel."""
+    """Return an autoregressive model: a first layer of type A, then layers of type B, with an output per channel."""
 
     def layer(inputs: int, outputs: int, size: tuple[int, int], mask_type: str) -> MaskedConv2d:
         return MaskedConv2d(inputs, outputs, size, mask_type, groups, dilation=dilation, dtype=F64)
@@ -39,7 +39,7 @@ def dependencies(model: torch.nn.Module, channels: int, size: tuple[int, int]) -
 
 
 def allowed(channels: int, size: tuple[int, int]) -> Tensor:
-    """Return the inputs that come before each output in raster order, the channels of a pixel in their order too."""
+    """Return the inputs before each output in raster order, with the channels of a pixel in order, too."""
     count = channels * size[0] * size[1]
     return torch.ones(count, count, dtype=torch.bool).tril(-1)
 
@@ -71,7 +71,7 @@ def test_one_layer_is_complete(kernel: tuple[int, int], dilation: tuple[int, int
 
 @pytest.mark.parametrize("groups", [1, 3])
 def test_model_is_complete(groups: int) -> None:
-    """Deep enough, every output sees all of the past but for the blind spot that masks of this form have."""
+    """In a deep enough model the last pixel depends on all pixels before it."""
     size = (3, 3)
     found = dependencies(stack(groups, (3, 3), (1, 1)), groups, size)
     last = found[-groups:].view(groups, 9, groups)
@@ -80,11 +80,11 @@ def test_model_is_complete(groups: int) -> None:
 
 
 def future(case: ConvolutionCase, pixel: int, group: int) -> Tensor:
-    """Return the values of an image, ``[in_channels, height * width]``, in groups after ``group`` or pixels after."""
+    """Return which values, ``[in_channels, height * width]``, a pixel's outputs of ``group`` must not depend on."""
     groups = torch.arange(case.in_channels) * case.data_channels // case.in_channels
     pixels = torch.arange(case.size[0] * case.size[1])
-    own = groups > group if case.mask_type == "B" else groups >= group
-    return (pixels > pixel) | ((pixels == pixel) & own.view(-1, 1))
+    at_pixel = groups > group if case.mask_type == "B" else groups >= group
+    return (pixels > pixel) | ((pixels == pixel) & at_pixel.view(-1, 1))
 
 
 NAN_CASES = [
@@ -114,7 +114,7 @@ def test_nan_in_the_future(case: ConvolutionCase, dtype: torch.dtype, layout: La
 @pytest.mark.parametrize("layout", [as_made, channels_last])
 @pytest.mark.parametrize("case", NAN_CASES, ids=str)
 def test_nan_in_the_gradient_of_the_past(case: ConvolutionCase, layout: Layout) -> None:
-    """NaN in the gradient of an output stays out of the gradients of inputs that the output does not see."""
+    """NaN in the gradient of an output does not reach the gradients of inputs on which it does not depend."""
     input, weight, bias = case.tensors(F64).values()
     input.requires_grad_()
     grad = torch.randn(case.batch, case.out_channels, *case.size, dtype=F64)

@@ -1,4 +1,4 @@
-"""The operators as the dispatcher and the tracers of torch.compile see them."""
+"""torch.library.opcheck of the operators: schemas, fake kernels and tracing for torch.compile."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ CASES = [
 
 
 def backward_arguments(kind: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return what the backward operator is given after a forward pass, but for what is wanted of it."""
+    """Return the arguments of the backward operator after a forward pass, except the flags of wanted gradients."""
     output, finals, gates, history = ops.recurrent(CELLS[kind], *arguments, True)
     grad_finals = [None, *map(torch.randn_like, finals[1:])]
     grad_history = [torch.randn_like(values) for values in history]

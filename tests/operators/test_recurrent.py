@@ -1,4 +1,4 @@
-"""A layer of each cell: the operator against the reference, the module against torch.nn."""
+"""A layer of each cell: the operator compared with the reference, and the module with torch.nn."""
 
 from typing import Any
 
@@ -122,7 +122,7 @@ def test_backward_computes_what_is_wanted(kind: str, wanted: tuple[bool, bool, b
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_relu_of_what_is_not_finite(value: float, dtype: torch.dtype, device: str) -> None:
-    """An infinite gradient stays out of where ReLU is zero, and NaN passes, as in torch.nn."""
+    """As in torch.nn, an infinite gradient does not pass a ReLU that is zero, and NaN passes."""
     case = Case("RNN_RELU", hidden_size=21)
     results = []
     for package, where in ((fused_rnn, device), (torch.nn, "cpu")):

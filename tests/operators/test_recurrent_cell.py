@@ -1,4 +1,4 @@
-"""One cell of each kind against torch.nn's."""
+"""One step of each cell, compared with torch.nn."""
 
 import pytest
 import torch

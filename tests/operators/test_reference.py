@@ -1,4 +1,4 @@
-"""The references, which define the operators, against torch.nn in float64 and against what they say of themselves."""
+"""The references, which define the operators, compared with torch.nn in float64, and their own properties."""
 
 from functools import partial
 from typing import Any
@@ -56,7 +56,7 @@ def test_gru_reset_before_the_product() -> None:
     w_ih, w_hh, b_ih, b_hh = weights = list(module.parameters())
     before = reference.gru_cell(input, h, w_ih, w_hh, b_ih, b_hh, reset_after=False)
     assert (before - module(input, h)).abs().max() > 1e-3
-    # The two conventions agree where the product of the new gate is a scaling of each unit without bias.
+    # The two conventions agree if the candidate's recurrent weight is diagonal and has no bias.
     with torch.no_grad():
         module.weight_hh[12:] = torch.diag(torch.randn(6))
         module.bias_hh[12:] = 0
@@ -73,15 +73,15 @@ def test_lengths_are_sequences_by_themselves(kind: str, bidirectional: bool) -> 
     lengths = [2, 0, 5, 4]
     output, *finals = LAYERS[kind](input, *states, weights, lengths=torch.tensor(lengths))
     for b, length in enumerate(lengths):
-        own_states = [state[:, b : b + 1] for state in states]
+        initial = [state[:, b : b + 1] for state in states]
         assert torch.equal(output[length:, b], torch.zeros_like(output[length:, b]))
         if length == 0:
-            own_finals = own_states
+            expected_finals = initial
         else:
-            own_output, *own_finals = LAYERS[kind](input[:length, b : b + 1], *own_states, weights)
-            assert_accurate(output[:length, b], own_output[:, 0])
-        for final, own in zip(finals, own_finals, strict=True):
-            assert_accurate(final[:, b : b + 1], own)
+            expected, *expected_finals = LAYERS[kind](input[:length, b : b + 1], *initial, weights)
+            assert_accurate(output[:length, b], expected[:, 0])
+        for final, expected_final in zip(finals, expected_finals, strict=True):
+            assert_accurate(final[:, b : b + 1], expected_final)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -1,4 +1,4 @@
-"""LSTM and GRU on extreme values and lengths, against torch.nn."""
+"""Recurrent layers on extreme values and lengths, compared with torch.nn."""
 
 from typing import Any
 
@@ -56,7 +56,7 @@ def test_nan_flows_into_gradients_as_in_torch(kind: str) -> None:
 
 
 @pytest.mark.instruction_sets
-# Between these scales some sums of large terms would come out near zero, and rounding would decide their gates.
+# At scales between these some sums of large terms would be near zero, so that rounding errors would decide their gates.
 @pytest.mark.parametrize("scale", [30.0, 1e8, 1e30])
 @pytest.mark.parametrize("kind", KINDS)
 def test_saturated_gates(kind: str, scale: float, device: str) -> None:
@@ -97,12 +97,12 @@ def test_more_steps_than_65535(kind: str, device: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_the_cell_state_is_not_rounded_at_each_step(dtype: torch.dtype, device: str) -> None:
-    """The state c grows by 1/256 a step: rounded to half precision at each step, it would stay 1."""
+    """The state c grows by so little in a step that it would remain 1 if it were rounded to half precision."""
     steps = 2048 if dtype == torch.float16 else 512
     on: dict[str, Any] = {"dtype": dtype, "device": device}
     step = 2.0**-12 if dtype == torch.float16 else 2.0**-8
     weights = [torch.zeros(4, 1, **on), torch.zeros(4, 1, **on)]
-    # i and f and o are 1; g is tanh of its bias, which is the step itself for so small a number.
+    # i, f and o are 1; g is tanh of its bias, which for so small a number is equal to it.
     biases = [torch.tensor([50.0, 50.0, step, 50.0], **on), torch.zeros(4, **on)]
     c0 = torch.ones(1, 1, 1, **on)
     _, (_, c_n) = fused_rnn.functional.lstm(

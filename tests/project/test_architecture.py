@@ -1,7 +1,7 @@
-"""Who may use whom, read from the includes and the imports; and that each operator and each cell has all its files.
+"""The allowed dependencies, checked in all includes and imports; and the files that each operator and cell must have.
 
-What must exist is derived from the operators that PyTorch knows and from the cells in csrc/cells/, so that the recipe
-of docs/add-a-cell.md is true: what a new cell lacks, a test here names.
+The required files are derived from the operators registered with PyTorch and the cells in csrc/cells/. So the recipe in
+docs/add-a-cell.md is tested: if a new cell lacks something, a test here names it.
 """
 
 import ast
@@ -19,14 +19,14 @@ from fused_rnn.convert import COUNTERPARTS
 ROOT = Path(__file__).parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
 SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fused_rnn::")]
-# An operator's backward pass lives with it.
+# An operator and its backward pass are in the same files.
 OPERATORS = sorted({name.removeprefix("fused_rnn::").removesuffix("_backward") for name in SCHEMAS})
 ON_A_GPU = {"recurrent"}
-# Each header of csrc/cells/ describes the cells of one public name, such as rnn.h those with tanh and with ReLU.
+# Each header of csrc/cells/ has the cells of one public name; rnn.h, for example, has those with tanh and with ReLU.
 CELLS = sorted(path.stem for path in (CSRC / "cells").glob("*.h") if path.stem != "cells")
 TYPES = ("float32", "bfloat16", "float16")
 
-# For each folder of csrc what its files may include, beside the C++ library; a folder includes its own files freely.
+# For each folder of csrc, what its files may include besides the C++ library and files of the same folder.
 MAY_INCLUDE = {
     "bindings": r"cells/|cpu/recurrent/plan.h$|ops/|cuda/[\w/]+\.h$|ATen/|pybind11/",
     "ops": r"cells/|params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
@@ -35,10 +35,10 @@ MAY_INCLUDE = {
     "cells": r"$^",
     "params": r"$^",
 }
-# What a folder may include of the C++ library, where that is little.
+# For folders in which it is restricted, what they may include of the C++ library.
 MAY_INCLUDE_STANDARD = {"cells": r"$^", "params": r"cstdint$"}
 
-# For each module or folder of fused_rnn what else of the package it may import.
+# For each module or folder of fused_rnn, what other parts of the package it may import.
 MAY_IMPORT = {
     "__init__": {"modules", "functional", "reference", "convert", "explain", "keras", "onnx", "config", "_version"},
     "config": {"_C", "_version"},
@@ -58,7 +58,7 @@ MAY_IMPORT = {
 
 
 def includes() -> list[tuple[str, str]]:
-    """Return each file of csrc with each of its includes."""
+    """Return all pairs of a file of csrc and the name of a file that it includes."""
     found = []
     for path in sorted(CSRC.rglob("*")):
         if path.suffix in {".cpp", ".h", ".cu", ".cuh"}:
@@ -68,7 +68,7 @@ def includes() -> list[tuple[str, str]]:
 
 
 def imports() -> list[tuple[str, str]]:
-    """Return each file of fused_rnn with each name that it imports, in full."""
+    """Return all pairs of a file of fused_rnn and a qualified name that it imports."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -116,9 +116,9 @@ def test_imports() -> None:
 @pytest.mark.parametrize(
     ("file", "name"),
     [
-        ("cells/lstm.h", "cmath"), ("cells/lstm.h", "params/recurrent.h"), ("params/recurrent.h", "vector"),
-        ("params/recurrent.h", "cells/lstm.h"), ("cpu/lstm_kernel.cpp", "ATen/core/Tensor.h"),
-        ("cpu/lstm_kernel.cpp", "ops/recurrent.h"), ("cpu/lstm_kernel.cpp", "torch/library.h"),
+        ("cells/lstm.h", "cmath"), ("cells/lstm.h", "params/layer.h"), ("params/layer.h", "vector"),
+        ("params/layer.h", "cells/lstm.h"), ("cpu/lstm_kernel.cpp", "ATen/core/Tensor.h"),
+        ("cpu/lstm_kernel.cpp", "ops/layer.h"), ("cpu/lstm_kernel.cpp", "torch/library.h"),
         ("cuda/recurrent.cu", "cpu/recurrent.h"), ("cuda/recurrent.cu", "c10/core/Device.h"),
         ("ops/recurrent.cpp", "torch/extension.h"),
         ("bindings.cpp", "torch/extension.h"),
@@ -158,7 +158,7 @@ def test_an_operator_has_one_name_in_every_folder(operator: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_has_its_files(name: str) -> None:
-    """The files of a cell's own: the first part of docs/add-a-cell.md."""
+    """The files that belong to one cell: the first part of docs/add-a-cell.md."""
     folders = ("functional", "modules", "reference")
     python = [f"fused_rnn/{folder}/{name}{suffix}.py" for folder in folders for suffix in ("", "_cell")]
     passes = [f"{name}_{direction}_{dtype}.cu" for direction in ("forward", "backward") for dtype in TYPES]
@@ -169,14 +169,16 @@ def test_a_cell_has_its_files(name: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_a_cell_is_named_where_it_must_be(name: str) -> None:
-    """The lines of a cell in files that others share: the second part of docs/add-a-cell.md."""
-    own = [cell for cell in _C.cells() if cell.split("_")[0] == name]
+    """The lines of a cell in files that all cells share: the second part of docs/add-a-cell.md."""
+    cells_of_header = [cell for cell in _C.cells() if cell.split("_")[0] == name]
     header = (CSRC / "cells" / f"{name}.h").read_text()
-    assert sorted(re.findall(r'kName = "(\w+)"', header)) == sorted(own), "csrc/cells/cells.h must list its structs"
+    assert sorted(re.findall(r'kName = "(\w+)"', header)) == sorted(cells_of_header), (
+        "csrc/cells/cells.h must list its structs"
+    )
     listed = re.findall(r"\bX\((\w+)\)", (CSRC / "cells" / "cells.h").read_text())
     structs = [struct for struct in listed if re.search(rf"^struct {struct}\b", header, re.MULTILINE)]
     instances = (CSRC / "cpu" / f"{name}_kernel.cpp").read_text()
-    assert len(structs) == len(own)
+    assert len(structs) == len(cells_of_header)
     assert [struct for struct in structs if f"FUSED_RNN_INSTANTIATE({struct})" not in instances] == []
     layer, cell = name.upper(), f"{name.upper()}Cell"
     for module in (fused_rnn, modules):
@@ -185,8 +187,8 @@ def test_a_cell_is_named_where_it_must_be(name: str) -> None:
         assert {name, f"{name}_cell"} <= {*functions.__all__}
     assert {getattr(fused_rnn, layer), getattr(fused_rnn, cell)} <= {*COUNTERPARTS.values()}
     assert layer in cases.KINDS
-    assert {*own} <= {*cases.CELLS.values()}
-    assert {*own} <= {*reference.CELLS}
+    assert {*cells_of_header} <= {*cases.CELLS.values()}
+    assert {*cells_of_header} <= {*reference.CELLS}
 
 
 def test_every_cell_has_a_header_and_a_definition() -> None:

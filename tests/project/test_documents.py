@@ -1,4 +1,4 @@
-"""The pages: what they link to and name exists, their examples run, and their numbers are those that were measured."""
+"""The documentation: links and named files exist, examples run, and numbers are those of the result files."""
 
 import json
 import re
@@ -31,7 +31,7 @@ WITH_CODE = [page for page in PAGES if page == "README.md" or page.startswith("d
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")
-# What in backticks is meant as a file or folder of ours.
+# Names in backticks that begin like this or match FILE are files or folders of this repository.
 FOLDERS = ("csrc/", "fused_rnn/", "tests/", "benchmarks/", "examples/", "docs/")
 FILE = re.compile(r"[\w<>*./-]+\.(py|pyi|h|cpp|cu|cuh|md|json|csv|txt|toml|yml|yaml|png)")
 TARGET = re.compile(r"\bmake ([a-z][a-z-]+)")
@@ -48,8 +48,8 @@ def prose_of(page: str) -> str:
 
 def anchor(heading: str) -> str:
     """Return the anchor that GitHub and MkDocs both give to a heading."""
-    plain = unicodedata.normalize("NFKD", heading.replace("`", "")).lower()
-    return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", plain).strip())
+    ascii_text = unicodedata.normalize("NFKD", heading.replace("`", "")).lower()
+    return re.sub(r"\s+", "-", re.sub(r"[^\w\s-]", "", ascii_text).strip())
 
 
 def anchors(page: str) -> set[str]:
@@ -129,7 +129,7 @@ def test_makefile_says_what_each_target_does() -> None:
     described = set(re.findall(r"^#   make ([a-z-]+) ", makefile, re.MULTILINE))
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
     assert phony is not None
-    # These two are steps of others.
+    # These two are steps of other targets.
     assert set(phony[1].split()) - described == {"lint", "build-gpu"}
 
 
@@ -209,7 +209,7 @@ def test_numbers_of_the_processor_in_the_readme() -> None:
 def test_microseconds_on_a_gpu(page: str, kinds: list[str]) -> None:
     measured = times("nvidia-h200.json")
     sizes = [row for row in rows(page) if re.fullmatch(r"\d+, \d+", row[0])]
-    # The tables follow one another, and the sizes begin anew in each.
+    # The tables follow one another, each with increasing sizes, so a table begins where the size decreases.
     keys = [tuple(map(int, row[0].split(", "))) for row in sizes]
     starts = [0, *(index for index, (one, two) in enumerate(pairwise(keys), 1) if two < one), len(keys)]
     assert len(starts) == len(kinds) + 1
@@ -261,8 +261,8 @@ def test_picture_of_the_readme(tmp_path: Path) -> None:
     )
     summary_chart.main(["--output", str(tmp_path / "summary.png")])
     width, height = struct.unpack(">II", (tmp_path / "summary.png").read_bytes()[16:24])
-    # It fits a screen.
+    # It must fit a screen.
     assert height < 1080
     assert width < 1280
-    # The picture of the pages has as many bars.
+    # The picture in the documentation has the same number of bars, so it is up to date.
     assert struct.unpack(">II", summary_chart.PICTURE.read_bytes()[16:24]) == (width, height)

@@ -1,4 +1,4 @@
-"""Every example in a tiny setting: that it learns, resumes, stops when asked, and is the same with either layers."""
+"""Every example with tiny sizes: it learns, resumes, stops at Ctrl-C, and is the same with either choice of layers."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from benchmarks.training import COMPARED_STEPS, make_pairs, train_pair
 from examples import EXAMPLES, language_model, pixelcnn, seq2seq, sequence_shapes, text
 from examples.common import STOPPED, Numbers, Task, base_parser, train
 
-# On the command line of each example: a few seconds.
+# The command line of each example, with which it takes a few seconds.
 TINY = {
     "language_model": "--length 60000 --epochs 3 --batch 8 --time 32 --hidden 48 --draw 5",
     "long_dependencies": "--time 16 --epochs 6 --sequences 1280 --hidden 24 --batch 16",
@@ -28,7 +28,7 @@ TINY = {
     "pixelcnn": "--epochs 10 --channels 32 --blocks 2 --images 500 --batch 16",
 }
 
-# What else it takes to have all models of an example.
+# The options that are also needed for all models of an example.
 EVERY_MODEL = {
     "seq2seq": ["--kinds", *seq2seq.KINDS],
     "sequence_shapes": ["--shapes", *sequence_shapes.SHAPES],
@@ -36,7 +36,7 @@ EVERY_MODEL = {
 
 
 def run(example: str, folder: Path, *more: str) -> Numbers:
-    """Run an example in its tiny setting, with all that it writes in `folder`."""
+    """Run an example with tiny sizes, with its files in `folder`."""
     files = ["--checkpoint", str(folder / "checkpoint.pt"), "--picture", str(folder / "pictures" / "picture.png")]
     return import_module(f"examples.{example}").main([*TINY[example].split(), *files, *more])
 
@@ -48,7 +48,7 @@ def test_every_example_is_listed() -> None:
 
 
 def is_right(example: str, numbers: Numbers) -> bool:
-    """Whether the result of the tiny setting is one that only a model which learned has."""
+    """Whether the result with tiny sizes shows that the model has learned."""
     match example:
         case "language_model":
             return numbers["perplexity of words"] < 250 and numbers["perplexity of characters"] < 14
@@ -72,7 +72,7 @@ def test_example_learns_and_draws(example: str, tmp_path: Path) -> None:
     numbers = run(example, tmp_path)
     assert is_right(example, numbers), numbers
     assert (tmp_path / "pictures" / "picture.png").read_bytes().startswith(b"\x89PNG")
-    # Nothing is left to train, so a resumed run says the same from the checkpoint alone.
+    # A resumed run has nothing left to train, so it must give the same numbers from the checkpoint.
     assert run(example, tmp_path, "--resume") == pytest.approx(numbers)
 
 
@@ -100,7 +100,7 @@ def test_other_losses_are_found() -> None:
 
 
 class Line(Task):
-    """Fits a line through noise, with dropout; presses Ctrl-C in the middle of a step if told to."""
+    """Fits a linear function to noise, with dropout; sends Ctrl-C during step `stop_at`, if given."""
 
     def __init__(self, options: Namespace, stop_at: int | None = None) -> None:
         torch.manual_seed(options.seed)
@@ -208,6 +208,6 @@ def test_completed_images_keep_what_was_given() -> None:
     images = task.held_out[:4]
     drawn = pixelcnn.draw(task.network, images, 1.0, seed=0, first_row=4)
     assert torch.equal(drawn[:, :4], images[:, :4])
-    # What is below the first row to draw is not looked at.
+    # The values from the first drawn row on are not read.
     blank = torch.cat([images[:, :4], torch.zeros_like(images[:, 4:])], dim=1)
     assert torch.equal(drawn, pixelcnn.draw(task.network, blank, 1.0, seed=0, first_row=4))

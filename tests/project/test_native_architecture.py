@@ -1,4 +1,4 @@
-"""FUSED_RNN_CUDA_ARCHS=native: setup.py builds for the GPUs of the machine, as PyTorch or nvidia-smi describe them."""
+"""FUSED_RNN_CUDA_ARCHS=native: setup.py builds for the GPUs that PyTorch or nvidia-smi report."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# What setup.py would pass to nvcc, without building anything; a machine's real GPUs are hidden from it.
+# Prints what setup.py would pass to nvcc, without building anything; the machine's real GPUs are hidden from it.
 PRINT_ARCHITECTURES = """
 import runpy, sys, torch
 
@@ -26,7 +26,7 @@ print(";".join(setup["cuda_architectures"]()), setup["gencode"](setup["cuda_arch
 def ask_setup(
     tmp_path: Path, nvidia_smi: str, seen_by_torch: list[tuple[int, int]] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run setup.py beside an nvidia-smi that is a shell script, and a toolkit of empty files."""
+    """Run setup.py with a shell script as nvidia-smi, and with a CUDA toolkit of empty files."""
     toolkit, programs = tmp_path / "cuda", tmp_path / "bin"
     for file in (toolkit / "bin" / "nvcc", toolkit / "include" / "cuda_runtime.h"):
         file.parent.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The layers and inputs that the tests of all recurrent cells share, each made the same for ours and for torch.nn's."""
+"""Layers and inputs for the tests of all recurrent cells, made in the same way for ours and for torch.nn's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ from fused_rnn import autograd, ops, reference
 
 KINDS = ("LSTM", "GRU", "RNN")
 CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn_tanh", "RNN_RELU": "rnn_relu"}
-"""The cell of each kind of layer. Tests of what differs between cells take all of these, others take KINDS."""
+"""The cell of each kind of layer. Tests that depend on the cell use all of these, others use KINDS."""
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# Around the widths of vectors and tiles, and one beyond a power of two.
+# Sizes near those of vectors and tiles, and one just above a power of two.
 SIZES = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 257)
-# Cells: the batch, None for unbatched, the input size and the hidden size.
+# Shapes for cells: the batch (None for unbatched), the input size and the hidden size.
 CELL_SHAPES: list[tuple[int | None, int, int]] = [(3, 4, 6), (None, 4, 6), (0, 4, 6), (1, 1, 1), (5, 300, 2)]
 CELL_SHAPES += [shape for size in SIZES for shape in ((size, 5, 9), (2, size, size), (None, 6, size))]
 
@@ -38,19 +38,19 @@ def reference_layer(
     lengths: Tensor | None = None,
     return_states: bool = False,
 ) -> tuple[Tensor, ...]:
-    """Return what the operator of ``cell`` does by the reference."""
-    (output, *every), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
-    return output, *finals, *(every if return_states else ())
+    """Compute by the reference what :func:`fused_rnn.autograd.recurrent` does."""
+    (output, *state_sequences), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
+    return output, *finals, *(state_sequences if return_states else ())
 
 
 LAYERS: dict[str, Layer] = {kind: partial(autograd.recurrent, cell) for kind, cell in CELLS.items()}
-"""One layer of each kind by the operator."""
+"""One layer of each kind, computed by the operator."""
 REFERENCES: dict[str, Layer] = {kind: partial(reference_layer, cell) for kind, cell in CELLS.items()}
-"""One layer of each kind by the reference."""
+"""One layer of each kind, computed by the reference."""
 
 
 def class_of(package: Any, kind: str, cell: bool = False) -> Callable[..., Any]:
-    """Return what makes a layer, or a cell, of ``package``, fused_rnn or torch.nn."""
+    """Return the constructor of a layer or a cell of ``package``, which is fused_rnn or torch.nn."""
     name, _, nonlinearity = kind.partition("_")
     cls = getattr(package, f"{name}Cell" if cell else name)
     return partial(cls, nonlinearity=nonlinearity.lower()) if nonlinearity else cls
@@ -62,7 +62,7 @@ def structure_of(kind: str) -> ops.Cell:
 
 
 def hx_of(states: Sequence[Tensor]) -> Any:
-    """Return states in the form in which a module takes them."""
+    """Return states in the form that a module takes: a single tensor, or a tuple."""
     return tuple(states) if len(states) > 1 else states[0]
 
 
@@ -90,7 +90,7 @@ class Case:
         return "-".join([self.kind, *(f"{name}={value}" for name, value in changed.items())]).replace(" ", "")
 
     def module(self, package: Any, dtype: torch.dtype, device: str = "cpu") -> torch.nn.RNNBase:
-        """Return the layer of ``package``, fused_rnn or torch.nn, with weights that bfloat16 can hold."""
+        """Return the layer of ``package``, fused_rnn or torch.nn, with weights that are exact in bfloat16."""
         kwargs = {"proj_size": self.proj_size} if self.proj_size else {}
         torch.manual_seed(0)
         module = class_of(package, self.kind)(
@@ -100,7 +100,7 @@ class Case:
         return module.bfloat16().to(device, dtype)
 
     def tensors(self, dtype: torch.dtype, device: str = "cpu") -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return a padded input and initial states, with values that bfloat16 can hold."""
+        """Return a padded input and initial states, with values that are exact in bfloat16."""
         generator = torch.Generator().manual_seed(2)
 
         def random(*shape: int) -> Tensor:
@@ -115,7 +115,7 @@ class Case:
         return input.transpose(0, 1).contiguous() if self.batch_first else input, states
 
     def in_form(self, input: Tensor) -> Tensor | PackedSequence:
-        """Return the padded input as the layer shall get it."""
+        """Return the padded input, or its packed form if the case has ``lengths``."""
         if self.lengths is None:
             return input
         return pack_padded_sequence(input, torch.tensor(self.lengths), self.batch_first, enforce_sorted=False)
@@ -126,20 +126,20 @@ class Case:
 
     @cache  # noqa: B019  (cases live as long as the tests do)
     def torch_result(self, dtype: torch.dtype, device: str = "cpu", with_cudnn: bool = True) -> dict[str, Tensor]:
-        """Return what torch.nn makes of the case: the oracle in float64 on the CPU, the peer in another dtype."""
+        """Return the result of torch.nn, which is the oracle in float64 on the CPU, and the peer in other dtypes."""
         if device == "cpu":
             return self.result(torch.nn, dtype)
         with cudnn(with_cudnn), float32_precision("ieee"):
             return self.result(torch.nn, dtype, device)
 
     def peers(self, dtype: torch.dtype, device: str) -> dict[str, dict[str, Tensor]]:
-        """Return what torch.nn makes of the case on ``device``, on a GPU both with cuDNN and without."""
+        """Return the results of torch.nn on ``device``, on a GPU both with cuDNN and without."""
         if device == "cpu":
             return {"torch.nn": self.torch_result(dtype)}
         return {name: self.torch_result(dtype, device, name == "cuDNN") for name in ("cuDNN", "torch.nn alone")}
 
     def paths(self, dtype: torch.dtype) -> dict[str, str]:
-        """Return the path that each pass takes on a GPU."""
+        """Return the path of each pass on a GPU."""
         return paths(self.kind, dtype, self.time, self.batch, self.hidden_size, 2 if self.bidirectional else 1)
 
 
@@ -154,7 +154,7 @@ def comparable(kind: str, dtype: torch.dtype, results: dict[str, Tensor]) -> dic
 
 
 def check_accuracy(case: Case, dtype: torch.dtype, device: str, peer_dtype: torch.dtype | None = None) -> None:
-    """Assert that our layer is about as accurate as each of torch.nn's on the same device, all in one dtype."""
+    """Assert that our layer is as accurate as each peer of torch.nn on the same device, by ``assert_accurate``."""
     ours, exact = case.result(fused_rnn, dtype, device), case.torch_result(torch.float64)
     for name, peer in case.peers(peer_dtype or dtype, device).items():
         compared = (comparable(case.kind, dtype, results) for results in (ours, exact, peer))
@@ -177,14 +177,14 @@ def result(
 
 
 def flatten(outputs: Any) -> list[Tensor]:
-    """Return the tensors in what a layer or cell returns; of a PackedSequence its data."""
+    """Return the tensors in the results of a layer or cell; for a PackedSequence, its data."""
     if isinstance(outputs, PackedSequence):
         return [outputs.data]
     return [outputs] if isinstance(outputs, Tensor) else [tensor for out in outputs for tensor in flatten(out)]
 
 
 def shapes_of_layers(kind: str) -> list[Case]:
-    """Return layers and inputs of every form."""
+    """Return layers with all options, and inputs of all forms."""
     cases = [
         Case(kind),
         Case(kind, time=1),
@@ -220,7 +220,7 @@ def shapes_of_layers(kind: str) -> list[Case]:
 
 
 def tails(kind: str) -> list[Case]:
-    """Return layers whose sizes are not multiples of anything: each size as batch, as hidden size and as both."""
+    """Return layers of many sizes, most of which fill no vector or tile: as batch, as hidden size and as both."""
     mixed = [Case(kind, 3, batch, 5, hidden) for batch, hidden in zip(SIZES, SIZES[5:] + SIZES[:5], strict=True)]
     equal = [Case(kind, 2, size, size, size) for size in SIZES]
     single = [Case(kind, 1, 1, size, size) for size in SIZES]
@@ -230,7 +230,7 @@ def tails(kind: str) -> list[Case]:
 def layer_inputs(
     case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu"
 ) -> tuple[Tensor, Any, list[Tensor]]:
-    """Return input, states and weights of a layer as the operators take them; see ``batch_sizes`` for packed ones."""
+    """Return input, states and weights in the form of the operators; ``batch_sizes`` belongs to packed input."""
     input, states = case.tensors(dtype, device)
     if case.lengths is not None:
         input = pack_padded_sequence(input, torch.tensor(case.lengths)).data
@@ -238,7 +238,7 @@ def layer_inputs(
 
 
 def batch_sizes(case: Case) -> Tensor | None:
-    """Return how many sequences of ``case``, sorted by length, still run at each step; None for padded input."""
+    """Return how many sequences of ``case`` have each step; None for padded input."""
     if case.lengths is None:
         return None
     return torch.tensor([sum(length > t for length in case.lengths) for t in range(max(case.lengths))])
@@ -254,7 +254,7 @@ def cell_case(
     bias: bool = True,
     device: str = "cpu",
 ) -> tuple[Any, Tensor, tuple[Tensor, ...]]:
-    """Return a cell of ``package``, an input and states, unbatched for batch None, with values as in Case."""
+    """Return a cell of ``package``, an input and states, with values as in Case; unbatched if batch is None."""
     torch.manual_seed(0)
     module = class_of(package, kind, cell=True)(input_size, hidden_size, bias).bfloat16().to(device, dtype)
     shape = () if batch is None else (batch,)

@@ -1,4 +1,4 @@
-"""What ptxas said of the kernels, in the logs that the latest build with CUDA left beside the objects."""
+"""Reads the logs of ptxas, which the latest build with CUDA saved beside the objects of the kernels."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests of interop share: names, nonlinearities, and how convert's tests make and run a layer."""
+"""Names, nonlinearities and helper functions for the tests of conversions."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 NAMES = ["LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell"]
 NONLINEARITIES = {"RNN": "tanh", "RNN_RELU": "relu"}
-"""That of each kind of layer that has a choice; for the kinds see ``cases.CELLS``."""
+"""The nonlinearity of each kind of layer that can choose one; the kinds are those of ``cases.CELLS``."""
 INPUT = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 

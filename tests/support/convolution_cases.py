@@ -1,4 +1,4 @@
-"""Masked convolutions that several tests share, and an oracle for them that is independent of the package."""
+"""Masked convolutions for several tests, and an oracle that is independent of the package."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class ConvolutionCase:
         return self.mask_type, self.data_channels, self.dilation
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return input, weight and bias, with values that bfloat16 can hold."""
+        """Return input, weight and bias, with values that are exact in bfloat16."""
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
@@ -59,7 +59,7 @@ class ConvolutionCase:
         return {**tensors, "bias": random(self.out_channels)} if self.bias else tensors
 
     def mask(self) -> Tensor:
-        """Return the mask of the weight by its definition, entry by entry."""
+        """Return the mask of the weight, computed from its definition entry by entry."""
         height, width = self.kernel_size
         mask = torch.zeros(self.out_channels, self.in_channels, height, width, dtype=torch.bool)
         for o, c, y, x in product(range(self.out_channels), range(self.in_channels), range(height), range(width)):
@@ -86,17 +86,17 @@ class ConvolutionCase:
         grad_layout: Layout = as_made,
         weight_layout: Layout = as_made,
     ) -> dict[str, Tensor]:
-        """Return the output and all gradients; layouts say how the images and the weight lie in memory."""
+        """Return the output and all gradients; the layouts change the images and the weight in memory."""
         leaves = {name: tensor.requires_grad_() for name, tensor in self.tensors(dtype).items()}
         input, weight, *bias = leaves.values()
         output = convolution(layout(input), weight_layout(weight), *bias)
-        # A view of the output passes its gradient on in any layout.
-        passed = WithGradientLayout.apply(output, grad_layout)
-        return {"output": output.detach(), **differentiate([passed], leaves)}
+        # The view of the output receives its gradient in the layout of grad_layout.
+        with_layout = WithGradientLayout.apply(output, grad_layout)
+        return {"output": output.detach(), **differentiate([with_layout], leaves)}
 
 
 class WithGradientLayout(torch.autograd.Function):
-    """The identity, whose gradient is laid out anew."""
+    """The identity, which changes the memory layout of the gradient."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, images: Tensor, layout: Layout) -> Tensor:
@@ -108,7 +108,7 @@ class WithGradientLayout(torch.autograd.Function):
         return ctx.layout(grad), None  # type: ignore[attr-defined]
 
 
-# Kernels of every form, with images smaller than the kernel, of one row, of one column and of odd sizes.
+# Kernels of all forms; images of odd sizes, with one row or column, and smaller than the kernel.
 FORMS = [
     ConvolutionCase(mask_type=mask_type, data_channels=groups, kernel_size=kernel, size=size, dilation=dilation)
     for mask_type, groups, (kernel, size, dilation) in product(
@@ -122,7 +122,7 @@ FORMS = [
     )
 ]  # fmt: skip
 CHANNELS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100)
-# Each number of channels in and out, with and without groups; images of more rows than a kernel treats at once.
+# Each number of input and output channels, with and without groups; and images of several strips of rows.
 TAILS = [
     ConvolutionCase(channels, other, mask_type=mask_type, data_channels=groups, size=(5, 19))
     for channels, other in zip(CHANNELS, CHANNELS[7:] + CHANNELS[:7], strict=True)

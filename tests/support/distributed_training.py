@@ -1,6 +1,6 @@
-"""Trains a small model in several ways in two processes; test_distributed.py starts it and compares the losses.
+"""Trains a small model in two processes with each kind of parallelism, for test_distributed.py.
 
-Each process is started by torch.distributed.run with the file to write as its argument.
+torch.distributed.run starts the processes, with the file for the losses as the argument.
 """
 
 import os
@@ -40,7 +40,7 @@ class Model(nn.Module):
 
 
 def train(model: nn.Module, batch: slice) -> list[Tensor]:
-    """Return the loss of each optimizer step on a part of the data, and of the model in the end."""
+    """Return the loss of each optimizer step on a part of the data, and of the final model."""
     generator = torch.Generator().manual_seed(1)
     input = torch.randn(7, BATCH, 3, generator=generator, dtype=torch.float64)[:, batch]
     target = torch.randn(BATCH, 2, generator=generator, dtype=torch.float64)[batch]
@@ -56,7 +56,7 @@ def train(model: nn.Module, batch: slice) -> list[Tensor]:
 
 
 def parallel(way: str) -> nn.Module:
-    """Return the model as one of two processes trains it."""
+    """Return the model in the form in which each of the two processes trains it."""
     model = Model().double()
     if way == "data_parallel":
         return DistributedDataParallel(model)
@@ -66,13 +66,13 @@ def parallel(way: str) -> nn.Module:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
-    # A recurrent layer is whole in every process: each step of it needs all of the last one's hidden units.
+    # Recurrent layers are replicated, since each step needs all hidden units of the previous one.
     plan = {"embed": ColwiseParallel(output_layouts=Replicate()), "head": RowwiseParallel(input_layouts=Replicate())}
     return parallelize_module(model, mesh, plan)
 
 
 def main(path: str) -> None:
-    """Train in each way, and save the losses of all processes, averaged."""
+    """Train with each kind of parallelism, and save the losses averaged over the processes."""
     dist.init_process_group("gloo")
     part = BATCH // dist.get_world_size()
     own = slice(part * dist.get_rank(), part * (dist.get_rank() + 1))
@@ -88,5 +88,5 @@ def main(path: str) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1])
-    # A worker of Gloo may still hold a tensor of Python; were the interpreter torn down first, it would abort.
+    # A worker of Gloo may still own a Python tensor, and would abort if the interpreter were finalised first.
     os._exit(0)

@@ -1,4 +1,4 @@
-"""All layers and cells of the package, each with an oracle of the same weights."""
+"""All layers and cells of the package, each with an oracle that has the same weights."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 import fused_rnn
 from fused_rnn import reference
 
-# The modules, with the shape of an input for each.
+# The modules, and the shape of an input for each.
 SHAPES = {
     **dict.fromkeys(KINDS, (3, 2, 3)), **{f"{kind}Cell": (2, 3) for kind in KINDS}, "MaskedConv2d": (2, 2, 3, 3),
 }  # fmt: skip
@@ -18,7 +18,7 @@ NAMES = list(SHAPES)
 
 
 class ReferenceConv2d(fused_rnn.MaskedConv2d):
-    """The layer, computed by the reference."""
+    """The masked convolution, computed by the reference."""
 
     def forward(self, input: Tensor) -> Tensor:
         images = input if input.dim() == 4 else input[None]
@@ -27,7 +27,7 @@ class ReferenceConv2d(fused_rnn.MaskedConv2d):
 
 
 def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
-    """Return one of our modules and its oracle: torch.nn's module, or the reference where there is none."""
+    """Return one of our modules and its oracle: torch.nn's module, or the reference if torch.nn has none."""
     if name == "MaskedConv2d":
         ours, theirs = fused_rnn.MaskedConv2d(2, 2, 3, "B", 2), ReferenceConv2d(2, 2, 3, "B", 2)
     else:
@@ -43,6 +43,6 @@ def random(*shape: int) -> Tensor:
 
 
 def vector(module: Callable[..., Any], *args: Any) -> Tensor:
-    """Return all outputs of a module, weighted so that they differ in importance, as one vector."""
+    """Return all outputs of a module as one vector, with a different weight for each element."""
     values = torch.cat([out.flatten() for out in flatten(module(*args))])
     return values * torch.linspace(1, 2, len(values), dtype=values.dtype)

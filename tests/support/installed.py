@@ -1,4 +1,4 @@
-"""Asserts that the package in use was installed, with CUDA, beside PyTorch's CUDA 13 build; shows its configuration."""
+"""Asserts that the imported package is installed with CUDA kernels for PyTorch's CUDA 13 build; prints its config."""
 
 import sysconfig
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the tests set and ask where they run on a GPU."""
+"""Settings and queries for tests on a GPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from fused_rnn import _C
 
 @contextmanager
 def float32_precision(precision: str) -> Iterator[None]:
-    """Let float32 be computed exactly ("ieee") or with tf32: by ours and cuDNN, which ask one setting, and without."""
+    """Compute float32 with full precision ("ieee") or tf32: in ours, in cuDNN and in torch.nn without cuDNN."""
     settings: Any = [torch.backends.cudnn.rnn, torch.backends.cuda.matmul]
     before = [setting.fp32_precision for setting in settings]
     try:
@@ -26,10 +26,10 @@ def float32_precision(precision: str) -> Iterator[None]:
 
 @contextmanager
 def cudnn(enabled: bool) -> Iterator[None]:
-    """Let torch.nn use cuDNN or not.
+    """Enable or disable cuDNN for torch.nn.
 
-    ``torch.backends.cudnn.flags`` raises where ``fp32_precision`` was set, ``torch.backends.cudnn.enabled`` where
-    PyTorch's own test helpers were imported.
+    ``torch.backends.cudnn.flags`` raises an error after ``fp32_precision`` was set, ``torch.backends.cudnn.enabled``
+    after PyTorch's own test helpers were imported.
     """
     before = torch._C._get_cudnn_enabled()
     try:
@@ -40,7 +40,7 @@ def cudnn(enabled: bool) -> Iterator[None]:
 
 
 def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int, directions: int) -> dict[str, str]:
-    """Return the path that each pass of a layer without a projection takes: stepwise, grid or cluster."""
+    """Return the path of each pass of a layer without a projection: stepwise, grid or cluster."""
     problem: dict[str, Any] = {
         "cell": "rnn_tanh" if kind == "RNN" else kind.lower(),
         "element_bytes": dtype.itemsize,
@@ -55,6 +55,6 @@ def paths(kind: str, dtype: torch.dtype, time: int, batch: int, hidden_size: int
 
 
 def require_path(path: str, taken: dict[str, str]) -> None:
-    """Skip a test if neither pass takes the path: it would test another one."""
+    """Skip a test if neither pass uses the path, since it would test another one."""
     if path != "any" and path not in taken.values():
         pytest.skip(f"nothing takes the path {path}, but {taken}")

@@ -1,4 +1,4 @@
-"""How the tests of ONNX run a model: in ONNX Runtime, which computes in float32."""
+"""Runs models in ONNX Runtime, which computes in float32, and compares the results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def infer(model: bytes, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 
 def assert_agree(theirs: Sequence[Tensor], module: nn.Module, inputs: Sequence[Any], **kwargs: Any) -> None:
-    """Assert that ONNX Runtime's outputs are as near to ``module`` in float64 as the module in float32 is."""
+    """Assert that ONNX Runtime's outputs are as accurate as ``module`` in float32, compared with it in float64."""
 
     def run(dtype: torch.dtype) -> list[Tensor]:
         return flatten(module.to(dtype)(*(_in_dtype(input, dtype) for input in inputs), **kwargs))

@@ -1,4 +1,4 @@
-"""How a test of the benchmark's checks makes a result wrong."""
+"""Makes a peer's result wrong, for tests of the benchmarks' checks."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from benchmarks.problem import Outputs, Peer
 
 
 def spoil(peer: Peer, index: int, error: float) -> Peer:
-    """`peer` with one element of its tensor number `index` changed by `error`, relative to the largest."""
+    """Return `peer` with the last element of its tensor `index` changed by `error` times the largest value."""
 
     def spoiled(mode: Mode) -> Outputs:
         outputs = [tensor.detach().clone() for tensor in peer.prepare(mode)()]

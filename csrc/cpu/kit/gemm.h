@@ -94,10 +94,10 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
 inline constexpr int64_t kBlockRows = 8 * kPanelRows;
-// Up to so many rows of a do not repay packing b, which is then read in place.
+// The number of rows of a up to which packing b does not pay, so that b is read in place.
 inline constexpr int64_t kFewRows = 4 * kPanelRows;
-// For even fewer rows, all columns of kThinDepth rows of b are read before the next rows: so few parallel streams are
-// recognised by the hardware prefetcher.
+// The number of rows up to which b is read in blocks of only kThinDepth rows and all columns: the hardware prefetcher
+// recognises so few parallel streams.
 inline constexpr int64_t kVeryFewRows = kMaxRows;
 inline constexpr int64_t kThinDepth = 16;
 
@@ -163,7 +163,8 @@ template <typename T>
 inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
   if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
-  // Row sums are computed from packed rows, so a is packed for them even where it could be read in place.
+  // Row sums are computed from packed rows, so a is packed for them even if it could be read in place, which is the
+  // case if it has one row.
   const bool pack_a = p.a.column != 1 || p.row_sums;
   // Panels of b that few rows use are read in place, except the last one if it is not full.
   const bool pack_b = p.b.column != 1 || p.rows > kFewRows;

@@ -56,7 +56,7 @@ class PackedWeights {
   }
   T* projection(int64_t direction) { return projection_.data() + direction * projection_size(); }
 
-  // How many elements hold so many terms of a sum.
+  // Returns how many elements hold the given number of terms of a sum.
   static int64_t elements(int64_t terms) { return divide_up(terms, Factors::kTerms); }
 
   int64_t units(int64_t block) const { return smaller(s_.hidden_size - block * block_units, block_units); }
@@ -67,7 +67,7 @@ class PackedWeights {
     units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
   }
 
-  // How many values of scratch a thread needs to widen the rows that it packs at once, of any of the matrices.
+  // Returns how many values of scratch a thread needs to widen the rows that it packs at a time, of any matrix.
   int64_t widened_size() const {
     const int64_t most = larger(ih(0).scratch(kPanel<T>), hh(0).scratch(kPanel<T>));
     return projected ? larger(most, hr(0).scratch(kPanel<T>)) : most;

@@ -43,7 +43,7 @@ class StoredMatrix {
   StoredMatrix(const void* data, StoredType stored, int64_t columns)
       : data_(data), stored_(stored), columns_(columns) {}
 
-  // How many values of scratch rows() needs for so many rows: none if they need not be widened.
+  // Returns how many values of scratch rows() needs for this number of rows: none if they need not be widened.
   int64_t scratch(int64_t rows) const { return stored_ == StoredType::kComputeType ? 0 : rows * columns_; }
 
   // Returns `count` rows from `first` on: in place if they have type T, else widened into `scratch`.

@@ -94,8 +94,8 @@ class RecurrentGradients {
     const T* h0 = p_.h0 + direction * batch * size;
     const T* output = p_.output + direction * size;
     if (s_.steps.batch_sizes == nullptr) {
-      // The previous hidden values are h0 in the direction's first step, and the output shifted by a step in all
-      // other_rows.
+      // The previous hidden values are h0 in the direction's first step, and the output of the previous step in every
+      // other one.
       const int64_t other_rows = rows_ - batch;
       add_weight_hh(direction, direction == 0 ? 0 : other_rows, batch, h0, size, false);
       if (other_rows > 0)

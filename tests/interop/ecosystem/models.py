@@ -1,6 +1,6 @@
-"""Models of other packages, small and with random weights, each with a run that returns all it computes.
+"""Small models of other packages with random weights, each with a function that runs it and returns its results.
 
-The packages are imported when a model is made: `make ecosystem` installs them, and nothing else needs them.
+The packages are imported only when a model is made, since only `make ecosystem` installs and uses them.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ TIME, BATCH = 12, 4
 
 
 class Problem(NamedTuple):
-    """A model, and what to do with it."""
+    """A model, and how to run it."""
 
     model: nn.Module
     run: Callable[[Any], Any]
     """Maps the model to its outputs: tensors, in lists, tuples and dicts of any depth."""
     layers: int
-    """How many modules convert must replace."""
+    """The number of modules that convert must replace."""
     subclasses: bool = False
-    """Whether they are of subclasses of torch.nn's layers."""
+    """Whether these modules are instances of subclasses of torch.nn's layers."""
 
 
 def randn(*shape: int) -> Tensor:

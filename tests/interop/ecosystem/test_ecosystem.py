@@ -1,4 +1,4 @@
-"""Models of other packages compute and learn the same once they are converted, in float64."""
+"""Converted models of other packages compute and learn the same as the originals, in float64."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.ecosystem
 
 @pytest.fixture(autouse=True)
 def _in_double() -> Iterator[None]:
-    """Let models make their states and masks in float64 too."""
+    """Make models create their states and masks in float64, too."""
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
 
 
 def flatten(outputs: Any) -> list[Tensor]:
-    """Return the tensors of numbers in what a model returns."""
+    """Return the floating-point tensors in the results of a model."""
     if isinstance(outputs, Tensor):
         return [outputs] if outputs.is_floating_point() else []
     outputs = outputs.values() if isinstance(outputs, dict) else outputs
@@ -61,12 +61,13 @@ def test_a_converted_model_learns_the_same(make: Callable[[], Problem]) -> None:
     layers = {f"{place}." if place else "" for layer in report.replaced for place in layer.names}
     for kind in ("grad ", "trained "):
         names = [name for name in expected if name.startswith(kind)]
-        own = [name for name in names if any(name.startswith(f"{kind}{layer}") for layer in layers)]
-        assert own
-        for name in own:
+        converted = [name for name in names if any(name.startswith(f"{kind}{layer}") for layer in layers)]
+        assert converted
+        for name in converted:
             assert_accurate(actual[name], expected[name], name=name)
-        if rest := [name for name in names if name not in own]:
-            # Together: some gradients are zero but for rounding, as that of a bias before a normalisation is.
+        if rest := [name for name in names if name not in converted]:
+            # Compared together, since some gradients are only rounding errors, such as of a bias before a
+            # normalisation.
             ours, theirs = (torch.cat([results[name].flatten() for name in rest]) for results in (actual, expected))
             assert_accurate(ours, theirs, name=f"{kind}of all other layers")
     outputs = [name for name in expected if name.startswith("output ")]
