@@ -201,7 +201,7 @@ def extension() -> Extension:
 setup(
     name="fused_rnn",
     version=version(),
-    description="Fused LSTM, GRU and masked-convolution kernels for PyTorch",
+    description="Fused LSTM, GRU, RNN and masked-convolution kernels for PyTorch",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="BSD-3-Clause",

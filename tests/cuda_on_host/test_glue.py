@@ -25,10 +25,7 @@ from cases import (
     tails,
 )
 from comparing import assert_all_accurate, assert_identical, differentiate
-from layers.test_lengths import layer_result as lengths_result
-from layers.test_lengths import test_padding_is_never_read as test_padding_is_never_read
-from layers.test_states import CASES as STATES_CASES
-from layers.test_states import layer_result as states_result
+from layer_results import CASES_WITH_STATES, check_padding_is_never_read, result_with_lengths, result_with_states
 from torch import Tensor
 
 import fused_rnn
@@ -126,15 +123,21 @@ def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
 def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (lengths_result(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
-    check_results(case.kind, dtype, lengths_result(LAYERS[case.kind], case, dtype), exact, peer)
+    exact, peer = (result_with_lengths(REFERENCES[case.kind], case, other) for other in (torch.float64, dtype))
+    check_results(case.kind, dtype, result_with_lengths(LAYERS[case.kind], case, dtype), exact, peer)
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_is_never_read(kind: str, graph: bool) -> None:
+    check_padding_is_never_read(kind, graph, "cpu")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", [*STATES_CASES, Case("LSTM", hidden_size=70, bidirectional=True)], ids=str)
+@pytest.mark.parametrize("case", [*CASES_WITH_STATES, Case("LSTM", hidden_size=70, bidirectional=True)], ids=str)
 def test_states(case: Case, dtype: torch.dtype, path: str) -> None:
-    exact, peer = (states_result(REFERENCES[case.kind], case, other, None) for other in (torch.float64, dtype))
-    assert_all_accurate(states_result(LAYERS[case.kind], case, dtype, None), exact, peer)
+    exact, peer = (result_with_states(REFERENCES[case.kind], case, other, None) for other in (torch.float64, dtype))
+    assert_all_accurate(result_with_states(LAYERS[case.kind], case, dtype, None), exact, peer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -266,9 +269,9 @@ def test_tf32_rounds_nothing_but_what_is_multiplied(
         return every[0], *final
 
     case = Case(kind, batch=6, hidden_size=hidden_size, bidirectional=True)
-    exact = lengths_result(REFERENCES[kind], case, torch.float64)
-    peer = lengths_result(rounded, case, torch.float32)
-    assert_all_accurate(lengths_result(LAYERS[kind], case, torch.float32), exact, peer)
+    exact = result_with_lengths(REFERENCES[kind], case, torch.float64)
+    peer = result_with_lengths(rounded, case, torch.float32)
+    assert_all_accurate(result_with_lengths(LAYERS[kind], case, torch.float32), exact, peer)
 
 
 @pytest.mark.parametrize(

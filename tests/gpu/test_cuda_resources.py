@@ -90,7 +90,9 @@ def test_every_source_is_in_the_library() -> None:
     # The PTX must be for an architecture without a letter, since no newer GPU accepts PTX with one.
     compiled = {*(f"sm_{architecture}" for architecture in wanted), f"compute_{wanted[-1].rstrip('af')}"}
     found = machine_code(Path(_C.__file__).read_bytes())
-    assert len(found) == (build_folder() / "build.ninja").read_text().count(": cuda ")
+    folder = build_folder()
+    assert folder is not None
+    assert len(found) == (folder / "build.ninja").read_text().count(": cuda ")
     assert [names for names in found if {*names} != compiled] == []
 
 

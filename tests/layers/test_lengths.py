@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CELLS, DTYPES, KINDS, LAYERS, REFERENCES, Case, Layer, flatten, hx_of, layer_inputs
-from comparing import assert_accurate, assert_all_accurate, differentiate
+from cases import CELLS, DTYPES, KINDS, LAYERS, REFERENCES, Case, flatten, hx_of, layer_inputs
+from comparing import assert_accurate, assert_all_accurate
+from layer_results import LENGTHS, check_padding_is_never_read, lengths_of, result_with_lengths
 from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -16,9 +17,6 @@ from fused_rnn import functional, ops
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {kind: getattr(functional, kind.lower()) for kind in KINDS}
 
-# Unsorted with equal, full and empty sequences; all full; all empty; at most one step; single sequences; an empty
-# batch.
-LENGTHS = [(2, 0, 5, 4, 5, 1), (5, 5, 5), (0, 0), (1, 0, 1), (3,), (0,), ()]
 CASES = [
     *(Case(kind, batch=len(lengths), bidirectional=bidirectional)
       for kind in KINDS for lengths in LENGTHS for bidirectional in (False, True)),
@@ -27,25 +25,10 @@ CASES = [
 ]  # fmt: skip
 
 
-def lengths_of(case: Case) -> Tensor:
-    return torch.tensor(next(lengths for lengths in LENGTHS if len(lengths) == case.batch), dtype=torch.int64)
-
-
-def layer_result(layer: Layer, case: Case, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
-    """Return the outputs of an operator or its reference, and all gradients."""
-    input, states, weights = layer_inputs(case, dtype, device)
-    inputs = {"input": input, **{f"state{i}": state for i, state in enumerate(states)}}
-    inputs |= {f"weight{i}": weight for i, weight in enumerate(weights)}
-    for tensor in inputs.values():
-        tensor.requires_grad_()
-    outputs = layer(input, states, weights, lengths=lengths_of(case).to(device))
-    return {**{f"out{i}": out for i, out in enumerate(outputs)}, **differentiate(outputs, inputs)}
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_operator_equals_reference(case: Case, device: str) -> None:
-    exact = layer_result(REFERENCES[case.kind], case, torch.float64)
-    assert_all_accurate(layer_result(LAYERS[case.kind], case, torch.float64, device), exact)
+    exact = result_with_lengths(REFERENCES[case.kind], case, torch.float64)
+    assert_all_accurate(result_with_lengths(LAYERS[case.kind], case, torch.float64, device), exact)
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
@@ -55,9 +38,9 @@ def test_accuracy(kind: str, dtype: torch.dtype, device: str) -> None:
 
 
 def check_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
-    exact = layer_result(REFERENCES[case.kind], case, torch.float64)
-    peer = layer_result(REFERENCES[case.kind], case, dtype, device)
-    assert_all_accurate(layer_result(LAYERS[case.kind], case, dtype, device), exact, peer)
+    exact = result_with_lengths(REFERENCES[case.kind], case, torch.float64)
+    peer = result_with_lengths(REFERENCES[case.kind], case, dtype, device)
+    assert_all_accurate(result_with_lengths(LAYERS[case.kind], case, dtype, device), exact, peer)
 
 
 @pytest.mark.needs_cuda
@@ -100,25 +83,7 @@ def test_full_lengths_change_nothing(kind: str, device: str) -> None:
 @pytest.mark.parametrize("graph", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_is_never_read(kind: str, graph: bool, device: str) -> None:
-    """NaN in the padding of input and output gradient reaches no result, also with create_graph=True."""
-    case = Case(kind, batch=4, num_layers=2, bidirectional=True)
-    lengths = [2, 0, 5, 3]
-    padding = (torch.arange(5)[:, None] >= torch.tensor(lengths)).to(device)
-    module = case.module(fused_rnn, torch.float64, device)
-
-    def result(filling: float) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        input = case.tensors(torch.float64, device)[0].masked_fill(padding[..., None], filling).requires_grad_()
-        outputs = flatten(module(input, lengths=lengths))
-        grads = [torch.ones_like(out) for out in outputs]
-        grads[0] = grads[0].masked_fill(padding[..., None], filling)
-        return outputs, torch.autograd.grad(outputs, [input, *module.parameters()], grads, create_graph=graph)
-
-    outputs, gradients = result(float("nan"))
-    clean_outputs, clean_gradients = result(7.0)
-    assert all(map(torch.equal, outputs, clean_outputs))
-    assert all(map(torch.equal, gradients, clean_gradients))
-    assert not outputs[0][padding].any()
-    assert not gradients[0][padding].any()
+    check_padding_is_never_read(kind, graph, device)
 
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])

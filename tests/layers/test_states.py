@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, LAYERS, REFERENCES, Case, Layer, batch_sizes, flatten, layer_inputs
-from comparing import assert_accurate, assert_all_accurate, differentiate
+from cases import DTYPES, LAYERS, REFERENCES, Case, flatten, layer_inputs
+from comparing import assert_accurate, assert_all_accurate
+from layer_results import CASES_WITH_STATES, result_with_states
 from on_gpu import float32_precision, require_path
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
@@ -14,44 +15,17 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 import fused_rnn
 from fused_rnn import ops, reference
 
-CASES = [
-    Case("LSTM"),
-    Case("LSTM", bidirectional=True, bias=False),
-    Case("LSTM", proj_size=3, bidirectional=True),
-    Case("LSTM", bidirectional=True, lengths=(5, 4, 1)),
-    Case("LSTM", time=2, batch=17, hidden_size=33),
-    Case("LSTM", batch=0),
-]
-
-
-def layer_result(
-    layer: Layer,
-    case: Case,
-    dtype: torch.dtype,
-    lengths: Tensor | None,
-    device: str = "cpu",
-) -> dict[str, Tensor]:
-    """Return the outputs of an operator or its reference, with c after every step, and all gradients."""
-    input, (h0, c0), weights = layer_inputs(case, dtype, device)
-    inputs = {"input": input, "h0": h0, "c0": c0, **{f"weights[{i}]": weight for i, weight in enumerate(weights)}}
-    for tensor in inputs.values():
-        tensor.requires_grad_()
-    lengths = None if lengths is None else lengths.to(device)
-    outputs = layer(input, (h0, c0), weights, batch_sizes(case), lengths, return_states=True)
-    names = ("output", "h_n", "c_n", "cells")
-    return {**dict(zip(names, outputs, strict=True)), **differentiate(outputs, inputs)}
-
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", CASES_WITH_STATES, ids=str)
 def test_operator_equals_reference(case: Case, dtype: torch.dtype, device: str) -> None:
     check_accuracy(case, dtype, device)
 
 
 def check_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
-    exact = layer_result(REFERENCES["LSTM"], case, torch.float64, None)
-    peer = layer_result(REFERENCES["LSTM"], case, dtype, None, device)
-    assert_all_accurate(layer_result(LAYERS["LSTM"], case, dtype, None, device), exact, peer)
+    exact = result_with_states(REFERENCES["LSTM"], case, torch.float64, None)
+    peer = result_with_states(REFERENCES["LSTM"], case, dtype, None, device)
+    assert_all_accurate(result_with_states(LAYERS["LSTM"], case, dtype, None, device), exact, peer)
 
 
 @pytest.mark.needs_cuda
@@ -67,8 +41,8 @@ def test_operator_on_every_path(lengths: tuple[int, ...] | None, dtype: torch.dt
 @pytest.mark.parametrize("proj_size", [0, 3])
 def test_operator_equals_reference_with_lengths(proj_size: int, device: str) -> None:
     case, lengths = Case("LSTM", bidirectional=True, proj_size=proj_size), torch.tensor([3, 0, 5])
-    ours = layer_result(LAYERS["LSTM"], case, torch.float64, lengths, device)
-    assert_all_accurate(ours, layer_result(REFERENCES["LSTM"], case, torch.float64, lengths))
+    ours = result_with_states(LAYERS["LSTM"], case, torch.float64, lengths, device)
+    assert_all_accurate(ours, result_with_states(REFERENCES["LSTM"], case, torch.float64, lengths))
     assert not ours["cells"][3:, 0].any()
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from fused_rnn import ops
 
+# Without the types of their arguments, which mypy cannot match with a row of arguments.
+recurrent: Any = ops.recurrent
 FORWARD = torch.ops.fused_rnn.recurrent.default
 BACKWARD = torch.ops.fused_rnn.recurrent_backward.default
 CASES = [
@@ -19,9 +21,9 @@ CASES = [
 ]  # fmt: skip
 
 
-def backward_arguments(kind: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def backward_arguments(kind: str, arguments: Any) -> tuple[Any, ...]:
     """Return the arguments of the backward operator after a forward pass, except the flags of wanted gradients."""
-    output, finals, gates, history = ops.recurrent(CELLS[kind], *arguments, True)
+    output, finals, gates, history = recurrent(CELLS[kind], *arguments, True)
     grad_finals = [None, *map(torch.randn_like, finals[1:])]
     grad_history = [torch.randn_like(values) for values in history]
     return CELLS[kind], torch.randn_like(output), grad_finals, grad_history, *arguments, output, gates, history

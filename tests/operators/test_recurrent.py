@@ -24,6 +24,9 @@ from torch import Tensor
 import fused_rnn
 from fused_rnn import ops
 
+# Without the types of their arguments, which mypy cannot match with a row of arguments.
+recurrent: Any = ops.recurrent
+recurrent_backward: Any = ops.recurrent_backward
 OPERATOR_CASES = [
     *(Case(kind, **form) for kind in CELLS for form in (
         {}, {"bias": False, "bidirectional": True}, {"bidirectional": True, "lengths": (5, 4, 1)},
@@ -54,8 +57,8 @@ def test_operator_equals_reference(case: Case, device: str) -> None:
 def test_outputs_do_not_depend_on_saving(case: Case, device: str) -> None:
     input, states, weights = layer_inputs(case, device=device)
     arguments = (CELLS[case.kind], input, states, weights, batch_sizes(case), None)
-    output, finals, gates, history = ops.recurrent(*arguments, False)
-    saving, saving_finals, saved_gates, saved_history = ops.recurrent(*arguments, True)
+    output, finals, gates, history = recurrent(*arguments, False)
+    saving, saving_finals, saved_gates, saved_history = recurrent(*arguments, True)
     assert all(saved.shape == (0,) for saved in (gates, *history))
     directions, rows, size = 2 if case.bidirectional else 1, output[..., 0].numel(), case.hidden_size
     assert saved_gates.shape == (directions, rows, structure_of(case.kind).sums * size)
@@ -65,7 +68,7 @@ def test_outputs_do_not_depend_on_saving(case: Case, device: str) -> None:
 
 def test_an_lstm_saves_its_gates_and_c(device: str) -> None:
     input, (h0, c0), weights = layer_inputs(Case("LSTM"), device=device)
-    output, (_, c_n), gates, (cells,) = ops.recurrent("lstm", input, (h0, c0), weights, None, None, True)
+    output, (_, c_n), gates, (cells,) = recurrent("lstm", input, (h0, c0), weights, None, None, True)
     i, f, g, o = gates.view(5, 3, 4, 6).unbind(2)
     c = cells.view(5, 3, 6)
     assert_accurate(c, f * torch.cat((c0, c[:-1])) + i * g, name="cells")
@@ -75,7 +78,7 @@ def test_an_lstm_saves_its_gates_and_c(device: str) -> None:
 
 def test_a_gru_saves_its_gates(device: str) -> None:
     input, (h0,), weights = layer_inputs(Case("GRU"), device=device)
-    output, _, gates, _ = ops.recurrent("gru", input, (h0,), weights, None, None, True)
+    output, _, gates, _ = recurrent("gru", input, (h0,), weights, None, None, True)
     r, z, n, hn = gates.view(5, 3, 4, 6).unbind(2)
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     h = torch.cat((h0, output[:-1]))
@@ -87,7 +90,7 @@ def test_a_gru_saves_its_gates(device: str) -> None:
 @pytest.mark.parametrize("kind", ["RNN", "RNN_RELU"])
 def test_a_plain_network_saves_its_output(kind: str, device: str) -> None:
     input, states, weights = layer_inputs(Case(kind), device=device)
-    output, _, gates, _ = ops.recurrent(CELLS[kind], input, states, weights, None, None, True)
+    output, _, gates, _ = recurrent(CELLS[kind], input, states, weights, None, None, True)
     assert torch.equal(gates.view(5, 3, 6), output)
 
 
@@ -97,12 +100,12 @@ def test_a_plain_network_saves_its_output(kind: str, device: str) -> None:
 @pytest.mark.parametrize("kind", CELLS)
 def test_backward_computes_what_is_wanted(kind: str, wanted: tuple[bool, bool, bool], device: str) -> None:
     input, states, weights = layer_inputs(Case(kind), device=device)
-    arguments: Any = (input, states, weights, None, None)
-    output, finals, gates, history = ops.recurrent(CELLS[kind], *arguments, True)
+    arguments = (input, states, weights, None, None)
+    output, finals, gates, history = recurrent(CELLS[kind], *arguments, True)
     grads: Any = (torch.ones_like(output), [None] * len(finals), [None] * len(history))
 
     def backward(input_grad: bool, state_grad: bool, weight_grad: bool) -> list[Tensor]:
-        of_input, of_states, of_weights = ops.recurrent_backward(
+        of_input, of_states, of_weights = recurrent_backward(
             CELLS[kind], *grads, *arguments, output, gates, history, input_grad, state_grad, weight_grad
         )
         assert len(of_weights) == (len(weights) if weight_grad else 0)
