@@ -26,6 +26,7 @@ CXX_FILES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -
 CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 # The tests that depend on the version of PyTorch, without those that read the sources.
 TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
+TORCH_CUDA_IGNORED := operators/test_determinism.py layers/test_distributed.py
 
 .PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
 bench: build
@@ -47,7 +48,8 @@ test-torch-cuda: $(TORCH_CUDA)/built
 	cp -r pyproject.toml tests build/torch-cuda/run
 	ln -s ../source/build build/torch-cuda/run/build
 	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/support/installed.py
-	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/%)
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/%) \
+	  $(TORCH_CUDA_IGNORED:%=--ignore=tests/%)
 
 # Uses the extension that `build` left in this folder, since both environments have the same torch.
 ecosystem: build $(ECOSYSTEM)/installed
