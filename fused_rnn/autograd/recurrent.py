@@ -88,19 +88,20 @@ class RecurrentFunction(Function):
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of each argument of forward, None where it is not needed."""
         cell, count = ctx.cell, STATES[ctx.cell]
-        _, _, _, *needed = ctx.needs_input_grad
+        needed = ctx.needs_input_grad[3:]
         # Read only once: each access unpacks the tensors, and checkpointing forbids unpacking them again.
         batch_sizes, lengths, output, gates, *tensors = ctx.saved_tensors
         history, inputs = tensors[: count - 1], tensors[count - 1 :]
-        grads = (
-            grad_outputs[: 1 + count] + grad_outputs[2 + count :]
-        )  # without the gradient of the gates, which are not differentiable
+        grads = grad_outputs[: 1 + count] + grad_outputs[2 + count :]  # the gates between them have no gradient
         if legacy_vmap(*grads):
             definition = partial(_reference, cell, batch_sizes, lengths)
             return None, None, None, *reference_gradients(definition, inputs, needed, grads)
-        function: Any = partial(apply, RecurrentBackwardFunction) if needs_graph(*grads, *inputs) else _backward
-        saved = (batch_sizes, lengths, output, gates, *history)
-        gradients = function(cell, tuple(needed), *saved, *grads, *inputs)
+        if needs_graph(*grads, *inputs):
+            saved = (batch_sizes, lengths, output, gates, *history)
+            gradients = apply(RecurrentBackwardFunction, cell, needed, *saved, *grads, *inputs)
+        else:
+            named = BackwardTensors.of(cell, (*history, *grads, *inputs))
+            gradients = _backward(cell, needed, batch_sizes, lengths, output, gates, named)
         return None, None, None, *where_needed(gradients, needed)
 
     @staticmethod
@@ -111,7 +112,7 @@ class RecurrentFunction(Function):
 
 
 class BackwardTensors(NamedTuple):
-    """The arguments of :func:`_backward` that follow ``gates``, by name."""
+    """What a backward pass needs beside output and gates, by name."""
 
     history: Sequence[Tensor]
     grad_output: Tensor | None
@@ -120,6 +121,21 @@ class BackwardTensors(NamedTuple):
     input: Tensor
     states: Sequence[Tensor]
     weights: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, cell: str, tensors: Sequence[Any]) -> "BackwardTensors":
+        """Assign tensors to their names, from the flat list that autograd functions take."""
+        count = STATES[cell]
+        output = count - 1
+        finals = output + 1
+        history = finals + count
+        input = history + count - 1
+        states = input + 1
+        weights = states + count
+        return cls(
+            tensors[:output], tensors[output], tensors[finals:history], tensors[history:input],
+            tensors[input], tensors[states:weights], tensors[weights:],
+        )  # fmt: skip
 
     @property
     def grads(self) -> tuple[Tensor | None, ...]:
@@ -132,35 +148,27 @@ class BackwardTensors(NamedTuple):
         return self.input, *self.states, *self.weights
 
 
-def _split(cell: str, tensors: Sequence[Any]) -> BackwardTensors:
-    """Assign the tensors of a backward pass, which autograd functions take as a flat list, to their names."""
-    count, rest = STATES[cell], list(tensors)
-
-    def take(number: int) -> list[Any]:
-        taken = rest[:number]
-        del rest[:number]
-        return taken
-
-    history = take(count - 1)
-    (grad_output,) = take(1)
-    grad_finals, grad_history = take(count), take(count - 1)
-    (input,) = take(1)
-    return BackwardTensors(history, grad_output, grad_finals, grad_history, input, take(count), rest)
-
-
 class RecurrentBackwardFunction(Function):
     """:func:`fused_rnn.ops.recurrent_backward`; its gradient and all higher ones are computed by the reference."""
 
     @staticmethod
-    def forward(cell: str, needed: tuple[bool, ...], *tensors: Any) -> tuple[Tensor, ...]:
-        """Return the operator's outputs; for the arguments see :func:`_backward`."""
-        return _backward(cell, needed, *tensors)
+    def forward(
+        cell: str,
+        needed: tuple[bool, ...],
+        batch_sizes: Tensor | None,
+        lengths: Tensor | None,
+        output: Tensor,
+        gates: Tensor,
+        *tensors: Any,
+    ) -> tuple[Tensor, ...]:
+        """Return the operator's outputs; ``tensors`` are those of :class:`BackwardTensors`."""
+        return _backward(cell, needed, batch_sizes, lengths, output, gates, BackwardTensors.of(cell, tensors))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save what the reference needs, without output, gates and history, which it recomputes."""
         cell, needed, batch_sizes, lengths, _output, _gates, *tensors = inputs
-        named = _split(cell, tensors)
+        named = BackwardTensors.of(cell, tensors)
         ctx.cell, ctx.needed = cell, needed
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(batch_sizes, lengths, *named.grads, *named.inputs)
@@ -171,9 +179,8 @@ class RecurrentBackwardFunction(Function):
         count = STATES[ctx.cell]
         batch_sizes, lengths, *tensors = ctx.saved_tensors
         grad_outputs, inputs = tensors[: 2 * count], tensors[2 * count :]
-        before = len(ctx.needs_input_grad) - len(
-            tensors
-        )  # how many arguments precede the tensors, which have no gradient
+        # The arguments before the tensors have no gradient.
+        before = len(ctx.needs_input_grad) - len(tensors)
         function = partial(_reference, ctx.cell, batch_sizes, lengths)
         return *(None,) * before, *second_gradients(
             function, inputs, ctx.needed, grad_outputs, ctx.needs_input_grad[before:], grads[: len(ctx.needed)]
@@ -198,10 +205,10 @@ def _backward(
     lengths: Tensor | None,
     output: Tensor,
     gates: Tensor,
-    *tensors: Any,
+    named: BackwardTensors,
 ) -> tuple[Tensor, ...]:
     """Return the gradients of input, states and weights; a gradient that is not ``needed`` may be missing or empty."""
-    named, count = _split(cell, tensors), STATES[cell]
+    count = STATES[cell]
     grad_input, grad_states, grad_weights = ops.recurrent_backward(
         cell, named.grad_output, named.grad_finals, named.grad_history, named.input, named.states, named.weights,
         batch_sizes, lengths, output, gates, named.history,

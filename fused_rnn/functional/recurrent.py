@@ -175,10 +175,9 @@ def run_cell(
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
         hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.cell.states
-    _, *states = _checked(
-        mode, input, partial(_check_cell, input, hx, weights), partial(mode.layer, input, hx, weights)
-    )
-    return tuple(state.squeeze(0) for state in states) if unbatched else tuple(states)
+    results = _checked(mode, input, partial(_check_cell, input, hx, weights), partial(mode.layer, input, hx, weights))
+    states = results[1:]  # behind the output, which is h too
+    return tuple(state.squeeze(0) for state in states) if unbatched else states
 
 
 def _checked(mode: Mode, input: Tensor, check: Callable[[], None], compute: Callable[[], Result]) -> Result:
