@@ -49,10 +49,3 @@ def test_pairs_are_multiplied_where_the_processor_can() -> None:
 
 def test_public_names() -> None:
     assert all(hasattr(fused_rnn, name) for name in fused_rnn.__all__)
-
-
-def test_version_is_stated_once() -> None:
-    root = Path(__file__).parents[2]
-    files = [root / "setup.py", root / "pyproject.toml", *root.glob("fused_rnn/**/*.py"), *root.glob("csrc/**/*.cpp")]
-    stating = [file.name for file in files if f'"{fused_rnn.__version__}"' in file.read_text()]
-    assert stating == ["_version.py"]

@@ -1,7 +1,8 @@
-"""The allowed dependencies, checked in all includes and imports; and the files that each operator and cell must have.
+"""The allowed dependencies, the files that each operator and cell must have, and where the version is stated.
 
-The required files are derived from the operators registered with PyTorch and the cells in csrc/cells/. So the recipe in
-docs/add-a-cell.md is tested: if a new cell lacks something, a test here names it.
+Dependencies are checked in all includes and imports. The required files are derived from the operators
+registered with PyTorch and the cells in csrc/cells/. So the recipe in docs/add-a-cell.md is tested: if a new cell lacks
+something, a test here names it.
 """
 
 import ast
@@ -194,3 +195,9 @@ def test_a_cell_is_named_where_it_must_be(name: str) -> None:
 def test_every_cell_has_a_header_and_a_definition() -> None:
     assert {cell.split("_")[0] for cell in _C.cells()} == {*CELLS}
     assert _C.cells().keys() == reference.CELLS.keys()
+
+
+def test_version_is_stated_once() -> None:
+    files = [ROOT / "setup.py", ROOT / "pyproject.toml", *PACKAGE.glob("**/*.py"), *CSRC.glob("**/*.cpp")]
+    stating = [file.name for file in files if f'"{fused_rnn.__version__}"' in file.read_text()]
+    assert stating == ["_version.py"]
