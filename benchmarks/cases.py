@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import ClassVar, Literal
 
-from fused_rnn import _C
+from fused_rnn.ops import CELLS
 
 Kind = Literal["LSTM", "GRU", "RNN", "RNN_RELU"]
 Form = Literal["sequence", "packed", "cell"]
@@ -43,12 +43,12 @@ class Layer:
     @property
     def gates(self) -> int:
         """The number of rows of each weight matrix for a hidden unit."""
-        return _C.cells()[self.cell]["gates"]
+        return CELLS[self.cell].gates
 
     @property
     def states(self) -> int:
         """The number of states of a hidden unit: h alone, or h and c."""
-        return _C.cells()[self.cell]["states"]
+        return CELLS[self.cell].states
 
 
 LAYERS: dict[Kind, Layer] = {

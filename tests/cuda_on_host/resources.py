@@ -15,13 +15,12 @@ import sys
 from collections.abc import Iterator
 from itertools import product
 
-from cases import CELLS
+from cases import structure_of
 from compiled import kernels, logs
 
 from benchmarks.cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
 from cuda_on_host.build import build
 from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem
-from fused_rnn import _C
 
 H200 = Device(132, 227 * 1024, 16)
 CLOCK = 1980  # MHz
@@ -81,7 +80,7 @@ def rows() -> Iterator[dict[str, float | str]]:
     library, built = Kernels(build()), registers()
     for kind, precision, hidden, batch, backward in product(KERNELS, PRECISIONS, HIDDEN_SIZES, BATCHES, (False, True)):
         problem = Problem(
-            batch=batch, hidden_size=hidden, directions=1, gates=_C.cells()[CELLS[kind]]["gates"],
+            batch=batch, hidden_size=hidden, directions=1, gates=structure_of(kind).gates,
             element_bytes=2 if "16" in precision else 4, allow_tf32=precision == "tf32", backward=backward,
         )  # fmt: skip
         direction = "backward" if backward else "forward"
