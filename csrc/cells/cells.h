@@ -83,6 +83,12 @@ struct Description {
   // The number of states besides h.
   constexpr int cell_states() const { return states - 1; }
   constexpr bool may_project() const { return output_gate >= 0; }
+  // Whether a gate's recurrent part is added to another sum than its input's part, as that of the GRU's candidate.
+  constexpr bool splits_sums() const {
+    for (int gate = 0; gate < gates; ++gate)
+      if (hidden_sums[gate] != gate) return true;
+    return false;
+  }
 };
 
 template <typename Cell>

@@ -19,14 +19,6 @@ constexpr bool has_cell_state() {
   return Cell::kStates > 1;
 }
 
-// Whether the gradients of the gates' recurrent parts are the first kGates * hidden_size of a row of grad_gates.
-template <typename Cell>
-constexpr bool recurrent_part_is_first() {
-  for (int gate = 0; gate < Cell::kGates; ++gate)
-    if (Cell::hidden_sum(gate) != gate) return false;
-  return true;
-}
-
 // Adds up the sums of one unit; the input's part is at `gates`.
 template <typename Cell, typename T>
 FUSED_RNN_DEVICE void add_up(const PointwiseForwardParams<T, Accumulator<T>>& p, int64_t sequence, int64_t unit,
@@ -113,7 +105,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     p.grad_cell[state] = grads[1];
     if (p.grad_c0) p.grad_c0[state] = narrow<T>(grads[1]);
   }
-  if constexpr (!recurrent_part_is_first<Cell>()) {
+  if constexpr (cells::describe<Cell>().splits_sums()) {
     T* grad_recurrent = p.grad_recurrent + sequence * Cell::kGates * size + unit;
     for (int gate = 0; gate < Cell::kGates; ++gate)
       grad_recurrent[gate * size] = narrow<T>(gates[Cell::hidden_sum(gate)]);

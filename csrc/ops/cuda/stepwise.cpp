@@ -24,13 +24,6 @@ HostStep step_at(const CudaLayer& cuda, int64_t direction, int64_t index) {
 
 bool has_cell_state(const CudaLayer& cuda) { return cuda.layer.cell.cell_states() > 0; }
 
-// Whether the recurrent parts of the gates go to other sums than the input's parts do, as those of a GRU's candidate.
-bool splits_sums(const cells::Description& cell) {
-  for (int gate = 0; gate < cell.gates; ++gate)
-    if (cell.hidden_sums[gate] != gate) return true;
-  return false;
-}
-
 // Returns the rows of a step in the part of [rows, directions * output_size] that belongs to a direction.
 Tensor output_rows(const CudaLayer& cuda, const Tensor& output, int64_t direction, const HostStep& step) {
   const int64_t size = cuda.layer.sizes.output_size;
@@ -210,7 +203,7 @@ void backward_direction(const CudaLayer& cuda, const RecurrentGradients& gradien
   const Carried carried(cuda, gradients, d);
   auto params = backward_params(cuda, gradients, saved, steps, carried, d);
   // The gradients of the sums' recurrent parts, of all rows where they lie side by side, else of one step.
-  const bool split = splits_sums(cuda.layer.cell);
+  const bool split = cuda.layer.cell.splits_sums();
   const Tensor of_recurrent =
       split ? cuda.empty({s.steps.batch, cuda.gates_size()}) : steps.gates.select(0, d).narrow(1, 0, cuda.gates_size());
   if (split) params.grad_recurrent = data_of(of_recurrent);
