@@ -13,8 +13,8 @@ namespace {
 template <typename T>
 struct Correlation {
   const MaskedConv2dSizes& sizes;
-  bool mirrored;  // whether this is the input gradient, where active taps lie after the centre, and channel groups
-                  // read later groups instead of earlier ones
+  bool mirrored;  // whether this is the input gradient, where the last taps are active instead of the first, and
+                  // channel groups read later groups instead of earlier ones
   int64_t channels, columns;
   Images<const T> source;
   Images<T> target;
@@ -24,9 +24,8 @@ struct Correlation {
   // The active taps that every target channel has for all source channels; with several groups the centre tap is not
   // among them.
   Range dense_taps() const {
-    const bool dense_centre = sizes.data_channels == 1 && sizes.own_group;
-    if (mirrored) return {sizes.centre() + !dense_centre, sizes.taps()};
-    return {0, sizes.centre() + dense_centre};
+    if (mirrored) return {sizes.taps() - sizes.dense_taps, sizes.taps()};
+    return {0, sizes.dense_taps};
   }
   // The source channels that a group of target channels reads through the centre tap.
   Range centre_channels(int64_t group) const {
@@ -54,9 +53,8 @@ int64_t for_each_panel(const Correlation<T>& c, const Body& body) {
     }
   };
   cut({0, c.columns}, c.dense_taps(), {0, c.channels}, true);
-  const int64_t groups = c.sizes.data_channels;
   const int64_t centre = c.sizes.centre();
-  for (int64_t group = 0; groups > 1 && group < groups; ++group) {
+  for (int64_t group = 0; c.sizes.centre_depends_on_groups() && group < c.sizes.data_channels; ++group) {
     const Range columns = {group_begin(c.sizes, group, c.columns), group_begin(c.sizes, group + 1, c.columns)};
     const Range channels = c.centre_channels(group);
     if (channels.size() > 0) cut(columns, {centre, centre + 1}, channels, false);

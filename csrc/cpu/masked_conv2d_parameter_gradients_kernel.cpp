@@ -24,7 +24,7 @@ struct WeightSums {
 
   bool merged() const { return merges_taps(sizes, sizes.in_channels); }
   // The taps that are active for any channel.
-  Range taps() const { return {0, sizes.centre() + (sizes.own_group || sizes.data_channels > 1)}; }
+  Range taps() const { return {0, sizes.dense_taps + sizes.centre_depends_on_groups()}; }
   int64_t rows() const { return taps().size() * sizes.in_channels; }
   T* block(int64_t first_column) const { return sums + first_column * rows(); }
   int64_t block_width(int64_t first_column) const {
@@ -90,9 +90,10 @@ void unpack(const WeightSums<T>& w, Weights<T> grad_weight, Range channels) {
         const T* sums = w.block(first_column) + channel * width + column - first_column;
         T* target = grad_weight.at(column, channel);
         const int64_t group = column * s.data_channels / s.out_channels;
-        const bool centre = channel < group_begin(s, group + s.own_group, s.in_channels);
+        const bool centre =
+            s.centre_depends_on_groups() && channel < group_begin(s, group + s.own_group, s.in_channels);
         for (int64_t tap = 0; tap < s.taps(); ++tap) {
-          const bool active = tap < s.centre() + centre;
+          const bool active = tap < s.dense_taps + centre;
           target[tap * grad_weight.tap_stride] = active ? sums[tap * s.in_channels * width] : T(0);
         }
       }

@@ -1,8 +1,9 @@
 // The arguments of the kernels of masked convolution.
 //
 // Arrays belong to the caller and live for the duration of the call. What is not said to be written is only read;
-// arrays that are written overlap no others. Taps are counted in raster order of the kernel: those before the centre
-// are active, those after it are not, and the centre depends on the channels' groups.
+// arrays that are written overlap no others. Taps are counted in raster order of the kernel. The first ones are active
+// for all channels. With several groups of channels these are the taps before the centre, and the centre depends on the
+// groups. No other tap is active.
 
 #pragma once
 
@@ -16,11 +17,14 @@ struct MaskedConv2dSizes {
   int64_t kernel_height, kernel_width;  // odd
   int64_t dilation_height, dilation_width;
   int64_t data_channels;  // the number of groups of channels; channel c of C is in group c * data_channels / C
-  bool own_group;         // whether the centre tap reads the same group too (type B), or only earlier groups (type A)
+  int64_t dense_taps;     // how many taps are active for all channels; centre() if there are several groups
+  bool own_group;         // with several groups: whether the centre tap reads the same group too (type B), or only
+                          // earlier groups (type A)
   int64_t threads;        // the most threads that may be used
 
   int64_t taps() const { return kernel_height * kernel_width; }
   int64_t centre() const { return taps() / 2; }
+  bool centre_depends_on_groups() const { return data_channels > 1; }
   int64_t rows() const { return batch * height; }
 };
 

@@ -25,10 +25,12 @@ def masked_conv2d(
         input: ``[batch, in_channels, height, width]`` or ``[in_channels, height, width]``.
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
         bias: ``[out_channels]``, or None for zero.
-        mask_type: ``"A"``, where an output does not see its own pixel, for a first layer; or ``"B"``, where it does.
+        mask_type: ``"A"``, where an output does not see its own pixel, for a first layer; ``"B"``, where it does; or,
+            for the vertical stack of a Gated PixelCNN, ``"vertical_A"``, where it sees exactly the rows above its own,
+            or ``"vertical_B"``, where it sees its own row, too, on both sides.
         data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue. At
             its own pixel, an output sees only the channels of earlier groups, with type B also those of its own.
-            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
+            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``. The vertical types need 1.
         dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
 
     Returns:
@@ -36,7 +38,8 @@ def masked_conv2d(
         torch.nn.Conv2d would return it.
 
     Raises:
-        ValueError: ``mask_type`` is unknown, a kernel size is even, or there are fewer channels than groups.
+        ValueError: ``mask_type`` is unknown or vertical with several groups, a kernel size is even, or there are fewer
+            channels than groups.
         RuntimeError: ranks or sizes do not fit, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn import functional
+from fused_rnn.reference.masked_conv2d import check_mask_type
 
 
 class MaskedConv2d(torch.nn.Conv2d):
@@ -22,18 +23,21 @@ class MaskedConv2d(torch.nn.Conv2d):
         out_channels: the number of output channels.
         kernel_size: height and width of the kernel, both odd; one number, or two.
         mask_type: ``"A"``, where an output does not see its own pixel, for the first layer of a model; or ``"B"``,
-            where it does, for all others.
+            where it does, for all others. The vertical stack of a Gated PixelCNN (van den Oord et al., "Conditional
+            Image Generation with PixelCNN Decoders", NeurIPS 2016, section 2.2) has ``"vertical_A"``, where an output
+            sees exactly the rows above its own, and ``"vertical_B"``, where it sees its own row, too, on both sides.
         data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue. At
             its own pixel, an output sees only the channels of earlier groups, with type B also those of its own.
-            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
+            Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``. The vertical types need 1, since
+            their taps all see every channel.
         bias: whether the layer has a bias.
         dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
         dtype: the dtype of the weights.
         device: the device of the weights.
 
     Raises:
-        ValueError: ``mask_type`` is unknown, a kernel size is even, a size is not positive, or there are fewer channels
-            than groups.
+        ValueError: ``mask_type`` is unknown or vertical with several groups, a kernel size is even, a size is not
+            positive, or there are fewer channels than groups.
 
     Example:
         >>> import torch, fused_rnn
@@ -56,8 +60,7 @@ class MaskedConv2d(torch.nn.Conv2d):
     ) -> None:
         sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         spacing = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
-        if mask_type not in ("A", "B"):
-            raise ValueError(f"mask_type must be 'A' or 'B', got {mask_type!r}")
+        check_mask_type(mask_type, data_channels)
         if len(sizes) != 2 or any(size < 1 or size % 2 == 0 for size in sizes):
             raise ValueError(f"kernel_size must be two positive odd numbers, got {sizes}")
         if len(spacing) != 2 or any(distance < 1 for distance in spacing):
@@ -77,8 +80,12 @@ class MaskedConv2d(torch.nn.Conv2d):
     def reset_parameters(self) -> None:
         """Initialise weight and bias."""
         height, width = self.kernel_size
-        sees_centre = self.mask_type == "B" or self.data_channels > 1
-        taps = height * width // 2 + sees_centre
+        taps = {
+            "A": height * width // 2 + (self.data_channels > 1),
+            "B": height * width // 2 + 1,
+            "vertical_A": height // 2 * width,
+            "vertical_B": (height // 2 + 1) * width,
+        }[self.mask_type]
         bound = 1 / math.sqrt(max(taps, 1) * self.in_channels)
         torch.nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:

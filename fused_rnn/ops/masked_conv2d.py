@@ -22,7 +22,7 @@ def masked_conv2d(
         input: ``[batch, in_channels, height, width]``.
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``; masked entries are not used.
         bias: ``[out_channels]``, or None for zero.
-        mask_type: ``"A"`` or ``"B"``.
+        mask_type: ``"A"``, ``"B"``, ``"vertical_A"`` or ``"vertical_B"``.
         data_channels: the number of groups into which the channels are divided.
         dilation: the distance between neighbouring taps, vertical and horizontal.
 

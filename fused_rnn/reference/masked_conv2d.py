@@ -4,6 +4,24 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+VERTICAL = ("vertical_A", "vertical_B")
+MASK_TYPES = ("A", "B", *VERTICAL)
+
+
+def check_mask_type(mask_type: str, data_channels: int) -> None:
+    """Check that there is such a mask.
+
+    Raises:
+        ValueError: ``mask_type`` is unknown, or vertical with several groups.
+    """
+    if mask_type not in MASK_TYPES:
+        raise ValueError(f"mask_type must be 'A', 'B', 'vertical_A' or 'vertical_B', got {mask_type!r}")
+    if mask_type in VERTICAL and data_channels != 1:
+        raise ValueError(
+            f"data_channels must be 1 with mask_type {mask_type!r}, whose taps all see every channel, "
+            f"got {data_channels}"
+        )
+
 
 def mask(
     out_channels: int, in_channels: int, kernel_size: tuple[int, int], mask_type: str, data_channels: int = 1
@@ -15,15 +33,24 @@ def mask(
     depends on the groups: channel ``c`` of ``C`` is in group ``g(c) = floor(c * data_channels / C)``, and output ``o``
     sees input ``c`` if ``g(c) < g(o)`` (type A) or ``g(c) <= g(o)`` (type B).
 
+    The vertical stack of a Gated PixelCNN sees whole rows instead (van den Oord et al., "Conditional Image Generation
+    with PixelCNN Decoders", NeurIPS 2016, section 2.2): with type vertical_A the taps of all rows above the centre's
+    are active, with type vertical_B those of the centre's row, too.
+
     Args:
         out_channels: the number of output channels.
         in_channels: the number of input channels.
         kernel_size: height and width of the kernel, both odd.
-        mask_type: ``"A"``, which does not see the pixel's own group, for a first layer; or ``"B"``, which does.
-        data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue.
+        mask_type: ``"A"``, which does not see the pixel's own group, for a first layer; ``"B"``, which does; or
+            ``"vertical_A"`` or ``"vertical_B"``.
+        data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue; 1
+            for the vertical types.
 
     Returns:
         ``[out_channels, in_channels, height, width]``, boolean.
+
+    Raises:
+        ValueError: ``mask_type`` is unknown, or vertical with several groups.
 
     Example:
         >>> from fused_rnn.reference.masked_conv2d import mask
@@ -32,9 +59,13 @@ def mask(
                 [1, 1, 0],
                 [0, 0, 0]], dtype=torch.int32)
     """
+    check_mask_type(mask_type, data_channels)
     height, width = kernel_size
     tap = torch.arange(height * width).view(height, width)
     centre = height * width // 2
+    if mask_type in VERTICAL:
+        rows = height // 2 + (mask_type == "vertical_B")
+        return (tap < rows * width).expand(out_channels, in_channels, height, width)
     out_group = torch.arange(out_channels).view(-1, 1, 1, 1) * data_channels // out_channels
     in_group = torch.arange(in_channels).view(1, -1, 1, 1) * data_channels // in_channels
     sees = in_group <= out_group if mask_type == "B" else in_group < out_group
@@ -57,7 +88,7 @@ def masked_conv2d(
         input: ``[batch, in_channels, height, width]``.
         weight: ``[out_channels, in_channels, kernel_height, kernel_width]``, both kernel sizes odd.
         bias: ``[out_channels]``, or None for zero.
-        mask_type: ``"A"`` or ``"B"``.
+        mask_type: ``"A"``, ``"B"``, ``"vertical_A"`` or ``"vertical_B"``.
         data_channels: the number of groups into which the channels are divided.
         dilation: the distance between neighbouring taps, vertical and horizontal.
 

@@ -23,18 +23,25 @@ struct ConvolutionProblem {
              random.between(1, 2),
              random.between(1, 2),
              1,
+             0,
              random.once_in(2),
              random.between(1, 2)};
     if (random.once_in(3) && sizes.in_channels >= 3 && sizes.out_channels >= 3) sizes.data_channels = 3;
+    const int64_t row = sizes.kernel_height / 2 * sizes.kernel_width;
+    if (sizes.data_channels == 1 && random.once_in(3))  // the types of a vertical stack
+      sizes.dense_taps = row + (sizes.own_group ? sizes.kernel_width : 0);
+    else
+      sizes.dense_taps = sizes.centre() + (sizes.own_group && sizes.data_channels == 1);
     input_last = random.once_in(2), output_last = random.once_in(2), biased = random.once_in(2);
   }
   int64_t pixels() const { return sizes.batch * sizes.height * sizes.width; }
   std::string text() const {
     char line[256];
     std::snprintf(line, sizeof line,
-                  "masked_conv2d (%ld, %ld, %ld, %ld x %ld, k %ld x %ld) dilation %ld x %ld groups %ld", sizes.batch,
-                  sizes.in_channels, sizes.out_channels, sizes.height, sizes.width, sizes.kernel_height,
-                  sizes.kernel_width, sizes.dilation_height, sizes.dilation_width, sizes.data_channels);
+                  "masked_conv2d (%ld, %ld, %ld, %ld x %ld, k %ld x %ld) dilation %ld x %ld groups %ld dense taps %ld",
+                  sizes.batch, sizes.in_channels, sizes.out_channels, sizes.height, sizes.width, sizes.kernel_height,
+                  sizes.kernel_width, sizes.dilation_height, sizes.dilation_width, sizes.data_channels,
+                  sizes.dense_taps);
     return line;
   }
 };

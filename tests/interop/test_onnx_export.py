@@ -89,7 +89,7 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first = fused_rnn.MaskedConv2d(3, 6, (5, 3), mask_type="A", data_channels=3)
-        self.second = fused_rnn.MaskedConv2d(6, 4, 3, mask_type="B", dilation=(1, 2), bias=False)
+        self.second = fused_rnn.MaskedConv2d(6, 4, 3, mask_type="vertical_B", dilation=(1, 2), bias=False)
         with torch.no_grad():
             self.first.weight[:, :, 3:] = torch.nan  # masked, so never used
         self.gru = fused_rnn.GRU(8, 7, batch_first=True)

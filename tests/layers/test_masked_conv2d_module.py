@@ -42,7 +42,15 @@ def test_copies() -> None:
 
 @pytest.mark.parametrize(
     ("args", "taps"),
-    [((8, 16, 3, "A"), 4), ((8, 16, 3, "B"), 5), ((8, 16, (3, 5), "A", 3), 8), ((8, 16, 1, "A"), 1)],
+    [
+        ((8, 16, 3, "A"), 4),
+        ((8, 16, 3, "B"), 5),
+        ((8, 16, (3, 5), "A", 3), 8),
+        ((8, 16, 1, "A"), 1),
+        ((8, 16, (3, 5), "vertical_A"), 5),
+        ((8, 16, (3, 5), "vertical_B"), 10),
+        ((8, 16, (1, 5), "vertical_A"), 1),
+    ],
 )
 def test_initialisation(args: tuple[Any, ...], taps: int) -> None:
     layer = MaskedConv2d(*args)
@@ -60,6 +68,7 @@ def test_repr() -> None:
     layer = MaskedConv2d(3, 6, (3, 5), "B", 3, bias=False, dilation=(1, 2))
     options = "mask_type='B', data_channels=3, dilation=(1, 2), bias=False"
     assert repr(layer) == f"MaskedConv2d(3, 6, kernel_size=(3, 5), {options})"
+    assert "mask_type='vertical_A'" in repr(MaskedConv2d(1, 2, 3, "vertical_A"))
 
 
 def test_dtype_device_and_memory_format() -> None:
@@ -96,7 +105,8 @@ def test_autocast() -> None:
 
 
 BAD_ARGUMENTS: list[tuple[dict[str, Any], str]] = [
-    ({"mask_type": "C"}, "mask_type must be 'A' or 'B', got 'C'"),
+    ({"mask_type": "C"}, "mask_type must be 'A', 'B', 'vertical_A' or 'vertical_B', got 'C'"),
+    ({"mask_type": "vertical_B", "data_channels": 2}, "data_channels must be 1 with mask_type 'vertical_B', .* got 2"),
     ({"mask_type": "a"}, "mask_type"),
     ({"kernel_size": 2}, "kernel_size .* odd"),
     ({"kernel_size": (3, 4)}, "kernel_size .* odd"),
@@ -122,7 +132,8 @@ def test_constructor_errors(changed: dict[str, Any], words: str) -> None:
 run = functional.masked_conv2d
 Call = Callable[[Tensor, Tensor, Tensor], Any]
 ERRORS: dict[str, tuple[type[Exception], str, Call]] = {
-    "mask_type": (ValueError, "mask_type must be 'A' or 'B', got 'X'", lambda x, w, b: run(x, w, b, "X")),
+    "mask_type": (ValueError, "mask_type must be 'A', .* got 'X'", lambda x, w, b: run(x, w, b, "X")),
+    "vertical": (ValueError, "data_channels must be 1 with", lambda x, w, b: run(x, w, b, "vertical_A", 3)),
     "even kernel": (ValueError, "kernel_size must be odd", lambda x, w, b: run(x, w[..., :2], b)),
     "no kernel": (ValueError, "kernel_size must be odd", lambda x, w, b: run(x, w[..., :0], b)),
     "no group": (ValueError, "data_channels must be positive", lambda x, w, b: run(x, w, b, "A", 0)),
@@ -179,7 +190,12 @@ def test_operators_check_for_themselves(name: str, value: Any) -> None:
         ops.masked_conv2d_backward(**{**good, name: value})
 
 
-CASES = [ConvolutionCase(bias=False), ConvolutionCase(3, 5, data_channels=3, dilation=(1, 2)), ConvolutionCase(batch=0)]
+CASES = [
+    ConvolutionCase(bias=False),
+    ConvolutionCase(3, 5, data_channels=3, dilation=(1, 2)),
+    ConvolutionCase(mask_type="vertical_B"),
+    ConvolutionCase(batch=0),
+]
 DTYPES = [F64, torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_all_accurate, assert_identical, assert_little_noise
-from convolution_cases import FORMS, TAILS, ConvolutionCase, Layout, as_made, channels_last
+from convolution_cases import FORMS, MASKS, TAILS, ConvolutionCase, Layout, as_made, channels_last
 from torch import Tensor
 
 from fused_rnn import functional, reference
@@ -144,8 +144,7 @@ def test_dilation_of_one_number() -> None:
     assert torch.equal(one, functional.masked_conv2d(input, weight, bias, dilation=(2, 2)))
 
 
-@pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("mask_type", ["A", "B"])
+@pytest.mark.parametrize(("mask_type", "groups"), MASKS)
 def test_masked_weights_get_no_gradient(mask_type: str, groups: int) -> None:
     case = ConvolutionCase(7, 9, mask_type=mask_type, data_channels=groups)
     gradient = case.result(case.ours, F64)["grad weight"]
@@ -170,6 +169,8 @@ GRADCHECK = [
     ConvolutionCase(2, 3, size=(3, 4), batch=1),
     ConvolutionCase(3, 4, (3, 5), "A", 3, (4, 3), (2, 1), batch=1, bias=False),
     ConvolutionCase(17, 2, (1, 3), "B", 2, (2, 4), batch=1),
+    ConvolutionCase(2, 3, (3, 3), "vertical_A", 1, (4, 3), batch=1),
+    ConvolutionCase(2, 3, (3, 5), "vertical_B", 1, (3, 4), (1, 2), batch=1),
 ]
 
 
@@ -200,6 +201,7 @@ def test_second_derivatives_where_a_first_one_is_not_needed() -> None:
         ConvolutionCase(3, 64, (7, 7), "A", size=(13, 28), batch=3),
         ConvolutionCase(33, 100, (3, 3), "B", 3, size=(30, 9), batch=3),
         ConvolutionCase(64, 31, (1, 1), "B", size=(5, 5), batch=1),
+        ConvolutionCase(20, 31, (3, 5), "vertical_B", size=(13, 9), batch=2),
     ],
     ids=str,
 )

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from convolution_cases import ConvolutionCase, Layout, as_made, channels_last
+from convolution_cases import MASKS, VERTICAL, ConvolutionCase, Layout, as_made, channels_last
 from torch import Tensor
 
 from fused_rnn import MaskedConv2d
@@ -52,8 +52,28 @@ def test_no_leak(kernel: tuple[int, int], dilation: tuple[int, int], groups: int
     assert not (dependencies(stack(groups, kernel, dilation, width), groups, size) & ~allowed(groups, size)).any()
 
 
-@pytest.mark.parametrize("mask_type", ["A", "B"])
-@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize(("kernel", "dilation"), KERNELS, ids=str)
+def test_no_leak_in_a_vertical_stack(kernel: tuple[int, int], dilation: tuple[int, int]) -> None:
+    """The vertical stack of a Gated PixelCNN sees the rows above, and in a deep enough one all of them."""
+    height, width = size = (4, 5)
+
+    def layer(inputs: int, outputs: int, mask_type: str) -> MaskedConv2d:
+        return MaskedConv2d(inputs, outputs, kernel, mask_type, dilation=dilation, dtype=F64)
+
+    model = torch.nn.Sequential(
+        layer(1, 12, "vertical_A"), torch.nn.Tanh(),
+        layer(12, 12, "vertical_B"), torch.nn.Tanh(),
+        layer(12, 12, "vertical_B"), torch.nn.Tanh(),
+        layer(12, 1, "vertical_B"),
+    )  # fmt: skip
+    rows = torch.arange(height * width) // width
+    above = rows.view(-1, 1) > rows
+    found = dependencies(model, 1, size)
+    assert not (found & ~above).any()
+    assert torch.equal(found, above) == (kernel[0] > 1 and dilation == (1, 1))
+
+
+@pytest.mark.parametrize(("mask_type", "groups"), MASKS)
 @pytest.mark.parametrize(("kernel", "dilation"), KERNELS, ids=str)
 def test_one_layer_is_complete(kernel: tuple[int, int], dilation: tuple[int, int], groups: int, mask_type: str) -> None:
     height, width = size = (5, 6)
@@ -61,7 +81,12 @@ def test_one_layer_is_complete(kernel: tuple[int, int], dilation: tuple[int, int
     expected = torch.zeros(height, width, groups, height, width, groups, dtype=torch.bool)
     for i, j, y, x in product(range(height), range(width), range(kernel[0]), range(kernel[1])):
         row, column = i + (y - kernel[0] // 2) * dilation[0], j + (x - kernel[1] // 2) * dilation[1]
-        if not (0 <= row < height and 0 <= column < width) or (row, column) > (i, j):
+        if not (0 <= row < height and 0 <= column < width):
+            continue
+        if mask_type in VERTICAL:
+            expected[i, j, :, row, column] |= row < i or (mask_type == "vertical_B" and row == i)
+            continue
+        if (row, column) > (i, j):
             continue
         inside = torch.ones(groups, groups, dtype=torch.bool)
         is_centre = (row, column) == (i, j)
@@ -83,14 +108,17 @@ def future(case: ConvolutionCase, pixel: int, group: int) -> Tensor:
     """Return which values, ``[in_channels, height * width]``, a pixel's outputs of ``group`` must not depend on."""
     groups = torch.arange(case.in_channels) * case.data_channels // case.in_channels
     pixels = torch.arange(case.size[0] * case.size[1])
+    if case.mask_type in VERTICAL:
+        rows, row = pixels // case.size[1], pixel // case.size[1]
+        return (rows > row if case.mask_type == "vertical_B" else rows >= row).expand(case.in_channels, -1)
     at_pixel = groups > group if case.mask_type == "B" else groups >= group
     return (pixels > pixel) | ((pixels == pixel) & at_pixel.view(-1, 1))
 
 
 NAN_CASES = [
     ConvolutionCase(channels, out_channels, kernel, mask_type, groups, (4, 9), dilation)
-    for mask_type, groups, (kernel, dilation), (channels, out_channels) in product(
-        "AB", (1, 3), [((3, 3), (1, 1)), ((5, 5), (1, 1)), ((1, 1), (1, 1)), ((3, 3), (1, 2))], [(3, 7), (40, 67)]
+    for (mask_type, groups), (kernel, dilation), (channels, out_channels) in product(
+        MASKS, [((3, 3), (1, 1)), ((5, 5), (1, 1)), ((1, 1), (1, 1)), ((3, 3), (1, 2))], [(3, 7), (40, 67)]
     )
 ]
 

@@ -13,6 +13,9 @@ from fused_rnn import functional
 
 Layout = Callable[[Tensor], Tensor]
 Convolution = Callable[..., Tensor]
+VERTICAL = ("vertical_A", "vertical_B")
+# Each mask type with the numbers of groups that it is tested with.
+MASKS = [("A", 1), ("A", 3), ("B", 1), ("B", 3), ("vertical_A", 1), ("vertical_B", 1)]
 
 
 def channels_last(images: Tensor) -> Tensor:
@@ -61,14 +64,17 @@ class ConvolutionCase:
     def mask(self) -> Tensor:
         """Return the mask of the weight, computed from its definition entry by entry."""
         height, width = self.kernel_size
+        centre = (height // 2, width // 2)
         mask = torch.zeros(self.out_channels, self.in_channels, height, width, dtype=torch.bool)
         for o, c, y, x in product(range(self.out_channels), range(self.in_channels), range(height), range(width)):
             out_group = o * self.data_channels // self.out_channels
             in_group = c * self.data_channels // self.in_channels
-            if (y, x) == (height // 2, width // 2):
+            if self.mask_type in VERTICAL:
+                mask[o, c, y, x] = y < height // 2 or (self.mask_type == "vertical_B" and y == height // 2)
+            elif (y, x) == centre:
                 mask[o, c, y, x] = in_group < out_group or (self.mask_type == "B" and in_group == out_group)
             else:
-                mask[o, c, y, x] = (y, x) < (height // 2, width // 2)
+                mask[o, c, y, x] = (y, x) < centre
         return mask
 
     def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -111,9 +117,8 @@ class WithGradientLayout(torch.autograd.Function):
 # Kernels of all forms; images of odd sizes, with one row or column, and smaller than the kernel.
 FORMS = [
     ConvolutionCase(mask_type=mask_type, data_channels=groups, kernel_size=kernel, size=size, dilation=dilation)
-    for mask_type, groups, (kernel, size, dilation) in product(
-        "AB",
-        (1, 3),
+    for (mask_type, groups), (kernel, size, dilation) in product(
+        MASKS,
         [
             ((3, 3), (5, 6), (1, 1)), ((1, 1), (3, 4), (1, 1)), ((1, 5), (3, 7), (1, 1)), ((5, 1), (7, 3), (1, 1)),
             ((3, 7), (4, 9), (1, 1)), ((7, 7), (3, 2), (1, 1)), ((5, 3), (1, 5), (1, 1)), ((3, 5), (6, 1), (1, 1)),
@@ -126,10 +131,11 @@ CHANNELS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100)
 TAILS = [
     ConvolutionCase(channels, other, mask_type=mask_type, data_channels=groups, size=(5, 19))
     for channels, other in zip(CHANNELS, CHANNELS[7:] + CHANNELS[:7], strict=True)
-    for mask_type, groups in (("A", 1), ("B", 3))
+    for mask_type, groups in (("A", 1), ("B", 3), ("vertical_B", 1))
     if groups <= min(channels, other)
 ] + [
     ConvolutionCase(3, 64, (7, 7), "A", 3, (30, 28)),
     ConvolutionCase(64, 3, (1, 1), "B", 3, (30, 28)),
     ConvolutionCase(65, 130, (3, 3), "B", 1, (17, 33), bias=False),
+    ConvolutionCase(65, 130, (3, 3), "vertical_A", 1, (17, 33), bias=False),
 ]
