@@ -14,6 +14,7 @@
 #include <tuple>
 
 #include "ops/dispatch.h"
+#include "ops/mask_type.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -26,13 +27,11 @@ struct Options {
   std::string_view mask_type;
   int64_t data_channels;
   at::IntArrayRef dilation;
-
-  bool is_vertical() const { return mask_type == "vertical_A" || mask_type == "vertical_B"; }
 };
 
 void check_options(const Options& options, const Tensor& weight) {
   const int64_t out_channels = weight.size(0), in_channels = weight.size(1), groups = options.data_channels;
-  TORCH_CHECK_VALUE(options.mask_type == "A" || options.mask_type == "B" || options.is_vertical(),
+  TORCH_CHECK_VALUE(options.mask_type == "A" || options.mask_type == "B" || is_vertical(options.mask_type),
                     "mask_type must be 'A', 'B', 'vertical_A' or 'vertical_B', got '", options.mask_type, "'");
   TORCH_CHECK_VALUE(weight.size(2) % 2 == 1 && weight.size(3) % 2 == 1, "kernel_size must be odd, got (",
                     weight.size(2), ", ", weight.size(3), ")");
@@ -40,7 +39,7 @@ void check_options(const Options& options, const Tensor& weight) {
   TORCH_CHECK_VALUE(groups == 1 || (groups <= in_channels && groups <= out_channels),
                     "data_channels must not exceed in_channels and out_channels, got data_channels=", groups,
                     ", in_channels=", in_channels, ", out_channels=", out_channels);
-  TORCH_CHECK_VALUE(groups == 1 || !options.is_vertical(), "data_channels must be 1 with mask_type '",
+  TORCH_CHECK_VALUE(groups == 1 || !is_vertical(options.mask_type), "data_channels must be 1 with mask_type '",
                     options.mask_type, "', whose taps all see every channel, got ", groups);
   TORCH_CHECK(options.dilation.size() == 2 && options.dilation[0] > 0 && options.dilation[1] > 0,
               "non-positive dilation is not supported");
@@ -83,11 +82,7 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
   sizes.dilation_height = std::min(options.dilation[0], sizes.height);
   sizes.dilation_width = std::min(options.dilation[1], sizes.width);
   sizes.data_channels = options.data_channels;
-  sizes.own_group = options.mask_type == "B";
-  if (options.is_vertical())
-    sizes.dense_taps = (sizes.kernel_height / 2 + (options.mask_type == "vertical_B")) * sizes.kernel_width;
-  else
-    sizes.dense_taps = sizes.centre() + (sizes.own_group && !sizes.centre_depends_on_groups());
+  set_mask(sizes, options.mask_type);
   sizes.threads = at::get_num_threads();
   return sizes;
 }

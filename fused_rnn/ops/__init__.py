@@ -7,6 +7,16 @@ The operators have no gradients; :mod:`fused_rnn.autograd` adds them.
 import fused_rnn._C  # noqa: F401
 from fused_rnn.ops.cells import CELLS, Cell
 from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward
+from fused_rnn.ops.pixel_network import pixel_network, pixel_network_pack
 from fused_rnn.ops.recurrent import recurrent, recurrent_backward
 
-__all__ = ["CELLS", "Cell", "masked_conv2d", "masked_conv2d_backward", "recurrent", "recurrent_backward"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "masked_conv2d",
+    "masked_conv2d_backward",
+    "pixel_network",
+    "pixel_network_pack",
+    "recurrent",
+    "recurrent_backward",
+]
