@@ -1,12 +1,12 @@
 """Fused LSTM, GRU, RNN and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
 
-from fused_rnn import functional, onnx, reference
+from fused_rnn import functional, models, onnx, reference
 from fused_rnn._version import __version__
 from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
-from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, MaskedConv2d, RNNCell
+from fused_rnn.modules import GRU, LSTM, RNN, GatedActivation, GRUCell, LSTMCell, MaskedConv2d, RNNCell
 from fused_rnn.onnx import from_onnx
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "LSTM",
     "RNN",
     "GRUCell",
+    "GatedActivation",
     "LSTMCell",
     "MaskedConv2d",
     "RNNCell",
@@ -23,6 +24,7 @@ __all__ = [
     "from_keras",
     "from_onnx",
     "functional",
+    "models",
     "onnx",
     "reference",
     "revert",

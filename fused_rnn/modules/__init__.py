@@ -1,5 +1,6 @@
 """The layers and cells as torch.nn.Module classes, for use in place of those of torch.nn."""
 
+from fused_rnn.modules.gated_activation import GatedActivation
 from fused_rnn.modules.gru import GRU
 from fused_rnn.modules.gru_cell import GRUCell
 from fused_rnn.modules.gru_reset_before import GRUCellResetBefore, GRUResetBefore
@@ -17,6 +18,7 @@ __all__ = [
     "GRUCell",
     "GRUCellResetBefore",
     "GRUResetBefore",
+    "GatedActivation",
     "LSTMCell",
     "MaskedConv2d",
     "RNNCell",

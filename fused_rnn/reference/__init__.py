@@ -8,5 +8,18 @@ from fused_rnn.reference.masked_conv2d import mask, masked_conv2d
 from fused_rnn.reference.recurrent import CELLS, recurrent
 from fused_rnn.reference.rnn import rnn
 from fused_rnn.reference.rnn_cell import rnn_cell
+from fused_rnn.reference.sample import sample
 
-__all__ = ["CELLS", "gru", "gru_cell", "lstm", "lstm_cell", "mask", "masked_conv2d", "recurrent", "rnn", "rnn_cell"]
+__all__ = [
+    "CELLS",
+    "gru",
+    "gru_cell",
+    "lstm",
+    "lstm_cell",
+    "mask",
+    "masked_conv2d",
+    "recurrent",
+    "rnn",
+    "rnn_cell",
+    "sample",
+]

@@ -41,13 +41,25 @@ MAY_INCLUDE_STANDARD = {"cells": r"$^", "params": r"cstdint$"}
 
 # For each module or folder of fused_rnn, what other parts of the package it may import.
 MAY_IMPORT = {
-    "__init__": {"modules", "functional", "reference", "convert", "explain", "keras", "onnx", "config", "_version"},
+    "__init__": {
+        "modules",
+        "models",
+        "functional",
+        "reference",
+        "convert",
+        "explain",
+        "keras",
+        "onnx",
+        "config",
+        "_version",
+    },
     "config": {"_C", "_version"},
     "convert": {"modules"},
     "explain": {"_C", "functional", "modules"},
     "keras": {"foreign", "modules"},
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},
+    "models": {"modules"},
     "modules": {"functional", "reference"},
     "functional": {"autograd"},
     "autograd": {"ops", "reference"},

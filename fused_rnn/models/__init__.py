@@ -1,0 +1,8 @@
+"""Autoregressive models of images, made of masked convolutions, and the distributions of levels that they predict."""
+
+from fused_rnn.models.base import AutoregressiveImageModel
+from fused_rnn.models.categorical import Categorical
+from fused_rnn.models.distribution import Distribution
+from fused_rnn.models.pixelcnn import PixelCNN
+
+__all__ = ["AutoregressiveImageModel", "Categorical", "Distribution", "PixelCNN"]
