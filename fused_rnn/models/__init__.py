@@ -3,6 +3,7 @@
 from fused_rnn.models.base import AutoregressiveImageModel
 from fused_rnn.models.categorical import Categorical
 from fused_rnn.models.distribution import Distribution
+from fused_rnn.models.logistic_mixture import LogisticMixture
 from fused_rnn.models.pixelcnn import PixelCNN
 
-__all__ = ["AutoregressiveImageModel", "Categorical", "Distribution", "PixelCNN"]
+__all__ = ["AutoregressiveImageModel", "Categorical", "Distribution", "LogisticMixture", "PixelCNN"]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fused_rnn.models.distribution import Distribution, at_least_float32
+from fused_rnn.models.distribution import Distribution, at_least_float32, inverse_cumulative
 
 
 class Categorical(Distribution):
@@ -81,9 +81,4 @@ class Categorical(Distribution):
             ValueError: ``temperature`` is negative, or shapes do not fit.
         """
         self._check_draw(outputs, uniforms, temperature)
-        if temperature == 0:
-            return outputs.argmax(1, keepdim=True)
-        cumulative = torch.softmax(outputs.double() / temperature, 1).cumsum(1)
-        # The last sum is 1 up to rounding. Its true value keeps a number close to 1 within the levels that can occur.
-        threshold = uniforms.double() * cumulative[:, -1:]
-        return (cumulative <= threshold).sum(1, keepdim=True)
+        return inverse_cumulative(outputs, uniforms, temperature)

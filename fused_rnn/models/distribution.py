@@ -168,3 +168,23 @@ def at_least_float32(tensor: Tensor) -> Tensor:
         The tensor in float32 or float64.
     """
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def inverse_cumulative(scores: Tensor, uniforms: Tensor, temperature: float) -> Tensor:
+    """Choose one of several outcomes by the inverse of their cumulative distribution.
+
+    Args:
+        scores: logarithms of the probabilities, up to a constant, before ``temperature`` divides them:
+            ``[batch, outcomes]``.
+        uniforms: random numbers from 0, included, to 1, excluded: ``[batch, 1]``.
+        temperature: 0 takes the likeliest outcome, of several the first.
+
+    Returns:
+        The index of the first outcome up to which the probabilities add up to more than the random number;
+        ``[batch, 1]``.
+    """
+    if temperature == 0:
+        return scores.argmax(1, keepdim=True)
+    cumulative = torch.softmax(scores.double() / temperature, 1).cumsum(1)
+    # The last sum is 1 up to rounding. Its true value keeps a number close to 1 within the outcomes that can occur.
+    return (cumulative <= uniforms.double() * cumulative[:, -1:]).sum(1, keepdim=True)

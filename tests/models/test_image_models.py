@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.export import Dim
 
 from fused_rnn import GatedActivation, MaskedConv2d, models, reference
-from fused_rnn.models import AutoregressiveImageModel, Categorical, PixelCNN
+from fused_rnn.models import AutoregressiveImageModel, Categorical, LogisticMixture, PixelCNN
 
 MODELS: dict[str, Callable[[], AutoregressiveImageModel]] = {
     "PixelCNN": lambda: PixelCNN(8, 2, Categorical(4), kernel_size=5, dropout=0.1),
     "PixelCNN, colours": lambda: PixelCNN(9, 1, Categorical(3, channels=3), kernel_size=3),
+    "PixelCNN, logistics": lambda: PixelCNN(8, 1, LogisticMixture(2, 4, channels=1), kernel_size=3),
+    "PixelCNN, logistics of colours": lambda: PixelCNN(8, 1, LogisticMixture(2, 3, channels=3), kernel_size=3),
 }
 
 
