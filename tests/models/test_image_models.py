@@ -13,13 +13,16 @@ from torch import Tensor
 from torch.export import Dim
 
 from fused_rnn import GatedActivation, MaskedConv2d, models, reference
-from fused_rnn.models import AutoregressiveImageModel, Categorical, LogisticMixture, PixelCNN
+from fused_rnn.models import AutoregressiveImageModel, Categorical, GatedPixelCNN, LogisticMixture, PixelCNN
 
 MODELS: dict[str, Callable[[], AutoregressiveImageModel]] = {
     "PixelCNN": lambda: PixelCNN(8, 2, Categorical(4), kernel_size=5, dropout=0.1),
     "PixelCNN, colours": lambda: PixelCNN(9, 1, Categorical(3, channels=3), kernel_size=3),
     "PixelCNN, logistics": lambda: PixelCNN(8, 1, LogisticMixture(2, 4, channels=1), kernel_size=3),
     "PixelCNN, logistics of colours": lambda: PixelCNN(8, 1, LogisticMixture(2, 3, channels=3), kernel_size=3),
+    "GatedPixelCNN": lambda: GatedPixelCNN(6, 3, Categorical(3), first_kernel_size=5, dropout=0.1),
+    "GatedPixelCNN, colours, classes": lambda: GatedPixelCNN(6, 2, Categorical(3, 3), 4, first_kernel_size=3),
+    "GatedPixelCNN, logistics, classes": lambda: GatedPixelCNN(4, 2, LogisticMixture(2, 3, channels=1), 2),
 }
 
 
@@ -97,13 +100,13 @@ def test_training(model: AutoregressiveImageModel) -> None:
     """A model learns a fixed image by heart, under autocast too."""
     image = images_of(model, 1).expand(2, -1, -1, -1)
     cond = cond_of(model, 2)
-    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for autocast in (False, True):
-        losses = []
-        for _ in range(30):
+        trained, losses = copy.deepcopy(model), []
+        optimizer = torch.optim.Adam(trained.parameters(), 1e-2)
+        for _ in range(80):
             optimizer.zero_grad()
             with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                loss = model.loss(image, *cond)
+                loss = trained.loss(image, *cond)
             assert loss.dtype == torch.float32
             loss.backward()
             optimizer.step()
@@ -196,3 +199,31 @@ def test_errors() -> None:
         model(torch.zeros(1, 1, 4, 4, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(ValueError, match="condition_size must not be negative"):
         models.AutoregressiveImageModel(model.network, model.distribution, -1)
+
+
+def test_errors_of_the_gated_model() -> None:
+    with pytest.raises(ValueError, match="channels must be a positive multiple of the 3 groups"):
+        GatedPixelCNN(8, 2, Categorical(4, 3))
+    with pytest.raises(ValueError, match="layers must be positive"):
+        GatedPixelCNN(8, 0)
+    for name, size in product(("kernel_size", "first_kernel_size"), (1, 4)):
+        with pytest.raises(ValueError, match=f"{name} must be odd and at least 3"):
+            GatedPixelCNN(8, 2, **{name: size})  # type: ignore[arg-type]
+    model, images = GatedPixelCNN(4, 1, Categorical(4), condition_size=3), torch.zeros(2, 1, 4, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match="cond is missing, but the condition of the model is of size 3"):
+        model(images)
+    with pytest.raises(ValueError, match="cond of class labels must have shape \\[2\\]"):
+        model(images, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="cond must have shape \\[2, 3\\]"):
+        model(images, torch.zeros(2, 4))
+    with pytest.raises(RuntimeError, match="Class values must be smaller than num_classes"):
+        model(images, torch.tensor([0, 3]))
+
+
+def test_conditions() -> None:
+    """A label is the same as a vector with a one in its place, and both stacks depend on it."""
+    model, images = GatedPixelCNN(4, 2, Categorical(4), condition_size=3).eval(), torch.randint(4, (2, 1, 4, 4))
+    labels = torch.tensor([2, 0])
+    expected = model(images, labels)
+    assert torch.equal(model(images, torch.eye(3)[labels]), expected)
+    assert (model(images, labels.flip(0)) != expected).all()
