@@ -132,7 +132,7 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
                    int64_t groups, int64_t width, int64_t begin, int64_t end, const std::optional<Tensor>& image,
                    const std::optional<Tensor>& observed, const std::optional<Tensor>& uniforms,
                    const std::optional<Tensor>& scaled, const std::optional<Tensor>& outputs, int64_t distribution,
-                   double temperature) {
+                   double factor, double offset, double temperature) {
   TORCH_CHECK(!values.empty() && nodes.size() % kNodeSize == 0 && !nodes.empty(), "pixel_network: it has no nodes");
   TORCH_CHECK(0 <= begin && begin <= end && width > 0 && groups > 0, "pixel_network: there are no steps from ", begin,
               " to ", end);
@@ -167,8 +167,10 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
       params.draw.image = image->mutable_data_ptr<int64_t>();
       params.draw.observed = observed ? observed->const_data_ptr<bool>() : nullptr;
       params.draw.uniforms = uniforms->const_data_ptr<double>();
-      params.draw.numbers = uniforms->size(3);
+      params.draw.numbers = uniforms->size(4);
       params.draw.scaled = scaled->const_data_ptr<T>();
+      params.draw.factor = factor;
+      params.draw.offset = offset;
       params.draw.temperature = temperature;
     }
     if (outputs) {

@@ -48,17 +48,18 @@ struct PixelConvolution {
 
 // How a pixel's channels are drawn from the network's output: not at all; each from the probabilities of its levels; or
 // all of them from a mixture of logistic distributions.
-enum class PixelDistribution : int64_t { kNone, kCategorical, kLogistics };
+enum class PixelDistribution : int64_t { kNone, kCategorical, kLogisticMixture };
 
 template <typename T>
 struct PixelDraw {
   PixelDistribution distribution;
   int64_t channels, height, levels;
-  int64_t* image;  // [batch, channels, height, width]: levels from 0 to levels - 1; those not observed are written
-  const bool* observed;    // like image, or null if no pixel is
-  const double* uniforms;  // [batch, height, width, numbers]: random numbers from 0 to 1, 1 excluded
-  int64_t numbers;         // for each pixel: one for each channel; a mixture takes two for each channel
+  int64_t* image;          // [batch, channels, height, width]: levels from 0 to levels - 1, written where not observed
+  const bool* observed;    // [batch, height, width], or null if no pixel is observed
+  const double* uniforms;  // [batch, height, width, groups, numbers]: random numbers from 0 to 1, 1 excluded
+  int64_t numbers;         // one; of a mixture, one for the component and one for each channel
   const T* scaled;         // [levels]: the network's input for each level
+  double factor, offset;   // of a mixture: the value of a level is level * factor + offset
   double temperature;      // not negative; 0 draws the likeliest level
   T* outputs;              // [batch, outputs, height, width]: the network's output, written; or null
 };

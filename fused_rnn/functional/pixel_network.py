@@ -1,13 +1,13 @@
-"""Networks of masked convolutions that are evaluated pixel by pixel, each layer keeping the rows that it reads again."""
+"""Networks of masked convolutions that are evaluated pixel by pixel; each layer keeps what it reads again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
 
 from torch import Tensor
 
 from fused_rnn import ops
 from fused_rnn.ops.pixel_network import MASK_TYPES, Draw, Kind, Node, encode
+from fused_rnn.ops.pixel_network import Distribution as DrawnFrom
 
 
 @dataclass
@@ -150,3 +150,6 @@ def stepped(network: PixelNetwork, input: Tensor) -> Tensor:
         state.pixel(0, step)[:] = input[:, :, row, column]
         state.advance(1, outputs)
     return outputs
+
+
+__all__ = ["Draw", "DrawnFrom", "Kind", "PixelNetwork", "PixelState", "stepped"]

@@ -1,12 +1,14 @@
 """What every autoregressive model of images has: the class :class:`AutoregressiveImageModel`."""
 
 import math
+import sys
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fused_rnn.models.distribution import Distribution
+from fused_rnn.models.sampling import SamplingState, sampling_uniforms
 
 
 class AutoregressiveImageModel(nn.Module):
@@ -132,3 +134,147 @@ class AutoregressiveImageModel(nn.Module):
             TypeError: ``images`` are not integers.
         """
         return self.loss(images, cond) / math.log(2)
+
+    def init_state(
+        self, batch: int, shape: tuple[int, int] | tuple[int, int, int], cond: Tensor | None = None
+    ) -> SamplingState:
+        """Return the state before the first pixel, from which :meth:`step` goes on.
+
+        Each layer keeps the rows that it reads again. The weights are packed here, so that later changes of them have
+        no effect on the state.
+
+        Args:
+            batch: the number of images.
+            shape: height and width, or channels, height and width.
+            cond: the condition of each image, if the model has one, as in :meth:`forward`.
+
+        Returns:
+            The state.
+
+        Raises:
+            ValueError: a shape does not fit, or the network cannot be evaluated pixel by pixel.
+            NotImplementedError: the weights are not on the CPU, or not float32 or float64.
+        """
+        height, width = self._image_size(batch, shape)
+        return SamplingState(self, batch, height, width, cond)
+
+    @torch.no_grad()
+    def step(self, state: SamplingState, levels: Tensor | None = None) -> Tensor:
+        """Compute the distribution of the next pixel, or of the next group of colours at the same pixel.
+
+        On the CPU the result is what :meth:`forward` computes for the whole image, bit for bit, at any batch size and
+        with any number of threads. So an encoder and a decoder that use it agree exactly.
+
+        Args:
+            state: what :meth:`init_state` returned; it changes.
+            levels: the levels of the previous step, ``[batch, channels / data_channels]``; None at the first step.
+
+        Returns:
+            ``[batch, outputs / data_channels]``.
+
+        Raises:
+            ValueError: ``levels`` are missing or do not fit, or all pixels have been computed.
+
+        Example:
+            >>> import torch
+            >>> from fused_rnn.models import Categorical, PixelCNN
+            >>> model = PixelCNN(channels=8, blocks=1, distribution=Categorical(levels=4)).eval()
+            >>> state, levels, images = model.init_state(2, (3, 3)), None, torch.zeros(2, 1, 3, 3, dtype=torch.long)
+            >>> for row in range(3):
+            ...     for column in range(3):
+            ...         levels = model.step(state, levels).argmax(1, keepdim=True)
+            ...         images[:, :, row, column] = levels
+            >>> torch.equal(images, model.sample(2, (3, 3), temperature=0))
+            True
+        """
+        return state.step(levels)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        shape: tuple[int, int] | tuple[int, int, int],
+        cond: Tensor | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        observed: Tensor | None = None,
+        observed_mask: Tensor | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draw images pixel by pixel, in raster order, each pixel given those before it.
+
+        :func:`fused_rnn.reference.sample` is the definition, and computes the whole image for every pixel. Here each
+        layer keeps what it reads again, and all layers run in one native call a row.
+
+        Args:
+            n: the number of images.
+            shape: height and width, or channels, height and width.
+            cond: the condition of each image, if the model has one, as in :meth:`forward`.
+            temperature: below 1 likely levels become likelier; 0 takes the likeliest.
+            generator: the source of random numbers, on the CPU; None for PyTorch's own.
+            observed: levels ``[n, channels, height, width]``, of which some are kept as they are.
+            observed_mask: which pixels of ``observed`` are kept: boolean ``[n, height, width]`` or ``[height, width]``.
+            progress: whether to show the progress on the standard error output.
+
+        Returns:
+            Integer levels, ``[n, channels, height, width]``.
+
+        Raises:
+            ValueError: a shape does not fit, ``temperature`` is negative, observed levels are out of range, only one of
+                ``observed`` and ``observed_mask`` is given, ``generator`` is on another device, the model is in
+                training mode with dropout, or its network cannot be evaluated pixel by pixel or computes NaN.
+            TypeError: ``observed`` are not integers, or ``observed_mask`` is not boolean.
+            NotImplementedError: the weights are not on the CPU, or not float32 or float64.
+
+        Example:
+            >>> import torch
+            >>> from fused_rnn.models import Categorical, PixelCNN
+            >>> model = PixelCNN(channels=8, blocks=1, distribution=Categorical(levels=4)).eval()
+            >>> model.sample(2, (6, 6), generator=torch.Generator().manual_seed(0)).shape
+            torch.Size([2, 1, 6, 6])
+        """
+        height, width = self._image_size(n, shape)
+        if not temperature >= 0 or math.isinf(temperature):
+            raise ValueError(f"temperature must be a number that is not negative, got {temperature}")
+        if generator is not None and generator.device.type != "cpu":
+            raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+        images, kept = self._observed(n, height, width, observed, observed_mask)
+        state = SamplingState(self, n, height, width, cond)
+        uniforms = sampling_uniforms(self, n, height, width, generator)
+        for row in range(height):
+            state.draw_row(images, kept, uniforms, temperature)
+            if progress:
+                print(f"\rrow {row + 1} of {height}", end="" if row + 1 < height else "\n", file=sys.stderr, flush=True)
+        return images
+
+    def _image_size(self, n: int, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Check the number and the shape of images, and return height and width."""
+        channels = self.distribution.channels
+        if n < 0:
+            raise ValueError(f"the number of images must not be negative, got {n}")
+        if len(shape) not in (2, 3) or min(shape) < 1 or (len(shape) == 3 and shape[0] != channels):
+            raise ValueError(f"shape must be (height, width) or ({channels}, height, width), got {tuple(shape)}")
+        return shape[-2], shape[-1]
+
+    def _observed(
+        self, n: int, height: int, width: int, observed: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Check observed pixels, and return the images that contain them, and which pixels they are."""
+        channels, levels = self.distribution.channels, self.distribution.levels
+        if (observed is None) != (mask is None):
+            raise ValueError("observed and observed_mask must be given together")
+        if observed is None or mask is None:
+            return torch.zeros(n, channels, height, width, dtype=torch.int64), None
+        if observed.is_floating_point() or observed.dtype == torch.bool:
+            raise TypeError(f"observed must be integer levels from 0 to {levels - 1}, got {observed.dtype}")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"observed_mask must be boolean, got {mask.dtype}")
+        if observed.shape != (n, channels, height, width):
+            raise ValueError(f"observed must have shape {[n, channels, height, width]}, got {list(observed.shape)}")
+        if mask.shape not in ((n, height, width), (height, width)):
+            raise ValueError(f"observed_mask must have shape {[n, height, width]}, got {list(mask.shape)}")
+        kept = mask.expand(n, height, width).contiguous()
+        images = torch.where(kept[:, None], observed.long(), 0).contiguous()
+        if images.numel() and (int(images.min()) < 0 or int(images.max()) >= levels):
+            raise ValueError(f"observed levels must be from 0 to {levels - 1}")
+        return images, kept

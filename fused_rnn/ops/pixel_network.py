@@ -30,7 +30,7 @@ class Distribution(IntEnum):
 
     NONE = 0
     CATEGORICAL = 1
-    LOGISTICS = 2
+    LOGISTIC_MIXTURE = 2
 
 
 class Node(NamedTuple):
@@ -62,14 +62,17 @@ class Draw(NamedTuple):
 
     distribution: Distribution
     image: Tensor
-    """``[batch, channels, height, width]``, int64: levels, of which those that are not observed are written."""
+    """``[batch, channels, height, width]``, int64: levels, written where they are not observed."""
     observed: Tensor | None
-    """Like ``image``, boolean; None if no pixel is observed."""
+    """``[batch, height, width]``, boolean; None if no pixel is observed."""
     uniforms: Tensor
-    """``[batch, height, width, numbers]``, float64: random numbers from 0 to 1, 1 excluded; a categorical distribution
-    takes one number for each channel, a mixture of logistic distributions two."""
+    """``[batch, height, width, groups, numbers]``, float64: random numbers from 0 to 1, 1 excluded. A categorical
+    distribution takes one number, a mixture of logistic distributions one for the component and one a channel."""
     scaled: Tensor
     """``[levels]``: the input of the network for each level."""
+    factor: float
+    """The value of a level is ``level * factor + offset``; only a mixture uses it."""
+    offset: float
     temperature: float
     """Not negative; 0 draws the likeliest level."""
 
@@ -102,12 +105,12 @@ def pixel_network(
         outputs: ``[batch, channels of the output, height, width]``, where the outputs are written; None if not wanted.
         draw: how pixels are drawn; None if the caller writes them to value 0.
     """
-    none = Distribution.NONE
-    image, observed, uniforms, scaled = draw[1:5] if draw else (None,) * 4
-    distribution, temperature = (draw.distribution, draw.temperature) if draw else (none, 1.0)
+    image, observed, uniforms, scaled = draw[1:5] if draw else (None, None, None, None)
+    factor, offset, temperature = draw[5:] if draw else (1.0, 0.0, 1.0)
+    distribution = int(draw.distribution if draw else Distribution.NONE)
     _pixel_network(
-        values, parameters, packed, nodes, groups, width, begin, end, image, observed, uniforms, scaled, outputs,
-        int(distribution), temperature,
+        values, parameters, packed, nodes, groups, width, begin, end,
+        image, observed, uniforms, scaled, outputs, distribution, factor, offset, temperature,
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The definition of every operator in plain PyTorch: written for clarity, differentiable, and for any dtype."""
 
+from fused_rnn.reference.gated_activation import gated_activation
 from fused_rnn.reference.gru import gru
 from fused_rnn.reference.gru_cell import gru_cell
 from fused_rnn.reference.lstm import lstm
@@ -12,6 +13,7 @@ from fused_rnn.reference.sample import sample
 
 __all__ = [
     "CELLS",
+    "gated_activation",
     "gru",
     "gru_cell",
     "lstm",

@@ -1,79 +1,125 @@
-// Draws the levels of a pixel from the output of a network; fused_rnn/reference/ has the definition.
+// Draws the levels of a pixel from the output of a network. The class of each distribution in fused_rnn/models/ defines
+// the result.
 
 #pragma once
+
+#include <cmath>
 
 #include "cpu/conv/pixel_convolution.h"
 
 namespace fused_rnn::cpu {
 namespace {
 
-// Draws one of `levels` levels, whose probabilities are the softmax of logits / temperature: the first level up to
-// which the sum of probabilities is more than `uniform`. Returns -1 if a logit is NaN.
-template <typename T>
-inline int64_t draw_level(const T* logits, int64_t levels, double temperature, double uniform) {
-  int64_t likeliest = 0;
-  for (int64_t level = 0; level < levels; ++level) {
-    if (logits[level] != logits[level]) return -1;
-    if (logits[level] > logits[likeliest]) likeliest = level;
+// Calls body(index, e^((score - largest) / temperature)) for each score, in order, until it returns true.
+template <typename T, typename Body>
+inline void for_each_weight(const T* scores, int64_t count, T largest, double temperature, const Body& body) {
+  double block[kLanes<double>];
+  for (int64_t first = 0; first < count; first += kLanes<double>) {
+    const int64_t lanes = smaller(kLanes<double>, count - first);
+    for (int64_t i = 0; i < lanes; ++i) block[i] = (static_cast<double>(scores[first + i]) - largest) / temperature;
+    load(block, lanes).exp().store(block);
+    for (int64_t i = 0; i < lanes; ++i)
+      if (body(first + i, block[i])) return;
   }
-  if (logits[likeliest] - logits[likeliest] != 0) return -1;
+}
+
+// Chooses one of `count` outcomes, whose probabilities are the softmax of scores / temperature: the first one up to
+// which the probabilities add up to more than `uniform`. Returns -1 if a score is NaN or the largest one is infinite.
+template <typename T>
+inline int64_t choose(const T* scores, int64_t count, double temperature, double uniform) {
+  int64_t likeliest = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (std::isnan(scores[i])) return -1;
+    if (scores[i] > scores[likeliest]) likeliest = i;
+  }
+  const T largest = scores[likeliest];
+  if (std::isinf(largest)) return -1;
   if (temperature == 0) return likeliest;
-  // Multiplying by 1 / temperature would be faster, but it is infinite for the smallest temperatures.
-  const auto weights = [&](int64_t first, int64_t count) {
-    return ((load(logits + first, count) - Vec<T>(logits[likeliest])) / Vec<T>(static_cast<T>(temperature))).exp();
-  };
-  const auto for_each_weight = [&](const auto& body) {
-    T block[kLanes<T>];
-    for (int64_t first = 0; first < levels; first += kLanes<T>) {
-      const int64_t count = smaller(kLanes<T>, levels - first);
-      weights(first, count).store(block);
-      for (int64_t i = 0; i < count; ++i)
-        if (body(first + i, static_cast<double>(block[i]))) return;
-    }
-  };
   double total = 0;
-  for_each_weight([&](int64_t, double weight) { return total += weight, false; });
+  for_each_weight(scores, count, largest, temperature, [&](int64_t, double weight) { return total += weight, false; });
   double sum = 0;
-  int64_t drawn = likeliest;
-  for_each_weight([&](int64_t level, double weight) {
+  int64_t chosen = likeliest;
+  for_each_weight(scores, count, largest, temperature, [&](int64_t i, double weight) {
     sum += weight;
     if (sum <= uniform * total) return false;
-    drawn = level;
+    chosen = i;
     return true;
   });
-  return drawn;
+  return chosen;
+}
+
+// Draws all channels of a pixel from a mixture of logistic distributions; level_at(channel) is where to write the
+// level. Returns false if the outputs are not finite.
+template <typename T, typename LevelAt>
+inline bool draw_mixture(const PixelDraw<T>& d, const T* outputs, int64_t count, const double* uniforms,
+                         const LevelAt& level_at) {
+  const int64_t pairs = d.channels * (d.channels - 1) / 2;
+  const int64_t components = count / (1 + 2 * d.channels + pairs);
+  const int64_t component = choose(outputs, components, d.temperature, uniforms[0]);
+  if (component < 0) return false;
+  // The parameters of that component: the means of all channels, their log-scales, and the coefficients.
+  const auto parameter = [&](int64_t i) { return static_cast<double>(outputs[(1 + i) * components + component]); };
+  constexpr double kSmallestLogScale = -7.0;
+  int64_t pair = 2 * d.channels;
+  for (int64_t channel = 0; channel < d.channels; ++channel) {
+    double value = parameter(channel);
+    for (int64_t earlier = 0; earlier < channel; ++earlier)
+      value += std::tanh(parameter(pair++)) * (static_cast<double>(level_at(earlier)) * d.factor + d.offset);
+    const double log_scale = parameter(d.channels + channel);
+    if (std::isnan(log_scale)) return false;
+    const double uniform = uniforms[1 + channel];
+    if (d.temperature != 0)
+      value += d.temperature * std::exp(std::fmax(log_scale, kSmallestLogScale)) * std::log(uniform / (1 - uniform));
+    const double level = (value - d.offset) / d.factor;
+    if (std::isnan(level)) return false;
+    const auto highest = static_cast<double>(d.levels - 1);
+    level_at(channel) = static_cast<int64_t>(std::nearbyint(std::fmin(std::fmax(level, 0.0), highest)));
+  }
+  return true;
+}
+
+// Copies a group of the output's channels at a pixel to the images of outputs.
+template <typename T>
+void record(const PixelNetworkParams<T>& p, const PixelValue<T>& output, const Pixels& pixels, int64_t group) {
+  const Range channels = channels_of(group, p.groups, output.channels);
+  const int64_t column = pixels.columns.begin, plane = p.draw.height * p.width;
+  for (int64_t image = pixels.images.begin; image < pixels.images.end; ++image)
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel)
+      p.draw.outputs[(image * output.channels + channel) * plane + pixels.row * p.width + column] =
+          output.at(image, pixels.row, column)[channel];
 }
 
 // Draws what has been computed at a pixel, for all images: the channel of the given group, or all channels if there is
 // only one group. The levels that are drawn or observed become the network's input.
 template <typename T>
 void draw_pixels(const PixelNetworkParams<T>& p, const Pixels& pixels, int64_t group) {
-  const auto& [images, columns, row] = pixels;
-  const int64_t column = columns.begin;
   const PixelDraw<T>& d = p.draw;
-  const PixelValue<T>& last = p.values[p.nodes[p.node_count - 1].output];
-  if (d.outputs) {
-    const int64_t begin = divide_up(group * last.channels, p.groups), plane = d.height * p.width;
-    const int64_t end = divide_up((group + 1) * last.channels, p.groups);
-    for (int64_t image = images.begin; image < images.end; ++image)
-      for (int64_t channel = begin; channel < end; ++channel)
-        d.outputs[(image * last.channels + channel) * plane + row * p.width + column] =
-            last.at(image, row, column)[channel];
-  }
+  const PixelValue<T>& output = p.values[p.nodes[p.node_count - 1].output];
+  if (d.outputs) record(p, output, pixels, group);
   if (d.distribution == PixelDistribution::kNone) return;
-  for (int64_t image = images.begin; image < images.end; ++image) {
-    const T* output = last.at(image, row, column);
-    const double* uniforms = d.uniforms + ((image * d.height + row) * p.width + column) * d.numbers;
-    const Range channels = p.groups > 1 ? Range{group, group + 1} : Range{0, d.channels};
-    for (int64_t channel = channels.begin; channel < channels.end; ++channel) {
-      const int64_t at = ((image * d.channels + channel) * d.height + row) * p.width + column;
-      if (!d.observed || !d.observed[at]) {
-        const int64_t level = draw_level(output + channel * d.levels, d.levels, d.temperature, uniforms[channel]);
-        if (level < 0) *p.not_finite = 1;
-        d.image[at] = level < 0 ? 0 : level;
+  const int64_t column = pixels.columns.begin;
+  const Range block = channels_of(group, p.groups, output.channels);
+  const Range channels = channels_of(group, p.groups, d.channels);
+  for (int64_t image = pixels.images.begin; image < pixels.images.end; ++image) {
+    const int64_t pixel = (image * d.height + pixels.row) * p.width + column;
+    const auto level_at = [&](int64_t channel) -> int64_t& {
+      return d.image[((image * d.channels + channel) * d.height + pixels.row) * p.width + column];
+    };
+    if (!d.observed || !d.observed[pixel]) {
+      const T* outputs = output.at(image, pixels.row, column) + block.begin;
+      const double* uniforms = d.uniforms + (pixel * p.groups + group) * d.numbers;
+      bool finite = true;
+      if (d.distribution == PixelDistribution::kLogisticMixture) {
+        finite = draw_mixture(d, outputs, block.size(), uniforms, level_at);
+      } else {
+        const int64_t level = choose(outputs, d.levels, d.temperature, uniforms[0]);
+        finite = level >= 0;
+        level_at(channels.begin) = finite ? level : 0;
       }
-      p.values[0].at(image, row, column)[channel] = d.scaled[d.image[at]];
+      if (!finite) *p.not_finite = 1;
     }
+    for (int64_t channel = channels.begin; channel < channels.end; ++channel)
+      p.values[0].at(image, pixels.row, column)[channel] = d.scaled[level_at(channel)];
   }
 }
 
