@@ -80,9 +80,7 @@ class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve images `[batch, in_channels, height, width]`."""
-        sizes = (self.kernel_size[0], self.kernel_size[1])
-        mask = fused_rnn.reference.mask(self.out_channels, self.in_channels, sizes, self.mask_type, self.data_channels)
-        return conv2d(input, self.weight * mask, self.bias, padding="same", dilation=self.dilation)
+        return conv2d(input, self.weight * self.mask, self.bias, padding="same", dilation=self.dilation)
 
 
 @dataclass(frozen=True)

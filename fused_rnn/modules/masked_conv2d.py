@@ -1,22 +1,27 @@
 """The layer ``MaskedConv2d``."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fused_rnn import functional
-from fused_rnn.reference.masked_conv2d import check_mask_type
+from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
+from fused_rnn.reference.masked_conv2d import check_mask_type, identify, mask
 
 
-class MaskedConv2d(torch.nn.Conv2d):
+class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
     """A convolution in which no output sees a pixel that comes after its own in raster order.
 
     Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. The output
-    has the size of the input. The weight has the shape of torch.nn.Conv2d's, whose state_dict loads unchanged;
-    its masked entries are never used, and their gradient is exactly zero. Weights are initialised as in
-    torch.nn.Conv2d, but with a fan-in that counts only the active taps.
+    has the size of the input. The weight has the shape of torch.nn.Conv2d's, whose state_dict loads unchanged, and so
+    do those of other masked convolutions, which have a buffer ``mask``, if that is the mask of this layer.
+
+    Masked entries of the weight are never used, and their gradient is exactly zero. They are zero from the beginning,
+    stay so with every optimizer of torch.optim, and are set to zero when a state_dict is loaded;
+    :meth:`zero_masked_weights` does it at any time. So ``torch.nn.functional.conv2d(input, layer.weight, layer.bias,
+    padding="same", dilation=layer.dilation)`` is the same as ``layer(input)`` for finite inputs. Weights are
+    initialised as in torch.nn.Conv2d, but with a fan-in that counts only the active taps.
 
     Args:
         in_channels: the number of input channels.
@@ -38,6 +43,9 @@ class MaskedConv2d(torch.nn.Conv2d):
     Raises:
         ValueError: ``mask_type`` is unknown or vertical with several groups, a kernel size is even, a size is not
             positive, or there are fewer channels than groups.
+        TypeError: it is given an argument of torch.nn.Conv2d that it does not have. The stride is always 1, the
+            output has the size of the input, everything outside of the input is zero, and ``data_channels`` takes the
+            place of ``groups``.
 
     Example:
         >>> import torch, fused_rnn
@@ -53,11 +61,14 @@ class MaskedConv2d(torch.nn.Conv2d):
         kernel_size: int | tuple[int, int],
         mask_type: str = "A",
         data_channels: int = 1,
+        *excess: Any,
         bias: bool = True,
         dilation: int | tuple[int, int] = 1,
         dtype: torch.dtype | None = None,
         device: Any = None,
+        **others: Any,
     ) -> None:
+        check_arguments("MaskedConv2d", in_channels, mask_type, excess, others)
         sizes = (kernel_size, kernel_size) if isinstance(kernel_size, int) else tuple(kernel_size)
         spacing = (dilation, dilation) if isinstance(dilation, int) else tuple(dilation)
         check_mask_type(mask_type, data_channels)
@@ -65,31 +76,13 @@ class MaskedConv2d(torch.nn.Conv2d):
             raise ValueError(f"kernel_size must be two positive odd numbers, got {sizes}")
         if len(spacing) != 2 or any(distance < 1 for distance in spacing):
             raise ValueError(f"dilation must be two positive numbers, got {spacing}")
-        if data_channels < 1 or min(in_channels, out_channels) < data_channels:
-            raise ValueError(
-                f"data_channels must be positive and must not exceed in_channels and out_channels, got "
-                f"data_channels={data_channels}, in_channels={in_channels}, out_channels={out_channels}"
-            )
+        check_channels(in_channels, out_channels, data_channels)
         # Set before torch.nn.Conv2d's constructor, since it calls reset_parameters(), which reads them.
         self.mask_type = mask_type
         self.data_channels = data_channels
         super().__init__(
             in_channels, out_channels, sizes, padding="same", dilation=spacing, bias=bias, dtype=dtype, device=device
         )
-
-    def reset_parameters(self) -> None:
-        """Initialise weight and bias."""
-        height, width = self.kernel_size
-        taps = {
-            "A": height * width // 2 + (self.data_channels > 1),
-            "B": height * width // 2 + 1,
-            "vertical_A": height // 2 * width,
-            "vertical_B": (height // 2 + 1) * width,
-        }[self.mask_type]
-        bound = 1 / math.sqrt(max(taps, 1) * self.in_channels)
-        torch.nn.init.uniform_(self.weight, -bound, bound)
-        if self.bias is not None:
-            torch.nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve images.
@@ -104,16 +97,25 @@ class MaskedConv2d(torch.nn.Conv2d):
             RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        down, across = self.dilation
-        return functional.masked_conv2d(
-            input, self.weight, self.bias, self.mask_type, self.data_channels, (down, across)
-        )
+        return self._conv_forward(input, self.weight, self.bias)
 
-    def extra_repr(self) -> str:
-        """Return the arguments in the style of torch.nn.Conv2d."""
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, mask_type={self.mask_type!r}"
-        if self.data_channels != 1:
-            text += f", data_channels={self.data_channels}"
-        if self.dilation != (1, 1):
-            text += f", dilation={self.dilation}"
-        return text if self.bias is not None else f"{text}, bias=False"
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Convolve with another weight, as subclasses of torch.nn.Conv2d do."""
+        down, across = self.dilation
+        return functional.masked_conv2d(input, weight, bias, self.mask_type, self.data_channels, (down, across))
+
+    def _active_taps(self) -> int:
+        height, width = self.kernel_size
+        return {
+            "A": height * width // 2 + (self.data_channels > 1),
+            "B": height * width // 2 + 1,
+            "vertical_A": height // 2 * width,
+            "vertical_B": (height // 2 + 1) * width,
+        }[self.mask_type]
+
+    def _mask(self, device: torch.device) -> Tensor:
+        height, width = self.kernel_size
+        return mask(self.out_channels, self.in_channels, (height, width), self.mask_type, self.data_channels, device)
+
+    def _identify(self, mask: Tensor) -> tuple[str, int] | None:
+        return identify(mask)

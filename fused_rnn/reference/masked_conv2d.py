@@ -24,7 +24,12 @@ def check_mask_type(mask_type: str, data_channels: int) -> None:
 
 
 def mask(
-    out_channels: int, in_channels: int, kernel_size: tuple[int, int], mask_type: str, data_channels: int = 1
+    out_channels: int,
+    in_channels: int,
+    kernel_size: tuple[int, int],
+    mask_type: str,
+    data_channels: int = 1,
+    device: torch.device | str | None = None,
 ) -> Tensor:
     """Return which entries of a masked convolution's weight are active.
 
@@ -45,6 +50,7 @@ def mask(
             ``"vertical_A"`` or ``"vertical_B"``.
         data_channels: the number of groups into which the channels are divided, such as 3 for red, green and blue; 1
             for the vertical types.
+        device: the device of the result; None for torch's default device.
 
     Returns:
         ``[out_channels, in_channels, height, width]``, boolean.
@@ -61,15 +67,45 @@ def mask(
     """
     check_mask_type(mask_type, data_channels)
     height, width = kernel_size
-    tap = torch.arange(height * width).view(height, width)
+    tap = torch.arange(height * width, device=device).view(height, width)
     centre = height * width // 2
     if mask_type in VERTICAL:
         rows = height // 2 + (mask_type == "vertical_B")
         return (tap < rows * width).expand(out_channels, in_channels, height, width)
-    out_group = torch.arange(out_channels).view(-1, 1, 1, 1) * data_channels // out_channels
-    in_group = torch.arange(in_channels).view(1, -1, 1, 1) * data_channels // in_channels
+    out_group = torch.arange(out_channels, device=device).view(-1, 1, 1, 1) * data_channels // out_channels
+    in_group = torch.arange(in_channels, device=device).view(1, -1, 1, 1) * data_channels // in_channels
     sees = in_group <= out_group if mask_type == "B" else in_group < out_group
     return (tap < centre) | ((tap == centre) & sees)
+
+
+def identify(active: Tensor) -> tuple[str, int] | None:
+    """Return the ``mask_type`` and ``data_channels`` for which :func:`mask` returns ``active``.
+
+    Args:
+        active: ``[out_channels, in_channels, height, width]``, boolean.
+
+    Returns:
+        The first such pair, since masks of very small kernels are the same for several types; None if there is none.
+
+    Example:
+        >>> from fused_rnn.reference.masked_conv2d import identify, mask
+        >>> identify(mask(6, 3, (5, 5), "B", 3))
+        ('B', 3)
+    """
+    out_channels, in_channels, height, width = active.shape
+    if height % 2 == 0 or width % 2 == 0:
+        return None
+    # Outputs of different groups see different channels at the centre.
+    groups = len(active[:, :, height // 2, width // 2].unique(dim=0))
+    candidates = [(mask_type, 1) for mask_type in MASK_TYPES]
+    if 1 < groups <= min(out_channels, in_channels):
+        candidates = [("A", groups), ("B", groups)]
+    for mask_type, data_channels in candidates:
+        if torch.equal(
+            active, mask(out_channels, in_channels, (height, width), mask_type, data_channels, active.device)
+        ):
+            return mask_type, data_channels
+    return None
 
 
 def masked_conv2d(
@@ -102,6 +138,6 @@ def masked_conv2d(
         torch.Size([2, 6, 8, 8])
     """
     out_channels, in_channels, height, width = weight.shape
-    active = mask(out_channels, in_channels, (height, width), mask_type, data_channels).to(weight.device)
+    active = mask(out_channels, in_channels, (height, width), mask_type, data_channels, weight.device)
     padding = (height // 2 * dilation[0], width // 2 * dilation[1])
     return conv2d(input, weight * active, bias, padding=padding, dilation=dilation)
