@@ -6,7 +6,7 @@ from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
-from fused_rnn.modules import GRU, LSTM, RNN, GatedActivation, GRUCell, LSTMCell, MaskedConv2d, RNNCell
+from fused_rnn.modules import GRU, LSTM, RNN, GatedActivation, GRUCell, LSTMCell, MaskedConv1d, MaskedConv2d, RNNCell
 from fused_rnn.onnx import from_onnx
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "GRUCell",
     "GatedActivation",
     "LSTMCell",
+    "MaskedConv1d",
     "MaskedConv2d",
     "RNNCell",
     "__version__",

@@ -6,6 +6,7 @@ from fused_rnn.modules.gru_cell import GRUCell
 from fused_rnn.modules.gru_reset_before import GRUCellResetBefore, GRUResetBefore
 from fused_rnn.modules.lstm import LSTM
 from fused_rnn.modules.lstm_cell import LSTMCell
+from fused_rnn.modules.masked_conv1d import MaskedConv1d
 from fused_rnn.modules.masked_conv2d import MaskedConv2d
 from fused_rnn.modules.reversed import Reversed
 from fused_rnn.modules.rnn import RNN
@@ -20,6 +21,7 @@ __all__ = [
     "GRUResetBefore",
     "GatedActivation",
     "LSTMCell",
+    "MaskedConv1d",
     "MaskedConv2d",
     "RNNCell",
     "Reversed",

@@ -5,6 +5,7 @@ from fused_rnn.reference.gru import gru
 from fused_rnn.reference.gru_cell import gru_cell
 from fused_rnn.reference.lstm import lstm
 from fused_rnn.reference.lstm_cell import lstm_cell
+from fused_rnn.reference.masked_conv1d import masked_conv1d
 from fused_rnn.reference.masked_conv2d import mask, masked_conv2d
 from fused_rnn.reference.recurrent import CELLS, recurrent
 from fused_rnn.reference.rnn import rnn
@@ -19,6 +20,7 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "mask",
+    "masked_conv1d",
     "masked_conv2d",
     "recurrent",
     "rnn",

@@ -42,6 +42,10 @@ def single(time: int, batch: int) -> tuple[Tensor]:
     return (torch.randn(batch, 4),)
 
 
+def sequences(time: int, batch: int) -> tuple[Tensor]:
+    return (torch.randn(batch, 4, time),)
+
+
 def images(time: int, batch: int) -> tuple[Tensor]:
     return (torch.randn(batch, 4, time, time + 1),)
 
@@ -65,6 +69,7 @@ CASES: list[tuple[str, dict[str, Any], Callable[..., Any], Inputs]] = [
     *((kind, LAYER, plain, packed) for kind in KINDS),
     ("LSTM", LAYER, every_state, with_lengths),
     *((f"{kind}Cell", {}, plain, single) for kind in KINDS),
+    ("MaskedConv1d", {"kernel_size": 2, "mask_type": "B", "data_channels": 2, "dilation": 2}, plain, sequences),
     ("MaskedConv2d", {"kernel_size": 3, "mask_type": "B", "data_channels": 2}, plain, images),
 ]
 

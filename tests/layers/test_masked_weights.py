@@ -12,29 +12,30 @@ from torch import Tensor, nn, randn
 from torch.nn.functional import conv2d
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from fused_rnn import MaskedConv2d
+from fused_rnn import MaskedConv1d, MaskedConv2d
 from fused_rnn.reference.masked_conv2d import identify
 
 F64 = torch.float64
-LAYERS: dict[str, Callable[[], MaskedConv2d]] = {
+LAYERS: dict[str, Callable[[], MaskedConv1d | MaskedConv2d]] = {
     **{
         f"{mask_type} {groups}": lambda mask_type=mask_type, groups=groups: MaskedConv2d(3, 6, 5, mask_type, groups)  # type: ignore[misc]
         for mask_type, groups in MASKS
     },
+    "one dimension": lambda: MaskedConv1d(3, 6, 3, "A", 3),
 }
 
 
 @pytest.fixture(params=LAYERS)
-def layer(request: pytest.FixtureRequest) -> MaskedConv2d:
+def layer(request: pytest.FixtureRequest) -> MaskedConv1d | MaskedConv2d:
     return LAYERS[request.param]()
 
 
-def assert_masked(layer: MaskedConv2d) -> None:
+def assert_masked(layer: MaskedConv1d | MaskedConv2d) -> None:
     """Assert that exactly the active entries of the weight are not zero."""
     assert torch.equal(layer.weight != 0, layer.mask)
 
 
-def run(layer: MaskedConv2d, *, spoilt: bool = False) -> Tensor:
+def run(layer: MaskedConv1d | MaskedConv2d, *, spoilt: bool = False) -> Tensor:
     """Return the output for random input, in which ``spoilt`` makes one value NaN."""
     input = randn(2, 3, *(7 for _ in layer.kernel_size))
     if spoilt:
@@ -62,13 +63,13 @@ def test_conv2d_with_the_weight_itself(mask_type: str, groups: int) -> None:
     assert_accurate(layer(input), expected)
 
 
-def test_conv_forward_masks_any_weight(layer: MaskedConv2d) -> None:
+def test_conv_forward_masks_any_weight(layer: MaskedConv1d | MaskedConv2d) -> None:
     input = randn(2, 3, *(7 for _ in layer.kernel_size))
     noise = torch.where(layer.mask, layer.weight, float("nan"))
     assert torch.equal(layer._conv_forward(input, noise, layer.bias), layer(input))
 
 
-def test_initialisation(layer: MaskedConv2d) -> None:
+def test_initialisation(layer: MaskedConv1d | MaskedConv2d) -> None:
     assert_masked(layer)
     layer.reset_parameters()
     assert_masked(layer)
@@ -102,7 +103,9 @@ def test_there_are_optimizers() -> None:
 @pytest.mark.parametrize(
     ("name", "options"), [(name, options) for name in OPTIMIZERS for options in [{}, *OPTIONS.get(name, [])]], ids=str
 )
-def test_optimizers_leave_masked_entries_at_zero(name: str, options: dict[str, Any], layer: MaskedConv2d) -> None:
+def test_optimizers_leave_masked_entries_at_zero(
+    name: str, options: dict[str, Any], layer: MaskedConv1d | MaskedConv2d
+) -> None:
     optimizer = getattr(torch.optim, name)(layer.parameters(), lr=0.01, **options)
     before = layer.weight.detach().clone()
 
@@ -118,14 +121,14 @@ def test_optimizers_leave_masked_entries_at_zero(name: str, options: dict[str, A
     assert not layer.weight[~layer.mask].any()
 
 
-def test_gradient_of_a_masked_entry_is_zero_even_with_nan(layer: MaskedConv2d) -> None:
+def test_gradient_of_a_masked_entry_is_zero_even_with_nan(layer: MaskedConv1d | MaskedConv2d) -> None:
     run(layer, spoilt=True).sum().backward()
     assert layer.weight.grad is not None
     assert layer.weight.grad.isnan().any() == layer.mask.any()
     assert not layer.weight.grad[~layer.mask].any()
 
 
-def test_zero_masked_weights_after_noise(layer: MaskedConv2d) -> None:
+def test_zero_masked_weights_after_noise(layer: MaskedConv1d | MaskedConv2d) -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
 
     def add_noise(*_: Any) -> None:
@@ -138,7 +141,7 @@ def test_zero_masked_weights_after_noise(layer: MaskedConv2d) -> None:
     assert_masked(layer)
 
 
-def test_weight_norm_counts_active_entries_only(layer: MaskedConv2d) -> None:
+def test_weight_norm_counts_active_entries_only(layer: MaskedConv1d | MaskedConv2d) -> None:
     expected = run_fixed(layer)
     norms = layer.weight.flatten(1).norm(dim=1)
     weight_norm(layer)
@@ -157,7 +160,7 @@ def test_weight_norm_counts_active_entries_only(layer: MaskedConv2d) -> None:
     assert parametrized.original0.all() == layer.mask.any()
 
 
-def run_fixed(layer: MaskedConv2d) -> Tensor:
+def run_fixed(layer: MaskedConv1d | MaskedConv2d) -> Tensor:
     torch.manual_seed(7)
     return run(layer).detach()
 
@@ -179,7 +182,7 @@ def test_spectral_norm_is_that_of_the_active_entries() -> None:
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_loading_zeroes_masked_entries(layer: MaskedConv2d, assign: bool) -> None:
+def test_loading_zeroes_masked_entries(layer: MaskedConv1d | MaskedConv2d, assign: bool) -> None:
     model = nn.Sequential(layer)
     state = {name: torch.ones_like(value) for name, value in model.state_dict().items()}
     model.load_state_dict(state, assign=assign)
@@ -189,13 +192,13 @@ def test_loading_zeroes_masked_entries(layer: MaskedConv2d, assign: bool) -> Non
     assert state["0.bias"].data_ptr() == layer.bias.data_ptr() if assign else True  # type: ignore[union-attr]
 
 
-def test_assigned_weight_stays_the_checkpoints_own_tensor(layer: MaskedConv2d) -> None:
+def test_assigned_weight_stays_the_checkpoints_own_tensor(layer: MaskedConv1d | MaskedConv2d) -> None:
     state = copy.deepcopy(layer.state_dict())
     layer.load_state_dict(state, assign=True)
     assert layer.weight.data_ptr() == state["weight"].data_ptr()
 
 
-def test_loading_into_meta_and_without_weight(layer: MaskedConv2d) -> None:
+def test_loading_into_meta_and_without_weight(layer: MaskedConv1d | MaskedConv2d) -> None:
     state = {name: torch.ones_like(value) for name, value in layer.state_dict().items()}
     empty = copy.deepcopy(layer).to("meta")
     with pytest.warns(UserWarning, match="non-meta parameter"):
@@ -274,6 +277,18 @@ def test_checkpoint_with_another_mask(mask: Tensor, mask_type: str, groups: int,
         model.load_state_dict(state, strict=strict)
 
 
+def test_checkpoint_with_another_mask_in_one_dimension() -> None:
+    layer = MaskedConv1d(3, 6, 3, "A")
+    state = {**layer.state_dict(), "mask": layer.mask}
+    layer.load_state_dict(state)
+    state["mask"] = MaskedConv1d(3, 6, 3, "B").mask
+    with pytest.raises(RuntimeError, match="it is that of mask_type='B' and data_channels=1"):
+        layer.load_state_dict(state)
+    state["mask"] = torch.zeros(6, 3, 3)
+    with pytest.raises(RuntimeError, match="36 of 54 entries differ; it masks"):
+        layer.load_state_dict(state)
+
+
 def test_what_else_is_missing_or_unexpected_is_reported() -> None:
     layer = MaskedConv2d(3, 6, 5)
     with pytest.raises(RuntimeError, match=r'Missing key\(s\) in state_dict: "weight"(.|\n)*Unexpected key.*"other"'):
@@ -289,7 +304,7 @@ def test_identify(mask_type: str, groups: int, in_channels: int, out_channels: i
     assert identify(mask[..., 1:]) is None
 
 
-BOTH = (MaskedConv2d,)
+BOTH = (MaskedConv1d, MaskedConv2d)
 ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
     (
         (3, 6, 5, "A"),

@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "foreign": {"modules"},
     "models": {"modules"},
     "modules": {"functional", "reference"},
-    "functional": {"autograd"},
+    "functional": {"autograd", "reference"},
     "autograd": {"ops", "reference"},
     "ops": {"_C"},
     "reference": set(),

@@ -12,7 +12,8 @@ from fused_rnn import reference
 
 # The modules, and the shape of an input for each.
 SHAPES = {
-    **dict.fromkeys(KINDS, (3, 2, 3)), **{f"{kind}Cell": (2, 3) for kind in KINDS}, "MaskedConv2d": (2, 2, 3, 3),
+    **dict.fromkeys(KINDS, (3, 2, 3)), **{f"{kind}Cell": (2, 3) for kind in KINDS},
+    "MaskedConv1d": (2, 2, 5), "MaskedConv2d": (2, 2, 3, 3),
 }  # fmt: skip
 NAMES = list(SHAPES)
 
@@ -26,10 +27,25 @@ class ReferenceConv2d(fused_rnn.MaskedConv2d):
         return output if input.dim() == 4 else output[0]
 
 
+class ReferenceConv1d(fused_rnn.MaskedConv1d):
+    """The causal convolution, computed by the reference."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        sequences = input if input.dim() == 3 else input[None]
+        output = reference.masked_conv1d(sequences, self.weight, self.bias, self.mask_type, self.data_channels)
+        return output if input.dim() == 3 else output[0]
+
+
+CONVOLUTIONS: dict[str, tuple[type[torch.nn.Module], type[torch.nn.Module]]] = {
+    "MaskedConv1d": (fused_rnn.MaskedConv1d, ReferenceConv1d),
+    "MaskedConv2d": (fused_rnn.MaskedConv2d, ReferenceConv2d),
+}
+
+
 def pair(name: str, dtype: torch.dtype = torch.float64) -> tuple[Any, Any]:
     """Return one of our modules and its oracle: torch.nn's module, or the reference if torch.nn has none."""
-    if name == "MaskedConv2d":
-        ours, theirs = fused_rnn.MaskedConv2d(2, 2, 3, "B", 2), ReferenceConv2d(2, 2, 3, "B", 2)
+    if name in CONVOLUTIONS:
+        ours, theirs = (cls(2, 2, 3, "B", 2) for cls in CONVOLUTIONS[name])
     else:
         form: dict[str, Any] = {"num_layers": 2, "bidirectional": True} if name in KINDS else {}
         ours, theirs = getattr(fused_rnn, name)(3, 2, **form), getattr(torch.nn, name)(3, 2, **form)
