@@ -1,4 +1,4 @@
-"""Converts the recurrent layers of a model to those of this package, and back, without changing a parameter."""
+"""Converts the recurrent layers and masked convolutions of a model to those of this package, and back."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch.nn.modules.rnn import RNNCellBase
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
+from fused_rnn import convert_masked_conv2d as masked
 from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
@@ -29,7 +30,7 @@ Decision = type[nn.Module] | str | None
 
 @dataclass(frozen=True)
 class Layer:
-    """A recurrent layer of a model, as a report lists it."""
+    """A recurrent layer or masked convolution of a model, as a report lists it."""
 
     names: tuple[str, ...]
     """All its qualified names in the model; "" is the model itself."""
@@ -54,11 +55,11 @@ class Report:
     """The same model object that was given."""
     replaced: tuple[Layer, ...]
     kept: tuple[Layer, ...]
-    """Recurrent layers that were not replaced, each with a reason."""
+    """Recurrent layers and masked convolutions that were not replaced, each with a reason."""
 
     def __str__(self) -> str:
         total = len(self.replaced) + len(self.kept)
-        lines = [f"replaced {len(self.replaced)} of {total} recurrent layers"]
+        lines = [f"replaced {len(self.replaced)} of {total} layers"]
         lines += [f"  {layer}" for layer in self.replaced]
         if self.kept:
             lines += ["kept", *(f"  {layer}" for layer in self.kept)]
@@ -74,6 +75,11 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
     A converted layer is a torch.nn.RNNBase, but no torch.nn.LSTM, GRU or RNN, so code that checks
     ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still instances of torch.nn's cells).
+    Masked convolutions of other packages are subclasses of torch.nn.Conv2d with a buffer ``mask``. If that is a mask of
+    :class:`fused_rnn.MaskedConv2d`, and if the layer computes what a MaskedConv2d does, which is found out by running a
+    copy of it, then it becomes one. It remains an instance of its class, too, and keeps the buffer. Masked entries of
+    its weight become zero.
+
     Only registered submodules are found, not those in Python lists. Convert before torch.compile, torch.jit and
     torch.distributed's fully_shard wrap the model.
 
@@ -91,7 +97,7 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
         >>> import torch, fused_rnn
         >>> model = torch.nn.Sequential(torch.nn.GRU(4, 8), torch.ao.nn.quantizable.LSTMCell(4, 8))
         >>> print(fused_rnn.convert(model))
-        replaced 1 of 2 recurrent layers
+        replaced 1 of 2 layers
           0: torch.nn.GRU -> fused_rnn.GRU
         kept
           1: torch.ao.nn.quantizable.modules.rnn.LSTMCell has no counterpart here
@@ -115,7 +121,7 @@ def revert(model: nn.Module) -> Report:
     Example:
         >>> import torch, fused_rnn
         >>> print(fused_rnn.revert(fused_rnn.LSTM(4, 8)))
-        replaced 1 of 1 recurrent layers
+        replaced 1 of 1 layers
           (the model itself): fused_rnn.LSTM -> torch.nn.LSTM
     """
     return _change_classes(model, _torch_class)
@@ -134,6 +140,7 @@ def _change_classes(model: nn.Module, decide: Callable[[nn.Module], Decision]) -
         elif decision is not None:
             _set_class(module, decision)
             replaced.append(Layer(tuple(module_names), module, before, _name(decision)))
+    masked.zero_masked_weights(model, [layer.module for layer in replaced])
     return Report(model, tuple(replaced), tuple(kept))
 
 
@@ -145,6 +152,8 @@ def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
     cls = _class(module)
     if issubclass(cls, (*ORIGINALS, Derived)):
         return None
+    if issubclass(cls, nn.Conv2d):
+        return masked.decide(module, cls)
     original = next((original for original in COUNTERPARTS if issubclass(cls, original)), None)
     if original is None:
         return f"{_name(cls)} has no counterpart here" if _is_recurrent(cls) else None
@@ -160,7 +169,7 @@ def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
 def _torch_class(module: nn.Module) -> Decision:
     """Decide what :func:`revert` does with a module."""
     cls = _class(module)
-    if issubclass(cls, Derived):
+    if issubclass(cls, (Derived, masked.ConvertedMaskedConv2d)):
         return cls.original
     if cls in ORIGINALS:
         return ORIGINALS[cls]
@@ -178,6 +187,8 @@ def _name(cls: type[nn.Module]) -> str:
     if issubclass(cls, Derived):
         ours = next(COUNTERPARTS[base] for base in cls.__mro__ if base in COUNTERPARTS)
         return f"{_name(cls.original)} on {_name(ours)}"
+    if issubclass(cls, masked.ConvertedMaskedConv2d):
+        return f"{_name(cls.original)} on fused_rnn.MaskedConv2d"
     package = "torch.nn" if cls.__module__.startswith("torch.nn.modules.") else cls.__module__
     return f"{'fused_rnn' if cls in ORIGINALS else package}.{cls.__qualname__}"
 
