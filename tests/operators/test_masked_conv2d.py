@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Callable
-from itertools import combinations
+from functools import partial
+from itertools import combinations, product
 from typing import Any
 
 import pytest
 import torch
-from comparing import assert_all_accurate, assert_identical, assert_little_noise
+from comparing import assert_accurate, assert_all_accurate, assert_identical, assert_little_noise
 from convolution_cases import FORMS, MASKS, TAILS, ConvolutionCase, Layout, as_made, channels_last
 from torch import Tensor
+from torch.nn.functional import conv2d, pad
 
 from fused_rnn import functional, reference
 from fused_rnn.reference.masked_conv2d import mask
@@ -69,7 +71,12 @@ def test_layouts(channels: int, layout: Layout, grad_layout: Layout) -> None:
     assert_identical(case.result(case.ours, F64, layout, grad_layout), case.result(case.ours, F64))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+def inside(weight: Tensor) -> Tensor:
+    """Return the same weight as a part of a larger one, whose other taps are NaN."""
+    return pad(weight, (1, 1, 1, 1), value=float("nan"))[..., 1:-1, 1:-1]
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, inside])
 @pytest.mark.parametrize("kernel_size", [(1, 1), (1, 3), (5, 1), (3, 5)], ids=str)
 def test_layouts_of_the_weight(kernel_size: tuple[int, int], layout: Layout) -> None:
     case = ConvolutionCase(5, 18, kernel_size, data_channels=2)
@@ -149,6 +156,40 @@ def test_masked_weights_get_no_gradient(mask_type: str, groups: int) -> None:
     case = ConvolutionCase(7, 9, mask_type=mask_type, data_channels=groups)
     gradient = case.result(case.ours, F64)["grad weight"]
     assert torch.equal(gradient != 0, case.mask())
+
+
+@pytest.mark.parametrize(("mask_type", "groups"), MASKS)
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(7, 9), (40, 67)])
+def test_nan_in_the_input_reaches_no_masked_weight(
+    in_channels: int, out_channels: int, mask_type: str, groups: int
+) -> None:
+    case = ConvolutionCase(in_channels, out_channels, mask_type=mask_type, data_channels=groups)
+    input, weight, bias = case.tensors(F64).values()
+    input[0, ::2, 2, 3] = float("nan")
+    masked, grads = weight * case.mask(), list[Tensor]()
+    for convolution, kernel in ((case.ours, weight), (partial(conv2d, padding=1), masked)):
+        output = convolution(input, kernel.requires_grad_(), bias)
+        grads += torch.autograd.grad(output, kernel, torch.ones_like(output))
+    ours, dense = grads
+    assert not ours[~case.mask()].any()
+    assert_accurate(ours, torch.where(case.mask(), dense, 0))
+
+
+WIDE = [
+    ConvolutionCase(channels, 17, kernel, mask_type, groups, (13, 45), dilation)
+    for (mask_type, groups), (channels, kernel, dilation) in product(
+        MASKS, [(20, (3, 3), (2, 3)), (3, (5, 3), (3, 2)), (5, (5, 1), (4, 1))]
+    )
+]
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("case", WIDE, ids=str)
+def test_dilation_on_wide_images(case: ConvolutionCase, threads: int) -> None:
+    """A row takes several register tiles, and an image several strips of rows, which threads share."""
+    torch.set_num_threads(threads)
+    assert_all_accurate(case.result(case.ours, F64), case.result(case.oracle, F64))
 
 
 @pytest.mark.parametrize("needed", [subset for size in (1, 2, 3) for subset in combinations(range(3), size)], ids=str)
