@@ -41,9 +41,25 @@ def decide(module: nn.Module, cls: type[nn.Module]) -> type[nn.Module] | str | N
         return f"its mask of shape {list(mask.shape)} does not fit its weight"
     found = identify(active)
     if found is None or (mask[mask != 0] != 1).any():
-        words = describe(active, identify) if found is None else "it has other values than 0 and 1"
-        return "its mask is none of MaskedConv2d's" + (f": {words}" if words else "")
+        words = _unlike(active) if found is None else "it has other values than 0 and 1"
+        return f"its mask is none of MaskedConv2d's: {words}"
     return _obstacle(module, cls, *found) or converted(cls, *found)
+
+
+def _unlike(active: Tensor) -> str:
+    """Return in words why a mask is none of ours."""
+    words = describe(active, identify)
+    if words is not None:
+        return f"it is that of {words}"
+    if any(size % 2 == 0 for size in active.shape[2:]):
+        return "the kernel's size is even"
+    taps = active.flatten(2)
+    centre = taps.size(2) // 2
+    if not taps[..., :centre].all():
+        return "not all taps before the centre are active for all channels"
+    if taps[..., centre + 1 :].any():
+        return "taps after the centre are active"
+    return "at the centre the channels have other groups"
 
 
 def _obstacle(module: nn.Conv2d, cls: type[nn.Module], mask_type: str, data_channels: int) -> str | None:

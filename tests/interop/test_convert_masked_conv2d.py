@@ -174,11 +174,26 @@ KEPT: list[tuple[Callable[[], nn.Module], str]] = [
     (lambda: foreign(mask=torch.ones(6, 2, 5, 3)), "its mask of shape [6, 2, 5, 3] does not fit its weight"),
     (lambda: foreign(padding_mode="circular"), "its padding_mode is 'circular', not 'zeros'"),
     (lambda: foreign(padding=0), "its output has another size than its input, with padding=(0, 0)"),
-    (lambda: foreign(mask=1 - ConvolutionCase(3, 6, (5, 3)).mask().int()), "its mask is none of MaskedConv2d's"),
+    (
+        lambda: foreign(mask=1 - ConvolutionCase(3, 6, (5, 3)).mask().int()),
+        "its mask is none of MaskedConv2d's: not all taps before the centre are active for all channels",
+    ),
+    (
+        lambda: foreign(mask=torch.ones(6, 3, 5, 3)),
+        "its mask is none of MaskedConv2d's: taps after the centre are active",
+    ),
+    (
+        lambda: foreign(mask=ConvolutionCase(3, 6, (5, 3), "A", 3).mask().flip(0)),
+        "its mask is none of MaskedConv2d's: at the centre the channels have other groups",
+    ),
+    (
+        lambda: Masking(torch.ones(3, 3, 2, 3), 3, 3, (2, 3), padding="same"),
+        "its mask is none of MaskedConv2d's: the kernel's size is even",
+    ),
     (
         lambda: foreign(mask=interleaved()),
-        "its mask is none of MaskedConv2d's: mask_type='A' and data_channels=3, but with channel c in group c modulo 3 "
-        "instead of all channels of a group in a row",
+        "its mask is none of MaskedConv2d's: it is that of mask_type='A' and data_channels=3, "
+        "but with channel c in group c modulo 3 instead of all channels of a group in a row",
     ),
     (
         lambda: foreign(mask=0.5 * ConvolutionCase(3, 6, (5, 3)).mask()),
