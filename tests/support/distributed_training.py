@@ -5,6 +5,7 @@ torch.distributed.run starts the processes, with the file for the losses as the 
 
 import os
 import sys
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,19 +23,21 @@ WAYS = ("data_parallel", "fully_sharded", "tensor_parallel")
 
 
 class Model(nn.Module):
-    """Recurrent layers between two linear ones."""
+    """A causal convolution and recurrent layers between two linear ones."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.embed = nn.Linear(3, 4)
+        self.convolution = fused_rnn.MaskedConv1d(4, 4, 2, "B", 2)
         self.lstm = fused_rnn.LSTM(4, 6, num_layers=2, bidirectional=True)
         self.gru = fused_rnn.GRU(12, 5)
         self.cell = fused_rnn.LSTMCell(5, 6)
         self.head = nn.Linear(6, 2)
 
     def forward(self, input: Tensor) -> Tensor:
-        output, _ = self.lstm(self.embed(input))
+        past = self.convolution(self.embed(input).permute(1, 2, 0)).permute(2, 0, 1)
+        output, _ = self.lstm(past)
         output, h_n = self.gru(output)
         return self.head(self.cell(output[-1] + h_n[0])[0])
 
@@ -62,7 +65,7 @@ def parallel(way: str) -> nn.Module:
         return DistributedDataParallel(model)
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     if way == "fully_sharded":
-        for layer in (model.lstm, model.gru, model.cell):
+        for layer in (model.convolution, model.lstm, model.gru, model.cell):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         return model
@@ -71,12 +74,29 @@ def parallel(way: str) -> nn.Module:
     return parallelize_module(model, mesh, plan)
 
 
+def masked_weights() -> dict[str, Tensor]:
+    """Return the weight of a sharded masked convolution after it was initialised, and after loading ones."""
+    with torch.device("meta"):
+        layer = fused_rnn.MaskedConv2d(3, 6, 3, "A", 3)
+    fully_shard(layer, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    layer.to_empty(device="cpu").reset_parameters()
+    weight: Any = layer.weight
+    weights = {"initialised": weight.full_tensor()}
+    ones = {name: torch.ones_like(value) for name, value in layer.state_dict().items()}
+    for assign in (False, True):
+        layer.load_state_dict(ones, assign=assign)
+        weight = layer.weight
+        weights["assigned" if assign else "loaded"] = weight.full_tensor()
+        torch.nn.init.ones_(weight)
+    return weights
+
+
 def main(path: str) -> None:
     """Train with each kind of parallelism, and save the losses averaged over the processes."""
     dist.init_process_group("gloo")
     part = BATCH // dist.get_world_size()
     own = slice(part * dist.get_rank(), part * (dist.get_rank() + 1))
-    results = {}
+    results = masked_weights()
     for way in WAYS:
         losses = torch.stack(train(parallel(way), slice(None) if way == "tensor_parallel" else own))
         dist.all_reduce(losses)
