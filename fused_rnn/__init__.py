@@ -2,6 +2,7 @@
 
 from fused_rnn import functional, models, onnx, reference
 from fused_rnn._version import __version__
+from fused_rnn.autoregressive import check_autoregressive
 from fused_rnn.config import show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
@@ -20,6 +21,7 @@ __all__ = [
     "MaskedConv2d",
     "RNNCell",
     "__version__",
+    "check_autoregressive",
     "convert",
     "explain",
     "from_keras",

@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "__init__": {
         "modules",
         "models",
+        "autoregressive",
         "functional",
         "reference",
         "convert",
@@ -60,6 +61,7 @@ MAY_IMPORT = {
     "keras": {"foreign", "modules"},
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},
+    "autoregressive": {"models"},
     "models": {"modules"},
     "modules": {"functional", "reference"},
     "functional": {"autograd", "reference"},
