@@ -40,6 +40,13 @@ class Interleave(nn.Module):
         return input.unflatten(1, (3, -1)).transpose(1, 2).flatten(1, 2)
 
 
+class CentreInPlace(nn.Module):
+    """Subtracts the mean over the image in place, so the output of the module before it changes afterwards."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input.sub_(input.mean((2, 3), keepdim=True))
+
+
 class Zero(nn.Conv2d):
     """An unmasked convolution which starts with weights of zero, so that its leak does not show."""
 
@@ -70,6 +77,7 @@ WRONG: dict[str, tuple[Callable[[], nn.Module], set[str], set[str]]] = {
     "GroupNorm": (lambda: grey(nn.GroupNorm(2, 6)), {"1 (GroupNorm)"}, set()),
     "InstanceNorm": (lambda: grey(nn.InstanceNorm2d(6)), {"1 (InstanceNorm2d)"}, set()),
     "LayerNorm over the image": (lambda: grey(nn.LayerNorm([6, 5, 5])), {"1 (LayerNorm)"}, set()),
+    "a leak in place": (lambda: grey(CentreInPlace()), {"1 (CentreInPlace)"}, set()),
     "BatchNorm in training": (lambda: grey(nn.BatchNorm2d(6)), {"1 (BatchNorm2d)"}, set()),
     "a residual around type A": (
         lambda: nn.Sequential(Residual(MaskedConv2d(1, 1, 3, "A")), MaskedConv2d(1, 4, 3, "B")), {"0 (Residual)"}, set()
@@ -170,6 +178,7 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "an image of one row": (lambda: PixelCNN(4, 1, Categorical(4)), (1, 1, 6)),
     "an image of one pixel": (lambda: PixelCNN(6, 1, Categorical(4, 3)), (3, 1, 1)),
     "more pixels than a batch": (lambda: PixelCNN(4, 1, Categorical(4)), (1, 9, 10)),
+    "strong dropout": (lambda: grey(nn.Dropout(0.99), nn.Dropout2d(0.99)), GREY),
     "shifted": (Shifted, GREY),
     "attention": (Attention, GREY),
     "dense": (dense, GREY),
@@ -302,6 +311,15 @@ def test_callables() -> None:
     wrong = grey(nn.GroupNorm(1, 6)).double()
     report = check_autoregressive(lambda images: wrong(images), GREY)
     assert {finding.layer for finding in report.leaks} == {"(the model itself)"}
+
+
+def test_autocast_is_off() -> None:
+    def lossless(images: Tensor) -> Tensor:
+        assert not torch.is_autocast_enabled("cpu")
+        return pad(images, (1, 0))[..., :-1] + pad(images, (0, 0, 1, 0))[:, :, :-1]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert check_autoregressive(lossless, GREY)
 
 
 def test_conditions() -> None:
