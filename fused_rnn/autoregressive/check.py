@@ -135,7 +135,7 @@ def _check_arguments(
 
 
 def _earlier_colours(shape: tuple[int, int, int], data_channels: int) -> Tensor:
-    """Return the places of earlier colours of the same pixel, in the layout of :meth:`Probe.dependencies`."""
+    """Return the places of earlier colours of the same pixel, in the layout of ``Probe.dependencies``."""
     channels, height, width = shape
     colour = torch.arange(channels) * data_channels // channels
     earlier = colour < torch.arange(data_channels)[:, None]

@@ -190,7 +190,7 @@ class Probe:
             nan: whether to replace it by NaN.
 
         Returns:
-            ``[layers, data_channels, height, width]``, boolean, in the order of :meth:`layers`.
+            ``[layers, data_channels, height, width]``, boolean, in the order of ``layers``.
         """
         return self._compared(self.image[None], self.changed_image(index, nan)[None])
 
@@ -198,7 +198,7 @@ class Probe:
         """Find which outputs of each module for one image change with the other image of a batch of two.
 
         Returns:
-            ``[layers, data_channels, height, width]``, boolean, in the order of :meth:`layers`.
+            ``[layers, data_channels, height, width]``, boolean, in the order of ``layers``.
         """
         return self._compared(torch.stack([self.image, self.image]), torch.stack([self.image, self.other]))
 

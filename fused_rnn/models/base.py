@@ -108,13 +108,13 @@ class AutoregressiveImageModel(nn.Module):
 
         Args:
             images: integer levels, ``[batch, channels, height, width]``.
-            cond: the condition, as in :meth:`forward`.
+            cond: the condition, as in :meth:`fused_rnn.models.AutoregressiveImageModel.forward`.
 
         Returns:
             One number, as a tensor without dimensions.
 
         Raises:
-            ValueError: as in :meth:`forward`.
+            ValueError: as in :meth:`fused_rnn.models.AutoregressiveImageModel.forward`.
             TypeError: ``images`` are not integers.
         """
         return self.distribution.loss(self(images, cond), images)
@@ -124,13 +124,13 @@ class AutoregressiveImageModel(nn.Module):
 
         Args:
             images: integer levels, ``[batch, channels, height, width]``.
-            cond: the condition, as in :meth:`forward`.
+            cond: the condition, as in :meth:`fused_rnn.models.AutoregressiveImageModel.forward`.
 
         Returns:
             One number, as a tensor without dimensions.
 
         Raises:
-            ValueError: as in :meth:`forward`.
+            ValueError: as in :meth:`fused_rnn.models.AutoregressiveImageModel.forward`.
             TypeError: ``images`` are not integers.
         """
         return self.loss(images, cond) / math.log(2)
