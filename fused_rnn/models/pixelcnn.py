@@ -13,7 +13,7 @@ class PixelCNN(AutoregressiveImageModel):
 
     Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, sections 3.3 to 3.6. It
     is short, and a good model to learn from. Stacks of these masks have a blind spot: no pixel sees those that lie far
-    to the right in the rows just above it. :class:`GatedPixelCNN` has none.
+    to the right in the rows just above it. :class:`fused_rnn.models.GatedPixelCNN` has none.
 
     Args:
         channels: the channels of the residual blocks, for all groups of colours together.
