@@ -8,7 +8,7 @@ from torch import Tensor
 from fused_rnn import reference
 from fused_rnn.functional.gru import MODE as GRU_MODE
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
-from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
+from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights, layer_weights
 
 
 def _layer(
@@ -84,7 +84,7 @@ class GRUResetBefore(torch.nn.RNNBase):
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
         options = (self.num_layers, self.bidirectional, dropout, self.batch_first)
-        output, h_n = run(MODE, input, states, current_weights(self, self._flat_weights_names), *options, lengths)
+        output, h_n = run(MODE, input, states, layer_weights(self), *options, lengths)
         return output, h_n
 
 

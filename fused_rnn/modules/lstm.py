@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
-from fused_rnn.modules.weights import current_weights
+from fused_rnn.modules.weights import layer_weights
 
 
 class LSTM(torch.nn.RNNBase):
@@ -118,7 +118,7 @@ class LSTM(torch.nn.RNNBase):
         return functional.lstm(
             input,
             hx,
-            current_weights(self, self._flat_weights_names),
+            layer_weights(self),
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
-from fused_rnn.modules.weights import current_weights
+from fused_rnn.modules.weights import layer_weights
 
 
 class RNN(torch.nn.RNNBase):
@@ -111,7 +111,7 @@ class RNN(torch.nn.RNNBase):
         return functional.rnn(
             input,
             hx,
-            current_weights(self, self._flat_weights_names),
+            layer_weights(self),
             nonlinearity=self.nonlinearity,
             num_layers=self.num_layers,
             bidirectional=self.bidirectional,
