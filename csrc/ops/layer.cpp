@@ -150,7 +150,8 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
   check_states(layer, states);
   layer.sizes.steps = check_steps(layer, batch_sizes, layer.h0().size(-2));
   TORCH_CHECK(layer.sizes.steps.time > 0, "input must have at least one time step");
-  TORCH_CHECK(layer.sizes.hidden_size > 0 && layer.sizes.output_size > 0, "the states must not be empty, got shape ",
+  const bool units = layer.sizes.hidden_size > 0 && layer.sizes.output_size > 0;
+  TORCH_CHECK(units || (layer.one_step && layer.without_units()), "the states must not be empty, got shape ",
               layer.h0().sizes());
   check_weights(layer, weights);
   if (lengths) check_lengths(*lengths, input);

@@ -56,6 +56,8 @@ struct RecurrentLayer {
   Tensor c0() const { return states.size() > 1 ? states[1] : Tensor(); }
   // The number of batch rows of all steps together.
   int64_t rows() const { return sizes.steps.rows(); }
+  // Whether the layer has no hidden unit, which only one step may: torch.nn's cells can have a hidden size of 0.
+  bool without_units() const { return sizes.hidden_size == 0 && sizes.output_size == 0; }
   // The shapes of the output, of the gates saved for backward, and of a cell state's values after each step.
   std::vector<int64_t> output_shape() const;
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }

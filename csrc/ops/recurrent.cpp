@@ -1,5 +1,7 @@
 // The operators recurrent and recurrent_backward: they check their arguments and run the layer on the input's device.
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
@@ -15,7 +17,38 @@
 namespace fused_rnn::ops {
 namespace {
 
+// Returns the results of a step without hidden units, which are all empty, so that no kernel has to know of such a
+// step.
+RecurrentOutputs forward_without_units(const RecurrentLayer& layer, bool save_for_backward) {
+  const at::ScalarType accumulated = layer.type == at::kDouble ? at::kDouble : at::kFloat;
+  const auto saved = [&](at::IntArrayRef shape, at::ScalarType type) {
+    return at::empty(save_for_backward ? shape : at::IntArrayRef{0}, layer.input.options().dtype(type));
+  };
+  RecurrentOutputs outputs;
+  outputs.output = at::empty(layer.output_shape(), layer.input.options());
+  for (const Tensor& state : layer.states) outputs.states.push_back(at::zeros_like(state));
+  outputs.gates = saved(layer.gates_shape(), layer.input.is_cuda() ? layer.type : accumulated);
+  for (size_t i = 1; i < layer.states.size(); ++i) outputs.history.push_back(saved(layer.history_shape(), accumulated));
+  return outputs;
+}
+
+// Returns the gradients of such a step: that of the input is zero, all others are empty.
+RecurrentInputGradients backward_without_units(const RecurrentLayer& layer, Wanted wanted) {
+  const auto gradient = [&](const Tensor& tensor, bool is_wanted) {
+    return is_wanted ? at::zeros_like(tensor, at::MemoryFormat::Contiguous) : at::empty({0}, tensor.options());
+  };
+  RecurrentInputGradients result;
+  result.input = gradient(layer.input, wanted.input);
+  for (const Tensor& state : layer.states) result.states.push_back(gradient(state, wanted.states));
+  if (wanted.weights) {
+    result.weights[0] = layer.weights[0];
+    result.weights[0].for_each([&](Tensor& weight) { weight = gradient(weight, true); });
+  }
+  return result;
+}
+
 RecurrentOutputs forward(const RecurrentLayer& layer, bool save_for_backward) {
+  if (layer.without_units()) return forward_without_units(layer, save_for_backward);
 #ifdef FUSED_RNN_CUDA
   if (layer.input.is_cuda()) return forward_on_cuda(layer, save_for_backward);
 #endif
@@ -24,6 +57,7 @@ RecurrentOutputs forward(const RecurrentLayer& layer, bool save_for_backward) {
 
 RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGradients& gradients,
                                  const RecurrentSaved& saved, Wanted wanted) {
+  if (layer.without_units()) return backward_without_units(layer, wanted);
 #ifdef FUSED_RNN_CUDA
   if (layer.input.is_cuda()) return backward_on_cuda(layer, gradients, saved, wanted);
 #endif

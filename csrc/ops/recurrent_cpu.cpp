@@ -237,6 +237,11 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     params.weight_grad = wanted.weights;
     FUSED_RNN_CPU_CALL(recurrent_backward<Cell>, params);
   });
+  // The kernels compute the gradient of bias_ih beside the product for weight_ih, which has no columns if the inputs
+  // are of size 0.
+  for (int64_t d = 0; s.input_size == 0 && d < s.directions; ++d)
+    if (result.weights[d].bias_ih.defined())
+      result.weights[d].bias_ih.copy_(grad_gates[d].narrow(1, 0, layer.cell.gates * s.hidden_size).sum(0));
   const auto of_state = [&](const Tensor& gradient) {
     return cpu_layer.for_caller(wanted.states ? cpu_layer.unsorted(gradient) : cpu_layer.empty({0}));
   };

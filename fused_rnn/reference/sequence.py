@@ -89,7 +89,7 @@ def run_directions(
     directions = len(state[0])
     per_direction = len(weights) // directions
     steps = time_steps(input, batch_sizes, lengths)
-    rows = input.reshape(-1, input.shape[-1])
+    rows = input.flatten(0, -2)
     histories, finals = [], []
     for direction in range(directions):
         history, final = scan(

@@ -59,6 +59,18 @@ def test_operators_of_one_step(kind: str, dtype: torch.dtype) -> None:
     torch.library.opcheck(BACKWARD, (*backward_arguments(kind, arguments), True, True, True))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", CELLS)
+def test_operators_of_one_step_without_units(kind: str, dtype: torch.dtype) -> None:
+    module, input, states = cell_case(torch.nn, kind, 3, 4, 0, dtype)
+    arguments = (input, states, [weight.detach() for weight in module.parameters()], None, None)
+    for saves in (True, False):
+        torch.library.opcheck(FORWARD, (CELLS[kind], *arguments, saves))
+    for wanted in ((True, True, True), (False, True, False)):
+        torch.library.opcheck(BACKWARD, (*backward_arguments(kind, arguments), *wanted))
+
+
 @pytest.mark.parametrize("kind", CELLS)
 def test_one_step_has_no_lengths(kind: str) -> None:
     module, input, states = cell_case(torch.nn, kind, 3, 4, 6, torch.float32)

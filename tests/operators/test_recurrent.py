@@ -53,6 +53,22 @@ def test_operator_equals_reference(case: Case, device: str) -> None:
     assert_all_accurate(layer_result(LAYERS[case.kind], case, device), layer_result(REFERENCES[case.kind], case))
 
 
+@pytest.mark.parametrize("form", [{}, {"bidirectional": True}, {"bidirectional": True, "lengths": (5, 4, 1)}], ids=str)
+@pytest.mark.parametrize("kind", CELLS)
+def test_inputs_of_size_zero(kind: str, form: dict[str, Any], device: str) -> None:
+    """torch.nn's layers do not take inputs of size 0, but operators and cells do: only the biases are added."""
+
+    def without_inputs(layer: Layer) -> Layer:
+        def run(input: Tensor, states: Any, weights: list[Tensor], *sizes: Any) -> tuple[Tensor, ...]:
+            narrowed = [weight[:, :0] if index % 4 == 0 else weight for index, weight in enumerate(weights)]
+            return layer(input[..., :0], states, narrowed, *sizes)
+
+        return run
+
+    ours, definition = (without_inputs(layers[kind]) for layers in (LAYERS, REFERENCES))
+    assert_all_accurate(layer_result(ours, Case(kind, **form), device), layer_result(definition, Case(kind, **form)))
+
+
 @pytest.mark.parametrize("case", OPERATOR_CASES, ids=str)
 def test_outputs_do_not_depend_on_saving(case: Case, device: str) -> None:
     input, states, weights = layer_inputs(case, device=device)
