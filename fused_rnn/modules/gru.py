@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import layer_weights
 
 
@@ -103,6 +105,9 @@ class GRU(torch.nn.RNNBase):
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, GRU.forward, input, hx, lengths=lengths)) is not None:
+            return node
         return functional.gru(
             input,
             hx,

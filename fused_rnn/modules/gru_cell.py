@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
@@ -42,4 +44,7 @@ class GRUCell(torch.nn.GRUCell):
             RuntimeError: sizes do not fit, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, GRUCell.forward, input, hx)) is not None:
+            return node
         return functional.gru_cell(input, hx, *current_weights(self, CELL_WEIGHTS))

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import reference
 from fused_rnn.functional.gru import MODE as GRU_MODE
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights, layer_weights
 
 
@@ -81,6 +83,9 @@ class GRUResetBefore(torch.nn.RNNBase):
         self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers; see :meth:`fused_rnn.GRU.forward` for arguments, results and errors."""
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, GRUResetBefore.forward, input, hx, lengths=lengths)) is not None:
+            return node
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
         options = (self.num_layers, self.bidirectional, dropout, self.batch_first)
@@ -117,6 +122,9 @@ class GRUCellResetBefore(torch.nn.RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Run one step; see :meth:`fused_rnn.GRUCell.forward` for arguments, results and errors."""
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, GRUCellResetBefore.forward, input, hx)) is not None:
+            return node
         states = None if hx is None else (hx,)
         (h,) = run_cell(MODE, input, states, *current_weights(self, CELL_WEIGHTS))
         return h

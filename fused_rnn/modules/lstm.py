@@ -5,9 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import layer_weights
 
 
@@ -115,6 +117,10 @@ class LSTM(torch.nn.RNNBase):
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            node = leaf(self, LSTM.forward, input, hx, lengths=lengths, return_states=return_states)
+            if node is not None:
+                return node
         return functional.lstm(
             input,
             hx,

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
@@ -43,4 +45,7 @@ class LSTMCell(torch.nn.LSTMCell):
             RuntimeError: sizes do not fit, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, LSTMCell.forward, input, hx)) is not None:
+            return node
         return functional.lstm_cell(input, hx, *current_weights(self, CELL_WEIGHTS))

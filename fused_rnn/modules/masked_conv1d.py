@@ -4,9 +4,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.functional import pad
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
 from fused_rnn.reference.masked_conv1d import check_mask_type, mask
 from fused_rnn.reference.masked_conv2d import identify
@@ -91,6 +93,8 @@ class MaskedConv1d(MaskedWeight, torch.nn.Conv1d):
             RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv1d.forward, input)) is not None:
+            return node
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,8 +4,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
 from fused_rnn.reference.masked_conv2d import check_mask_type, identify, mask
 
@@ -97,6 +99,8 @@ class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
             RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv2d.forward, input)) is not None:
+            return node
         return self._conv_forward(input, self.weight, self.bias)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

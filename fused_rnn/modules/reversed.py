@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+
+from fused_rnn.modules.fx import leaf
 
 
 class Reversed(torch.nn.Module):
@@ -50,6 +53,9 @@ class Reversed(torch.nn.Module):
         Raises:
             TypeError: ``input`` is no tensor.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, Reversed.forward, input, hx, lengths=lengths)) is not None:
+            return node
         if not isinstance(input, Tensor):
             raise TypeError(f"input must be a Tensor, got {type(input).__name__}: use lengths")
         time = 1 if self.layer.batch_first and input.dim() == 3 else 0

@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
@@ -43,5 +45,8 @@ class RNNCell(torch.nn.RNNCell):
             RuntimeError: ``nonlinearity`` is unknown, sizes do not fit, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, RNNCell.forward, input, hx)) is not None:
+            return node
         weights = current_weights(self, CELL_WEIGHTS)
         return functional.rnn_cell(input, hx, *weights, nonlinearity=self.nonlinearity)
