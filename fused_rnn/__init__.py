@@ -1,6 +1,6 @@
 """Fused LSTM, GRU, RNN and masked-convolution kernels for PyTorch, for use in place of the modules of torch.nn."""
 
-from fused_rnn import functional, models, onnx, reference
+from fused_rnn import flops, functional, models, onnx, reference
 from fused_rnn._version import __version__
 from fused_rnn.autoregressive import check_autoregressive
 from fused_rnn.config import show_config
@@ -24,6 +24,7 @@ __all__ = [
     "check_autoregressive",
     "convert",
     "explain",
+    "flops",
     "from_keras",
     "from_onnx",
     "functional",
