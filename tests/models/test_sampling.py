@@ -220,11 +220,11 @@ def test_wrong_values_are_named(name: str, wrong: dict[str, object]) -> None:
 
 def test_wrong_types_are_named() -> None:
     model, levels = MODELS["PixelCNN"].float(), torch.zeros(2, 1, *SIZE, dtype=torch.long)
-    with pytest.raises(TypeError, match="^observed must be integer levels from 0 to 4, got torch.float32"):
+    with pytest.raises(TypeError, match=r"^observed must be integer levels from 0 to 4, got torch.float32"):
         model.sample(2, SIZE, observed=levels.float(), observed_mask=torch.ones(SIZE) > 0)
-    with pytest.raises(TypeError, match="^observed_mask must be boolean, got torch.float32"):
+    with pytest.raises(TypeError, match=r"^observed_mask must be boolean, got torch.float32"):
         model.sample(2, SIZE, observed=levels, observed_mask=torch.ones(SIZE))
-    with pytest.raises(NotImplementedError, match="weights of float32 or float64, got torch.bfloat16"):
+    with pytest.raises(NotImplementedError, match=r"weights of float32 or float64, got torch.bfloat16"):
         PixelCNN(8, 1).bfloat16().sample(1, SIZE)
 
 

@@ -41,6 +41,11 @@ def test_values_and_gradients(
         assert torch.equal(gated_activation(input, groups), output)
 
 
+def test_on_every_device(device: str) -> None:
+    input = torch.randn(2, 12, 3, 5, dtype=F64)
+    assert_accurate(GatedActivation(3).to(device)(input.to(device)), oracle(input, 3))
+
+
 def test_an_input_that_is_not_contiguous() -> None:
     input = torch.randn(4, 9, 8, 5, dtype=F64).permute(0, 2, 3, 1)[:, :, ::2]
     assert_accurate(gated_activation(input, 2), oracle(input, 2))
@@ -87,3 +92,8 @@ def test_errors() -> None:
         GatedActivation(0)
     with pytest.raises(NotImplementedError, match="input must be float32, float64, bfloat16 or float16, got Long"):
         gated_activation(torch.ones(1, 2, 3, 3, dtype=torch.long))
+
+
+def test_repr() -> None:
+    assert repr(GatedActivation()) == "GatedActivation()"
+    assert repr(GatedActivation(3)) == "GatedActivation(data_channels=3)"

@@ -20,9 +20,13 @@ from fused_rnn.convert import COUNTERPARTS
 ROOT = Path(__file__).parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
 SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fused_rnn::")]
-# An operator and its backward pass are in the same files.
-OPERATORS = sorted({name.removeprefix("fused_rnn::").removesuffix("_backward") for name in SCHEMAS})
+# An operator and those that belong to it are in the same files.
+OPERATORS = sorted({re.sub("^fused_rnn::|_backward$|_pack$", "", name) for name in SCHEMAS})
+# The suffixes of operators that belong to another one. The gradient of the gated activation is made of PyTorch's.
+SECOND = {"recurrent": ["_backward"], "masked_conv2d": ["_backward"], "pixel_network": ["_pack"]}
 ON_A_GPU = {"recurrent"}
+# The evaluation of a network pixel by pixel is not differentiable, and is defined by what the whole image gives.
+WITHOUT_GRADIENT = {"pixel_network"}
 # Each header of csrc/cells/ has the cells of one public name; rnn.h, for example, has those with tanh and with ReLU.
 CELLS = sorted(path.stem for path in (CSRC / "cells").glob("*.h") if path.stem != "cells")
 TYPES = ("float32", "bfloat16", "float16")
@@ -54,9 +58,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "onnx": {"foreign", "modules", "reference"},
     "foreign": {"modules"},
     "autoregressive": {"models"},
-    "models": {"modules"},
+    "models": {"modules", "functional"},
     "modules": {"functional", "reference"},
-    "functional": {"autograd", "reference"},
+    "functional": {"autograd", "ops", "reference"},
     "autograd": {"ops", "reference"},
     "ops": {"_C"},
     "reference": set(),
@@ -141,7 +145,7 @@ def test_a_breach_in_includes_is_seen(file: str, name: str) -> None:
     [
         ("reference/lstm.py", "fused_rnn.ops.recurrent"), ("reference/lstm.py", "numpy"),
         ("ops/recurrent.py", "fused_rnn.autograd"), ("autograd/recurrent.py", "fused_rnn.functional"),
-        ("functional/lstm.py", "fused_rnn.ops.recurrent"),
+        ("functional/lstm.py", "fused_rnn.modules"),
         ("modules/lstm.py", "fused_rnn.autograd"), ("functional/lstm.py", "fused_rnn.LSTM"),
         ("convert.py", "fused_rnn.functional"), ("modules/lstm.py", "fused_rnn.convert"),
     ],
@@ -151,13 +155,14 @@ def test_a_breach_in_imports_is_seen(file: str, name: str) -> None:
 
 
 def test_the_operators() -> None:
-    assert OPERATORS == ["masked_conv2d", "recurrent"]
-    assert len(SCHEMAS) == 2 * len(OPERATORS)
+    assert OPERATORS == ["gated_activation", "masked_conv2d", "pixel_network", "recurrent"]
+    assert {*SCHEMAS} == {f"fused_rnn::{name}{suffix}" for name in OPERATORS for suffix in ("", *SECOND.get(name, ()))}
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_an_operator_has_one_name_in_every_folder(operator: str) -> None:
-    python = [f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "autograd", "functional", "reference")]
+    differentiable = () if operator in WITHOUT_GRADIENT else ("autograd", "reference")
+    python = [f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "functional", *differentiable)]
     cpp = [f"csrc/ops/{operator}.cpp", f"csrc/cpu/{operator}.h"]
     cuda = [f"csrc/ops/cuda/{operator}.cpp", f"csrc/cuda/{operator}.cu"] if operator in ON_A_GPU else []
     for file in [*python, *cpp, *cuda, f"tests/operators/test_{operator}.py"]:
