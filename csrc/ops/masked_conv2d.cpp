@@ -41,8 +41,9 @@ void check_options(const Options& options, const Tensor& weight) {
                     ", in_channels=", in_channels, ", out_channels=", out_channels);
   TORCH_CHECK_VALUE(groups == 1 || !is_vertical(options.mask_type), "data_channels must be 1 with mask_type '",
                     options.mask_type, "', whose taps all see every channel, got ", groups);
-  TORCH_CHECK(options.dilation.size() == 2 && options.dilation[0] > 0 && options.dilation[1] > 0,
-              "non-positive dilation is not supported");
+  TORCH_CHECK(options.dilation.size() == 2,
+              "expected dilation to be a single integer value or a list of 2 values, got ", options.dilation);
+  TORCH_CHECK(options.dilation[0] > 0 && options.dilation[1] > 0, "non-positive dilation is not supported");
 }
 
 // Checks that `tensor` has the same dtype and device as the input.

@@ -65,7 +65,9 @@ def masked_conv1d(
     taps = weight.size(2)
     if taps == 0:
         raise ValueError(f"kernel_size must be positive, got weight of size {list(weight.shape)}")
+    if not isinstance(dilation, int) and len(dilation) != 1:
+        raise RuntimeError(f"expected dilation to be a single integer value or a list of 1 value, got {dilation}")
+    distance = dilation if isinstance(dilation, int) else dilation[0]
     # An image of one row, and a kernel whose centre is the last tap: the taps after the centre are masked.
     row = pad(weight, (0, taps - 1)).unsqueeze(2)
-    distance = dilation if isinstance(dilation, int) else dilation[0]
     return masked_conv2d(input.unsqueeze(-2), row, bias, mask_type, data_channels, (1, distance)).squeeze(-2)

@@ -206,6 +206,7 @@ ERRORS: dict[str, tuple[type[Exception], str, Call]] = {
     "no steps": (RuntimeError, "to have time steps", lambda x, w, b: run(x[..., :0], w, b)),
     "bias": (RuntimeError, "bias to be 1-dimensional with 4 elements", lambda x, w, b: run(x, w, b[:3])),
     "dilation": (RuntimeError, "non-positive dilation", lambda x, w, b: run(x, w, b, "A", 1, 0)),
+    "dilations": (RuntimeError, "expected dilation to be a single", lambda x, w, b: run(x, w, b, "A", 1, (1, 2))),  # type: ignore[arg-type]
     "dtype": (RuntimeError, "not the same dtype", lambda x, w, b: run(x.double(), w, b)),
 }
 

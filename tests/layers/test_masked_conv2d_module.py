@@ -143,6 +143,7 @@ ERRORS: dict[str, tuple[type[Exception], str, Call]] = {
     "negative groups": (ValueError, "data_channels must be positive", lambda x, w, b: run(x, w, b, "A", -1)),
     "many groups": (ValueError, "must not exceed in_channels", lambda x, w, b: run(x, w, b, "A", 4)),
     "dilation": (RuntimeError, "non-positive dilation is not supported", lambda x, w, b: run(x, w, b, "A", 1, 0)),
+    "3 dilations": (RuntimeError, "list of 2 values", lambda x, w, b: run(x, w, b, "A", 1, (1, 1, 1))),  # type: ignore[arg-type]
     "2-D input": (RuntimeError, r"Expected 3D \(unbatched\) or 4D", lambda x, w, b: run(x[0, 0], w, b)),
     "5-D input": (RuntimeError, r"Expected 3D \(unbatched\) or 4D", lambda x, w, b: run(x[None], w, b)),
     "3-D weight": (RuntimeError, "Expected 4D weight", lambda x, w, b: run(x, w[0], b)),
