@@ -118,7 +118,8 @@ def _masked_conv2d(given: dict[str, Any]) -> Any:
     op = _opset()
     weight, dilation = given["weight"], list(given["dilation"])
     out_channels, in_channels, *kernel = map(int, weight.shape)
-    active = mask(out_channels, in_channels, (kernel[0], kernel[1]), given["mask_type"], given["data_channels"])
+    size, mask_type, data_channels = (kernel[0], kernel[1]), given["mask_type"], given["data_channels"]
+    active = mask(out_channels, in_channels, size, mask_type, data_channels, device="cpu")
     zero = op.CastLike(op.Constant(value_float=0.0), weight)
     padding = [size // 2 * distance for size, distance in zip(kernel, dilation, strict=True)]
     weight = op.Where(_constant(active.numpy()), weight, zero)
