@@ -161,11 +161,14 @@ def converted(cls: type[nn.Module], mask_type: str, data_channels: int) -> type[
             "__module__": cls.__module__,
             "__qualname__": cls.__qualname__,
             "__doc__": cls.__doc__,
+            "forward": MaskedConv2d.forward,
+            "_conv_forward": MaskedConv2d._conv_forward,
             # Properties, since the module may have attributes of these names.
             "mask_type": property(lambda self: mask_type),
             "data_channels": property(lambda self: data_channels),
         }
-        _converted[key] = type(cls.__name__, (ConvertedMaskedConv2d, cls), namespace)
+        # cls must be the first base, so that instances have its memory layout: else __class__ cannot be assigned.
+        _converted[key] = type(cls.__name__, (cls, ConvertedMaskedConv2d), namespace)
     return _converted[key]
 
 

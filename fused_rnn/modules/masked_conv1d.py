@@ -104,7 +104,7 @@ class MaskedConv1d(MaskedWeight, torch.nn.Conv1d):
     def _active_taps(self) -> int:
         return self.kernel_size[0] - (self.mask_type == "A" and self.data_channels == 1)
 
-    def _mask(self, device: torch.device) -> Tensor:
+    def _make_mask(self, device: torch.device) -> Tensor:
         return mask(
             self.out_channels, self.in_channels, self.kernel_size[0], self.mask_type, self.data_channels, device
         )

@@ -117,7 +117,7 @@ class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
             "vertical_B": (height // 2 + 1) * width,
         }[self.mask_type]
 
-    def _mask(self, device: torch.device) -> Tensor:
+    def _make_mask(self, device: torch.device) -> Tensor:
         height, width = self.kernel_size
         return mask(self.out_channels, self.in_channels, (height, width), self.mask_type, self.data_channels, device)
 

@@ -21,7 +21,8 @@ class MaskedWeight(_ConvNd):
     """The base of the masked convolutions: initialisation, loading and the mask itself.
 
     Masked entries of the weight are never used. They are zero nevertheless, so that code that reads the weight, such as
-    a norm of it or torch.nn.functional.conv2d, sees what the layer computes.
+    a norm of it or torch.nn.functional.conv2d, sees what the layer computes. Layers with different masks must therefore
+    not share a weight: loading a state_dict would write the zeros of each.
     """
 
     mask_type: str
@@ -38,7 +39,7 @@ class MaskedWeight(_ConvNd):
     @property
     def mask(self) -> Tensor:
         """Which entries of the weight are active: a boolean tensor of its shape, made anew each time."""
-        return self._mask(next(self.parameters()).device)
+        return self._make_mask(next(self.parameters()).device)
 
     @torch.no_grad()
     def zero_masked_weights(self) -> None:
@@ -70,7 +71,7 @@ class MaskedWeight(_ConvNd):
         """Return the number of taps that are active for any channel."""
         raise NotImplementedError
 
-    def _mask(self, device: torch.device) -> Tensor:
+    def _make_mask(self, device: torch.device) -> Tensor:
         """Return the mask on ``device``."""
         raise NotImplementedError
 
@@ -83,7 +84,7 @@ class MaskedWeight(_ConvNd):
 
     def _masked_like(self, weight: Tensor) -> Tensor:
         """Return the masked entries, distributed over processes if ``weight`` is."""
-        masked = ~self._mask(weight.device)
+        masked = ~self._make_mask(weight.device)
         if not hasattr(weight, "device_mesh"):
             return masked
         from torch.distributed.tensor import DTensor, distribute_tensor
@@ -134,7 +135,7 @@ class MaskedWeight(_ConvNd):
             return f"its shape is {list(given.shape)}, not {list(self._weight_shape())}"
         if (given[given != 0] != 1).any():
             return "it has other values than 0 and 1"
-        different = active != self._mask(given.device)
+        different = active != self._make_mask(given.device)
         if not different.any():
             return None
         words = describe(active, self._identify)

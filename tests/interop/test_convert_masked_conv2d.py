@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+from abc import ABC
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,20 @@ class Multiplying(Masking):
 
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight * self.mask, self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Logging(ABC, Masking):
+    """A class with several bases, which has another memory layout, and with methods of its own for what we override."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d(input, weight * self.mask, bias, self.stride, self.padding, self.dilation)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.loaded = True
 
 
 class Padding(Masking):
@@ -76,7 +91,7 @@ def run(module: nn.Module) -> dict[str, Tensor]:
     return {"output": output.detach(), **differentiate([output], leaves)}
 
 
-@pytest.mark.parametrize("cls", [Masking, Multiplying, Padding])
+@pytest.mark.parametrize("cls", [Masking, Multiplying, Padding, Logging])
 @pytest.mark.parametrize(("mask_type", "groups"), MASKS)
 def test_there_and_back(mask_type: str, groups: int, cls: type[Masking]) -> None:
     module = foreign(cls, mask_type, groups)
@@ -265,6 +280,16 @@ def test_checkpoints_of_the_original() -> None:
         module.load_state_dict(foreign(mask_type="B").state_dict())
 
 
+def test_overridden_methods_are_still_called() -> None:
+    module = foreign(Logging)
+    fused_rnn.convert(module)
+    module.load_state_dict({**module.state_dict(), "weight": torch.ones(6, 3, 5, 3)})
+    assert module.loaded
+    assert torch.equal(module.weight != 0, module.mask)
+    with pytest.raises(RuntimeError, match="mask is not the mask of this layer"):
+        module.load_state_dict(foreign(mask_type="B").state_dict())
+
+
 def test_a_weight_of_two_layers_is_left_as_it_is() -> None:
     first, second = foreign(Multiplying, "A"), foreign(Multiplying, "B")
     second.weight = first.weight
@@ -273,6 +298,7 @@ def test_a_weight_of_two_layers_is_left_as_it_is() -> None:
     assert torch.equal(first.weight, before)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 @pytest.mark.parametrize("normalise", [parametrizations.weight_norm, nn.utils.weight_norm])
 def test_weight_norm(normalise: Callable[[nn.Module], nn.Module]) -> None:
     module = normalise(foreign(Multiplying))
