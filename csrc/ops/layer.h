@@ -88,7 +88,8 @@ struct RecurrentGradients {
 };
 // The results of the forward pass that the backward pass needs, of checked shapes.
 struct RecurrentSaved {
-  Tensor output, gates;
+  Tensor output;  // may be undefined if there is one step: its previous hidden values are h0
+  Tensor gates;
   std::vector<Tensor> history;
 };
 // Which gradients the backward pass must compute.

@@ -95,7 +95,7 @@ Tensor checked_shape(const OptionalTensor& tensor, const char* name, at::IntArra
 std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
     std::string_view cell, const OptionalTensor& grad_output, const OptionalTensors& grad_final_states,
     const OptionalTensors& grad_history, const Tensor& input, at::TensorList states, at::TensorList weights,
-    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const Tensor& output, const Tensor& gates,
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& output, const Tensor& gates,
     at::TensorList history, bool input_grad, bool state_grad, bool weight_grad) {
   const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
   const auto cell_states = static_cast<size_t>(layer.cell.cell_states());
@@ -108,6 +108,8 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
   gradients.output = checked_shape(grad_output, "grad_output", layer.output_shape());
   for (size_t i = 0; i < states.size(); ++i)
     gradients.states.push_back(checked_shape(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes()));
+  TORCH_CHECK(output || layer.sizes.steps.time == 1, "output may be None only if there is one time step, got ",
+              layer.sizes.steps.time);
   saved.output = checked_shape(output, "output", layer.output_shape());
   saved.gates = checked_shape(gates, "gates", layer.gates_shape());
   for (size_t i = 0; i < cell_states; ++i) {

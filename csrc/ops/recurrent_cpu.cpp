@@ -225,7 +225,7 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     params.input = cpu_layer.input.const_data_ptr<T>();
     params.h0 = cpu_layer.states[0].const_data_ptr<T>();
     params.c0 = has_cell_state ? cpu_layer.states[1].const_data_ptr<T>() : nullptr;
-    params.output = output.const_data_ptr<T>();
+    params.output = pointer<T>(output);
     params.gates = gates.const_data_ptr<T>();
     params.cells = pointer<T>(cells);
     params.grad_output = pointer<T>(grad_output);

@@ -85,7 +85,7 @@ struct RecurrentBackwardParams {
   const T* input;        // [rows, input_size]
   const T* h0;           // [directions, batch, output_size]
   const T* c0;           // [directions, batch, hidden_size]: the cell states before the first step
-  const T* output;       // [rows, directions * output_size]
+  const T* output;       // [rows, directions * output_size]; may be null if there is one step, which does not read it
   const T* gates;        // [directions, rows, kSums * hidden_size], as forward left them
   const T* cells;        // [directions, rows, hidden_size], as forward left them
   const T* grad_output;  // [rows, directions * output_size], or null for zero

@@ -78,7 +78,9 @@ class RecurrentFunction(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save tensors by save_for_backward, which detects a later modification in place."""
         cell, batch_sizes, lengths, *tensors = inputs
-        sequence, gates, history = output[0], output[1 + STATES[cell]], output[2 + STATES[cell] :]
+        gates, history = output[1 + STATES[cell]], output[2 + STATES[cell] :]
+        # The output of a single step is not read, so it is not saved, and the caller may change it in place.
+        sequence = None if _is_one_step(tensors[0], tensors[1], batch_sizes) else output[0]
         ctx.cell = cell
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
@@ -157,7 +159,7 @@ class RecurrentBackwardFunction(Function):
         needed: tuple[bool, ...],
         batch_sizes: Tensor | None,
         lengths: Tensor | None,
-        output: Tensor,
+        output: Tensor | None,
         gates: Tensor,
         *tensors: Any,
     ) -> tuple[Tensor, ...]:
@@ -198,12 +200,17 @@ class RecurrentBackwardFunction(Function):
         return vmap_layer(function, info.batch_size, in_dims, args, batch_sizes=2, weights=weights, foldable=foldable)
 
 
+def _is_one_step(input: Tensor, h0: Tensor, batch_sizes: Tensor | None) -> bool:
+    """Return whether a layer has a single step; ``input`` and ``h0`` are as in :func:`fused_rnn.ops.recurrent`."""
+    return h0.dim() == 2 or (input if batch_sizes is None else batch_sizes).size(0) == 1
+
+
 def _backward(
     cell: str,
     needed: Sequence[bool],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    output: Tensor,
+    output: Tensor | None,
     gates: Tensor,
     named: BackwardTensors,
 ) -> tuple[Tensor, ...]:

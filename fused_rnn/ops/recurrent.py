@@ -63,7 +63,7 @@ def recurrent_backward(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    output: Tensor,
+    output: Tensor | None,
     gates: Tensor,
     history: Sequence[Tensor],
     input_grad: bool,
@@ -82,7 +82,7 @@ def recurrent_backward(
         weights: as given to :func:`recurrent`.
         batch_sizes: as given to :func:`recurrent`.
         lengths: as given to :func:`recurrent`.
-        output: as returned by :func:`recurrent`.
+        output: as returned by :func:`recurrent`; may be None if there is a single step, which does not read it.
         gates: as returned by :func:`recurrent`.
         history: as returned by :func:`recurrent`.
         input_grad: whether the gradient of ``input`` is wanted.
@@ -136,7 +136,7 @@ def _(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
-    output: Tensor,
+    output: Tensor | None,
     gates: Tensor,
     history: Sequence[Tensor],
     input_grad: bool,

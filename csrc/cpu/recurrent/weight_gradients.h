@@ -92,7 +92,8 @@ class RecurrentGradients {
   void weight_hh(int64_t direction) {
     const int64_t batch = s_.steps.batch, size = s_.output_size, total = s_.directions * size;
     const T* h0 = p_.h0 + direction * batch * size;
-    const T* output = p_.output + direction * size;
+    // One step has no previous output; there may be none at all then.
+    const T* output = s_.steps.time > 1 ? p_.output + direction * size : nullptr;
     if (s_.steps.batch_sizes == nullptr) {
       // The previous hidden values are h0 in the direction's first step, and the output of the previous step in every
       // other one.

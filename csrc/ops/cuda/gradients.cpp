@@ -33,11 +33,15 @@ Tensor zero_like(const Tensor& tensor) { return at::zeros({}, tensor.options());
 Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const Tensor h0 = cuda.layer.h0().select(0, direction);
+  // One step, for which the output may be undefined, begins with h0. If it is packed, sequences may lack it.
+  if (cuda.steps.time == 1) {
+    if (!cuda.lengths.defined()) return h0.narrow(0, 0, cuda.steps.rows);
+    return at::where(cuda.running().view({-1, 1}), h0, zero_like(h0));
+  }
   const Tensor own =
       output.view({-1, s.directions * s.output_size}).narrow(1, direction * s.output_size, s.output_size);
   if (cuda.batch_sizes.defined()) return at::cat({own, h0}).index_select(0, packed_sources(cuda, direction));
   const int64_t others = cuda.steps.rows - cuda.steps.batch;
-  if (others == 0 && !cuda.lengths.defined()) return h0;
   const Tensor before =
       direction == 0 ? at::cat({h0, own.narrow(0, 0, others)}) : at::cat({own.narrow(0, cuda.steps.batch, others), h0});
   if (!cuda.lengths.defined()) return before;
