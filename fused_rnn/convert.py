@@ -80,8 +80,9 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
     copy of it, then it becomes one. It remains an instance of its class, too, and keeps the buffer. Masked entries of
     its weight become zero.
 
-    Only registered submodules are found, not those in Python lists. Convert before torch.compile, torch.jit and
-    torch.distributed's fully_shard wrap the model.
+    Only registered submodules are found, not those in Python lists. Convert before torch.compile, torch.jit.trace and
+    torch.distributed's fully_shard wrap the model. torch.jit.script cannot compile layers of this package and says so:
+    trace the model, or :func:`revert` it first.
 
     Args:
         model: the model, changed in place.
@@ -221,10 +222,13 @@ def _base(theirs: type[nn.Module]) -> type[nn.Module]:
     """The subclass of a class of torch.nn that computes as its counterpart does.
 
     Our cells are such subclasses themselves. Our layers are not, but an instance of a subclass of torch.nn.LSTM must
-    stay an instance of torch.nn.LSTM, so their ``forward`` is put into a new subclass of torch.nn's layer.
+    stay an instance of torch.nn.LSTM, so their ``forward``, and their refusal of torch.jit.script, are put into a new
+    subclass of torch.nn's layer.
     """
     ours = COUNTERPARTS[theirs]
-    return ours if issubclass(ours, theirs) else type(ours.__name__, (theirs,), {"forward": ours.forward})
+    if issubclass(ours, theirs):
+        return ours
+    return type(ours.__name__, (theirs,), {name: vars(ours)[name] for name in ("forward", "__prepare_scriptable__")})
 
 
 _bases = {theirs: _base(theirs) for theirs in COUNTERPARTS}

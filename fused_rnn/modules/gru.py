@@ -9,6 +9,7 @@ from torch.fx import Proxy
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
 from fused_rnn.modules.fx import leaf
+from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import layer_weights
 
 
@@ -50,6 +51,8 @@ class GRU(torch.nn.RNNBase):
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

@@ -6,6 +6,7 @@ from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.modules.fx import leaf
+from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
@@ -28,6 +29,8 @@ class GRUCell(torch.nn.GRUCell):
         >>> cell(torch.randn(3, 4)).shape
         torch.Size([3, 8])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Run one step.

@@ -10,6 +10,7 @@ from fused_rnn import reference
 from fused_rnn.functional.gru import MODE as GRU_MODE
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
 from fused_rnn.modules.fx import leaf
+from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights, layer_weights
 
 
@@ -62,6 +63,8 @@ class GRUResetBefore(torch.nn.RNNBase):
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
 
+    __prepare_scriptable__ = refuse_script
+
     def __init__(
         self,
         input_size: int,
@@ -109,6 +112,8 @@ class GRUCellResetBefore(torch.nn.RNNCellBase):
         >>> GRUCellResetBefore(4, 8)(torch.randn(3, 4)).shape
         torch.Size([3, 8])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from torch.fx import Proxy
 from fused_rnn import functional
 from fused_rnn.functional.recurrent import Sequences
 from fused_rnn.modules.fx import leaf
+from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import layer_weights
 
 
@@ -56,6 +57,8 @@ class LSTM(torch.nn.RNNBase):
         >>> cells.shape
         torch.Size([5, 3, 8])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,

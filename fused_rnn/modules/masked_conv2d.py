@@ -9,6 +9,7 @@ from torch.fx import Proxy
 from fused_rnn import functional
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
+from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.reference.masked_conv2d import check_mask_type, identify, mask
 
 
@@ -55,6 +56,8 @@ class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
         >>> layer(torch.randn(2, 3, 16, 16)).shape
         torch.Size([2, 12, 16, 16])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
