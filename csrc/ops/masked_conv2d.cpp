@@ -6,7 +6,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -207,11 +206,6 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
 TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
   library.impl("masked_conv2d", masked_conv2d);
   library.impl("masked_conv2d_backward", masked_conv2d_backward);
-}
-
-TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
-  library.impl("masked_conv2d", torch::autograd::autogradNotImplementedFallback());
-  library.impl("masked_conv2d_backward", torch::autograd::autogradNotImplementedFallback());
 }
 
 }  // namespace fused_rnn::ops

@@ -2,7 +2,6 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros_like.h>
-#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -137,10 +136,5 @@ TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {
   library.impl("recurrent_backward", recurrent_backward);
 }
 #endif
-
-TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
-  library.impl("recurrent", torch::autograd::autogradNotImplementedFallback());
-  library.impl("recurrent_backward", torch::autograd::autogradNotImplementedFallback());
-}
 
 }  // namespace fused_rnn::ops

@@ -13,14 +13,16 @@ from torch.autograd import Function, forward_ad
 def needs_graph(*tensors: Tensor | None) -> bool:
     """Whether an operator on ``tensors`` must go through its autograd function rather than be called directly.
 
-    It must also inside the transforms of torch.func, whose rules the autograd function defines.
+    It must also inside the transforms of torch.func, whose rules the autograd function defines. But a trace of
+    torch.jit.trace must contain the operator itself, since a model with a Python function in it cannot be saved; the
+    operator then computes the gradients without the help of Python.
     """
     if torch._C._are_functorch_transforms_active():
         return True
     if torch.is_grad_enabled():
         for tensor in tensors:  # a loop, which is faster than any(): one small step takes only microseconds
             if tensor is not None and tensor.requires_grad:
-                return True
+                return not torch.jit.is_tracing()
     return False
 
 

@@ -72,6 +72,8 @@ def check_lengths(lengths: Tensor, input: Tensor) -> None:
     time, batch = input.shape[:2]
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise TypeError(f"lengths must be integers, got {lengths.dtype}")
+    if torch.jit.is_tracing():
+        return  # a comparison of sizes would fix them in the trace; the operator compares them when it runs
     if lengths.shape != (batch,):
         raise ValueError(f"lengths must have shape [batch] = [{batch}], got {list(lengths.shape)}")
     if lengths.is_cpu and not input.is_cpu and not torch.compiler.is_compiling():

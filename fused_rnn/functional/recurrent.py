@@ -124,10 +124,14 @@ def _run_packed(
     data, batch_sizes, sorted_indices, unsorted_indices = input
     check_layer_ranks(mode.name, data, hx, packed=True)
     data, hx, weights = _autocast(data, hx, weights)
-    batch = int(batch_sizes[:1].sum())  # converted once, so that torch.compile sees one number; 0 if there are no steps
+    # torch.jit.trace would fix a number, and what is compared with it, for all calls of the trace. Otherwise the batch
+    # size is converted once, so that torch.compile sees one number; it is 0 if there are no steps.
+    tracing = torch.jit.is_tracing()
+    batch: Any = batch_sizes[0] if tracing else int(batch_sizes[:1].sum())
     if hx is None:
         hx = _zeros(mode, data, batch, weights, rows)
-    _check_layers(mode, data, batch_sizes, batch, hx, weights, rows)
+    if not tracing:
+        _check_layers(mode, data, batch_sizes, batch, hx, weights, rows)
     if sorted_indices is not None:
         hx = [state.index_select(1, sorted_indices) for state in hx]
     results = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
@@ -223,7 +227,8 @@ def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], row
     zeros = input.new_zeros((rows, batch, output_size))
     if mode.cell.states == 1:
         return (zeros,)
-    others = zeros if output_size == hidden_size else input.new_zeros((rows, batch, hidden_size))
+    projected = len(weights) // rows % 2 == 1
+    others = input.new_zeros((rows, batch, hidden_size)) if projected else zeros
     return zeros, *(others,) * (mode.cell.states - 1)
 
 

@@ -37,6 +37,17 @@ def test_forward_operators(case: Case, dtype: torch.dtype, save_for_backward: bo
     torch.library.opcheck(FORWARD, arguments)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("save_for_backward", [True, False])
+def test_forward_operators_with_gradients(case: Case, save_for_backward: bool) -> None:
+    input, states, weights = layer_inputs(case)
+    for tensor in (input, *states, *weights):
+        tensor.requires_grad_()
+    torch.library.opcheck(
+        FORWARD, (CELLS[case.kind], input, states, weights, batch_sizes(case), None, save_for_backward)
+    )
+
+
 @pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -56,7 +67,9 @@ def test_operators_of_one_step(kind: str, dtype: torch.dtype) -> None:
     for one, first in zip(FORWARD(CELLS[kind], *arguments, True), FORWARD(CELLS[kind], *sequence, True), strict=True):
         pairs = [(one, first)] if isinstance(one, Tensor) else zip(one, first, strict=True)
         assert all(torch.equal(a, b.view_as(a)) for a, b in pairs)
-    torch.library.opcheck(BACKWARD, (*backward_arguments(kind, arguments), True, True, True))
+    *backward, output, gates, history = backward_arguments(kind, arguments)
+    for given in (output, None):  # which one step does not read
+        torch.library.opcheck(BACKWARD, (*backward, given, gates, history, True, True, True))
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
