@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from itertools import compress, zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import FunctionalizeInterpreter, retrieve_current_functorch_interpreter
 from torch._functorch.utils import unwrap_dead_wrappers
+from torch._subclasses.functional_tensor import FunctorchFunctionalizeAPI
 from torch.autograd import Function, forward_ad
 
 
@@ -35,8 +38,23 @@ def apply(function: Any, *args: Any) -> tuple[Tensor, ...]:
     if torch.compiler.is_compiling():
         return function.apply(*_distinct(args))
     if torch._C._are_functorch_transforms_active():
+        interpreter = retrieve_current_functorch_interpreter()
+        if isinstance(interpreter, FunctionalizeInterpreter):
+            return _functionalized(function, FunctorchFunctionalizeAPI(interpreter), args)
         return function.apply(*args)
     return super(Function, function).apply(*unwrap_dead_wrappers(args))
+
+
+def _functionalized(function: Any, level: FunctorchFunctionalizeAPI, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Apply an autograd function within torch.func.functionalize, which has no rule for such functions.
+
+    Ours change no tensor in place, so they are applied to the tensors under those of functionalize.
+    """
+    unwrapped = level.unwrap_tensors(args)
+    with level.redispatch_to_next():
+        outputs = apply(function, *unwrapped)
+    wrapped: Any = level.wrap_tensors(cast(Any, outputs))
+    return wrapped
 
 
 def _distinct(args: Sequence[Any]) -> list[Any]:
@@ -55,6 +73,20 @@ def forward_mode() -> bool:
     direction. An autograd function with a method ``jvp`` is no alternative, since torch.compile cannot trace it.
     """
     return forward_ad._current_level >= 0
+
+
+def calls_reference() -> bool:
+    """Return whether the reference is called instead of the operator.
+
+    It is in forward mode, and where torch.func.functionalize is around another transform: PyTorch has no rule for
+    autograd functions there.
+    """
+    if forward_mode():
+        return True
+    if not torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return False
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return any(level.key() == TransformType.Functionalize for level in levels[:-1])
 
 
 def reaches_operator(input: Tensor) -> bool:

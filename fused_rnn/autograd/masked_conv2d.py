@@ -8,7 +8,14 @@ from torch.autograd import Function
 
 from fused_rnn import ops, reference
 from fused_rnn.autograd.batching import IMAGES, Batched, fold, loop, shared, unfold
-from fused_rnn.autograd.graph import apply, forward_mode, needs_graph, reference_outputs, second_gradients, where_needed
+from fused_rnn.autograd.graph import (
+    apply,
+    calls_reference,
+    needs_graph,
+    reference_outputs,
+    second_gradients,
+    where_needed,
+)
 
 Options = tuple[str, int, tuple[int, int]]
 """``mask_type``, ``data_channels`` and ``dilation``."""
@@ -28,7 +35,7 @@ def masked_conv2d(
         ``[batch, out_channels, height, width]``.
     """
     options = (mask_type, data_channels, dilation)
-    if forward_mode():
+    if calls_reference():
         (output,) = reference_outputs(partial(_reference, options), (input, weight, bias))
         return output
     if needs_graph(input, weight, bias):

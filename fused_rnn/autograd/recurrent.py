@@ -11,7 +11,7 @@ from fused_rnn import ops, reference
 from fused_rnn.autograd.batching import Batched, vmap_layer
 from fused_rnn.autograd.graph import (
     apply,
-    forward_mode,
+    calls_reference,
     legacy_vmap,
     needs_graph,
     reference_gradients,
@@ -41,7 +41,7 @@ def recurrent(
     """
     count = STATES[cell]
     history: Sequence[Tensor]
-    if forward_mode():
+    if calls_reference():
         function = partial(_reference, cell, batch_sizes, lengths)
         output, *rest = reference_outputs(function, (input, *states, *weights))
         finals, history = rest[:count], rest[count:]

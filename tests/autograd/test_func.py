@@ -294,6 +294,35 @@ def test_half_precision(kind: str, dtype: torch.dtype) -> None:
     assert_accurate(outputs, exact)
 
 
+@pytest.mark.parametrize("graph", [True, False])
+@pytest.mark.parametrize("name", NAMES)
+def test_functionalize(name: str, graph: bool) -> None:
+    """Changes in place around a layer become new tensors; values, gradients and second gradients stay the same."""
+    module, _ = pair(name)
+    input = random(*SHAPES[name]).requires_grad_(graph)
+
+    def run(input: Tensor) -> Tensor:
+        changed = input * 2
+        changed.mul_(3)
+        output = vector(module, changed)
+        output.add_(1)
+        return output.square().sum()
+
+    traced = torch.func.functionalize(run)
+    assert torch.equal(traced(input), run(input))
+    assert_accurate(grad(traced)(input), grad(run)(input))
+    assert_accurate(torch.func.functionalize(grad(run))(input), grad(run)(input))
+    batch = random(3, *SHAPES[name])
+    assert_accurate(vmap(traced)(batch), vmap(run)(batch))
+    assert_accurate(torch.func.functionalize(vmap(run))(batch), vmap(run)(batch))
+    if graph:
+        leaves = [input, *module.parameters()]
+        gradients = [torch.autograd.grad(call(input), leaves, create_graph=True) for call in (traced, run)]
+        assert_all_accurate(*(dict(enumerate(gradient)) for gradient in gradients))
+        second = [torch.autograd.grad(first[0].square().sum(), leaves[-1])[0] for first in gradients]
+        assert_accurate(*second)
+
+
 def test_functions_have_no_jvp() -> None:
     """torch.compile refuses autograd functions with a jvp, so forward mode uses the reference instead."""
     assert RecurrentFunction.jvp is torch.autograd.Function.jvp
