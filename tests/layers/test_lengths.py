@@ -73,6 +73,29 @@ def test_modules_equal_torch_with_packed_input(kind: str, form: dict[str, Any], 
         assert_all_accurate(dict(enumerate(flatten(actual_finals))), dict(enumerate(flatten(finals))))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("kind", KINDS)
+def test_final_states_without_gradients(kind: str, mode: Callable[[], Any], dtype: torch.dtype, device: str) -> None:
+    """Without gradients no c but the last one of each sequence is kept; it is that at the sequence's own end."""
+    case = Case(kind, batch=5, num_layers=2, bidirectional=True, lengths=(2, 5, 1, 4, 2))
+
+    def finals(package: Any, dtype: torch.dtype, device: str, **lengths: Any) -> dict[str, Tensor]:
+        input, states = case.tensors(dtype, device)
+        with mode():
+            given = input if lengths else case.in_form(input)
+            _, new = case.module(package, dtype, device)(given, hx_of(states), **lengths)
+        return dict(zip(("h_n", "c_n"), flatten(new), strict=False))
+
+    peer = finals(torch.nn, dtype, "cpu")
+    ours = finals(fused_rnn, dtype, device, lengths=list(case.lengths or ()))
+    assert_all_accurate(ours, finals(torch.nn, torch.float64, "cpu"), peer)
+    with mode():  # a sequence without steps keeps the states that it was given
+        input, states = case.tensors(dtype, device)
+        _, new = case.module(fused_rnn, dtype, device)(input, hx_of(states), lengths=[0] * 5)
+    assert all(map(torch.equal, flatten(new), states))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_full_lengths_change_nothing(kind: str, device: str) -> None:
     case = Case(kind, num_layers=2, bidirectional=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import KINDS, flatten
+from cases import KINDS, Case, cell_case, flatten, result
 from comparing import assert_all_accurate
 from every_module import NAMES, SHAPES, pair, random, vector
 from torch import Tensor
@@ -140,6 +140,25 @@ def test_autocast(name: str, dtype: torch.dtype) -> None:
         flatten(low(input.to(dtype)))[0].float().square().sum(), list(low.parameters()), materialize_grads=True
     )
     assert all(torch.equal(grad, expected.float()) for grad, expected in zip(grads, of_low, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_of_states(kind: str, cell: bool, dtype: torch.dtype, device: str) -> None:
+    """All given states are converted too, c0 of an LSTM included, and their gradients come back in float32."""
+    case = Case(kind, num_layers=2, bidirectional=True)
+
+    def results(package: Any, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+        if cell:
+            return result(*cell_case(package, kind, 3, 4, 6, dtype, device=device))
+        return result(case.module(package, dtype, device), *case.tensors(dtype, device))
+
+    with torch.autocast(device, dtype):
+        ours = results(fused_rnn, torch.float32, device)
+    assert {tensor.dtype for name, tensor in ours.items() if name.startswith("out")} == {dtype}
+    assert {tensor.dtype for name, tensor in ours.items() if name.startswith("grad")} == {torch.float32}
+    assert_all_accurate(ours, results(torch.nn, torch.float64), results(torch.nn, dtype))
 
 
 @pytest.fixture
