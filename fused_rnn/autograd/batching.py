@@ -52,9 +52,13 @@ def loop(function: Callable[..., tuple[Tensor, ...]], in_dims: tuple[Any, ...], 
     Args:
         function: called with ``args``, of which each tensor has its vmapped dimension removed.
         in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
-        size: the number of indices.
+        size: the number of indices; if it is 0, one call with zeros in place of the vmapped tensors gives the shapes.
         args: the arguments.
     """
+    if size == 0:
+        zeros = (arg.sum(dim) if isinstance(dim, int) else arg for arg, dim in zip(args, in_dims, strict=True))
+        outputs = function(*zeros)
+        return tuple(output.unsqueeze(0)[:0] for output in outputs), (0,) * len(outputs)
 
     def at(index: int) -> Iterator[Any]:
         for arg, dim in zip(args, in_dims, strict=True):
@@ -91,7 +95,7 @@ def vmap_layer(
     """
     sizes, lengths, *rows = args[batch_sizes:weights]
     # With lengths the order of the saved gates depends on the whole batch, so they could not be unfolded.
-    if lengths is not None or not foldable or not shared((in_dims[batch_sizes], *in_dims[weights:])):
+    if lengths is not None or not foldable or size == 0 or not shared((in_dims[batch_sizes], *in_dims[weights:])):
         return loop(function, in_dims, size, *args)
     folded = (
         fold(tensor, dim, size, ROWS) for tensor, dim in zip(rows, in_dims[batch_sizes + 2 : weights], strict=True)

@@ -69,7 +69,7 @@ class MaskedConv2dFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the output for all indices of the vmapped dimension."""
-        if not shared(in_dims[2:]):
+        if info.batch_size == 0 or not shared(in_dims[2:]):
             return loop(MaskedConv2dFunction.apply, in_dims, info.batch_size, *args)
         options, input, weight, bias = args
         images = fold(input, in_dims[1], info.batch_size, IMAGES)
@@ -115,7 +115,7 @@ class MaskedConv2dBackwardFunction(Function):
         """Return the gradients for all indices of the vmapped dimension."""
         options, needed, *images, weight, bias = args
         # Each index has its own weight gradients, but one call of the operator sums them over its whole batch.
-        if any(needed[1:]) or not shared(in_dims[4:]):
+        if any(needed[1:]) or info.batch_size == 0 or not shared(in_dims[4:]):
             return loop(MaskedConv2dBackwardFunction.apply, in_dims, info.batch_size, *args)
         folded = [fold(tensor, dim, info.batch_size, IMAGES) for tensor, dim in zip(images, in_dims[2:4], strict=True)]
         gradients = MaskedConv2dBackwardFunction.apply(options, needed, *folded, weight, bias)

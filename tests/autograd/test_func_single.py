@@ -1,4 +1,4 @@
-"""torch.func on one weight or one bias alone, which gives a transform the fewest tensors to work on."""
+"""torch.func on one weight or one bias alone, the fewest tensors that a transform can be given, and on no index."""
 
 from collections.abc import Callable
 from typing import Any
@@ -106,3 +106,20 @@ def test_per_sample_gradients_of_one_parameter_in_every_form(kind: str, form: st
 
         actual = vmap(grad(function), in_dims=(None, 0))(weight, inputs)
         assert_accurate(actual, each_gradient(function, [weight] * 4, list(inputs)), name=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_index_at_all(name: str) -> None:
+    """With no samples, or no values of a parameter, results are empty and gradients of what is shared are zero."""
+    module, _ = pair(name)
+    inputs = random(0, *SHAPES[name]).requires_grad_()
+    output = vmap(lambda input: vector(module, input))(inputs)
+    assert output.shape == (0, *vector(module, random(*SHAPES[name])).shape)
+    for gradient, leaf in zip(
+        torch.autograd.grad(output.sum(), [inputs, *module.parameters()]), [inputs, *module.parameters()], strict=True
+    ):
+        assert torch.equal(gradient, torch.zeros_like(leaf))
+    for _, weight, ours, _ in functions(name):
+        assert vmap(grad(ours), in_dims=(None, 0))(weight, inputs).shape == (0, *weight.shape)
+        none = weight.expand(0, *weight.shape)
+        assert vmap(grad(ours), in_dims=(0, None))(none, random(*SHAPES[name])).shape == (0, *weight.shape)
