@@ -11,6 +11,7 @@ from fused_rnn.modules.masked_conv2d import MaskedConv2d
 from fused_rnn.modules.reversed import Reversed
 from fused_rnn.modules.rnn import RNN
 from fused_rnn.modules.rnn_cell import RNNCell
+from fused_rnn.modules.with_defaults import WithDefaults
 
 __all__ = [
     "GRU",
@@ -25,4 +26,5 @@ __all__ = [
     "MaskedConv2d",
     "RNNCell",
     "Reversed",
+    "WithDefaults",
 ]

@@ -1,13 +1,13 @@
 """Layers made from ONNX nodes compute what ONNX Runtime does; where they cannot, an error says why."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy
 import pytest
 import torch
-from cases import CELLS, hx_of, structure_of
+from cases import CELLS, flatten, hx_of, structure_of
 from conversions import NONLINEARITIES
+from onnx_models import BATCH, HIDDEN, INPUT, TIME, node_model
 from onnx_runtime import assert_agree, infer
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -16,52 +16,6 @@ import fused_rnn
 onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 
 DIRECTIONS = ("forward", "reverse", "bidirectional")
-TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
-
-
-def node_model(
-    kind: str,
-    direction: str = "forward",
-    bias: bool = True,
-    sequence_lens: bool = False,
-    name: str = "node",
-    extra: Sequence[str] = (),
-    constants: dict[str, numpy.ndarray] | None = None,
-    **attributes: Any,
-) -> Any:
-    """Return a model of one node, with random weights and with the states as inputs."""
-    op_type, cell = kind.partition("_")[0], structure_of(kind)
-    directions, size = 2 if direction == "bidirectional" else 1, cell.gates * HIDDEN
-    generator = numpy.random.default_rng(1)
-    shapes: dict[str, tuple[int, ...]] = {"W": (directions, size, INPUT), "R": (directions, size, HIDDEN)}
-    shapes |= {"B": (directions, 2 * size)} if bias else {}
-    weights = {name: generator.normal(size=shape).astype("f4") for name, shape in shapes.items()} | (constants or {})
-    states = ["h", "c"][: cell.states]
-    if kind == "GRU":
-        attributes = {"linear_before_reset": 1, **attributes}
-    if kind == "RNN_RELU":
-        attributes = {"activations": ["Relu"] * directions, **attributes}
-    node = onnx.helper.make_node(
-        op_type,
-        ["X", "W", "R", "B" if bias else "", "lengths" if sequence_lens else "", *states, *extra],
-        ["Y", *(f"{state}_n" for state in states)],
-        name=name,
-        hidden_size=HIDDEN,
-        direction=direction,
-        **attributes,
-    )
-    real, whole = onnx.TensorProto.FLOAT, onnx.TensorProto.INT32
-    inputs: list[Any] = [("X", real, (TIME, BATCH, INPUT))]
-    inputs += [("lengths", whole, (BATCH,))] if sequence_lens else []
-    inputs += [(state, real, (directions, BATCH, HIDDEN)) for state in states]
-    graph = onnx.helper.make_graph(
-        [node],
-        "graph",
-        [onnx.helper.make_tensor_value_info(*each) for each in inputs],
-        [onnx.helper.make_tensor_value_info(each, real, None) for each in node.output],
-        [onnx.numpy_helper.from_array(array, each) for each, array in weights.items()],
-    )
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -153,8 +107,8 @@ STATE = numpy.ones((1, BATCH, HIDDEN), "f4")
         ("RNN", {"activations": ["Affine"], "activation_alpha": [2.0]}, r"got \['affine'\]"),
         ("LSTM", {"input_forget": 1}, "input_forget=1"),
         ("LSTM", {"extra": ["P"], "constants": {"P": numpy.ones((1, 3 * HIDDEN), "f4")}}, "peepholes"),
-        ("GRU", {"constants": {"h": STATE}}, "constant initial_h other than zero"),
-        ("LSTM", {"constants": {"c": STATE}}, "constant initial_c other than zero"),
+        ("LSTM", {"extra": ["P"]}, "node 'node' has peepholes"),
+        ("LSTM", {"constants": {"c": STATE}}, "constant initial_c other than zero, while its other initial state"),
         (
             "LSTM",
             {"constants": {"W": numpy.ones((2, 4 * HIDDEN, INPUT), "f4")}},
@@ -178,11 +132,70 @@ def test_nodes_with_harmless_attributes() -> None:
     assert all(torch.equal(weight, expected[name]) for name, weight in fused_rnn.from_onnx(same).state_dict().items())
 
 
-def test_weights_that_are_no_constants() -> None:
-    model = node_model("LSTM")
+@pytest.mark.parametrize(("name", "named"), [("node", "node"), ("", "Y")])
+def test_weights_that_are_no_constants(name: str, named: str) -> None:
+    """A node without a name is called by its first output."""
+    model = node_model("LSTM", name=name)
     del model.graph.initializer[0]
-    with pytest.raises(ValueError, match="must have a constant W, but 'W' depends on inputs"):
+    with pytest.raises(ValueError, match=f"node '{named}' must have a constant W, but 'W' depends on inputs"):
         fused_rnn.from_onnx(model)
+    model.graph.node[0].input[1] = ""
+    with pytest.raises(ValueError, match=f"node '{named}' must have a constant W, but has none"):
+        fused_rnn.from_onnx(model)
+
+
+def test_peepholes_of_zero() -> None:
+    model = node_model("LSTM", extra=["P"], constants={"P": numpy.zeros((1, 3 * HIDDEN), "f4")})
+    input, *states = torch.randn(TIME, BATCH, INPUT), *torch.randn(2, 1, BATCH, HIDDEN)
+    output, *finals = infer(model.SerializeToString(), [input, *states])
+    assert_agree([output.squeeze(1), *finals], fused_rnn.from_onnx(model), [input, hx_of(states)])
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("kind", CELLS)
+def test_constant_lengths_and_states(kind: str, direction: str) -> None:
+    """Constants hold in every call that gives no others, and batch_first changes their layout in ONNX only."""
+    rows = 2 if direction == "bidirectional" else 1
+    names = ["h", "c"][: structure_of(kind).states]
+    states = {name: torch.randn(rows, BATCH, HIDDEN) for name in names}
+    ends = torch.tensor([2, 5, 3])
+    constants = {name: state.numpy() for name, state in states.items()} | {"lengths": ends.int().numpy()}
+    model = node_model(kind, direction, sequence_lens=True, constants=constants)
+    input = torch.randn(TIME, BATCH, INPUT)
+    output, *finals = infer(model.SerializeToString(), [input])
+    joined = [output.transpose(1, 2).reshape(TIME, BATCH, rows * HIDDEN), *finals]
+    layer: Any = fused_rnn.from_onnx(model)
+    assert_agree(joined, layer, [input])
+
+    others, other_ends = tuple(torch.randn_like(state) for state in states.values()), torch.tensor([5, 0, 1])
+    free: Any = fused_rnn.from_onnx(node_model(kind, direction))
+    for given in ({"hx": hx_of(others)}, {"lengths": other_ends}):
+        expected = free(input, **{"hx": hx_of(tuple(states.values())), "lengths": ends, **given})
+        for actual, value in zip(flatten(layer(input, **given)), flatten(expected), strict=True):
+            assert torch.equal(actual, value)
+
+    by_batch = {name: numpy.swapaxes(value, 0, 1) if value.ndim == 3 else value for name, value in constants.items()}
+    batch_first: Any = fused_rnn.from_onnx(
+        node_model(kind, direction, sequence_lens=True, constants=by_batch, layout=1)
+    )
+    output, final = batch_first(input.transpose(0, 1))
+    for actual, value in zip(flatten((output.transpose(0, 1), final)), flatten(layer(input)), strict=True):
+        torch.testing.assert_close(actual, value)
+
+
+def test_one_constant_state() -> None:
+    """A state that an LSTM node does not have is zero."""
+    states = {"c": numpy.ones((1, BATCH, HIDDEN), "f4")}
+    model = node_model("LSTM", constants=states)
+    model.graph.node[0].input[5] = ""
+    del model.graph.input[1]
+    input = torch.randn(TIME, BATCH, INPUT)
+    output, *finals = infer(model.SerializeToString(), [input])
+    layer = fused_rnn.from_onnx(model)
+    assert repr(layer).splitlines()[0] == "WithDefaults("
+    assert "initial_h=[1, 3, 6]" in repr(layer)
+    assert {"initial_h", "initial_c"} <= layer.state_dict().keys()
+    assert_agree([output.squeeze(1), *finals], layer, [input])
 
 
 def test_reversed_takes_padded_sequences_of_one_direction() -> None:
