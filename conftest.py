@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore_glob = [] if find_spec("onnx") and find_spec("onnxscript") else ["fused_rnn/onnx/*"]
+collect_ignore_glob = [] if find_spec("onnx") else ["fused_rnn/onnx/*"]

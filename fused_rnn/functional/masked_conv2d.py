@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from fused_rnn.autograd.masked_conv2d import masked_conv2d as differentiable_masked_conv2d
+from fused_rnn.functional import onnx_export
 from fused_rnn.functional.autocast import autocast
 from fused_rnn.functional.checks import check_attributes
 
@@ -54,4 +55,6 @@ def masked_conv2d(
     spacing = (dilation, dilation) if isinstance(dilation, int) else dilation
     if input.dim() == 3:
         return masked_conv2d(input.unsqueeze(0), weight, bias, mask_type, data_channels, spacing).squeeze(0)
+    if onnx_export.exports_to_onnx(input):
+        return onnx_export.masked_conv2d(input, weight, bias, mask_type, data_channels, spacing)
     return differentiable_masked_conv2d(input, weight, bias, mask_type, data_channels, spacing)

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn.autograd import CELLS, Cell, recurrent
 from fused_rnn.autograd.graph import reaches_operator
+from fused_rnn.functional import onnx_export
 from fused_rnn.functional.autocast import autocast, autocast_enabled
 from fused_rnn.functional.checks import (
     check_attributes,
@@ -35,6 +36,8 @@ class Mode(NamedTuple):
     """The name in error messages, which is that of torch.nn's module."""
     cell: Cell
     """The structure of its cell."""
+    node: onnx_export.Node | None
+    """The node that torch.onnx.export writes for it; None if ONNX has none."""
     layer: Callable[..., States]
     """Runs one layer: ``(input, states, weights, batch_sizes, lengths, return_states) -> (output, *states)``.
 
@@ -47,7 +50,14 @@ class Mode(NamedTuple):
 
 def mode_of(name: str, cell: str) -> Mode:
     """Return the mode of a network that the operator ``recurrent`` computes with the cell called ``cell``."""
-    return Mode(name, CELLS[cell], partial(recurrent, cell))
+    return Mode(name, CELLS[cell], onnx_export.NODES.get(cell), partial(recurrent, cell))
+
+
+def _in_onnx_export(mode: Mode, input: Tensor) -> Mode:
+    """Return ``mode``, or while torch.onnx.export runs the mode that writes nodes instead."""
+    if not onnx_export.exports_to_onnx(input):
+        return mode
+    return mode._replace(layer=partial(onnx_export.recurrent, mode.node, mode.layer))
 
 
 def run(
@@ -88,6 +98,7 @@ def run(
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
         return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states)
 
+    mode = _in_onnx_export(mode, input)
     check_layer_ranks(mode.name, input, hx, packed=False)
     unbatched = input.dim() == 2
     if unbatched:
@@ -122,6 +133,8 @@ def _run_packed(
     return_states: bool,
 ) -> tuple[Any, ...]:
     data, batch_sizes, sorted_indices, unsorted_indices = input
+    if onnx_export.exports_to_onnx(data):
+        onnx_export.refuse_packed()
     check_layer_ranks(mode.name, data, hx, packed=True)
     data, hx, weights = _autocast(data, hx, weights)
     # torch.jit.trace would fix a number, and what is compared with it, for all calls of the trace. Otherwise the batch
@@ -165,6 +178,7 @@ def run_cell(
         bias_ih: ``[gates * hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[gates * hidden_size]``, or None if ``bias_ih`` is None too.
     """
+    mode = _in_onnx_export(mode, input)
     check_cell_ranks(mode.name, input, hx)
     unbatched = input.dim() == 1
     if unbatched:

@@ -84,7 +84,7 @@ class GRU(torch.nn.RNNBase):
         )
 
     def forward(
-        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+        self, input: Sequences, hx: Tensor | None = None, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers.
 

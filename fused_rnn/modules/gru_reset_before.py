@@ -8,6 +8,7 @@ from torch.fx import Proxy
 
 from fused_rnn import reference
 from fused_rnn.functional.gru import MODE as GRU_MODE
+from fused_rnn.functional.onnx_export import NODES
 from fused_rnn.functional.recurrent import Mode, Sequences, run, run_cell
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
@@ -29,7 +30,7 @@ def _layer(
     return reference.gru(input, h, weights, batch_sizes, lengths, reset_after=False)
 
 
-MODE = Mode("GRU", GRU_MODE.cell, _layer, has_operator=False)
+MODE = Mode("GRU", GRU_MODE.cell, NODES["gru_reset_before"], _layer, has_operator=False)
 
 
 class GRUResetBefore(torch.nn.RNNBase):
@@ -83,7 +84,7 @@ class GRUResetBefore(torch.nn.RNNBase):
         )  # fmt: skip
 
     def forward(
-        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+        self, input: Sequences, hx: Tensor | None = None, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers; see :meth:`fused_rnn.GRU.forward` for arguments, results and errors."""
         traced = isinstance(input, Proxy) or isinstance(hx, Proxy)

@@ -91,7 +91,6 @@ class LSTM(torch.nn.RNNBase):
         self,
         input: Sequences,
         hx: tuple[Tensor, Tensor] | None = None,
-        *,
         lengths: Tensor | Sequence[int] | None = None,
         return_states: bool = False,
     ) -> tuple[Any, ...]:

@@ -37,7 +37,7 @@ class Reversed(torch.nn.Module):
         self.layer = layer
 
     def forward(
-        self, input: Tensor, hx: Any = None, *, lengths: Tensor | Sequence[int] | None = None
+        self, input: Tensor, hx: Any = None, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Tensor, Any]:
         """Run sequences through the layer, each from its end to its beginning.
 
@@ -66,5 +66,6 @@ class Reversed(torch.nn.Module):
         steps = torch.arange(input.size(time), device=input.device).unsqueeze(1 - time)
         ends = torch.as_tensor(lengths, device=input.device).unsqueeze(time)
         order = torch.where(steps < ends, ends - 1 - steps, steps).unsqueeze(-1)
-        output, final = self.layer(input.take_along_dim(order, time), hx, lengths=lengths)
-        return output.take_along_dim(order, time), final
+        # gather rather than take_along_dim, whose shapes are not dynamic in torch.export.
+        output, final = self.layer(input.gather(time, order.expand_as(input)), hx, lengths=lengths)
+        return output.gather(time, order.expand_as(output)), final

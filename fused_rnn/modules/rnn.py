@@ -89,7 +89,7 @@ class RNN(torch.nn.RNNBase):
         self.nonlinearity = nonlinearity
 
     def forward(
-        self, input: Sequences, hx: Tensor | None = None, *, lengths: Tensor | Sequence[int] | None = None
+        self, input: Sequences, hx: Tensor | None = None, lengths: Tensor | Sequence[int] | None = None
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers.
 

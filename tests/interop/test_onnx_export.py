@@ -1,10 +1,14 @@
 """Exported models compute in ONNX Runtime what they do here; where they cannot, an error says why."""
 
-from typing import Any
+import importlib
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any, cast
 
 import pytest
 import torch
-from cases import CELLS, class_of, flatten, hx_of, structure_of
+from cases import CELLS, class_of, flatten, structure_of
 from comparing import assert_identical
 from conversions import NONLINEARITIES
 from onnx_runtime import assert_agree, infer
@@ -12,30 +16,48 @@ from torch import Tensor, nn
 
 import fused_rnn
 from fused_rnn import ops
-from fused_rnn.onnx.gates import TO_ONNX
-from fused_rnn.onnx.writing import NODES
+from fused_rnn.functional.onnx_export import NODES
+from fused_rnn.modules import GRUCellResetBefore, GRUResetBefore, Reversed
 
+onnx: Any = pytest.importorskip("onnx", reason="onnx is not installed: pip install onnx")
 pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install onnxscript")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*axis name:UserWarning")
 
 TIME, BATCH, INPUT, HIDDEN = 5, 3, 4, 6
 
 
-def export(module: nn.Module, inputs: tuple[Any, ...], dynamic: Any = None, optimize: bool = True) -> Any:
-    return torch.onnx.export(
-        module.eval(),
-        inputs,
-        dynamo=True,
-        dynamic_shapes=dynamic,
-        verbose=False,
-        optimize=optimize,
-        custom_translation_table=fused_rnn.onnx.translation_table(),
-    )
+NAMES = {"time": torch.export.Dim("time"), "batch": torch.export.Dim("batch")}
 
 
-def operators(program: Any) -> list[Any]:
-    """Return the nodes of an exported model that were translated from our operators."""
-    return [node for node in program.model.graph if node.op_type in ("Conv", "LSTM", "GRU", "RNN")]
+def export(module: nn.Module, inputs: Sequence[Tensor], dynamic: Sequence[dict[int, str]], exporter: str) -> Any:
+    """Return the model that one of the exporters writes; ``dynamic`` are the names of the inputs' dynamic dimensions.
+
+    ``"dynamo"`` and ``"traced"`` are torch.onnx.export with ``dynamo=True`` and ``dynamo=False``, and ``"program"`` is
+    a program of torch.export.
+    """
+    module, args = module.eval(), tuple(inputs)
+    shapes = tuple({dim: NAMES[name] for dim, name in dims.items()} for dims in dynamic)
+    if exporter == "traced":
+        file, names = io.BytesIO(), [f"input{index}" for index in range(len(args))]
+        with warnings.catch_warnings():  # that the exporter is the older one, and that sizes of weights are constants
+            warnings.simplefilter("ignore")
+            axes = dict(zip(names, dynamic, strict=True))
+            torch.onnx.export(module, args, cast(Any, file), dynamo=False, input_names=names, dynamic_axes=axes)
+        return onnx.load_from_string(file.getvalue())
+    if exporter == "program":
+        program = torch.export.export(module, args, dynamic_shapes=shapes)
+        decomposed = program.run_decompositions(fused_rnn.onnx.decomposition_table())
+        return cast(Any, torch.onnx.export(decomposed, verbose=False)).model_proto
+    return cast(Any, torch.onnx.export(module, args, dynamo=True, dynamic_shapes=shapes, verbose=False)).model_proto
+
+
+def operators(model: Any) -> list[Any]:
+    """Return the nodes of an exported model that were written for our layers."""
+    return [node for node in model.graph.node if node.op_type in ("Conv", "LSTM", "GRU", "RNN")]
+
+
+SEQUENCE, STATE, BATCH_FIRST, ROWS = {0: "time", 1: "batch"}, {1: "batch"}, {0: "batch", 1: "time"}, {0: "batch"}
+"""The dynamic dimensions of sequences, of a layer's states, of sequences with the batch first, and of anything else."""
 
 
 class Layers(nn.Module):
@@ -44,43 +66,62 @@ class Layers(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
         layer = class_of(fused_rnn, kind)
-        self.states = structure_of(kind).states
         self.plain = layer(INPUT, HIDDEN)
         self.no_bias = layer(INPUT, HIDDEN, bias=False, bidirectional=True)
         self.stacked = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
         self.large = layer(INPUT, 100)
 
-    def forward(self, input: Tensor, h: Tensor, c: Tensor) -> list[Tensor]:
-        given = hx_of((h, c)[: self.states])
+    def forward(self, input: Tensor, h: Tensor, c: Tensor | None = None) -> list[Tensor]:
         outputs = [
             self.plain(input),
             self.no_bias(input),
-            self.stacked(input.transpose(0, 1), given),
+            self.stacked(input.transpose(0, 1), h if c is None else (h, c)),
             self.large(input),
+            self.plain(input[:, 0]),
         ]
         return flatten(outputs)
 
 
-@pytest.mark.parametrize("kind", CELLS)
-def test_layers(kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "exporter"),
+    [*((kind, exporter) for kind in CELLS for exporter in ("dynamo", "traced")), ("LSTM", "program")],
+)
+def test_layers(kind: str, exporter: str) -> None:
     """Layers exported once run for other numbers of steps and sequences, and can be imported again."""
-    module = Layers(kind)
-    time, batch = torch.export.Dim("time"), torch.export.Dim("batch")
+    module, count = Layers(kind), 1 + structure_of(kind).states
 
     def inputs(time: int, batch: int) -> list[Tensor]:
-        return [torch.randn(time, batch, INPUT), torch.randn(4, batch, HIDDEN), torch.randn(4, batch, HIDDEN)]
+        return [torch.randn(time, batch, INPUT), *torch.randn(2, 4, batch, HIDDEN)][:count]
 
-    program = export(module, tuple(inputs(TIME, BATCH)), ({0: time, 1: batch}, {1: batch}, {1: batch}))
-    assert not [node.op_type for node in program.model.graph if node.op_type.startswith("Sequence")]
-    for given in (inputs(7, 3), inputs(2, 9)):
-        assert_agree(infer(program.model_proto.SerializeToString(), given), module, given)
-    nodes = operators(program)
-    assert [node.op_type for node in nodes] == [kind.partition("_")[0]] * 5
+    model = export(module, inputs(TIME, BATCH), [SEQUENCE, STATE, STATE][:count], exporter)
+    for given in (inputs(7, 3), inputs(2, 9), inputs(1, 1)):
+        assert_agree(infer(model.SerializeToString(), given), module, given)
+    nodes = operators(model)
+    assert [node.op_type for node in nodes] == [kind.partition("_")[0]] * 6
     for layer, node in ((module.plain, nodes[0]), (module.no_bias, nodes[1]), (module.large, nodes[4])):
-        again = fused_rnn.from_onnx(program.model_proto, node.outputs[0].name)
+        again: Any = fused_rnn.from_onnx(model, node.output[0])
         assert_identical(again.state_dict(), layer.state_dict())
         assert repr(again) == repr(layer)
         assert getattr(again, "nonlinearity", None) == NONLINEARITIES.get(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exporter"),
+    [*((kind, "traced") for kind in (*CELLS, "reset before")), ("GRU", "dynamo"), ("reset before", "dynamo")],
+)
+def test_layers_and_cells_alone(kind: str, exporter: str) -> None:
+    """The exporter with ``dynamo=False`` gives the default arguments of a model by position."""
+    resets_before = kind == "reset before"
+    layer = GRUResetBefore if resets_before else class_of(fused_rnn, kind)
+    cell = GRUCellResetBefore if resets_before else class_of(fused_rnn, kind, cell=True)
+    for module, shapes, dynamic in (
+        (layer(INPUT, HIDDEN), [(TIME, BATCH, INPUT), (2, 7, INPUT)], SEQUENCE),
+        (layer(INPUT, HIDDEN, 2, bidirectional=True), [(TIME, BATCH, INPUT), (7, 2, INPUT)], SEQUENCE),
+        (cell(INPUT, HIDDEN), [(BATCH, INPUT), (7, INPUT)], ROWS),
+    ):
+        model = export(module, [torch.randn(shapes[0])], [dynamic], exporter)
+        given = [torch.randn(shapes[1])]
+        assert_agree(infer(model.SerializeToString(), given), module, given)
 
 
 class Model(nn.Module):
@@ -106,14 +147,63 @@ class Model(nn.Module):
         return [features, h_n, c, h, *(cell(h) for cell in self.rnn_cells)]
 
 
-def test_model() -> None:
+@pytest.mark.parametrize("exporter", ["dynamo", "traced", "program"])
+def test_model(exporter: str) -> None:
     model = Model()
-    program = export(model, (torch.randn(2, 3, 6, 7),), ({0: torch.export.Dim("batch")},))
-    assert [node.op_type for node in operators(program)] == ["Conv"] * 3 + ["GRU", "LSTM", "GRU", "RNN", "RNN"]
+    exported = export(model, [torch.randn(2, 3, 6, 7)], [ROWS], exporter)
+    assert [node.op_type for node in operators(exported)] == ["Conv"] * 3 + ["GRU", "LSTM", "GRU", "RNN", "RNN"]
     input = torch.randn(5, 3, 6, 7)
-    theirs = infer(program.model_proto.SerializeToString(), [input])
+    theirs = infer(exported.SerializeToString(), [input])
     assert all(tensor.isfinite().all() for tensor in theirs)
     assert_agree(theirs, model, [input])
+
+
+class WithLengths(nn.Module):
+    """A layer that is given lengths, and one that runs backwards in time."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        layer = class_of(fused_rnn, kind)
+        self.layer = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+        self.reversed = Reversed(layer(INPUT, HIDDEN, batch_first=True))
+
+    def forward(self, input: Tensor, lengths: Tensor) -> list[Tensor]:
+        return flatten([self.layer(input, lengths=lengths), self.reversed(input, lengths=lengths)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "exporter"),
+    [*((kind, "traced") for kind in CELLS), ("LSTM", "dynamo"), ("GRU", "dynamo"), ("RNN", "program")],
+)
+def test_lengths(kind: str, exporter: str) -> None:
+    module = WithLengths(kind)
+    given = [torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])]
+    model = export(module, given, [BATCH_FIRST, ROWS], exporter)
+    inputs = [torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])]
+    assert_agree(infer(model.SerializeToString(), inputs), module, inputs)
+
+
+class Steps(nn.Module):
+    """Takes steps until a state is large enough, so how many it takes depends on values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = fused_rnn.RNN(INPUT, INPUT, nonlinearity="relu")
+        with torch.no_grad():
+            for weight in self.layer.parameters():
+                weight.fill_(1.0)
+
+    def forward(self, input: Tensor) -> Tensor:
+        while input.max() < 1000:
+            input, _ = self.layer(input)
+        return input
+
+
+def test_values_are_computed_where_a_model_is_traced() -> None:
+    module, given = Steps(), torch.ones(1, 1, INPUT)
+    model = export(module, [given], [{}], "traced")
+    assert len(operators(model)) == 5
+    assert_agree(infer(model.SerializeToString(), [given]), module, [given])
 
 
 class Packed(nn.Module):
@@ -126,68 +216,68 @@ class Packed(nn.Module):
         return self.layer(packed)[1]
 
 
+class States(nn.Module):
+    """An LSTM that returns c of every step, which the model may use or not."""
+
+    def __init__(self, uses: bool) -> None:
+        super().__init__()
+        self.uses = uses
+        self.layer = fused_rnn.LSTM(INPUT, HIDDEN)
+
+    def forward(self, input: Tensor) -> Any:
+        output, _, cells = self.layer(input, return_states=True)
+        return (output, cells) if self.uses else output
+
+
+def messages(error: BaseException | None) -> str:
+    """Return an error and all its causes as text."""
+    return "" if error is None else repr(error) + messages(error.__cause__)
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "traced"])
 @pytest.mark.parametrize(
     ("module", "shape", "message"),
     [
         (fused_rnn.LSTM(INPUT, HIDDEN, proj_size=2), (TIME, BATCH, INPUT), "proj_size cannot be exported"),
         (Packed(), (6, INPUT), "a PackedSequence cannot be exported to ONNX"),
+        (States(uses=True), (TIME, BATCH, INPUT), "return_states=True cannot be exported"),
     ],
-    ids=["proj_size", "packed"],
+    ids=["proj_size", "packed", "return_states"],
 )
-def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], message: str) -> None:
-    with pytest.raises(torch.onnx.errors.OnnxExporterError) as raised:
-        export(module, (torch.randn(shape),))
-    causes, error = [], raised.value
-    while error is not None:
-        causes.append(repr(error))
-        error = error.__cause__  # type: ignore[assignment]
-    assert message in "".join(causes)
+def test_what_cannot_be_exported(module: nn.Module, shape: tuple[int, ...], message: str, exporter: str) -> None:
+    with pytest.raises((torch.onnx.errors.OnnxExporterError, NotImplementedError)) as raised:
+        export(module, [torch.randn(shape)], [{}], exporter)
+    assert message in messages(raised.value)
 
 
-@pytest.mark.parametrize("optimize", [True, False])
-def test_states_of_every_step_are_never_wrong(optimize: bool) -> None:
-    """ONNX's LSTM does not return c of every step: a model that uses it does not run, one that does not use it does."""
-
-    class Model(nn.Module):
-        def __init__(self, uses: bool) -> None:
-            super().__init__()
-            self.uses = uses
-            self.layer = fused_rnn.LSTM(INPUT, HIDDEN)
-
-        def forward(self, input: Tensor) -> Any:
-            output, _, cells = self.layer(input, return_states=True)
-            return (output, cells) if self.uses else output
-
-    input, model = torch.randn(TIME, BATCH, INPUT), Model(uses=False)
-    assert_agree(
-        infer(export(model, (input,), optimize=optimize).model_proto.SerializeToString(), [input]), model, [input]
-    )
-    program = export(Model(uses=True), (input,), optimize=optimize)
-    with pytest.raises(Exception, match="Invalid sequence index"):
-        infer(program.model_proto.SerializeToString(), [input])
+def test_what_cannot_be_exported_from_a_program() -> None:
+    input, h = torch.randn(6, INPUT), torch.zeros(1, BATCH, HIDDEN)
+    weights = [torch.zeros(3 * HIDDEN, size) for size in (INPUT, HIDDEN)]
+    recurrent = fused_rnn.onnx.decomposition_table()[torch.ops.fused_rnn.recurrent.default]
+    with pytest.raises(NotImplementedError, match="a PackedSequence cannot be exported to ONNX"):
+        recurrent("gru", input, [h], weights, torch.tensor([3, 2, 1]), None, False)
+    projecting = fused_rnn.LSTM(INPUT, HIDDEN, proj_size=2)
+    with pytest.raises(NotImplementedError, match="proj_size cannot be exported"):
+        export(projecting, [torch.randn(TIME, BATCH, INPUT)], [{}], "program")
 
 
-class WithLengths(nn.Module):
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        layer = class_of(fused_rnn, kind)
-        self.layer = layer(INPUT, HIDDEN, num_layers=2, bidirectional=True, batch_first=True)
+def test_states_of_every_step_in_a_program() -> None:
+    """A program that uses c of every step becomes a model that no runtime loads; one that does not use it runs."""
+    input, module = torch.randn(TIME, BATCH, INPUT), States(uses=False)
+    assert_agree(infer(export(module, [input], [SEQUENCE], "program").SerializeToString(), [input]), module, [input])
+    model = export(States(uses=True), [input], [SEQUENCE], "program")
+    with pytest.raises(Exception, match=r"StatesOfEveryStep.* is not a registered"):
+        infer(model.SerializeToString(), [input])
 
-    def forward(self, input: Tensor, lengths: Tensor) -> Any:
-        return self.layer(input, lengths=lengths)
 
-
-@pytest.mark.parametrize("kind", CELLS)
-def test_lengths(kind: str) -> None:
-    batch, time = torch.export.Dim("batch"), torch.export.Dim("time")
-    given = torch.randn(BATCH, TIME, INPUT), torch.tensor([2, 5, 3])
-    module = WithLengths(kind)
-    program = export(module, given, ({0: batch, 1: time}, {0: batch}))
-    inputs = torch.randn(4, 7, INPUT), torch.tensor([7, 1, 2, 6])
-    assert_agree(infer(program.model_proto.SerializeToString(), inputs), module, inputs)
+def test_a_cell_that_onnx_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = importlib.import_module("fused_rnn.functional.gru_cell")
+    monkeypatch.setattr(cell, "MODE", cell.MODE._replace(node=None))
+    with pytest.raises(NotImplementedError, match="a cell that ONNX does not have cannot be exported"):
+        export(fused_rnn.GRUCell(INPUT, HIDDEN), [torch.randn(BATCH, INPUT)], [ROWS], "traced")
 
 
 def test_every_cell_has_a_node() -> None:
-    assert NODES.keys() == ops.CELLS.keys()
-    for cell, (kind, _) in NODES.items():
-        assert len(TO_ONNX[kind]) == ops.CELLS[cell].gates
+    assert NODES.keys() == {*ops.CELLS, "gru_reset_before"}
+    for cell, structure in ops.CELLS.items():
+        assert sorted(NODES[cell].gates) == [*range(structure.gates)]

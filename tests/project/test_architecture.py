@@ -55,7 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "explain": {"_C", "functional", "modules"},
     "flops": {"ops", "reference"},
     "keras": {"foreign", "modules"},
-    "onnx": {"foreign", "modules", "reference"},
+    "onnx": {"foreign", "functional", "modules", "ops"},
     "foreign": {"modules"},
     "autoregressive": {"models"},
     "models": {"modules", "functional"},
