@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from fused_rnn.foreign import Cell, Kind, Layer, Network, Weights, cell_of, layer_of, reorder
+from fused_rnn.modules import MergedDirections
+from fused_rnn.modules.merged_directions import MERGES
 
 # For each gate in torch.nn's order, its index in Keras's: i, f, g, o are Keras's i, f, c, o; r, z, n are from z, r, h.
 GATE_ORDER: dict[Kind, tuple[int, ...]] = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "RNN": (0,)}
@@ -34,12 +36,14 @@ def from_keras(
     bidirectional: bool = False,
     reset_after: bool | None = None,
     nonlinearity: str | None = None,
-) -> Layer | Cell:
+) -> Layer | MergedDirections | Cell:
     """Make a layer or cell of this package from one of Keras, or from its weights.
 
     The result computes what Keras's layer does with ``return_sequences`` and ``return_state``; the last output alone,
     which Keras returns by default, is ``h_n``. The result is ``batch_first``, as Keras is. In place of a mask the
-    caller gives ``lengths``. Where Keras has one bias, ``bias_hh`` is zero; training changes both.
+    caller gives ``lengths``, which :func:`lengths_of` makes from a mask; outputs past the end of a sequence are then
+    zero, as with Keras's ``zero_output_for_mask``. Where Keras has one bias, ``bias_hh`` is zero; training changes
+    both.
 
     Args:
         source: a built Keras LSTM, GRU, SimpleRNN, LSTMCell, GRUCell or SimpleRNNCell, or a Bidirectional around one of
@@ -53,12 +57,13 @@ def from_keras(
 
     Returns:
         A layer or cell with a copy of the weights, in their dtype. A GRU with ``reset_after=False`` becomes a
-        :class:`fused_rnn.modules.GRUResetBefore`, or its cell, for which there is no kernel.
+        :class:`fused_rnn.modules.GRUResetBefore`, or its cell, for which there is no kernel. A Bidirectional with the
+        ``merge_mode`` "sum", "mul" or "ave" becomes a :class:`fused_rnn.modules.MergedDirections` around a layer.
 
     Raises:
         ValueError: the layer is none of these or is not built, or it computes something else, because of other
-            activations, dropout, ``stateful``, ``go_backwards``, or a ``merge_mode`` other than "concat". To ignore
-            such a setting, for example dropout, give the arrays instead of the layer.
+            activations, dropout, ``stateful``, ``go_backwards``, or ``merge_mode=None``. To ignore such a setting, for
+            example dropout, give the arrays instead of the layer.
         TypeError: one of the other arguments is given with a layer, whose own settings they are.
 
     Example:
@@ -68,12 +73,13 @@ def from_keras(
         >>> lstm
         LSTM(4, 8, batch_first=True)
     """
+    merge_mode = None
     if hasattr(source, "get_weights"):
         if kind is not None or bidirectional or reset_after is not None or nonlinearity is not None:
             raise TypeError(
                 "kind, bidirectional, reset_after and nonlinearity are for arrays; a Keras layer knows its own"
             )
-        (name, reset_after, activation), directions = _read(source)
+        (name, reset_after, activation), directions, merge_mode = _read(source)
         kind, nonlinearity = NAMES[name], activation if name.startswith("Simple") else None
     else:
         directions = _split(list(source), 2 if bidirectional else 1)
@@ -82,10 +88,51 @@ def from_keras(
         _weights(network.kind, [torch.from_numpy(numpy.array(each)) for each in arrays]) for arrays in directions
     ]
     if kind in LAYERS:
-        return layer_of(network, weights, batch_first=True)
+        layer = layer_of(network, weights, batch_first=True)
+        return layer if merge_mode is None else MergedDirections(layer, merge_mode)
     if bidirectional:
         raise ValueError(f"bidirectional must be False for {kind}")
     return cell_of(network, weights[0])
+
+
+def lengths_of(mask: Any) -> Tensor:
+    """Return the lengths of the sequences of a batch from a mask of Keras.
+
+    Keras skips a masked step anywhere: the state stays as it is. Lengths can express only steps that are masked at the
+    end of a sequence, as after ``pad_sequences(..., padding="post")``.
+
+    Args:
+        mask: ``[batch, time]``, boolean, a tensor or an array: true where a step counts.
+
+    Returns:
+        ``[batch]``, int64, on the device of the mask: how many steps of each sequence count, to be given as
+        ``lengths``.
+
+    Raises:
+        ValueError: the mask has not two dimensions, or a step counts after one that does not, be it a gap in a sequence
+            or padding before it.
+        TypeError: the mask is not boolean.
+
+    Example:
+        >>> import torch
+        >>> from fused_rnn.keras import lengths_of
+        >>> lengths_of(torch.tensor([[True, True, True], [True, False, False]]))
+        tensor([3, 1])
+    """
+    mask = torch.as_tensor(mask)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"mask must be boolean, got {mask.dtype}")
+    if mask.dim() != 2:
+        raise ValueError(f"mask must have the dimensions batch and time, got shape {list(mask.shape)}")
+    resumes = (mask[:, 1:] & ~mask[:, :-1]).nonzero()
+    if len(resumes):
+        sequence, step = resumes[0].tolist()
+        raise ValueError(
+            "mask must be true for the first steps of each sequence and false for all others, as lengths can express "
+            f"nothing else, but in sequence {sequence} step {step} is masked and step {step + 1} is not; move the "
+            'steps that count to the front of each sequence, for example by pad_sequences(..., padding="post")'
+        )
+    return mask.sum(1)
 
 
 def _split(arrays: list[Any], count: int) -> list[list[Any]]:
@@ -111,20 +158,28 @@ def _network(name: str | None, arrays: list[Any], reset_after: bool | None, nonl
     return Network(kind, bool(reset_after), nonlinearity or NONLINEARITIES[0])
 
 
-def _read(layer: Any) -> tuple[tuple[str, bool, Any], list[list[Any]]]:
-    """Return a Keras layer's variant (see :func:`_variant`), and the arrays of each direction."""
+def _read(layer: Any) -> tuple[tuple[str, bool, Any], list[list[Any]], str | None]:
+    """Return a Keras layer's variant (see :func:`_variant`), the arrays of each direction, and how these are merged.
+
+    They are merged by one of :data:`fused_rnn.modules.merged_directions.MERGES`, or concatenated, which is None.
+    """
     if type(layer).__name__ != "Bidirectional":
-        return _variant(layer), [_checked(layer, backwards=False)]
-    config = layer.get_config()
-    if config["merge_mode"] != "concat":
-        raise ValueError(f"merge_mode must be 'concat', got {config['merge_mode']!r}")
+        return _variant(layer), [_checked(layer, backwards=False)], None
+    merge_mode = layer.get_config()["merge_mode"]
+    if merge_mode != "concat" and merge_mode not in MERGES:
+        raise ValueError(
+            f"merge_mode must be {_one_of(['concat', *MERGES])}, got {merge_mode!r}; for the outputs of both "
+            "directions give source=layer.get_weights(), kind and bidirectional=True: they are the two halves of the "
+            "layer's output"
+        )
     forward, backward = layer.forward_layer, layer.backward_layer
     variants = _variant(forward), _variant(backward)
     if variants[0] != variants[1]:
         raise ValueError(
             f"both directions must be of one class and have one reset_after and one activation, got {variants}"
         )
-    return variants[0], [_checked(forward, backwards=False), _checked(backward, backwards=True)]
+    arrays = [_checked(forward, backwards=False), _checked(backward, backwards=True)]
+    return variants[0], arrays, None if merge_mode == "concat" else merge_mode
 
 
 def _variant(layer: Any) -> tuple[str, bool, Any]:

@@ -8,6 +8,7 @@ from fused_rnn.modules.lstm import LSTM
 from fused_rnn.modules.lstm_cell import LSTMCell
 from fused_rnn.modules.masked_conv1d import MaskedConv1d
 from fused_rnn.modules.masked_conv2d import MaskedConv2d
+from fused_rnn.modules.merged_directions import MergedDirections
 from fused_rnn.modules.reversed import Reversed
 from fused_rnn.modules.rnn import RNN
 from fused_rnn.modules.rnn_cell import RNNCell
@@ -24,6 +25,7 @@ __all__ = [
     "LSTMCell",
     "MaskedConv1d",
     "MaskedConv2d",
+    "MergedDirections",
     "RNNCell",
     "Reversed",
     "WithDefaults",

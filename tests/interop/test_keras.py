@@ -11,8 +11,10 @@ from cases import CELLS, flatten, structure_of
 from comparing import assert_accurate, assert_identical
 from conversions import NONLINEARITIES
 from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
+from fused_rnn.keras import lengths_of
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras: Any = pytest.importorskip("keras", reason="Keras is not installed: pip install keras")
@@ -69,6 +71,77 @@ def test_bidirectional(kind: str, use_bias: bool) -> None:
         assert_accurate(output, expected)
         for actual, state in zip(final if kind == "LSTM" else [final], states_of(kind, states), strict=True):
             assert_accurate(actual, state)
+
+
+@pytest.mark.parametrize("merge_mode", ["sum", "mul", "ave"])
+@pytest.mark.parametrize("kind", [*GATED, "reset before"])
+def test_merge_mode(kind: str, merge_mode: str) -> None:
+    """Outputs are merged at every step; by default Keras merges the last output of each direction, its final h."""
+    settings = {"reset_after": False} if kind == "reset before" else {}
+    cls = getattr(keras.layers, "GRU" if settings else kind)
+    theirs = filled(keras.layers.Bidirectional(cls(6, **settings, **LAYER), merge_mode=merge_mode), 3, 5, 4)
+    last = keras.layers.Bidirectional(cls(6, dtype="float64", **settings), merge_mode=merge_mode)
+    last.build((3, 5, 4))
+    last.set_weights(theirs.get_weights())
+    ours: Any = fused_rnn.from_keras(theirs)
+    assert f"merge_mode='{merge_mode}'" in repr(ours)
+    expected, *states = tensors(theirs(INPUT.float()))
+    exact, final = ours(INPUT.float().double())
+    peer, peer_final = ours.float()(INPUT.float())
+    assert_accurate(expected.float(), exact, peer)
+    finals, peers = (list(each) if kind == "LSTM" else [each] for each in (final, peer_final))
+    for values, state, peer in zip(states_of(kind, states), finals, peers, strict=True):
+        assert_accurate(values.float(), state, peer)
+    merge = {"sum": lambda h: h[0] + h[1], "mul": lambda h: h[0] * h[1], "ave": lambda h: (h[0] + h[1]) / 2}[merge_mode]
+    assert_accurate(tensors([last(INPUT.float())])[0].float(), merge(finals[0]), merge(peers[0]))
+
+
+def test_merged_directions() -> None:
+    """Padded, ragged and packed sequences give one result, and each mode is what its name says."""
+    layer = fused_rnn.GRU(4, 6, batch_first=True, bidirectional=True).double()
+    lengths = torch.tensor([5, 2, 3])
+    both = layer(INPUT, lengths=lengths)[0].unflatten(2, (2, 6))
+    for mode, expected in (("sum", both.sum(2)), ("mul", both.prod(2)), ("ave", both.mean(2))):
+        merged: Any = fused_rnn.modules.MergedDirections(layer, mode)
+        ragged, h_n = merged(INPUT, lengths=lengths)
+        assert_accurate(ragged, expected)
+        packed, again = merged(pack_padded_sequence(INPUT, lengths, batch_first=True, enforce_sorted=False))
+        assert_accurate(pad_packed_sequence(packed, batch_first=True)[0], expected)
+        assert_accurate(again, h_n)
+    with pytest.raises(ValueError, match="merge_mode must be 'sum' or 'mul' or 'ave', got 'concat'"):
+        fused_rnn.modules.MergedDirections(layer, "concat")
+    with pytest.raises(ValueError, match="layer must be bidirectional"):
+        fused_rnn.modules.MergedDirections(fused_rnn.GRU(4, 6), "sum")
+
+
+@pytest.mark.parametrize("wrap", [torch.tensor, numpy.array])
+@pytest.mark.parametrize("merge_mode", [None, "concat", "sum"])
+def test_lengths_of_a_mask(merge_mode: str | None, wrap: Any) -> None:
+    """Keras skips masked steps at the end of a sequence, and returns zeros there if asked to."""
+    layer: Any = keras.layers.LSTM(6, zero_output_for_mask=True, return_sequences=True)
+    theirs = filled(layer if merge_mode is None else keras.layers.Bidirectional(layer, merge_mode=merge_mode), 3, 5, 4)
+    mask = [[True] * 5, [True, True, False, False, False], [False] * 5]
+    lengths = lengths_of(wrap(mask))
+    assert (lengths.tolist(), lengths.dtype) == ([5, 2, 0], torch.int64)
+    (output,) = tensors([theirs(INPUT.float(), mask=torch.tensor(mask))])
+    ours: Any = fused_rnn.from_keras(theirs)
+    peer, _ = ours(INPUT.float(), lengths=lengths)
+    assert_accurate(output, ours.double()(INPUT.float().double(), lengths=lengths)[0], peer)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([[True, True], [False, True]], "in sequence 1 step 0 is masked and step 1 is not; move"),
+        ([[True, False, True, False]], "in sequence 0 step 1 is masked and step 2 is not"),
+        ([True, False], r"dimensions batch and time, got shape \[2\]"),
+    ],
+)
+def test_masks_that_lengths_cannot_express(mask: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lengths_of(torch.tensor(mask))
+    with pytest.raises(TypeError, match=r"mask must be boolean, got torch.int64"):
+        lengths_of(torch.tensor(mask).long())
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
@@ -204,7 +277,10 @@ def test_settings_without_counterpart(setting: dict[str, Any], message: str) -> 
         ),
         (lambda: keras.layers.RNN(keras.layers.SimpleRNNCell(6)), "got RNN"),
         (lambda: keras.layers.SimpleRNN(6, dropout=0.1), "SimpleRNN has dropout=0.1.* kind and nonlinearity"),
-        (lambda: keras.layers.Bidirectional(keras.layers.LSTM(6), merge_mode="sum"), "merge_mode must be 'concat'"),
+        (
+            lambda: keras.layers.Bidirectional(keras.layers.LSTM(6), merge_mode=None),
+            "merge_mode must be 'concat' or 'sum' or 'mul' or 'ave', got None; .* the two halves of the layer's output",
+        ),
         (
             lambda: keras.layers.Bidirectional(
                 keras.layers.LSTM(6), backward_layer=keras.layers.GRU(6, go_backwards=True)
