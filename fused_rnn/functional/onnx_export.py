@@ -8,7 +8,7 @@ function that has a method ``symbolic``. Everything around the node is written i
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -54,7 +54,7 @@ def _is_in_onnx_export() -> bool:
     return torch.onnx.is_in_onnx_export()
 
 
-def refuse_packed() -> None:
+def refuse_packed() -> NoReturn:
     """Raise the error for a PackedSequence."""
     raise NotImplementedError(
         "a PackedSequence cannot be exported to ONNX; give the model padded sequences and lengths"
