@@ -135,9 +135,8 @@ def recurrent(
         output, *finals = TracedNode.apply(node.op_type, attributes, values, *inputs)
     else:
         dtypes = [input.dtype] * len(shapes)
-        output, *finals = torch.onnx.ops.symbolic_multi_out(
-            node.op_type, inputs, attributes, dtypes=dtypes, shapes=shapes
-        )
+        outputs = torch.onnx.ops.symbolic_multi_out(node.op_type, inputs, attributes, dtypes=dtypes, shapes=shapes)
+        output, *finals = (each.to(input.device) for each in outputs)  # they are always on the CPU
     if one_step:
         new = tuple(state.squeeze(0) for state in finals)
         return new[0], *new

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import fused_rnn
 from fused_rnn import ops
+from fused_rnn.functional import onnx_export
 from fused_rnn.functional.onnx_export import NODES
 from fused_rnn.modules import GRUCellResetBefore, GRUResetBefore, Reversed
 
@@ -275,6 +276,17 @@ def test_a_cell_that_onnx_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(cell, "MODE", cell.MODE._replace(node=None))
     with pytest.raises(NotImplementedError, match="a cell that ONNX does not have cannot be exported"):
         export(fused_rnn.GRUCell(INPUT, HIDDEN), [torch.randn(BATCH, INPUT)], [ROWS], "traced")
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_nodes_are_on_the_device_of_the_model(device: str) -> None:
+    """Without this the rest of a model on a GPU, for which meta stands, could not be run after a node."""
+    with torch.device(device):
+        input, h, images, weight = map(torch.empty, ((5, 3, 4), (1, 3, 6), (2, 4, 5, 5), (6, 4, 3, 3)))
+        weights = [torch.empty(18, size) for size in (4, 6)]
+    for output in onnx_export.recurrent(NODES["gru"], tuple, input, [h], weights):
+        assert output.device.type == device
+    assert onnx_export.masked_conv2d(images, weight, None, "A", 1, (1, 1)).device.type == device
 
 
 def test_every_cell_has_a_node() -> None:
