@@ -74,7 +74,8 @@ def locate(model: ModelProto, node: str | NodeProto | None) -> Located:
     got = node if node is None or isinstance(node, str) else label(node)
     message = f"node must name one LSTM, GRU or RNN of the model, which are: {_paths(layers)}; got {got!r}"
     if node is not None and found:
-        message += f", which several are: {_paths(found)}"
+        outputs = ", ".join(repr(each.node.output[0]) for each in found)
+        message += f", which several are: {_paths(found)}; their first outputs are: {outputs}"
     if others := [each for each in nodes if each.is_recurrent and not each.is_layer]:
         named = ", ".join(f"{'.'.join(filter(None, (node.domain, node.op_type)))} {path!r}" for node, path, _ in others)
         message += f". Recurrent nodes of other kinds, which cannot be read, are: {named}"

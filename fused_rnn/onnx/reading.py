@@ -87,7 +87,7 @@ def from_onnx(model: ModelProto, node: str | NodeProto | None = None) -> Layer |
             raise ValueError(f"node {found.path!r} must have a constant {name}, {inputs.source(name)}")
         if len(array) != directions:
             raise ValueError(f"node {found.path!r} with direction={direction!r} has {name} of shape {array.shape}")
-        return torch.from_numpy(array.copy()).unbind()
+        return _tensor(array).unbind()
 
     biases: Sequence[Tensor | None] = parts("B") if inputs.given("B") else [None] * directions
     weights = [_weights(kind, *each) for each in zip(parts("W"), parts("R"), biases, strict=True)]
@@ -139,7 +139,7 @@ class _Inputs:
         shape = next(iter(fixed.values())).shape
         all_names = ("initial_h", "initial_c")[: STATES[cast(Kind, self.found.node.op_type)]]
         states = [fixed.get(name, numpy.zeros(shape, next(iter(fixed.values())).dtype)) for name in all_names]
-        tensors = [torch.from_numpy(state.copy()) for state in states]
+        tensors = [_tensor(state) for state in states]
         return [state.transpose(0, 1).contiguous() for state in tensors] if batch_first else tensors
 
 
@@ -154,6 +154,13 @@ def _network(kind: Kind, attributes: dict[str, Any], directions: int) -> Network
     for name in attributes.keys() - KNOWN_ATTRIBUTES:  # clip, and the parameters of other activations
         raise ValueError(f"{name} has no counterpart here")
     return Network(kind, attributes.get("linear_before_reset", 0) != 0, given[0])
+
+
+def _tensor(array: numpy.ndarray) -> Tensor:
+    """Return a tensor with a copy of an array, which may be of a bfloat16 that torch does not know."""
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16").copy()).view(torch.bfloat16)
+    return torch.from_numpy(array.copy())
 
 
 def _weights(kind: Kind, W: Tensor, R: Tensor, B: Tensor | None) -> Weights:

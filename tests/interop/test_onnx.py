@@ -89,6 +89,23 @@ def test_computed_weights() -> None:
     assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_dtypes(dtype: torch.dtype) -> None:
+    """Weights and constant states keep their dtype, also bfloat16, which numpy does not have."""
+    onnx_dtype = {torch.float64: "DOUBLE", torch.bfloat16: "BFLOAT16", torch.float16: "FLOAT16"}[dtype]
+    model = node_model("LSTM", constants={name: numpy.ones((1, BATCH, HIDDEN), "f4") for name in "hc"})
+    expected = fused_rnn.from_onnx(model).to(dtype).state_dict()
+    for each in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(each)
+        number = getattr(onnx.TensorProto, onnx_dtype)
+        each.CopyFrom(onnx.helper.make_tensor(each.name, number, values.shape, values.flatten()))
+    actual = fused_rnn.from_onnx(model).state_dict()
+    assert {"initial_h", "initial_c"} <= actual.keys()
+    for name, value in actual.items():
+        assert value.dtype == dtype
+        assert torch.equal(value, expected[name])
+
+
 STATE = numpy.ones((1, BATCH, HIDDEN), "f4")
 
 

@@ -77,7 +77,8 @@ def test_branches(named: bool) -> None:
 
 def test_a_name_that_several_nodes_have() -> None:
     model = branching_model()
-    message = "got 'lstm', which several are: 'if_1/else_branch/lstm', 'if_1/then_branch/lstm'"
+    message = "got 'lstm', which several are: 'if_1/else_branch/lstm', 'if_1/then_branch/lstm'; "
+    message += "their first outputs are: 'Y_else', 'Y_then'$"
     with pytest.raises(ValueError, match=message):
         fused_rnn.from_onnx(model, "lstm")
     other, then = (branch.g.node[1] for branch in model.graph.node[0].attribute)
