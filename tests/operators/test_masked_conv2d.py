@@ -68,7 +68,9 @@ def test_other_dtypes(case: ConvolutionCase, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 16, 20])
 def test_layouts(channels: int, layout: Layout, grad_layout: Layout) -> None:
     case = ConvolutionCase(channels, 17, size=(6, 7))
-    assert_identical(case.result(case.ours, F64, layout, grad_layout), case.result(case.ours, F64))
+    once = case.result(case.ours, F64)
+    assert_all_accurate(once, case.result(case.oracle, F64))
+    assert_identical(case.result(case.ours, F64, layout, grad_layout), once)
 
 
 def inside(weight: Tensor) -> Tensor:
@@ -80,7 +82,9 @@ def inside(weight: Tensor) -> Tensor:
 @pytest.mark.parametrize("kernel_size", [(1, 1), (1, 3), (5, 1), (3, 5)], ids=str)
 def test_layouts_of_the_weight(kernel_size: tuple[int, int], layout: Layout) -> None:
     case = ConvolutionCase(5, 18, kernel_size, data_channels=2)
-    assert_identical(case.result(case.ours, F64, weight_layout=layout), case.result(case.ours, F64))
+    once = case.result(case.ours, F64)
+    assert_all_accurate(once, case.result(case.oracle, F64))
+    assert_identical(case.result(case.ours, F64, weight_layout=layout), once)
 
 
 def test_expanded_input_and_gradient() -> None:
@@ -137,6 +141,7 @@ def test_dilation_beyond_the_image(dilation: tuple[int, int]) -> None:
     meets[rows, columns] = 1
     tensors["weight"] *= meets
     assert torch.equal(output, near.ours(*tensors.values()))
+    assert_accurate(output, near.oracle(*tensors.values()))
 
 
 def test_unbatched() -> None:
@@ -196,7 +201,9 @@ def test_dilation_on_wide_images(case: ConvolutionCase, threads: int) -> None:
 @pytest.mark.parametrize("channels", [3, 20])
 def test_any_subset_of_gradients(channels: int, needed: tuple[int, ...]) -> None:
     case = ConvolutionCase(channels, 20)
-    everything = list(case.result(case.ours, F64).values())[1:]
+    result = case.result(case.ours, F64)
+    assert_all_accurate(result, case.result(case.oracle, F64))
+    everything = list(result.values())[1:]
     leaves = [tensor.requires_grad_(i in needed) for i, tensor in enumerate(case.tensors(F64).values())]
     output = case.ours(*leaves)
     generator = torch.Generator().manual_seed(1)
@@ -250,6 +257,7 @@ def test_same_bits_twice_and_on_any_number_of_threads(
     case: ConvolutionCase, layout: Layout, dtype: torch.dtype
 ) -> None:
     once = case.result(case.ours, dtype, layout)
+    assert_all_accurate(once, case.result(case.oracle, F64), case.result(case.oracle, dtype))
     assert_identical(case.result(case.ours, dtype, layout), once)
     for threads in (2, 3, min(8, 2 * (os.cpu_count() or 1))):
         torch.set_num_threads(threads)
@@ -260,5 +268,9 @@ def test_same_bits_in_any_batch() -> None:
     case = ConvolutionCase(20, 40, size=(9, 31), batch=5)
     input, weight, bias = case.tensors(torch.float32).values()
     together = case.ours(input, weight, bias)
+    peer, exact = (
+        case.oracle(*(tensor.to(dtype) for tensor in (input, weight, bias))) for dtype in (torch.float32, F64)
+    )
+    assert_accurate(together, exact, peer)
     alone = torch.cat([case.ours(image, weight, bias) for image in input.split(1)])
     assert torch.equal(together, alone)

@@ -155,7 +155,14 @@ def comparable(kind: str, dtype: torch.dtype, results: dict[str, Tensor]) -> dic
 
 def check_accuracy(case: Case, dtype: torch.dtype, device: str, peer_dtype: torch.dtype | None = None) -> None:
     """Assert that our layer is as accurate as each peer of torch.nn on the same device, by ``assert_accurate``."""
-    ours, exact = case.result(fused_rnn, dtype, device), case.torch_result(torch.float64)
+    check_result(case.result(fused_rnn, dtype, device), case, dtype, device, peer_dtype)
+
+
+def check_result(
+    ours: dict[str, Tensor], case: Case, dtype: torch.dtype, device: str, peer_dtype: torch.dtype | None = None
+) -> None:
+    """Assert that a result of our layer is as accurate as each peer of torch.nn on the same device."""
+    exact = case.torch_result(torch.float64)
     for name, peer in case.peers(peer_dtype or dtype, device).items():
         compared = (comparable(case.kind, dtype, results) for results in (ours, exact, peer))
         assert_all_accurate(*compared, note=f" (beside {name})")
