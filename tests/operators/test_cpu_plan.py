@@ -1,8 +1,10 @@
 """The plan of a layer on the CPU, which depends only on its sizes; docs/notes/recurrent-cpu.md has the measurements."""
 
+from itertools import product
 from typing import Any
 
 import pytest
+from layer_sizes import PLANS
 
 from fused_rnn import _C
 
@@ -14,8 +16,18 @@ LAYER: dict[str, Any] = {
 }  # fmt: skip
 
 
+# The registers of every instruction set, for float32 and float64.
+REGISTERS = [{"lanes": lanes, "max_rows": 6 if lanes == 16 else 3} for lanes in (16, 8, 4, 2)]
+REGISTERS += [{"lanes": 8, "max_rows": 6}]
+
+
 def plan(**sizes: Any) -> Any:
     return _C.cpu_plan(**{**LAYER, **AVX512, **sizes})
+
+
+def ways(**sizes: Any) -> tuple[str, bool, str]:
+    chosen = plan(**sizes)
+    return chosen["weights"], chosen["input_first"], chosen["backward_weights"]
 
 
 @pytest.mark.parametrize("cell", _C.cells())
@@ -78,3 +90,24 @@ def test_a_step_of_little_work_has_one_thread() -> None:
 )  # fmt: skip
 def test_backward_packs_from_nine_tiles_on(registers: dict[str, int], time: int, batch: int, weights: str) -> None:
     assert plan(time=time, batch=batch, **registers)["backward_weights"] == weights
+
+
+@pytest.mark.parametrize("registers", REGISTERS, ids=str)
+@pytest.mark.parametrize("cell", _C.cells())
+@pytest.mark.parametrize("way", PLANS, ids=str)
+def test_every_plan_has_a_layer_that_is_compared_with_torch(
+    way: tuple[str, bool, str], cell: str, registers: dict[str, int]
+) -> None:
+    time, batch, input_size, hidden_size = PLANS[way]
+    for directions, threads in product((1, 2), (1, 4)):
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "directions": directions, "threads": threads}
+        assert ways(cell=cell, time=time, batch=batch, **sizes, **registers) == way
+
+
+@pytest.mark.parametrize("registers", REGISTERS, ids=str)
+def test_there_are_no_other_plans(registers: dict[str, int]) -> None:
+    found = {
+        ways(time=time, batch=batch, input_size=size, hidden_size=size, **registers)
+        for time, batch, size in product((1, 2, 3, 4, 5, 8, 9, 16, 17, 100), range(1, 200), (1, 40, 100, 300))
+    }
+    assert found == PLANS.keys()

@@ -19,6 +19,7 @@ from cases import (
     tails,
 )
 from comparing import assert_accurate, assert_all_accurate, differentiate
+from layer_sizes import every_plan, whole_blocks
 from torch import Tensor
 
 import fused_rnn
@@ -172,3 +173,17 @@ def test_tails_equal_torch(case: Case, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("case", [case for kind in CELLS for case in shapes_of_layers(kind)], ids=str)
 def test_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
     check_accuracy(case, dtype, device)
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for kind in CELLS for case in every_plan(kind)], ids=str)
+def test_every_plan_equals_torch(case: Case, dtype: torch.dtype) -> None:
+    check_accuracy(case, dtype, "cpu")
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("case", [case for kind in CELLS for case in whole_blocks(kind)], ids=str)
+def test_sums_of_whole_blocks_equal_torch(case: Case, dtype: torch.dtype) -> None:
+    check_accuracy(case, dtype, "cpu")
