@@ -40,7 +40,7 @@ struct DirectionWeights {
 struct RecurrentLayer {
   cells::Kind kind;
   cells::Description cell;
-  at::ScalarType type;  // the dtype of all tensors
+  at::ScalarType type;  // the dtype of all tensors that the caller gives
   bool one_step;        // whether input and states are [batch, size]: one step of one direction
   bool biased, projected;
   Tensor input;
@@ -62,6 +62,8 @@ struct RecurrentLayer {
   std::vector<int64_t> output_shape() const;
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
+  // The dtype in which the kernels sum, and in which they save the history.
+  at::ScalarType accumulation_type() const { return type == at::kDouble ? at::kDouble : at::kFloat; }
 };
 
 // Returns the cell with this name. Raises a ValueError that lists all names if there is none.

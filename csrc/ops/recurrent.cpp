@@ -84,10 +84,15 @@ std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
   return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
 }
 
-// Returns an optional tensor, with its shape checked; undefined if there is none.
-Tensor checked_shape(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape) {
+// Returns an optional tensor, with its shape, device and dtype checked; undefined if there is none.
+Tensor checked(const OptionalTensor& tensor, const char* name, at::IntArrayRef shape, at::ScalarType type,
+               const RecurrentLayer& layer) {
   if (!tensor) return Tensor();
   check_shape(*tensor, name, shape);
+  TORCH_CHECK(tensor->device() == layer.input.device(), name, " is on ", tensor->device(), ", but input is on ",
+              layer.input.device());
+  TORCH_CHECK(tensor->scalar_type() == type, name, " has dtype ", tensor->scalar_type(), ", but must have ", type,
+              " for an input of ", layer.type);
   return *tensor;
 }
 
@@ -104,16 +109,21 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
       " tensors, got ", grad_final_states.size(), ", ", grad_history.size(), " and ", history.size());
   RecurrentGradients gradients;
   RecurrentSaved saved;
-  gradients.output = checked_shape(grad_output, "grad_output", layer.output_shape());
+  gradients.output = checked(grad_output, "grad_output", layer.output_shape(), layer.type, layer);
   for (size_t i = 0; i < states.size(); ++i)
-    gradients.states.push_back(checked_shape(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes()));
+    gradients.states.push_back(
+        checked(grad_final_states[i], "a tensor of grad_final_states", states[i].sizes(), layer.type, layer));
   TORCH_CHECK(output || layer.sizes.steps.time == 1, "output may be None only if there is one time step, got ",
               layer.sizes.steps.time);
-  saved.output = checked_shape(output, "output", layer.output_shape());
-  saved.gates = checked_shape(gates, "gates", layer.gates_shape());
+  saved.output = checked(output, "output", layer.output_shape(), layer.type, layer);
+  // On a GPU the gates are saved in the dtype of the layer.
+  const at::ScalarType gates_type = gates.scalar_type() == layer.type ? layer.type : layer.accumulation_type();
+  saved.gates = checked(gates, "gates", layer.gates_shape(), gates_type, layer);
   for (size_t i = 0; i < cell_states; ++i) {
-    gradients.history.push_back(checked_shape(grad_history[i], "a tensor of grad_history", layer.history_shape()));
-    saved.history.push_back(checked_shape(history[i], "a tensor of history", layer.history_shape()));
+    const std::vector<int64_t> shape = layer.history_shape();
+    gradients.history.push_back(
+        checked(grad_history[i], "a tensor of grad_history", shape, layer.accumulation_type(), layer));
+    saved.history.push_back(checked(history[i], "a tensor of history", shape, layer.accumulation_type(), layer));
   }
   RecurrentInputGradients result = backward(layer, gradients, saved, {input_grad, state_grad, weight_grad});
   std::vector<Tensor> of_weights;

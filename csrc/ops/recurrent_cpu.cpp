@@ -25,7 +25,7 @@ class CpuLayer {
  public:
   // If `stored_matrices`, weight matrices keep the type in which they are stored.
   CpuLayer(const RecurrentLayer& layer, bool stored_matrices)
-      : layer_(layer), compute(layer.type == at::kDouble ? at::kDouble : at::kFloat), sizes(layer.sizes) {
+      : layer_(layer), compute(layer.accumulation_type()), sizes(layer.sizes) {
     if (layer.lengths.defined()) pack();
     input = for_kernel(without_padding(layer.input, 0));
     for (const Tensor& state : layer.states) states.push_back(for_kernel(sorted(state)));

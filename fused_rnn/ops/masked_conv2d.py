@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from fused_rnn.ops.checks import check_grad_output, check_masked_conv2d
+
 _masked_conv2d = torch.ops.fused_rnn.masked_conv2d.default
 _masked_conv2d_backward = torch.ops.fused_rnn.masked_conv2d_backward.default
 
@@ -80,6 +82,7 @@ def _images(input: Tensor, weight: Tensor, channels: int) -> Tensor:
 def _(
     input: Tensor, weight: Tensor, bias: Tensor | None, mask_type: str, data_channels: int, dilation: tuple[int, int]
 ) -> Tensor:
+    check_masked_conv2d(input, weight, bias, data_channels, dilation)
     return _images(input, weight, weight.size(0))
 
 
@@ -95,6 +98,8 @@ def _(
     weight_grad: bool,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    check_masked_conv2d(input, weight, None, data_channels, dilation)
+    check_grad_output(grad_output, input, weight)
     none = (0,)
     return (
         _images(input, weight, input.size(1)) if input_grad else input.new_empty(none),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn.ops.cells import CELLS
+from fused_rnn.ops.checks import check_gradients, check_layer
 from fused_rnn.ops.shapes import directions_of, gradient, saved, saved_gates
 
 _recurrent = torch.ops.fused_rnn.recurrent.default
@@ -109,12 +110,10 @@ def _(
     lengths: Tensor | None,
     save_for_backward: bool,
 ) -> Outputs:
-    for tensor in (*states, *weights):
-        if tensor.device != input.device:
-            raise RuntimeError(
-                f"all tensors must be on the device of input, {input.device}, got {tensor.device} "
-                "(refused by fused_rnn::recurrent)"
-            )
+    try:
+        check_layer(cell, input, states, weights, batch_sizes, lengths)
+    except (RuntimeError, ValueError) as error:  # with the mark of csrc/ops/recurrent.cpp
+        raise type(error)(f"{error} (refused by fused_rnn::recurrent)") from None
     structure = CELLS[cell]
     directions, hidden_size = directions_of(states[0]), states[-1].shape[-1]
     return (
@@ -143,6 +142,8 @@ def _(
     state_grad: bool,
     weight_grad: bool,
 ) -> Gradients:
+    check_layer(cell, input, states, weights, batch_sizes, lengths)
+    check_gradients(cell, grad_output, grad_final_states, grad_history, input, states, output, gates, history)
     return (
         gradient(input, input_grad),
         [gradient(state, state_grad) for state in states],

@@ -198,58 +198,11 @@ def test_lstm_needs_two_states(count: int) -> None:
         functional.lstm_cell(y(), (randn(2, 8),) * count, randn(32, 4), randn(32, 8))  # type: ignore[arg-type]
 
 
-OPERATOR_CHANGES: list[tuple[str, Tensor]] = [
-    ("input", randn(2, 4)), ("input", randn(0, 2, 4)), ("input", randn(3, 5, 4)), ("input", randn(3, 2, 5)),
-    ("h0", randn(2, 8)), ("h0", randn(3, 2, 8)), ("h0", randn(1, 2, 8, dtype=F64)), ("h0", randn(1, 3, 8)),
-    ("c0", randn(1, 2, 7)), ("c0", randn(1, 3, 8)), ("c0", randn(1, 2, 8, dtype=F64)),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "value"), OPERATOR_CHANGES, ids=lambda value: str(getattr(value, "shape", value)))
-@pytest.mark.parametrize("kind", KINDS)
-def test_operators_check_for_themselves(kind: str, name: str, value: Tensor) -> None:
-    cell, initial, weights = operands(kind)
-    good = dict(zip(("input", "h0", "c0"), (x(), *initial), strict=False))
-    ops.recurrent(cell, x(), initial, weights, None, None, False)
-    if name not in good:
-        return
-    input, *states = {**good, name: value}.values()
-    with pytest.raises(RuntimeError, match=r"(?s)(input|h0|c0|weight).*refused by fused_rnn::recurrent"):
-        ops.recurrent(cell, input, states, weights, None, None, False)
-
-
 def operands(kind: str) -> tuple[str, list[Tensor], list[Tensor]]:
     """Return the name of a cell, and initial states and weights for x()."""
     structure = structure_of(kind)
     rows = structure.gates * 8
     return CELLS[kind], [randn(1, 2, 8)] * structure.states, [randn(rows, 4), randn(rows, 8)]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_backward_operators_check_what_forward_saved(kind: str) -> None:
-    cell, initial, weights = operands(kind)
-    output, _, gates, history = ops.recurrent(cell, x(), initial, weights, None, None, True)
-    good: dict[str, Any] = {
-        "grad_output": output, "grad_final_states": initial, "grad_history": history, "input": x(), "states": initial,
-        "weights": weights, "batch_sizes": None, "lengths": None, "output": output, "gates": gates, "history": history,
-    }  # fmt: skip
-    ops.recurrent_backward(cell, **good, input_grad=True, state_grad=True, weight_grad=True)
-    for name in ("grad_output", "grad_final_states", "grad_history", "output", "gates", "history"):
-        tensors = good[name]
-        bad = tensors[:1, :1] if isinstance(tensors, Tensor) else [tensor[:1, :1] for tensor in tensors]
-        if len(bad) == 0:
-            continue
-        with pytest.raises(RuntimeError, match="shape"):
-            ops.recurrent_backward(cell, **{**good, name: bad}, input_grad=True, state_grad=True, weight_grad=True)
-    for name in ("grad_final_states", "grad_history", "history"):
-        bad = [*good[name], output]
-        with pytest.raises(RuntimeError, match="must have"):
-            ops.recurrent_backward(cell, **{**good, name: bad}, input_grad=True, state_grad=True, weight_grad=True)
-
-
-def test_an_unknown_cell_is_named() -> None:
-    with pytest.raises(ValueError, match="cell must be one of lstm, gru, rnn_tanh, rnn_relu, got 'elman'"):
-        ops.recurrent("elman", x(), *operands("GRU")[1:], None, None, False)
 
 
 @pytest.mark.parametrize("layer", [fused_rnn.GRU, fused_rnn.RNN])

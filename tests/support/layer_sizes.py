@@ -1,5 +1,6 @@
 """Sizes of recurrent layers at which a CPU changes what it does: whole blocks of a sum, and every plan."""
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -34,10 +35,10 @@ def every_plan(kind: str) -> list[Case]:
         time, batch, _, hidden_size = sizes
         for lengths in (None, ragged_lengths(time, batch)):
             form: dict[str, Any] = {"bidirectional": bidirectional, "lengths": lengths}
-            cases.append(Case(kind, *sizes, **form))
+            case = Case(kind, *sizes, **form)
+            cases.append(case)
             if structure_of(kind).may_project:
-                projected = {"proj_size": hidden_size * 3 // 4, "bias": False}
-                cases.append(Case(kind, *sizes, **form, **projected))
+                cases.append(replace(case, proj_size=hidden_size * 3 // 4, bias=False))
     return cases
 
 

@@ -45,7 +45,7 @@ RecurrentLayer dense_sequence(RecurrentLayer layer) {
 CudaLayer::CudaLayer(const RecurrentLayer& given)
     : layer(dense_sequence(given)),
       element(element_of(layer.type)),
-      state_type(layer.type == at::kDouble ? at::kDouble : at::kFloat),
+      state_type(layer.accumulation_type()),
       allow_tf32(allows_tf32(layer.input.element_size())),
       steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.rows(), nullptr, nullptr, nullptr},
       stream(current_stream(layer.input.device())) {
