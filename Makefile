@@ -2,6 +2,7 @@
 #   make bench      check and time every kernel against its peers, then train a language model (under 5 minutes)
 #   make test       all tests, linters and docstring examples
 #   make test-long  the tests marked `long`, which take minutes each
+#   make mutate     plant faults into copies of the library, one at a time, and report those that no test sees (an hour)
 #   make test-torch-cuda  build and test against PyTorch for CUDA 13, in a separate environment (6 GB, needs nvcc)
 #   make test-emulated  test the AVX-512 kernels in an emulator, for machines without AVX-512 (needs Debian's bochs and
 #                   isolinux)
@@ -28,7 +29,7 @@ CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h')
 TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
 TORCH_CUDA_IGNORED := operators/test_determinism.py layers/test_distributed.py
 
-.PHONY: bench test test-long test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
+.PHONY: bench test test-long mutate test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
@@ -37,6 +38,9 @@ test: lint
 
 test-long: build
 	$(BIN)/python -m pytest -m long
+
+mutate: build
+	PYTHONPATH=tests:tests/support nice $(BIN)/python -m mutation
 
 test-emulated: build
 	PYTHONPATH=tests $(BIN)/python -m instruction_sets.emulated

@@ -75,8 +75,10 @@ def check_layer(
         on_cpu = batch_sizes.dim() == 1 and batch_sizes.dtype == torch.int64 and batch_sizes.device.type == "cpu"
         require(on_cpu, "batch_sizes must be a one-dimensional int64 tensor on the CPU")
         require(batch_sizes.size(0) > 0, "input must have at least one time step")
+    sizes = states[0].size(-1), states[-1].size(-1)
+    # A cell may have no hidden units, as in torch.nn.
     require(
-        states[-1].size(-1) > 0 and states[0].size(-1) > 0,
+        (sizes[0] > 0 and sizes[1] > 0) or (one_step and sizes[0] == 0 and sizes[1] == 0),
         f"the states must not be empty, got shape {list(states[0].shape)}",
     )
     _check_weights(cell, input, states, weights)
@@ -195,7 +197,11 @@ def check_masked_conv2d(
             f"data_channels must not exceed in_channels and out_channels, got data_channels={data_channels}, "
             f"in_channels={in_channels}, out_channels={out_channels}"
         )
-    require(len(dilation) == 2 and all(step > 0 for step in dilation), "non-positive dilation is not supported")
+    require(
+        len(dilation) == 2,
+        f"expected dilation to be a single integer value or a list of 2 values, got {list(dilation)}",
+    )
+    require(dilation[0] > 0 and dilation[1] > 0, "non-positive dilation is not supported")
     size = list(weight.shape)
     require(out_channels > 0, f"expected weight to be at least 1 at dimension 0, but got weight of size {size} instead")
     require(

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from planting import Edit, edited
 from torch.utils import cpp_extension
 
 HERE = Path(__file__).parent
@@ -21,9 +22,6 @@ FOLDER = HERE.parent.parent / "build" / "cuda_on_host"
 CXX = os.environ.get("CXX", "g++")
 # No fortification: its longjmp refuses to leave one stack for another.
 FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
-
-Edit = tuple[str, str, str]
-"""A file of csrc/, a text that occurs there once, and what replaces it."""
 
 
 def find_headers() -> Path:
@@ -76,13 +74,12 @@ def build_variant(name: str, edits: Sequence[Edit], stems: Sequence[str], flags:
 
 def _copy(target: Path, edits: Sequence[Edit]) -> Path:
     """Copy csrc/ with edits, and leave alone what is there and the same."""
-    for file, old, _ in edits:
-        assert (CSRC / file).read_text().count(old) == 1, f"{old!r} does not occur in {file} exactly once"
     files = [path for folder in ("cuda", "params", "cells") for path in (CSRC / folder).rglob("*") if path.is_file()]
+    missing = {file for file, _, _ in edits} - {path.relative_to(CSRC).as_posix() for path in files}
+    assert not missing, f"{missing} are not among the files that are copied"
     for path in files:
-        name, text = path.relative_to(CSRC).as_posix(), path.read_text()
-        for file, old, new in edits:
-            text = text.replace(old, new) if file == name else text
+        name = path.relative_to(CSRC).as_posix()
+        text = edited(name, path.read_text(), edits)
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         if not copy.exists() or copy.read_text() != text:

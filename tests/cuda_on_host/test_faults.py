@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from comparing import assert_all_accurate, assert_same_noise
+from planting import Edit
 
 from cuda_on_host import stepwise
-from cuda_on_host.build import Edit, build_variant
+from cuda_on_host.build import build_variant
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
 from cuda_on_host.plans import plan_of

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from planting import Edit
 
-from cuda_on_host.build import CXX, HERE, Edit, build_variant
+from cuda_on_host.build import CXX, HERE, build_variant
 
 FLAGS = "-O0 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all"
 # Fewer kernels to compile.

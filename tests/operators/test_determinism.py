@@ -31,6 +31,10 @@ def cases(kind: str) -> list[Case]:
         Case(kind, 9, 16, 48, 48, bias=False, proj_size=33 if structure_of(kind).may_project else 0),
         # Here threads divide the hidden units of a batch, so they synchronise after each step.
         Case(kind, 30, 5, 40, 300),
+        # Here threads divide the columns of a weight gradient, each of which has a bias gradient only once: that of the
+        # input, with more rows than one block, and that of the hidden values, with few.
+        Case(kind, 20, 16, 300, 20),
+        Case(kind, 3, 2, 5, 300),
         Case(kind, 12, 6, 31, 70, lengths=(12, 2, 7, 1, 1, 5), proj_size=33 if structure_of(kind).may_project else 0),
     ]
 

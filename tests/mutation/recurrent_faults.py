@@ -1,0 +1,238 @@
+"""Faults in the recurrent kernels for a CPU.
+
+A fault is compiled for one cell and one type of the computation, as far as that shows it: a whole kernel would take ten
+times as long. The tests are those in float64, or for a fault in float32 those in float32 and half precision.
+"""
+
+from functools import partial
+
+from planting import Edit
+
+from mutation.fault import Fault
+
+LAYERS = "tests/operators/test_recurrent.py"
+THREADS = "tests/operators/test_determinism.py"
+LENGTHS = "tests/layers/test_lengths.py"
+STATES = "tests/layers/test_states.py"
+VALUES = "tests/operators/test_values.py"
+
+GEMM = "csrc/cpu/kit/gemm.h"
+TILE = "csrc/cpu/kit/tile.h"
+ACTIVATION = "csrc/cpu/kit/activation.h"
+FORWARD = "csrc/cpu/recurrent/forward.h"
+BACKWARD = "csrc/cpu/recurrent/backward.h"
+WEIGHTS = "csrc/cpu/recurrent/weight_gradients.h"
+PACKED = "csrc/cpu/recurrent/packed_weights.h"
+
+# For each type of the computation, the tests that have another one.
+OTHER_TESTS = {"double": "float32 or bfloat16 or float16", "float": "float64"}
+
+
+def planted(
+    kernel: str,
+    words: str,
+    omitted: tuple[Edit, ...],
+    name: str,
+    file: str,
+    old: str,
+    new: str,
+    tests: str = LAYERS,
+    type: str = "double",
+) -> Fault:
+    """Return a fault in the kernels of one cell and one type.
+
+    Args:
+        kernel: the source of the kernels.
+        words: the tests of the cell, as pytest's -k selects them.
+        omitted: edits that leave out the other cells of the source.
+        name: the name of the fault.
+        file: the file that has it.
+        old: a text in the file.
+        new: what replaces it.
+        tests: the file of the tests.
+        type: the type of the computation, double or float.
+    """
+    unused = "float" if type == "double" else "double"
+    file_of_types = "csrc/cpu/recurrent/instantiate.h"
+    fewer = [
+        (file_of_types, f"template void recurrent_{step}<cells::Cell, {unused}>({params}<{unused}>& params);", "")
+        for step, params in (
+            ("forward", "const RecurrentForwardParams"),
+            ("backward", "const RecurrentBackwardParams"),
+        )
+    ]
+    selected = f"{words} and not ({OTHER_TESTS[type]})"
+    return Fault(name, file, old, new, (tests, "-k", selected), kernel, (*fewer, *omitted))
+
+
+NO_TANH: Edit = ("csrc/cpu/rnn_kernel.cpp", "FUSED_RNN_INSTANTIATE(RNNTanh)", "")
+NO_RELU: Edit = ("csrc/cpu/rnn_kernel.cpp", "FUSED_RNN_INSTANTIATE(RNNReLU)", "")
+lstm = partial(planted, "cpu/lstm_kernel.cpp", "LSTM", ())
+gru = partial(planted, "cpu/gru_kernel.cpp", "GRU", ())
+rnn = partial(planted, "cpu/rnn_kernel.cpp", "RNN and not RELU", (NO_RELU,))
+relu = partial(planted, "cpu/rnn_kernel.cpp", "RELU", (NO_TANH,))
+
+PRODUCTS = [
+    rnn(
+        "the last block of a depth of whole blocks left out", GEMM,
+        "for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {",
+        "for (int64_t k = 0; k == 0 || k < p.depth - (p.depth % kBlockDepth ? 0 : kBlockDepth); k += block_depth) {"),
+    rnn(
+        "a tail of a block of the depth left out", GEMM, "const int64_t part = smaller(p.depth - k, block_depth);",
+        "const int64_t part = p.depth - k < block_depth && k > 0 ? 0 : smaller(p.depth - k, block_depth);"),
+    rnn(
+        "a bias gradient of few rows forgets the first step", GEMM, "T sum = p.accumulate ? p.row_sums[row] : T(0);",
+        "T sum = T(0);"),
+    gru(
+        "a bias gradient of few rows added by each thread", GEMM, "if (!p.row_sums || columns.begin > 0) continue;",
+        "if (!p.row_sums) continue;", THREADS),
+    rnn(
+        "a bias gradient added by each thread", GEMM, "if (p.row_sums && first == 0)",
+        "if (p.row_sums && first == columns.begin)", THREADS),
+    rnn(
+        "a bias gradient of the last block only", GEMM,
+        "store(target + row, accumulate ? sum + load(target + row, count) : sum, count);",
+        "store(target + row, sum, count);"),
+    rnn(
+        "rows of a transposed panel left out", GEMM,
+        "for (; k < depth; ++k)\n      for (int64_t column = 0; column < kWidth; ++column) packed",
+        "for (; k < depth - 1; ++k)\n      for (int64_t column = 0; column < kWidth; ++column) packed"),
+    rnn(
+        "the first part of a sum of whole parts left out", TILE, "if (depth > kPart) add(total);",
+        "if (depth > kPart && depth % kPart != 0) add(total);"),
+    rnn(
+        "the first part of three left out", TILE, "k == 0 ? void(total = *this) : total.add(*this);",
+        "total = *this;"),
+    rnn(
+        "the last rows left out of a thread's share", "csrc/cpu/kit/parallel.h",
+        "const int64_t grains = divide_up(count, grain);", "const int64_t grains = count / grain;"),
+]  # fmt: skip
+
+ACTIVATIONS = [
+    lstm(
+        "sigmoid saturates too early", ACTIVATION, "Vec<float>(-87.0f), Vec<float>(88.0f)",
+        "Vec<float>(-10.0f), Vec<float>(10.0f)", type="float"),
+    rnn("a coefficient of e^x is inexact", ACTIVATION, "0.16666432f", "0.16667432f", type="float"),
+    rnn(
+        "tanh near zero loses its digits", ACTIVATION,
+        "const Vec<float> expm1 = at::vec::fmadd(e.power, e.rest, e.power - Vec<float>(1.0f));",
+        "const Vec<float> expm1 = at::vec::fmadd(e.power, e.rest, e.power) - Vec<float>(1.0f);", VALUES, "float"),
+    relu("a gradient passes a ReLU that is zero", ACTIVATION, "y <= Vec<T>(T(0))", "y < Vec<T>(T(0))"),
+    relu(
+        "ReLU loses NaN", ACTIVATION, "return at::vec::maximum(x, Vec<T>(T(0)));",
+        "return Vec<T>::blendv(Vec<T>(T(0)), x, x > Vec<T>(T(0)));"),
+    relu(
+        "ReLU's gradient is a product with zero", ACTIVATION,
+        "return Vec<T>::blendv(grad, Vec<T>(T(0)), y <= Vec<T>(T(0)));",
+        "return grad * Vec<T>::blendv(Vec<T>(T(1)), Vec<T>(T(0)), y <= Vec<T>(T(0)));"),
+]  # fmt: skip
+
+CELLS = [
+    lstm(
+        "the forget gate's gradient from c after the step", "csrc/cells/lstm.h", "grad_c * before[1] * f",
+        "grad_c * after[1] * f"),
+    lstm("swapped gates", "csrc/cells/lstm.h", "c = f * c + i * g;", "c = i * c + f * g;"),
+    gru("an update gate that forgets h", "csrc/cells/gru.h", "grad_h = grad_h * z;", "grad_h = V(0);"),
+    gru(
+        "the reset gate's gradient without the product", "csrc/cells/gru.h", "grad_n * hn * r * (one - r)",
+        "grad_n * r * (one - r)"),
+]  # fmt: skip
+
+STEPS = [
+    rnn(
+        "a step that reads sequences that have ended", "csrc/cpu/recurrent/schedule.h",
+        "smaller(previous_rows, rows), has_previous", "previous_rows, has_previous"),
+    rnn(
+        "a late start from the first sequence's h0", FORWARD,
+        ": p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;",
+        ": p_.h0 + direction * s_.steps.batch * s_.output_size;"),
+    rnn(
+        "initial states read as if they were output", FORWARD, "(has_previous ? s_.directions : 1) * s_.output_size;",
+        "s_.directions * s_.output_size;"),
+    gru(
+        "a sum without input that gets some", FORWARD, "if (i % kSums >= Cell::kGates) continue;",
+        "if (i % kSums > Cell::kGates) continue;"),
+    lstm(
+        "a last state of a sequence without steps", FORWARD, "const bool empty = s_.steps.batch_size(t) <= b;",
+        "const bool empty = false;", LENGTHS),
+    rnn(
+        "weights in place of the other direction", FORWARD, "w_.hh(g.direction).as_stored", "w_.hh(0).as_stored"),
+    rnn(
+        "rows beyond a group left out", FORWARD, "first < batch.end; first += kGroupRows)",
+        "first < smaller(batch.end, batch.begin + 1); first += kGroupRows)"),
+    lstm(
+        "the projection of the other direction", FORWARD, "w_.projection(direction) + column",
+        "w_.projection(0) + column"),
+    rnn(
+        "threads that do not meet after a step", FORWARD, "      team.wait(work.team_size);\n      if (w_.projected) {",
+        "      if (w_.projected) {", THREADS),
+    rnn(
+        "the last terms of a product in place left out", "csrc/cpu/recurrent/gate_sums.h",
+        "if (k < depth) add(k, depth - k);", ""),
+    rnn("a recurrent bias left out", PACKED, "? of_input + of_hidden : of_input", "? of_input : of_input"),
+    gru(
+        "the candidate's recurrent bias left out", PACKED,
+        "if (sum != gate) packed[sum * width + lane] = of_hidden;",
+        "if (sum != gate) packed[sum * width + lane] = T(0);"),
+    rnn(
+        "half a pair of bfloat16 that is not zero", "csrc/cpu/recurrent/stored_weights.h",
+        "scratch[(row + 1) * pairs_in_row - 1] = T(0);", "scratch[(row + 1) * pairs_in_row - 1] = T(1);", type="float"),
+    rnn("input weights from the wrong row", PACKED, "target + inputs * kWidth);", "target + (inputs - 1) * kWidth);"),
+    Fault(
+        "a later step chosen to read the input first", "csrc/cpu/recurrent/plan.h",
+        "constexpr int64_t kFusedRows = 4;", "constexpr int64_t kFusedRows = 5;",
+        ("tests/operators/test_cpu_plan.py",), "bindings.cpp",
+    ),
+]  # fmt: skip
+
+GRADIENTS = [
+    lstm(
+        "the gradient of c at every step left out", BACKWARD,
+        "if (at.grad_cells) grads[1] += load(at.grad_cells, at.units);", "", STATES),
+    rnn(
+        "a late start's gradient of h0 from other rows", BACKWARD,
+        "multiply_hh(tile, direction, following, b, column, next, offset / tile_rows());\n"
+        "      if (Cell::kReadsHidden)",
+        "multiply_hh(tile, direction, following, offset, column, next, 0);\n      if (Cell::kReadsHidden)"),
+    gru(
+        "the update gate's part of the gradient of h0 left out", BACKWARD,
+        "if (Cell::kReadsHidden) tile.add(grad_h, s_.output_size, count);", ""),
+    rnn(
+        "late starts left out of a product in place", BACKWARD, "intersect(work.batch, {0, following.rows}), columns);",
+        "intersect(work.batch, {0, continuing}), columns);"),
+    rnn(
+        "the gradient of h0 of sequences without that step", BACKWARD,
+        "intersect(work.batch, {continuing, following.rows}));",
+        "intersect(work.batch, {continuing, s_.steps.batch}));"),
+    rnn(
+        "the gradient of h_n left out", BACKWARD, "if (!has_following || Cell::kReadsHidden)",
+        "if (Cell::kReadsHidden)"),
+    lstm(
+        "a late start that reads c of another sequence", BACKWARD,
+        "const bool has_previous = b + r < step.previous_rows;", "const bool has_previous = step.previous_rows > 0;"),
+    gru(
+        "gates' products in place that overwrite one another", BACKWARD, ".accumulate = run.gate > 0},",
+        ".accumulate = false},"),
+    rnn(
+        "packed weights of the other direction", BACKWARD, "pack_weight(p_.weights[d].hh, depth_",
+        "pack_weight(p_.weights[0].hh, depth_"),
+    rnn(
+        "threads that do not meet after a step backwards", BACKWARD,
+        "      team.wait(work.team_size);\n    }\n  }\n\n  const T* grad_gates_row",
+        "    }\n  }\n\n  const T* grad_gates_row", THREADS),
+    rnn(
+        "the input's gradient of the last direction only", WEIGHTS, ".accumulate = direction > 0},",
+        ".accumulate = false},"),
+    rnn(
+        "the reverse direction's weight gradient from the wrong steps", WEIGHTS,
+        "direction == 0 ? output : output + batch * total, total, true);", "output, total, true);"),
+    rnn(
+        "a late start's weight gradient from another h0", WEIGHTS, ": h0 + b * size,", ": h0,"),
+    rnn(
+        "both directions' weight gradients from one h0", WEIGHTS, "const T* h0 = p_.h0 + direction * batch * size;",
+        "const T* h0 = p_.h0;"),
+    lstm(
+        "the projection's gradient without tanh", WEIGHTS, "gate * Activation::tanh(cell)", "gate * cell"),
+]  # fmt: skip
+
+FAULTS = [*PRODUCTS, *ACTIVATIONS, *CELLS, *STEPS, *GRADIENTS]
