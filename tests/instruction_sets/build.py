@@ -11,6 +11,8 @@ import torch
 HERE = Path(__file__).parent
 BUILD = HERE.parent.parent / "build"
 FOLDER = BUILD / "instruction_sets"
+# The kernels in plain loops, of plain.h.
+PLAIN = "PLAIN"
 # The kernels that multiply bfloat16 in pairs: those of all cells.
 RECURRENT = {f"{path.stem}_kernel" for path in (HERE.parents[1] / "csrc" / "cells").glob("*.h")}
 
@@ -40,7 +42,7 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False, s
     """Build the program, or only what has changed of it.
 
     Args:
-        first: an instruction set, by its name in ``csrc/cpu/kit/per_capability.h``.
+        first: an instruction set, by its name in ``csrc/cpu/kit/per_capability.h``, or PLAIN for plain loops.
         second: another instruction set, or the same one.
         sanitizers: the argument of ``-fsanitize=`` with which to compile the kernels; empty for the package's objects.
         static: whether to link the program statically.
@@ -67,7 +69,7 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False, s
         lines.append(f"build {objects[-1]}: cxx {source}\n  flags = {package.compiler} {flags}{checked}")
 
     for name in {first: 0, second: 0}:
-        for source, flags, object_ in package.kernels[name]:
+        for source, flags, object_ in package.kernels[name] if name != PLAIN else ():
             if sanitizers or (stand_in and source.stem in RECURRENT):
                 compiled(source, object_.name, flags + " -O1 -DFUSED_RNN_PAIRS_STAND_IN" * stand_in)
             else:

@@ -2,12 +2,14 @@
 //
 //     compare PROBLEMS SEED [pairs]
 //
-// The macros FIRST and SECOND name the instruction sets. Problems are in float32, every fourth one in float64. With
-// `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or by its replacement in cpu/kit/pairs.h.
+// The macros FIRST and SECOND name the instruction sets; PLAIN stands for the plain loops of plain.h. Problems are in
+// float32, every fourth one in float64. With `pairs`, SECOND multiplies bfloat16 weights in pairs: by AVX512_BF16, or
+// by its replacement in cpu/kit/pairs.h.
 
 #include "convolution.h"
 #include "cpu/masked_conv2d.h"
 #include "cpu/recurrent.h"
+#include "plain.h"
 #include "recurrent.h"
 
 namespace {
