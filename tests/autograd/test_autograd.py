@@ -201,3 +201,25 @@ def test_gradients_with_a_graph_are_accurate(kind: str, dtype: torch.dtype, devi
     exact = gradients(torch.nn, torch.float64, "cpu")
     # cuDNN does not support second gradients, so on a GPU the peer's gradients are computed without a graph.
     assert_all_accurate(gradients(fused_rnn, dtype, device), exact, gradients(torch.nn, dtype, device, device == "cpu"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_second_gradients_of_half_precision_are_summed_in_float32(kind: str, dtype: torch.dtype) -> None:
+    """They are computed by the reference, which would round at each step, where the kernels do not."""
+    case = Case(kind, time=20)
+
+    def random_like(tensors: list[Tensor]) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(5)
+        return [torch.randn(tensor.shape, generator=generator).bfloat16().to(tensor.dtype) for tensor in tensors]
+
+    def second(package: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+        module, input = case.module(package, dtype), case.tensors(dtype)[0].requires_grad_()
+        outputs, weights = flatten(module(input))[:1], list(module.parameters())
+        first = torch.autograd.grad(outputs, weights, random_like(outputs), create_graph=True)
+        gradients = torch.autograd.grad(first, [input, *weights], random_like(list(first)))
+        return dict(zip(["input", *module._flat_weights_names], gradients, strict=True))
+
+    exact = second(torch.nn, torch.float64)
+    once_rounded = {name: gradient.to(dtype) for name, gradient in exact.items()}
+    assert_all_accurate(second(fused_rnn, dtype), exact, once_rounded)
