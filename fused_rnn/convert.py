@@ -1,7 +1,7 @@
 """Converts the recurrent layers and masked convolutions of a model to those of this package, and back."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from fused_rnn import convert_masked_conv2d as masked
-from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, torch_instances
 
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: LSTM,
@@ -22,10 +22,27 @@ COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.RNNCell: RNNCell,
 }
 """The class of this package for each class of torch.nn that has one of the same name."""
-ORIGINALS = {ours: theirs for theirs, ours in COUNTERPARTS.items()}
+INSTANCES: dict[type[nn.Module], type[nn.Module]] = {
+    nn.LSTM: torch_instances.LSTM,
+    nn.GRU: torch_instances.GRU,
+    nn.RNN: torch_instances.RNN,
+    LSTM: torch_instances.LSTM,
+    GRU: torch_instances.GRU,
+    RNN: torch_instances.RNN,
+}
+"""The class that is an instance of torch.nn's class too, for each layer of torch.nn and of this package."""
+ORIGINALS = {
+    ours: theirs for classes in (COUNTERPARTS, INSTANCES) for theirs, ours in classes.items() if theirs in COUNTERPARTS
+}
+"""The class of torch.nn for each class of this package."""
 NAMES = {cls.__name__ for cls in COUNTERPARTS}
 Decision = type[nn.Module] | str | None
 """What to do with a module: its new class; the reason why it is kept; or None for a module that is not reported."""
+
+
+ASKING_PACKAGES = ("torchrl",)
+"""Packages whose modules ask whether a layer inside them is an instance of torch.nn's class."""
+EXACT_CLASSES = "quantize_dynamic, thop and opacus compare the class itself and pass over these layers: revert first"
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,8 @@ class Report:
     replaced: tuple[Layer, ...]
     kept: tuple[Layer, ...]
     """Recurrent layers and masked convolutions that were not replaced, each with a reason."""
+    notes: tuple[str, ...] = ()
+    """What else is known of other packages that use the model."""
 
     def __str__(self) -> str:
         total = len(self.replaced) + len(self.kept)
@@ -63,10 +82,12 @@ class Report:
         lines += [f"  {layer}" for layer in self.replaced]
         if self.kept:
             lines += ["kept", *(f"  {layer}" for layer in self.kept)]
+        if self.notes:
+            lines += ["notes", *(f"  {note}" for note in self.notes)]
         return "\n".join(lines)
 
 
-def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
+def convert(model: nn.Module, *, subclasses: bool = False, keep_isinstance: bool = False) -> Report:
     """Convert the LSTM, GRU and RNN layers and cells of torch.nn in a model, or the model itself, to this package's.
 
     The modules remain the same objects and only change their class, as they do in torch.nn.utils.parametrize. So
@@ -75,6 +96,10 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
 
     A converted layer is a torch.nn.RNNBase, but no torch.nn.LSTM, GRU or RNN, so code that checks
     ``isinstance(module, torch.nn.LSTM)`` does not find it (converted cells are still instances of torch.nn's cells).
+    With ``keep_isinstance`` it does. Code that compares the class itself passes over every converted layer and cell and
+    no error tells: ``torch.ao.quantization.quantize_dynamic(model, {torch.nn.LSTM})``, thop and opacus, for example.
+    :func:`revert` the model first.
+
     Masked convolutions of other packages are subclasses of torch.nn.Conv2d with a buffer ``mask``. If that is a mask of
     :class:`fused_rnn.MaskedConv2d`, and if the layer computes what a MaskedConv2d does, which is found out by running a
     copy of it, then it becomes one. It remains an instance of its class, too, and keeps the buffer. Masked entries of
@@ -89,10 +114,13 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
         subclasses: whether to convert instances of subclasses of torch.nn's layers too. Such a module keeps all that
             its class overrides and is still an instance of it; only what it inherits from torch.nn, or calls by
             ``super()``, is replaced. So a subclass whose ``forward`` never calls that of torch.nn gains nothing.
+        keep_isinstance: whether a converted layer is still an instance of torch.nn's class too, which some packages
+            need, such as torchrl. The price is that torch.compile refuses to trace it, as it refuses torch.nn's layers.
+            Layers of this package in the model become such instances, too.
 
     Returns:
-        A report with the ``model`` (the same object, even where it is a layer itself), the layers ``replaced``, and
-        those ``kept`` with the reason why.
+        A report with the ``model`` (the same object, even where it is a layer itself), the layers ``replaced``, those
+        ``kept`` with the reason why, and ``notes`` on packages that need something else.
 
     Example:
         >>> import torch, fused_rnn
@@ -102,10 +130,13 @@ def convert(model: nn.Module, *, subclasses: bool = False) -> Report:
           0: torch.nn.GRU -> fused_rnn.GRU
         kept
           1: torch.ao.nn.quantizable.modules.rnn.LSTMCell has no counterpart here
+        notes
+          quantize_dynamic, thop and opacus compare the class itself and pass over these layers: revert first
         >>> model[0](torch.randn(5, 3, 4))[0].shape
         torch.Size([5, 3, 8])
     """
-    return _change_classes(model, lambda module: _fused_class(module, subclasses))
+    report = _change_classes(model, lambda module: _fused_class(module, subclasses, keep_isinstance))
+    return replace(report, notes=tuple(_notes(report)))
 
 
 def revert(model: nn.Module) -> Report:
@@ -145,12 +176,30 @@ def _change_classes(model: nn.Module, decide: Callable[[nn.Module], Decision]) -
     return Report(model, tuple(replaced), tuple(kept))
 
 
-def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
+def _notes(report: Report) -> Iterator[str]:
+    """Yield what to know of other packages that use the replaced layers."""
+    layers = [layer for layer in report.replaced if _class(layer.module) in ORIGINALS]
+    for layer in layers:
+        if isinstance(layer.module, tuple(COUNTERPARTS)):
+            continue
+        for name in layer.names:
+            parent = report.model.get_submodule(name.rpartition(".")[0])
+            package = type(parent).__module__.partition(".")[0]
+            if package in ASKING_PACKAGES:
+                original = _name(ORIGINALS[_class(layer.module)])
+                yield f"{name}: {package} asks whether it is a {original}: convert with keep_isinstance=True"
+    if layers:
+        yield EXACT_CLASSES
+
+
+def _fused_class(module: nn.Module, subclasses: bool, keep_isinstance: bool) -> Decision:
     """Decide what :func:`convert` does with a module."""
     if isinstance(module, torch.jit.ScriptModule):
         scripted = getattr(module, "original_name", "") in NAMES
         return "compiled by torch.jit; convert the model before" if scripted else None
     cls = _class(module)
+    if keep_isinstance and cls in INSTANCES and cls in ORIGINALS:
+        return INSTANCES[cls]
     if issubclass(cls, (*ORIGINALS, Derived)):
         return None
     if issubclass(cls, nn.Conv2d):
@@ -164,7 +213,9 @@ def _fused_class(module: nn.Module, subclasses: bool) -> Decision:
         return "its forward was replaced on the module itself"
     if any(isinstance(weight, UninitializedParameter) for weight in module.parameters()):
         return "its parameters are not initialized yet; run the model once before"
-    return COUNTERPARTS[original] if cls is original else derived(cls)
+    if cls is not original:
+        return derived(cls)
+    return INSTANCES[cls] if keep_isinstance and cls in INSTANCES else COUNTERPARTS[cls]
 
 
 def _torch_class(module: nn.Module) -> Decision:
@@ -190,6 +241,8 @@ def _name(cls: type[nn.Module]) -> str:
         return f"{_name(cls.original)} on {_name(ours)}"
     if issubclass(cls, masked.ConvertedMaskedConv2d):
         return f"{_name(cls.original)} on fused_rnn.MaskedConv2d"
+    if cls in INSTANCES.values():
+        return f"fused_rnn.{cls.__qualname__}, which is a torch.nn.{cls.__qualname__} too"
     package = "torch.nn" if cls.__module__.startswith("torch.nn.modules.") else cls.__module__
     return f"{'fused_rnn' if cls in ORIGINALS else package}.{cls.__qualname__}"
 

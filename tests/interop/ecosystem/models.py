@@ -22,6 +22,10 @@ class Problem(NamedTuple):
     """The number of modules that convert must replace."""
     subclasses: bool = False
     """Whether these modules are instances of subclasses of torch.nn's layers."""
+    keep_isinstance: bool = False
+    """Whether the package asks if these modules are instances of torch.nn's layers."""
+    picklable: bool = True
+    """Whether the model can be saved as a whole, before conversion too."""
 
 
 def randn(*shape: int) -> Tensor:
@@ -34,7 +38,9 @@ def encodec() -> Problem:
     from transformers import EncodecConfig, EncodecModel
 
     config = EncodecConfig(num_filters=2, hidden_size=8, upsampling_ratios=[4, 2], codebook_size=8, codebook_dim=8)
-    return Problem(EncodecModel(config), lambda model: model.decoder(model.encoder(randn(2, 1, 96))), layers=2)
+    return Problem(
+        EncodecModel(config), lambda model: model.decoder(model.encoder(randn(2, 1, 96))), layers=2, picklable=False
+    )
 
 
 def slanet() -> Problem:
@@ -83,7 +89,7 @@ def graph_network() -> Problem:
     generator = torch.Generator().manual_seed(0)
     edges = torch.randint(0, 20, (2, 60), generator=generator)
     graph = torch.randint(0, 4, (20,), generator=generator).sort().values
-    return Problem(Network(), lambda model: model(randn(20, 8), edges, graph), layers=6)
+    return Problem(Network(), lambda model: model(randn(20, 8), edges, graph), layers=6, picklable=False)
 
 
 def forecasting_data() -> Any:
@@ -180,7 +186,93 @@ def lemmatizer() -> Problem:
     return Problem(Seq2SeqModel(arguments), lambda model: model(source, padding, target)[0], layers=2)
 
 
+def reinforcement_module(name: str) -> Problem:
+    """A recurrent module of torchrl over trajectories that begin anew in the middle, with packed sequences."""
+    import tensordict
+    import torchrl.modules
+
+    states = ["h", "c"] if name == "LSTMModule" else ["h"]
+    outputs = ["out", *(("next", state) for state in states)]
+    module = getattr(torchrl.modules, name)(
+        input_size=5, hidden_size=8, num_layers=2, dropout=0.1, default_recurrent_mode=True,
+        in_keys=["input", *states], out_keys=outputs,
+    )  # fmt: skip
+    is_init = torch.zeros(BATCH, TIME, 1, dtype=torch.bool)
+    is_init[:, 0] = is_init[1, 3] = is_init[2, 7] = True
+    data = {"input": randn(BATCH, TIME, 5), "is_init": is_init}
+    data |= {state: randn(BATCH, TIME, 2, 8) for state in states}
+
+    def run(model: Any) -> list[Tensor]:
+        result = model(tensordict.TensorDict(dict(data), [BATCH, TIME]))
+        return [result[key] for key in outputs]
+
+    return Problem(module, run, layers=1, keep_isinstance=True)
+
+
+def torchrl_lstm() -> Problem:
+    """Torchrl's LSTMModule."""
+    return reinforcement_module("LSTMModule")
+
+
+def torchrl_gru() -> Problem:
+    """Torchrl's GRUModule."""
+    return reinforcement_module("GRUModule")
+
+
+def recurrent_ppo() -> Any:
+    """RecurrentPPO of sb3-contrib, reinforcement learning with LSTMs for actor and critic, on a tiny environment."""
+    import gymnasium
+    import numpy
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+    class Environment(gymnasium.Env):
+        """Pays for the action that was shown in the step before, and ends after some steps."""
+
+        observation_space = gymnasium.spaces.Box(-1, 1, (3,), numpy.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            super().reset(seed=seed)
+            self.time, self.shown = 0, self.np_random.uniform(-1, 1, 3).astype(numpy.float32)
+            return self.shown, {}
+
+        def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            reward = float((self.shown[0] > 0) == bool(action))
+            self.time, self.shown = self.time + 1, self.np_random.uniform(-1, 1, 3).astype(numpy.float32)
+            return self.shown, reward, self.time == 7, False, {}
+
+    class Features(BaseFeaturesExtractor):
+        """The observations in the default dtype: the package makes them float32."""
+
+        def __init__(self, space: gymnasium.Space) -> None:
+            super().__init__(space, features_dim=3)
+
+        def forward(self, observations: Tensor) -> Tensor:
+            return observations.to(torch.get_default_dtype())
+
+    return RecurrentPPO(
+        "MlpLstmPolicy", Environment(), n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
+        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4], "features_extractor_class": Features},
+    )  # fmt: skip
+
+
+def recurrent_policy() -> Problem:
+    """The policy of RecurrentPPO, with an episode that begins in the middle of a sequence."""
+    from sb3_contrib.common.recurrent.type_aliases import RNNStates
+
+    starts = torch.zeros(BATCH, TIME)
+    starts[:, 0] = starts[1, 5] = 1.0
+    actions = torch.arange(BATCH * TIME) % 2
+    states = RNNStates(*((randn(1, BATCH, 8), randn(1, BATCH, 8)) for _ in range(2)))
+
+    def run(model: Any) -> Any:
+        return model.evaluate_actions(randn(BATCH * TIME, 3), actions, states, starts.flatten())
+
+    return Problem(recurrent_ppo().policy, run, layers=2, picklable=False)
+
+
 PROBLEMS = [
     encodec, slanet, parakeet, graph_network, temporal_fusion_transformer, recurrent_forecaster, lstm_forecaster,
-    gru_forecaster, deep_ar, tokenizer, lemmatizer,
+    gru_forecaster, deep_ar, tokenizer, lemmatizer, torchrl_lstm, torchrl_gru, recurrent_policy,
 ]  # fmt: skip
