@@ -23,12 +23,10 @@ COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
 }
 """The class of this package for each class of torch.nn that has one of the same name."""
 INSTANCES: dict[type[nn.Module], type[nn.Module]] = {
-    nn.LSTM: torch_instances.LSTM,
-    nn.GRU: torch_instances.GRU,
-    nn.RNN: torch_instances.RNN,
-    LSTM: torch_instances.LSTM,
-    GRU: torch_instances.GRU,
-    RNN: torch_instances.RNN,
+    cls: getattr(torch_instances, theirs.__name__)
+    for theirs, ours in COUNTERPARTS.items()
+    if not issubclass(ours, theirs)
+    for cls in (theirs, ours)
 }
 """The class that is an instance of torch.nn's class too, for each layer of torch.nn and of this package."""
 ORIGINALS = {
@@ -115,7 +113,8 @@ def convert(model: nn.Module, *, subclasses: bool = False, keep_isinstance: bool
             its class overrides and is still an instance of it; only what it inherits from torch.nn, or calls by
             ``super()``, is replaced. So a subclass whose ``forward`` never calls that of torch.nn gains nothing.
         keep_isinstance: whether a converted layer is still an instance of torch.nn's class too, which some packages
-            need, such as torchrl. The price is that torch.compile refuses to trace it, as it refuses torch.nn's layers.
+            need, such as torchrl. The price is that torch.compile refuses to trace it, as it refuses torch.nn's layers,
+            unless ``torch._dynamo.config.allow_rnn`` is set.
             Layers of this package in the model become such instances, too.
 
     Returns:
