@@ -103,6 +103,20 @@ def test_a_model_can_be_quantized(configuration: QConfigMapping) -> None:
     assert (quantized(*inputs) - ours(*inputs)).abs().max() < 0.1  # eight bits
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_a_masked_convolution_is_not_taken_for_a_convolution() -> None:
+    """Neither quantization nor the fusion with a normalisation replaces it by a convolution without a mask."""
+    model = nn.Sequential(fused_rnn.MaskedConv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    images = torch.randn(8, 2, 6, 6)
+    model(images)  # gives the normalisation its statistics
+    model.eval()
+    prepared = prepare_fx(copy.deepcopy(model), get_default_qconfig_mapping("x86"), (images,))
+    assert torch.equal(prepared(images), model(images))
+    quantized = convert_fx(prepared)
+    assert type(quantized.get_submodule("0")) is fused_rnn.MaskedConv2d
+    assert (quantized(images) - model(images)).abs().max() < 0.1  # eight bits
+
+
 @pytest.mark.parametrize("name", KINDS)
 def test_lengths_and_states_of_every_step(name: str) -> None:
     class WithLengths(nn.Module):
