@@ -2,8 +2,10 @@
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.modules.fx import leaf
 
 
 class GatedActivation(torch.nn.Module):
@@ -45,6 +47,8 @@ class GatedActivation(torch.nn.Module):
         Raises:
             ValueError: ``input`` is not 4-D, or its channels cannot be divided into groups of two halves.
         """
+        if isinstance(input, Proxy) and (node := leaf(self, GatedActivation.forward, input)) is not None:
+            return node
         return functional.gated_activation(input, self.data_channels)
 
     def extra_repr(self) -> str:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,19 +16,22 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils import parametrizations, prune
 
 import fused_rnn
-from fused_rnn.modules import GRUCellResetBefore, GRUResetBefore, Reversed
+from fused_rnn.modules import GatedActivation, GRUCellResetBefore, GRUResetBefore, Reversed
 
-OTHERS = {
-    "GRUResetBefore": lambda: GRUResetBefore(3, 2),
-    "GRUCellResetBefore": lambda: GRUCellResetBefore(3, 2),
-    "Reversed": lambda: Reversed(fused_rnn.GRU(3, 2)),
+# The modules that are not in every_module, and the shape of an input for each.
+OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "GatedActivation": (lambda: GatedActivation(2), (2, 4, 3, 3)),
+    "GRUResetBefore": (lambda: GRUResetBefore(3, 2), (3, 2, 3)),
+    "GRUCellResetBefore": (lambda: GRUCellResetBefore(3, 2), (2, 3)),
+    "Reversed": (lambda: Reversed(fused_rnn.GRU(3, 2)), (3, 2, 3)),
 }
 EVERY_NAME = [*NAMES, *OTHERS]
 
 
 def module_and_input(name: str) -> tuple[nn.Module, Tensor]:
     if name in OTHERS:
-        return OTHERS[name]().double(), random(*((2, 3) if "Cell" in name else (3, 2, 3)))
+        make, shape = OTHERS[name]
+        return make().double(), random(*shape)
     return pair(name)[0], random(*SHAPES[name])
 
 
@@ -38,6 +42,10 @@ def nodes(graph: fx.Graph) -> list[tuple[str, str]]:
 
 def tensors(outputs: Any) -> dict[int, Tensor]:
     return dict(enumerate(flatten(outputs)))
+
+
+def test_every_module_is_tested() -> None:
+    assert {*EVERY_NAME} == {*fused_rnn.modules.__all__}
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)
@@ -137,7 +145,7 @@ def test_lengths_and_states_of_every_step(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "change"),
     [(name, change) for name in NAMES for change in ("parametrized", "pruned", "hook")]
-    + [(name, "parametrized") for name in OTHERS],
+    + [(name, "parametrized") for name in OTHERS if name != "GatedActivation"],
 )
 def test_changed_modules(name: str, change: str) -> None:
     """Hooks are called once, and weights that are computed from others stay computed."""
