@@ -77,7 +77,7 @@ class Probe:
         if self.module is not None and self.random_weights:
             for parameter in self.module.parameters():
                 # A mask is sometimes a parameter too, but one that is not trained.
-                if parameter.requires_grad and parameter.is_floating_point():
+                if parameter.requires_grad and parameter.is_floating_point() and parameter.numel():
                     fan_in = parameter[0].numel() if parameter.dim() > 1 else 2
                     values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.data.copy_(values * math.sqrt(2 / max(fan_in, 1)))

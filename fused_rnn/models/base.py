@@ -138,7 +138,7 @@ class AutoregressiveImageModel(nn.Module):
     def init_state(
         self, batch: int, shape: tuple[int, int] | tuple[int, int, int], cond: Tensor | None = None
     ) -> SamplingState:
-        """Return the state before the first pixel, from which :meth:`step` goes on.
+        """Return the state before the first pixel, from which ``step`` goes on.
 
         Each layer keeps the rows that it reads again. The weights are packed here, so that later changes of them have
         no effect on the state.
@@ -146,7 +146,7 @@ class AutoregressiveImageModel(nn.Module):
         Args:
             batch: the number of images.
             shape: height and width, or channels, height and width.
-            cond: the condition of each image, if the model has one, as in :meth:`forward`.
+            cond: the condition of each image, if the model has one, as in ``forward``.
 
         Returns:
             The state.
@@ -162,11 +162,11 @@ class AutoregressiveImageModel(nn.Module):
     def step(self, state: SamplingState, levels: Tensor | None = None) -> Tensor:
         """Compute the distribution of the next pixel, or of the next group of colours at the same pixel.
 
-        On the CPU the result is what :meth:`forward` computes for the whole image, bit for bit, at any batch size and
+        On the CPU the result is what ``forward`` computes for the whole image, bit for bit, at any batch size and
         with any number of threads. So an encoder and a decoder that use it agree exactly.
 
         Args:
-            state: what :meth:`init_state` returned; it changes.
+            state: what ``init_state`` returned; it changes.
             levels: the levels of the previous step, ``[batch, channels / data_channels]``; None at the first step.
 
         Returns:
@@ -209,7 +209,7 @@ class AutoregressiveImageModel(nn.Module):
         Args:
             n: the number of images.
             shape: height and width, or channels, height and width.
-            cond: the condition of each image, if the model has one, as in :meth:`forward`.
+            cond: the condition of each image, if the model has one, as in ``forward``.
             temperature: below 1 likely levels become likelier; 0 takes the likeliest.
             generator: the source of random numbers, on the CPU; None for PyTorch's own.
             observed: levels ``[n, channels, height, width]``, of which some are kept as they are.

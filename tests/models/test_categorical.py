@@ -10,12 +10,12 @@ from torch.nn.functional import cross_entropy
 from fused_rnn.models import Categorical
 
 
-def test_likelihood() -> None:
+def test_likelihood(device: str) -> None:
     distribution = Categorical(5, 3)
-    outputs = torch.randn(2, 15, 4, 6, dtype=torch.float64)
-    images = torch.randint(5, (2, 3, 4, 6))
+    outputs = torch.randn(2, 15, 4, 6, dtype=torch.float64, device=device)
+    images = torch.randint(5, (2, 3, 4, 6), device=device)
     found = distribution.log_prob(outputs, images)
-    expected = torch.zeros(2, 4, 6, dtype=torch.float64)
+    expected = torch.zeros(2, 4, 6, dtype=torch.float64, device=device)
     for channel in range(3):
         expected -= cross_entropy(outputs[:, 5 * channel : 5 * channel + 5], images[:, channel], reduction="none")
     assert_accurate(found, expected)
@@ -41,12 +41,12 @@ def test_uniform_is_levels_bits() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_have_the_probabilities(temperature: float) -> None:
+def test_draws_have_the_probabilities(temperature: float, device: str) -> None:
     """Evenly spaced random numbers give each level as often as it is probable, up to one at each end."""
     scores, count = torch.randn(6, dtype=torch.float64), 10_000
     scores[2] = -math.inf
     uniforms = torch.arange(count, dtype=torch.float64)[:, None] / count
-    drawn = Categorical(6).draw(scores.expand(count, 6), uniforms, temperature)
+    drawn = Categorical(6).draw(scores.expand(count, 6).to(device), uniforms.to(device), temperature).cpu()
     assert drawn.shape == (count, 1)
     assert (drawn.diff(dim=0) >= 0).all()
     weights = (scores / temperature).exp()

@@ -22,7 +22,7 @@ MODELS: dict[str, Callable[[], AutoregressiveImageModel]] = {
     "PixelCNN, logistics of colours": lambda: PixelCNN(8, 1, LogisticMixture(2, 3, channels=3), kernel_size=3),
     "GatedPixelCNN": lambda: GatedPixelCNN(6, 3, Categorical(3), first_kernel_size=5, dropout=0.1),
     "GatedPixelCNN, colours, classes": lambda: GatedPixelCNN(6, 2, Categorical(3, 3), 4, first_kernel_size=3),
-    "GatedPixelCNN, logistics, classes": lambda: GatedPixelCNN(4, 2, LogisticMixture(2, 3, channels=1), 2),
+    "GatedPixelCNN, logistics, classes": lambda: GatedPixelCNN(8, 2, LogisticMixture(2, 3, channels=1), 2),
 }
 
 

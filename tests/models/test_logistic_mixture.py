@@ -25,7 +25,7 @@ def all_pixels(levels: int, channels: int) -> Tensor:
 
 def probabilities(distribution: LogisticMixture, parameters: Tensor) -> Tensor:
     """Return the probability of every pixel from the outputs at one pixel."""
-    pixels = all_pixels(distribution.levels, distribution.channels)
+    pixels = all_pixels(distribution.levels, distribution.channels).to(parameters.device)
     outputs = parameters.view(1, -1, 1, 1).expand(1, -1, pixels.size(2), 1)
     return distribution.log_prob(outputs, pixels)[0, :, 0].exp()
 
@@ -62,12 +62,13 @@ def test_probabilities_add_up_to_one(levels: int, channels: int) -> None:
 
 
 @pytest.mark.parametrize(("levels", "channels"), [(5, 1), (3, 3)])
-def test_numerical_integration(levels: int, channels: int) -> None:
+def test_numerical_integration(levels: int, channels: int, device: str) -> None:
     distribution = LogisticMixture(2, levels, channels)
     parameters = torch.randn(distribution.outputs, dtype=F64)
     pixels = list(product(range(levels), repeat=channels))
     expected = [expected_probability(parameters.numpy(), pixel, levels, 2) for pixel in pixels]
-    torch.testing.assert_close(probabilities(distribution, parameters), torch.tensor(expected, dtype=F64))
+    found = probabilities(distribution, parameters.to(device)).cpu()
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=F64))
 
 
 def log_of_interval(level: int, mean: float, log_scale: float) -> float:
@@ -120,14 +121,14 @@ def test_gradients() -> None:
         assert torch.autograd.gradcheck(lambda given, d=distribution, i=images: d.log_prob(given, i), outputs)
 
 
-def test_draws_have_the_probabilities() -> None:
+def test_draws_have_the_probabilities(device: str) -> None:
     """With a grid of random numbers each pixel is drawn as often as it is probable, up to the spacing of the grid."""
     for levels, channels, spacing in ((4, 1, 400), (3, 2, 60)):
         distribution = LogisticMixture(2, levels, channels)
         parameters = torch.randn(distribution.outputs, dtype=F64)
         grid = (torch.arange(spacing, dtype=F64) + 0.5) / spacing
         uniforms = torch.cartesian_prod(*[grid] * (1 + channels))
-        drawn = distribution.draw(parameters.expand(len(uniforms), -1), uniforms)
+        drawn = distribution.draw(parameters.expand(len(uniforms), -1).to(device), uniforms.to(device)).cpu()
         index = sum(drawn[:, channel] * levels ** (channels - 1 - channel) for channel in range(channels))
         assert isinstance(index, Tensor)
         shares = index.bincount(minlength=levels**channels) / len(uniforms)
