@@ -141,7 +141,8 @@ def test_export(model: AutoregressiveImageModel) -> None:
     file.seek(0)
     loaded = torch.export.load(file).module()
     other = (images_of(model, 2, 6, 3), *cond_of(model, 2))
-    assert torch.equal(loaded(*other), model(*other))
+    # The program has torch's own tanh and sigmoid, which the gate's kernel equals up to rounding.
+    torch.testing.assert_close(loaded(*other), model(*other))
 
 
 class Leaves(torch.fx.Tracer):
