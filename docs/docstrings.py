@@ -5,10 +5,10 @@ from typing import Any
 
 import griffe
 
-ROLE = re.compile(r":(?:class|func|meth|mod):`([^`]+)`")
+ROLE = re.compile(r":(class|func|meth|mod):`([^`]+)`")
 PACKAGE = "fused_rnn"
 # What the reference does not show, so that nothing can link to it.
-INTERNAL = (f"{PACKAGE}.ops", f"{PACKAGE}.autograd", f"{PACKAGE}.foreign")
+INTERNAL = (f"{PACKAGE}.ops", f"{PACKAGE}.autograd", f"{PACKAGE}.foreign", f"{PACKAGE}.modules.masked_weight")
 
 
 class Docstrings(griffe.Extension):
@@ -22,7 +22,7 @@ class Docstrings(griffe.Extension):
     def _rewrite(self, obj: griffe.Object, loader: griffe.GriffeLoader) -> None:
         """Rewrite the docstrings of an object and of everything in it."""
         if obj.docstring is not None:
-            text = ROLE.sub(lambda match: self._link(obj, match[1], loader), obj.docstring.value)
+            text = ROLE.sub(lambda match: self._link(obj, match[1], match[2], loader), obj.docstring.value)
             # "Examples" is the name by which the parser knows a section of code.
             obj.docstring.value = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
         for member in obj.members.values():
@@ -30,9 +30,14 @@ class Docstrings(griffe.Extension):
                 self._rewrite(member, loader)
 
     @staticmethod
-    def _link(obj: griffe.Object, name: str, loader: griffe.GriffeLoader) -> str:
-        """Return a link to what a docstring of `obj` calls `name`, or the name as code where it is not in the site."""
-        full = name if name.startswith(f"{PACKAGE}.") else f"{obj.module.path}.{name}"
+    def _link(obj: griffe.Object, role: str, name: str, loader: griffe.GriffeLoader) -> str:
+        """Return a link to what a docstring of `obj` calls `name`, or the name as code where it is not in the site.
+
+        A method without the name of its class is one of the class in which the docstring is.
+        """
+        owner = obj if obj.is_class or obj.parent is None else obj.parent
+        scope = owner if role == "meth" and "." not in name and owner.is_class else obj.module
+        full = name if name.startswith(f"{PACKAGE}.") else f"{scope.path}.{name}"
         target = loader.modules_collection[full]
         if target.is_module and target.name in target.members:  # a function and its module have one name
             target = target.members[target.name]

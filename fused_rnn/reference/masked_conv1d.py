@@ -67,7 +67,7 @@ def masked_conv1d(
     """Convolve sequences so that no output sees a later time step.
 
     ``output[t] = bias + sum over k of weight[k] input[t - (kernel_size - 1 - k) dilation]`` over the active entries of
-    the weight, where ``input`` is zero before its first step; see :func:`mask`.
+    the weight, where ``input`` is zero before its first step; see ``mask`` in this file.
 
     Args:
         input: ``[batch, in_channels, time]``.
