@@ -20,7 +20,9 @@ KERNELS = {Categorical: DrawnFrom.CATEGORICAL, LogisticMixture: DrawnFrom.LOGIST
 
 
 class SamplingState:
-    """The state of a model between two pixels: what :meth:`AutoregressiveImageModel.init_state` returns.
+    """The state of a model between two pixels.
+
+    :meth:`fused_rnn.models.AutoregressiveImageModel.init_state` returns it.
 
     Args:
         model: the model.
