@@ -56,8 +56,9 @@ def check_autoregressive(
             in :class:`fused_rnn.MaskedConv2d`; None for what the model's distribution has, or else 1. With 1 all
             channels of a pixel are predicted together, and no output may see any channel of its own pixel.
         args: what the model is given after the images, such as a condition, for a batch of one image. Tensors are
-            repeated for larger batches.
-        levels: the number of levels of images of integers, for a model that takes such; None for real numbers.
+            repeated for larger batches. The condition of an ``AutoregressiveImageModel`` may be left out.
+        levels: the number of levels of images of integers, for a model that takes such; None for real numbers, and for
+            an ``AutoregressiveImageModel``.
         encode: what to apply to the images before the model gets them, such as ``lambda images: images[:, 0]``.
         layout: which output channels belong to a colour: ``"blocks"``, contiguous blocks as in ``MaskedConv2d``, or
             ``"interleaved"``, where channel ``c`` belongs to colour ``c % data_channels``.
@@ -86,6 +87,8 @@ def check_autoregressive(
         True
     """
     if isinstance(model, AutoregressiveImageModel):
+        if levels is not None or encode is not None:
+            raise ValueError("levels and encode must be None for a model whose network is checked")
         data_channels = model.distribution.data_channels if data_channels is None else data_channels
         args, model = _condition(model, args), model.network
     groups = 1 if data_channels is None else data_channels

@@ -313,6 +313,12 @@ def test_callables() -> None:
     assert {finding.layer for finding in report.leaks} == {"(the model itself)"}
 
 
+def test_a_compiled_model() -> None:
+    assert check_autoregressive(torch.compile(grey(), backend="eager"), GREY)
+    report = check_autoregressive(torch.compile(grey(nn.GroupNorm(1, 6)), backend="eager"), GREY)
+    assert report.leaks
+
+
 def test_autocast_is_off() -> None:
     def lossless(images: Tensor) -> Tensor:
         assert not torch.is_autocast_enabled("cpu")
@@ -344,6 +350,7 @@ BAD: list[tuple[nn.Module, dict[str, Any], str]] = [
     (nn.Identity(), {"levels": 1}, "levels must be at least 2"),
     (nn.Identity(), {"layout": "rows"}, "layout must be 'blocks' or 'interleaved'"),
     (nn.Identity(), {"points": 0}, "points must be positive"),
+    (PixelCNN(4, 1, Categorical(4)), {"levels": 4}, "levels and encode must be None"),
     (nn.Conv2d(1, 2, 3), {}, r"model must return \[batch, outputs, height, width\] = \[2, outputs, 5, 5\]"),
     (nn.Flatten(), {}, "model must return"),
     (nn.Conv2d(3, 2, 1), {"shape": (3, 5, 5), "data_channels": 3}, "data_channels must not exceed the outputs"),

@@ -121,6 +121,8 @@ def test_every_parameter_gets_a_gradient(model: AutoregressiveImageModel) -> Non
         assert parameter.grad.any(), name
 
 
+# Compiling takes seconds, and these have all parts between them.
+@pytest.mark.parametrize("model", ["PixelCNN, logistics of colours", "GatedPixelCNN, colours, classes"], indirect=True)
 def test_compile(model: AutoregressiveImageModel) -> None:
     images, cond, model = images_of(model, 2), cond_of(model, 2), model.eval()
     expected = model.loss(images, *cond)
