@@ -1,8 +1,9 @@
 """The command line of the benchmarks.
 
 `python -m benchmarks [--quick] [--only ...]` times every case against its peers. With a command, `train [EXAMPLE ...]`
-trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call, and
-`table FILE` prints the tables of an earlier run. `python -m benchmarks.gpu` is the command for a GPU.
+trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call,
+`sample` times how a PixelCNN draws images, and `table FILE` prints the tables of an earlier run.
+`python -m benchmarks.gpu` is the command for a GPU.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from benchmarks.problem import CheckError
 from benchmarks.report import make_console, markdown_table, print_run
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
+from benchmarks.sampling import default_cases as sampling_cases
+from benchmarks.sampling import run_sampling
 from benchmarks.scaling import default_sweeps, run_scaling
 from examples import EXAMPLES
 
@@ -34,6 +37,8 @@ TRAIN = "train"
 TRAINING_SECONDS = 20.0  # for each model
 QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
+SAMPLE = "sample"
+SAMPLE_SECONDS = 20.0  # for each network and batch
 SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
 
 # The results, the words of the result file's name, and the functions that draw charts, by the suffix of their file
@@ -131,7 +136,13 @@ def _measure_memory(options: argparse.Namespace, console: Console) -> Outcome:
     return run_memory(default_cases(), console), [MEMORY], {}
 
 
-_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale, MEMORY: _measure_memory}
+def _sample(options: argparse.Namespace, console: Console) -> Outcome:
+    """Time how images are drawn."""
+    run = run_sampling(sampling_cases(), console, 0.0 if options.check_only else options.seconds)
+    return run, [SAMPLE], {"": draw_chart}
+
+
+_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale, MEMORY: _measure_memory, SAMPLE: _sample}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -167,7 +178,11 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds", type=float, default=SCALING_SECONDS, help="for each point, kind of layer and mode (%(default)s)"
     )
     memory = commands.add_parser(MEMORY, help="what inference and training take at their peak, ours and torch.nn's")
-    for command in (scaling, memory):
+    sample = commands.add_parser(SAMPLE, help="draw images pixel by pixel: ours, whole passes, and a cache in PyTorch")
+    sample.add_argument(
+        "--seconds", type=float, default=SAMPLE_SECONDS, help="for each network and batch (%(default)s)"
+    )
+    for command in (scaling, memory, sample):
         command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")

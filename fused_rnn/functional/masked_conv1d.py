@@ -68,6 +68,19 @@ def masked_conv1d(
     if not isinstance(dilation, int) and len(dilation) != 1:
         raise RuntimeError(f"expected dilation to be a single integer value or a list of 1 value, got {dilation}")
     distance = dilation if isinstance(dilation, int) else dilation[0]
-    # An image of one row, and a kernel whose centre is the last tap: the taps after the centre are masked.
-    row = pad(weight, (0, taps - 1)).unsqueeze(2)
-    return masked_conv2d(input.unsqueeze(-2), row, bias, mask_type, data_channels, (1, distance)).squeeze(-2)
+    # An image of one row.
+    return masked_conv2d(input.unsqueeze(-2), as_row(weight), bias, mask_type, data_channels, (1, distance)).squeeze(-2)
+
+
+def as_row(weight: Tensor) -> Tensor:
+    """Return the weight of a masked convolution in two dimensions that does the same in an image of one row.
+
+    The last tap becomes the centre of the kernel. The taps after it are masked.
+
+    Args:
+        weight: ``[out_channels, in_channels, kernel_size]``.
+
+    Returns:
+        ``[out_channels, in_channels, 1, 2 * kernel_size - 1]``.
+    """
+    return pad(weight, (0, weight.size(2) - 1)).unsqueeze(2)

@@ -6,6 +6,7 @@ from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.modules.fx import leaf
+from fused_rnn.modules.scripting import refuse_script
 
 
 class GatedActivation(torch.nn.Module):
@@ -27,6 +28,8 @@ class GatedActivation(torch.nn.Module):
         >>> fused_rnn.GatedActivation(data_channels=3)(layer(torch.randn(2, 3, 16, 16))).shape
         torch.Size([2, 12, 16, 16])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(self, data_channels: int = 1) -> None:
         if data_channels < 1:

@@ -8,13 +8,16 @@ from torch.fx import Proxy
 from torch.nn.functional import pad
 
 from fused_rnn import functional
+from fused_rnn.functional.masked_conv1d import as_row
 from fused_rnn.modules.fx import leaf
-from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
+from fused_rnn.modules.masked_weight import check_arguments, check_channels
+from fused_rnn.modules.scripting import refuse_script
+from fused_rnn.modules.stepping import PixelState, Stepping
 from fused_rnn.reference.masked_conv1d import check_mask_type, mask
 from fused_rnn.reference.masked_conv2d import identify
 
 
-class MaskedConv1d(MaskedWeight, torch.nn.Conv1d):
+class MaskedConv1d(Stepping, torch.nn.Conv1d):
     """A causal convolution over time: no output sees a later time step.
 
     Van den Oord et al., "WaveNet: A Generative Model for Raw Audio", 2016, section 2.1. With type B and one group of
@@ -51,6 +54,8 @@ class MaskedConv1d(MaskedWeight, torch.nn.Conv1d):
         >>> layer(torch.randn(4, 1, 1000)).shape
         torch.Size([4, 32, 1000])
     """
+
+    __prepare_scriptable__ = refuse_script
 
     def __init__(
         self,
@@ -96,6 +101,32 @@ class MaskedConv1d(MaskedWeight, torch.nn.Conv1d):
         if isinstance(input, Proxy) and (node := leaf(self, MaskedConv1d.forward, input)) is not None:
             return node
         return self._conv_forward(input, self.weight, self.bias)
+
+    def init_state(self, batch: int, time: int) -> PixelState:
+        """Return the state before the first time step, from which :meth:`step` goes on.
+
+        It has packed the weights, so that later changes of them have no effect on it.
+
+        Args:
+            batch: the number of sequences.
+            time: the most time steps that will be computed.
+
+        Returns:
+            The state, which has memory for that many steps.
+
+        Raises:
+            ValueError: ``time`` is not positive, or the layer is of type A and has several groups of channels.
+            NotImplementedError: the weights are not float32 or float64, or not on the CPU.
+
+        Example:
+            >>> import torch, fused_rnn
+            >>> layer, sound = fused_rnn.MaskedConv1d(1, 8, 2, "B", dilation=4), torch.randn(3, 1, 20)
+            >>> state = layer.init_state(3, time=20)
+            >>> steps = [layer.step(sound[:, :, time], state) for time in range(20)]
+            >>> torch.equal(torch.stack(steps, 2), layer(sound))
+            True
+        """
+        return self._state(as_row(self.weight), (1, self.dilation[0]), batch, 1, time)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with another weight, as subclasses of torch.nn.Conv1d do."""

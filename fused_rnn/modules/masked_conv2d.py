@@ -8,12 +8,13 @@ from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.modules.fx import leaf
-from fused_rnn.modules.masked_weight import MaskedWeight, check_arguments, check_channels
+from fused_rnn.modules.masked_weight import check_arguments, check_channels
 from fused_rnn.modules.scripting import refuse_script
+from fused_rnn.modules.stepping import PixelState, Stepping
 from fused_rnn.reference.masked_conv2d import check_mask_type, identify, mask
 
 
-class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
+class MaskedConv2d(Stepping, torch.nn.Conv2d):
     """A convolution in which no output sees a pixel that comes after its own in raster order.
 
     Van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel Recurrent Neural Networks", ICML 2016, section 3.4. The output
@@ -105,6 +106,36 @@ class MaskedConv2d(MaskedWeight, torch.nn.Conv2d):
         if isinstance(input, Proxy) and (node := leaf(self, MaskedConv2d.forward, input)) is not None:
             return node
         return self._conv_forward(input, self.weight, self.bias)
+
+    def init_state(self, batch: int, height: int, width: int) -> PixelState:
+        """Return the state before the first pixel, from which :meth:`step` goes on pixel by pixel.
+
+        The state keeps the rows that the layer reads again. It has packed the weights, so that later changes of them
+        have no effect on it.
+
+        Args:
+            batch: the number of images.
+            height: their height.
+            width: their width.
+
+        Returns:
+            The state.
+
+        Raises:
+            ValueError: a size is not positive, or the layer cannot step by itself: with type A and several groups of
+                channels, or with type vertical_B.
+            NotImplementedError: the weights are not float32 or float64, or not on the CPU.
+
+        Example:
+            >>> import torch, fused_rnn
+            >>> layer, images = fused_rnn.MaskedConv2d(1, 8, 3, "B"), torch.randn(2, 1, 4, 4)
+            >>> state = layer.init_state(2, 4, 4)
+            >>> pixels = [layer.step(images[:, :, row, column], state) for row in range(4) for column in range(4)]
+            >>> torch.equal(torch.stack(pixels, 2).view(2, 8, 4, 4), layer(images))
+            True
+        """
+        down, across = self.dilation
+        return self._state(self.weight, (down, across), batch, height, width)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with another weight, as subclasses of torch.nn.Conv2d do."""
