@@ -22,7 +22,7 @@ from mutation.fault import Fault
 from mutation.faults import FAULTS
 from mutation.tree import FOLDER, BuildError, Package, Tree
 
-SEEN = {1}  # pytest's status where tests failed
+TESTS_FAILED = 1  # pytest's status
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
 
     fault: Fault
     result: str
-    """seen, crashed, survived, too long, or does not compile."""
+    """seen, crashed, survived, too long, does not compile, or no test ran."""
     detail: str
     """The test that failed, or the end of the output."""
     seconds: float
@@ -66,7 +66,7 @@ def examine(package: Package, name: str, fault: Fault, seconds: float) -> Outcom
         return outcome("too long", f"more than {seconds} s")
     if status == 0:
         return outcome("survived", "")
-    if status in SEEN:
+    if status == TESTS_FAILED:
         return outcome("seen", first_failure(output))
     return outcome("crashed", f"signal {-status}") if status < 0 else outcome("no test ran", output[-500:])
 

@@ -47,7 +47,10 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
 
 
 class Package:
-    """The package as it was built in this folder: the command and the object of every source."""
+    """The package as it was built in this folder: the command and the object of every source.
+
+    One can go on editing the sources, of which this takes a copy, but must not build them before the end of a run.
+    """
 
     def __init__(self) -> None:
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-torch{torch.__version__}"
@@ -61,7 +64,6 @@ class Package:
         }
         self.extension = Path(_C.__file__).name
         self.bindings = FOLDER / "bindings.o"
-        # What the copies are made of, so that one can go on working in the checkout.
         self.snapshot = FOLDER / "snapshot"
         shutil.rmtree(self.snapshot, ignore_errors=True)
         self.snapshot.mkdir(parents=True)
@@ -135,7 +137,14 @@ class Tree:
     def __enter__(self) -> "Tree":
         """Copy the repository, plant the fault, and build what it changes."""
         shutil.rmtree(self.path, ignore_errors=True)
-        shutil.copytree(self.package.snapshot, self.path)
+        try:
+            shutil.copytree(self.package.snapshot, self.path)
+            return self._prepare()
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def _prepare(self) -> "Tree":
         extension = self.path / "fused_rnn" / self.package.extension
         if not self.fault:
             self.package.link(list(self.package.objects), extension, self.seconds)
