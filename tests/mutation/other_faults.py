@@ -53,7 +53,7 @@ CONVOLUTIONS = [
     Fault(
         "a margin that is not zero", IMAGES,
         "std::memset(target.at(row, layout.width), 0, layout.margin * layout.channels * sizeof(T));",
-        "std::memset(target.at(row, layout.width), 1, layout.margin * layout.channels * sizeof(T));",
+        "std::memset(target.at(row, layout.width), 0x3f, layout.margin * layout.channels * sizeof(T));",
         CONVOLUTION, CONVOLUTION_KERNEL,
     ),
     Fault(
