@@ -78,7 +78,7 @@ class Categorical(Distribution):
             The smallest level up to which the probabilities add up to more than the random number; ``[batch, 1]``.
 
         Raises:
-            ValueError: ``temperature`` is negative, or shapes do not fit.
+            ValueError: ``temperature`` is negative, NaN or infinite, shapes do not fit, or ``outputs`` contain NaN.
         """
         self._check_draw(outputs, uniforms, temperature)
         return inverse_cumulative(outputs, uniforms, temperature)

@@ -72,7 +72,7 @@ class Distribution(ABC):
             Integer levels, ``[batch, channels // data_channels]``.
 
         Raises:
-            ValueError: ``temperature`` is negative, or shapes do not fit.
+            ValueError: ``temperature`` is negative, NaN or infinite, shapes do not fit, or ``outputs`` contain NaN.
         """
 
     def scale(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -145,14 +145,16 @@ class Distribution(ABC):
 
     def _check_draw(self, outputs: Tensor, uniforms: Tensor, temperature: float) -> None:
         """Check the arguments of ``draw``."""
-        if temperature < 0:
-            raise ValueError(f"temperature must not be negative, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a number that is not negative, got {temperature}")
         for name, tensor, size in (
             ("outputs", outputs, self.outputs // self.data_channels),
             ("uniforms", uniforms, self.uniforms),
         ):
             if tensor.dim() != 2 or tensor.size(1) != size:
                 raise ValueError(f"{name} must have shape [batch, {size}], got {list(tensor.shape)}")
+        if outputs.isnan().any():
+            raise ValueError("outputs contain NaN, so there is nothing to draw from")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(levels={self.levels}, channels={self.channels})"
@@ -182,9 +184,17 @@ def inverse_cumulative(scores: Tensor, uniforms: Tensor, temperature: float) -> 
     Returns:
         The index of the first outcome up to which the probabilities add up to more than the random number;
         ``[batch, 1]``.
+
+    Raises:
+        ValueError: the largest score is infinite.
     """
+    scores = scores.double()
+    largest = scores.amax(1, keepdim=True)
+    if not largest.isfinite().all():
+        raise ValueError("outputs are infinite, so there is nothing to draw from")
     if temperature == 0:
         return scores.argmax(1, keepdim=True)
-    cumulative = torch.softmax(scores.double() / temperature, 1).cumsum(1)
+    # Without the largest score subtracted first, a tiny temperature would make all of them infinite.
+    cumulative = torch.softmax((scores - largest) / temperature, 1).cumsum(1)
     # The last sum is 1 up to rounding. Its true value keeps a number close to 1 within the outcomes that can occur.
     return (cumulative <= uniforms.double() * cumulative[:, -1:]).sum(1, keepdim=True)

@@ -154,7 +154,7 @@ class LogisticMixture(Distribution):
             Integer levels, ``[batch, channels]``.
 
         Raises:
-            ValueError: ``temperature`` is negative, or shapes do not fit.
+            ValueError: ``temperature`` is negative, NaN or infinite, shapes do not fit, or ``outputs`` contain NaN.
         """
         self._check_draw(outputs, uniforms, temperature)
         logits, *others = self.parameters(outputs.double())

@@ -66,7 +66,9 @@ def test_extremes_of_the_random_number() -> None:
 
 def test_temperature_zero_takes_the_likeliest() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0], [5.0, 1.0, 2.0]])
-    assert Categorical(3).draw(scores, torch.tensor([[0.99], [0.99]]), 0).tolist() == [[1], [0]]
+    uniforms = torch.tensor([[0.4], [0.99]])
+    assert Categorical(3).draw(scores, uniforms, 0).tolist() == [[1], [0]]
+    assert Categorical(3).draw(scores, uniforms, 5e-324).tolist() == [[1], [0]]
 
 
 def test_errors() -> None:
@@ -85,8 +87,15 @@ def test_errors() -> None:
         Categorical(1)
     with pytest.raises(ValueError, match="channels must be positive"):
         Categorical(2, 0)
-    with pytest.raises(ValueError, match="temperature must not be negative"):
-        distribution.draw(torch.zeros(1, 4), torch.zeros(1, 1), -1)
+    for temperature in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="temperature must be a number that is not negative"):
+            distribution.draw(torch.zeros(1, 4), torch.zeros(1, 1), temperature)
+    for temperature in (0, 1):
+        with pytest.raises(ValueError, match="outputs contain NaN"):
+            distribution.draw(torch.tensor([[0.0, math.nan, 1.0, 0.0]]), torch.zeros(1, 1), temperature)
+        for scores in ([math.inf, 0.0, 0.0, 0.0], [-math.inf] * 4):
+            with pytest.raises(ValueError, match="outputs are infinite"):
+                distribution.draw(torch.tensor([scores]), torch.zeros(1, 1), temperature)
     with pytest.raises(ValueError, match="outputs must have shape"):
         distribution.draw(torch.zeros(1, 12), torch.zeros(1, 1))
     with pytest.raises(ValueError, match="uniforms must have shape"):
