@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.fx import leaf
 
 MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "sum": torch.add,
@@ -58,6 +60,9 @@ class MergedDirections(torch.nn.Module):
         Returns:
             The output in the form of the input, its last dimension that of one direction, and the layer's final state.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, MergedDirections.forward, input, hx, lengths=lengths)) is not None:
+            return node
         output, final = self.layer(input, hx, lengths=lengths)
         merged: Any = (
             self._merge(output) if isinstance(output, Tensor) else output._replace(data=self._merge(output.data))

@@ -5,6 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
+
+from fused_rnn.modules.fx import leaf
 
 
 class WithDefaults(torch.nn.Module):
@@ -51,6 +54,9 @@ class WithDefaults(torch.nn.Module):
         Returns:
             What the layer returns.
         """
+        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
+        if traced and (node := leaf(self, WithDefaults.forward, input, hx, lengths=lengths)) is not None:
+            return node
         if hx is None:
             hx = self.initial_h if self.initial_c is None else (self.initial_h, self.initial_c)
         return self.layer(input, hx, lengths=self.lengths if lengths is None else lengths)

@@ -16,14 +16,23 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
 from torch.nn.utils import parametrizations, prune
 
 import fused_rnn
-from fused_rnn.modules import GatedActivation, GRUCellResetBefore, GRUResetBefore, Reversed
+from fused_rnn.modules import (
+    GatedActivation,
+    GRUCellResetBefore,
+    GRUResetBefore,
+    MergedDirections,
+    Reversed,
+    WithDefaults,
+)
 
 # The modules that are not in every_module, and the shape of an input for each.
 OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GatedActivation": (lambda: GatedActivation(2), (2, 4, 3, 3)),
     "GRUResetBefore": (lambda: GRUResetBefore(3, 2), (3, 2, 3)),
     "GRUCellResetBefore": (lambda: GRUCellResetBefore(3, 2), (2, 3)),
+    "MergedDirections": (lambda: MergedDirections(fused_rnn.LSTM(3, 2, bidirectional=True), "sum"), (3, 2, 3)),
     "Reversed": (lambda: Reversed(fused_rnn.GRU(3, 2)), (3, 2, 3)),
+    "WithDefaults": (lambda: WithDefaults(fused_rnn.GRU(3, 2), lengths=torch.tensor([1, 3])), (3, 2, 3)),
 }
 EVERY_NAME = [*NAMES, *OTHERS]
 
@@ -150,7 +159,7 @@ def test_lengths_and_states_of_every_step(name: str) -> None:
 def test_changed_modules(name: str, change: str) -> None:
     """Hooks are called once, and weights that are computed from others stay computed."""
     module, input = module_and_input(name)
-    inner = module.layer if isinstance(module, Reversed) else module
+    inner = getattr(module, "layer", module)
     weight = next(name for name, _ in inner.named_parameters())
     if change == "parametrized":
         parametrizations.weight_norm(inner, weight)
@@ -169,8 +178,8 @@ def test_changed_modules(name: str, change: str) -> None:
 class Doubling(fused_rnn.GRU):
     """A subclass that adds to forward."""
 
-    def forward(self, input: Any, hx: Any = None, **kwargs: Any) -> Any:
-        output, h_n = super().forward(input, hx, **kwargs)
+    def forward(self, input: Any, hx: Any = None, lengths: Any = None) -> Any:
+        output, h_n = super().forward(input, hx, lengths)
         return 2 * output, h_n
 
 
