@@ -1,13 +1,15 @@
-"""PixelCNN: draw handwritten digits pixel by pixel, each level of grey from the pixels above it and to its left.
+"""PixelCNN: draw handwritten digits or garments pixel by pixel, each pixel from those above it and to its left.
 
     python -m examples.pixelcnn
     python -m examples.pixelcnn --layer torch     # the same model, each convolution dense, with half its weight zero
+    python -m examples.pixelcnn --data fashion --epochs 1 --batch 16 --dropout 0     # 28x28 pixels of 256 levels
 
 The probability of an image is the product over its pixels, in raster order, of the probability of each pixel given
 those before it (van den Oord et al., "Pixel Recurrent Neural Networks", 2016). A masked convolution sees only those, so
-one pass over a training image computes the probabilities of all its pixels; drawing an image takes a pass for each
-pixel. The data are the 1797 digits of 8x8 pixels and 17 levels in scikit-learn; the last 300, by other writers, are
-held out.
+one pass over a training image computes the probabilities of all its pixels. An image is drawn pixel by pixel: the
+network says how likely each level is, one of them is drawn, and the network goes on from there. What it gives for each
+pixel is in `fused_rnn.models`: scores of all levels for the 17 levels of a digit, a mixture of logistic distributions
+for the 256 of a garment. The digits are the 1797 of scikit-learn; the garments, Fashion-MNIST, are read from files.
 """
 
 from __future__ import annotations
@@ -17,50 +19,43 @@ import math
 from pathlib import Path
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import pad
 
 from examples.common import Numbers, Task, base_parser, format_numbers, make_figure, save_figure, train
+from examples.images import Images, add_image_options, load_images
 from examples.layers import CHOICES, Layers
+from fused_rnn.models import AutoregressiveImageModel
 
-SIZE, LEVELS, HELD_OUT = 8, 17, 300
 TEMPERATURES = (0.6, 0.8, 1.0)
 EACH = 10  # images of each row of the picture
-
-
-def load_images() -> tuple[Tensor, Tensor]:
-    """Levels of grey `[images, 8, 8]`, 0 to 16, of the training images and the held-out images.
-
-    Example:
-        >>> training, held_out = load_images()
-        >>> training.shape, held_out.shape
-        (torch.Size([1497, 8, 8]), torch.Size([300, 8, 8]))
-    """
-    images = torch.from_numpy(load_digits().images).long()
-    return images[:-HELD_OUT], images[-HELD_OUT:]
+AT_ONCE = 100  # images that are evaluated together
+EVALUATED = 1000  # images that are evaluated after each epoch; in the end all of them are
 
 
 class ResidualBlock(nn.Module):
-    """Convolutions 1x1, masked 3x3 of type B, and 1x1, each after a ReLU, added to the input: figure 5 of the paper.
+    """Convolutions 1x1, masked 3x3 and 1x1, each after a ReLU, added to the input: figure 5 of the paper.
+
+    All are of type B, which sees the pixel itself: what arrives here comes from the pixels before it only.
 
     Args:
         layers: The choice of layers, from which it takes the masked convolution.
-        channels: The channels of input and output; the masked convolution has half of them.
+        channels: The channels of input and output; the 3x3 convolution has half of them.
+        dilation: How far apart the pixels are that the 3x3 convolution reads.
         dropout: The probability with which the inner channels become zero in training.
     """
 
-    def __init__(self, layers: Layers, channels: int, dropout: float) -> None:
+    def __init__(self, layers: Layers, channels: int, dilation: int, dropout: float) -> None:
         super().__init__()
         half = channels // 2
         self.steps = nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(channels, half, 1),
+            layers.masked_conv2d(channels, half, 1, mask_type="B"),
             nn.ReLU(),
-            layers.masked_conv2d(half, half, 3, mask_type="B"),
+            layers.masked_conv2d(half, half, 3, mask_type="B", dilation=dilation),
             nn.ReLU(),
             nn.Dropout2d(dropout),
-            nn.Conv2d(half, channels, 1),
+            layers.masked_conv2d(half, channels, 1, mask_type="B"),
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -68,129 +63,153 @@ class ResidualBlock(nn.Module):
         return input + self.steps(input)
 
 
-class PixelCNN(nn.Module):
-    """Scores all levels of each pixel from the pixels before it.
+class Network(nn.Module):
+    """Computes the distribution of each pixel from the pixels before it.
+
+    Only the first convolution is of type A, which does not see the pixel itself. The dilations 1, 2, 4, 1, 2, 4, ...
+    let the last block see 17 rows up with six blocks. The learned `position` tells the network where a pixel is.
 
     Args:
         layers: The choice of layers, from which it takes the masked convolution.
+        size: Height and width of an image.
         channels: The channels of the residual blocks.
         blocks: The number of residual blocks.
-        dropout: The dropout within them.
+        outputs: The number of outputs for each pixel.
+        dropout: The dropout within the blocks.
 
     Example:
-        >>> PixelCNN(CHOICES["fused"])(torch.zeros(2, 8, 8, dtype=torch.long)).shape
+        >>> Network(CHOICES["fused"], (8, 8), channels=16, blocks=2, outputs=17)(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 17, 8, 8])
     """
 
-    def __init__(self, layers: Layers, channels: int = 64, blocks: int = 5, dropout: float = 0.2) -> None:
+    def __init__(
+        self, layers: Layers, size: tuple[int, int], channels: int, blocks: int, outputs: int, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.first = layers.masked_conv2d(1, channels, 7, mask_type="A")
-        self.blocks = nn.Sequential(*(ResidualBlock(layers, channels, dropout) for _ in range(blocks)))
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, LEVELS, 1)
+        self.position = nn.Parameter(torch.zeros(1, channels, *size))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(layers, channels, 2 ** (index % 3), dropout) for index in range(blocks))
         )
-        # Channels last is the faster layout for either choice of layers.
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head = nn.Sequential(
+            nn.ReLU(),
+            layers.masked_conv2d(channels, channels, 1, mask_type="B"),
+            nn.ReLU(),
+            layers.masked_conv2d(channels, outputs, 1, mask_type="B"),
+        )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Scores `[batch, 17, 8, 8]` from levels `[batch, 8, 8]`."""
-        grey = images[:, None].float() / (LEVELS - 1)
-        return self.head(self.blocks(self.first(grey)))
+        """Map images `[batch, 1, height, width]` with values from -1 to 1 to `[batch, outputs, height, width]`."""
+        return self.head(self.blocks(self.first(images) + self.position))
 
 
-def bits_per_pixel(model: PixelCNN, images: Tensor) -> Tensor:
-    """The mean cross entropy in bits of all pixels of `images` `[batch, 8, 8]`."""
-    return cross_entropy(model(images), images) / math.log(2)
-
-
-class DigitsTask(Task):
-    """The training of a PixelCNN on the digits."""
+class ImagesTask(Task):
+    """The training of a PixelCNN."""
 
     unit = "images"
+    model: AutoregressiveImageModel
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(options.seed)
-        self.training, self.held_out = load_images()
-        self.training = self.training[: options.images]
-        self.network = PixelCNN(CHOICES[options.layer], options.channels, options.blocks, options.dropout)
-        super().__init__(self.network, len(self.training), options, clip=1.0, decay=True)
+        self.images = load_images(options)
+        self.options = options
+        model = self.make_model(CHOICES[options.layer])
+        super().__init__(model, len(self.images.training), options, clip=1.0, decay=True)
+
+    def make_model(self, layers: Layers) -> AutoregressiveImageModel:
+        """Make the model with either choice of layers."""
+        options, distribution = self.options, self.images.make_distribution()
+        network = Network(
+            layers, self.images.size, options.channels, options.blocks, distribution.outputs, options.dropout
+        )
+        return AutoregressiveImageModel(network, distribution)
 
     def loss(self, step: int) -> Tensor:
         """Bits per pixel of a batch of images."""
-        return bits_per_pixel(self.network, self.training[self.batch_of(step)])
+        return self.model.bits_per_dimension(self.images.training[self.batch_of(step)])
 
     def evaluate(self) -> Numbers:
-        """Bits per pixel of the images held out."""
-        return {"bits per dimension": bits_per_pixel(self.network, self.held_out).item()}
+        """Bits per pixel of the first images held out."""
+        return {"bits per dimension": self.bits_of(self.images.held_out[:EVALUATED])}
+
+    @torch.no_grad()
+    def bits_of(self, images: Tensor) -> float:
+        """Bits per pixel of any number of images; call it in eval mode."""
+        parts = images.split(AT_ONCE)
+        return sum(len(part) * self.model.bits_per_dimension(part).item() for part in parts) / len(images)
 
 
-def histogram_bits(training: Tensor, held_out: Tensor) -> float:
+def histogram_bits(images: Images) -> float:
     """Bits per pixel of a baseline: each pixel's own distribution of levels, independent of all other pixels.
 
-    Args:
-        training: The levels to count, `[images, 8, 8]`; each count is increased by 1, so that no probability is zero.
-        held_out: The levels to predict, `[images, 8, 8]`.
+    It is counted in the training images, each count increased by 1, so that no probability is zero.
     """
-    counts = nn.functional.one_hot(training, LEVELS).sum(0) + 1.0
-    bits = -torch.log2(counts / counts.sum(-1, keepdim=True))
-    return bits.expand(len(held_out), -1, -1, -1).gather(-1, held_out[..., None]).mean().item()
+    pixels = math.prod(images.size)
+    begins = torch.arange(pixels, dtype=torch.int32) * images.levels
+    counts = torch.bincount((images.training.flatten(1) + begins).flatten(), minlength=pixels * images.levels)
+    chances = counts.view(pixels, images.levels) + 1.0
+    bits = -torch.log2(chances / chances.sum(1, keepdim=True))
+    return bits.flatten()[images.held_out.flatten(1) + begins].mean().item()
 
 
-@torch.no_grad()
-def draw(model: PixelCNN, images: Tensor, temperature: float, seed: int, first_row: int = 0) -> Tensor:
+def draw(model: AutoregressiveImageModel, images: Tensor, rows: int, temperature: float, seed: int) -> Tensor:
     """Draw images pixel by pixel.
 
     Args:
         model: The model in eval mode.
-        images: `[batch, 8, 8]`, of which the rows above `first_row` are given and the others are drawn.
-        temperature: A divisor of the scores; below 1 likely levels become likelier.
+        images: `[batch, 1, height, width]`, of which some rows are given.
+        rows: The number of rows that are given, from above; 0 draws everything.
+        temperature: Below 1 likely levels become likelier.
         seed: The seed of the random numbers.
-        first_row: The first row to draw; 4 completes the upper halves of `images`.
 
     Returns:
-        `[batch, 8, 8]`.
+        Levels in the shape of `images`.
     """
+    batch, _, height, width = images.shape
+    given = (torch.arange(height) < rows)[:, None].expand(height, width)
     generator = torch.Generator().manual_seed(seed)
-    images = images.clone()
-    for row in range(first_row, SIZE):
-        for column in range(SIZE):
-            probabilities = torch.softmax(model(images)[:, :, row, column] / temperature, dim=1)
-            images[:, row, column] = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-    return images
+    return model.sample(
+        batch, (height, width), temperature=temperature, generator=generator, observed=images, observed_mask=given
+    )
 
 
-def draw_picture(model: PixelCNN, held_out: Tensor, seed: int, path: Path) -> None:
+def draw_picture(model: AutoregressiveImageModel, images: Images, seed: int, path: Path) -> None:
     """Draw a grid of held-out images, images drawn at several temperatures, and halves with their completions."""
-    blank = torch.zeros(EACH, SIZE, SIZE, dtype=torch.long)
-    rows = {"real, held out": held_out[:EACH]}
-    rows |= {f"drawn, temperature {t}": draw(model, blank, t, seed) for t in TEMPERATURES}
-    halves = held_out[EACH : 2 * EACH]
+    real, halves = images.held_out[:EACH], images.held_out[EACH : 2 * EACH]
+    half = images.size[0] // 2
+    rows = {"real, held out": real}
+    rows |= {f"drawn,\ntemperature {t}": draw(model, real, 0, t, seed) for t in TEMPERATURES}
     rows["real, held out "] = halves
-    rows["upper half given"] = torch.cat([halves[:, : SIZE // 2], blank[:, SIZE // 2 :]], dim=1)
-    rows["lower half drawn"] = draw(model, halves, 0.8, seed, first_row=SIZE // 2)
+    rows["upper half given"] = torch.cat([halves[:, :, :half], torch.zeros_like(halves[:, :, half:])], dim=2)
+    rows |= {f"lower half drawn,\ntemperature {t}": draw(model, halves, half, t, seed) for t in TEMPERATURES}
     figure = make_figure(9, 0.75 * len(rows))
-    for axis, (title, images) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
-        strip = nn.functional.pad(images, (1, 1)).transpose(0, 1).flatten(1).numpy()
-        axis.imshow(strip, cmap="gray_r", vmin=0, vmax=LEVELS - 1)
-        axis.set_ylabel(title.replace(", ", "\n"), rotation=0, ha="right", va="center", fontsize=8)
+    for axis, (title, row) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
+        strip = pad(row[:, 0], (1, 1)).transpose(0, 1).flatten(1).numpy()
+        axis.imshow(strip, cmap="gray_r", vmin=0, vmax=images.levels - 1)
+        axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[])
     save_figure(figure, path)
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `ImagesTask` takes."""
+    add = parser.add_argument_group("model").add_argument
+    add("--channels", type=int, default=64, help="of the residual blocks (%(default)s)")
+    add("--blocks", type=int, default=6, help="how many residual blocks (%(default)s)")
+    add("--dropout", type=float, default=0.2, help="within the blocks (%(default)s)")
+    add_image_options(parser)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options on the command line."""
     parser = base_parser("pixelcnn", __doc__, epochs=40, batch=32, learning_rate=2e-3)
-    add = parser.add_argument_group("model").add_argument
-    add("--channels", type=int, default=64, help="of the residual blocks (%(default)s)")
-    add("--blocks", type=int, default=5, help="how many residual blocks (%(default)s)")
-    add("--dropout", type=float, default=0.2, help="within the blocks (%(default)s)")
-    add("--images", type=int, help="how many images to train on (all)")
+    add_task_options(parser)
     return parser
 
 
-def make_tasks(options: argparse.Namespace) -> dict[str, DigitsTask]:
+def make_tasks(options: argparse.Namespace) -> dict[str, ImagesTask]:
     """The model, and its data and loss."""
-    return {"digits": DigitsTask(options)}
+    return {options.data: ImagesTask(options)}
 
 
 def main(arguments: list[str] | None = None) -> Numbers:
@@ -198,15 +217,15 @@ def main(arguments: list[str] | None = None) -> Numbers:
     options = make_parser().parse_args(arguments)
     tasks = make_tasks(options)
     train(tasks, options)
-    task = tasks["digits"]
+    task = tasks[options.data]
+    task.model.eval()
     numbers = {
-        **task.scores[-1],
-        "histogram of each pixel": histogram_bits(task.training, task.held_out),
-        "uniform": math.log2(LEVELS),
+        "bits per dimension": task.bits_of(task.images.held_out),
+        "histogram of each pixel": histogram_bits(task.images),
+        "uniform": math.log2(task.images.levels),
     }
     print(format_numbers(numbers))
-    task.network.eval()
-    draw_picture(task.network, task.held_out, options.seed, options.picture)
+    draw_picture(task.model, task.images, options.seed, options.picture)
     return numbers
 
 

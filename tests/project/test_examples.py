@@ -43,7 +43,7 @@ def run(example: str, folder: Path, *more: str) -> Numbers:
 
 def test_every_example_is_listed() -> None:
     files = {path.stem for path in Path(pixelcnn.__file__).parent.glob("[a-z]*.py")}
-    assert files == set(EXAMPLES) | {"common", "eye", "layers", "text"}
+    assert files == set(EXAMPLES) | {"common", "eye", "images", "layers", "text"}
     assert set(TINY) == set(EXAMPLES)
 
 
@@ -204,10 +204,10 @@ def test_text_is_drawn_the_same_from_the_same_seed_and_is_never_unknown(temperat
 def test_completed_images_keep_what_was_given() -> None:
     options = pixelcnn.make_parser().parse_args(TINY["pixelcnn"].split())
     task = pixelcnn.make_tasks(options)["digits"]
-    task.network.eval()
-    images = task.held_out[:4]
-    drawn = pixelcnn.draw(task.network, images, 1.0, seed=0, first_row=4)
-    assert torch.equal(drawn[:, :4], images[:, :4])
+    task.model.eval()
+    images = task.images.held_out[:4]
+    drawn = pixelcnn.draw(task.model, images, rows=4, temperature=1.0, seed=0)
+    assert torch.equal(drawn[:, :, :4], images[:, :, :4])
     # The values from the first drawn row on are not read.
-    blank = torch.cat([images[:, :4], torch.zeros_like(images[:, 4:])], dim=1)
-    assert torch.equal(drawn, pixelcnn.draw(task.network, blank, 1.0, seed=0, first_row=4))
+    blank = torch.cat([images[:, :, :4], torch.zeros_like(images[:, :, 4:])], dim=2)
+    assert torch.equal(drawn, pixelcnn.draw(task.model, blank, rows=4, temperature=1.0, seed=0))
