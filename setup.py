@@ -198,6 +198,9 @@ def extension() -> Extension:
     )
 
 
+# Benchmarks and tests run the examples, too.
+EXAMPLES = ["rich", "matplotlib", "scikit-learn", "statsmodels", "constriction", "pillow"]
+
 setup(
     name="fused_rnn",
     version=version(),
@@ -212,9 +215,9 @@ setup(
     cmdclass={"build_ext": BuildKernels.with_options(use_ninja=True)},
     install_requires=[f"torch=={torch.__version__.split('+')[0]}", "numpy"],
     extras_require={
-        "bench": ["rich", "matplotlib", "scikit-learn", "statsmodels", "onnx", "onnxruntime"],
-        "examples": ["rich", "matplotlib", "scikit-learn", "statsmodels"],
+        "bench": [*EXAMPLES, "onnx", "onnxruntime"],
+        "examples": EXAMPLES,
         "onnx": ["onnx", "onnxscript"],
-        "test": ["pytest", "expecttest", "rich", "matplotlib", "scikit-learn", "statsmodels"],
+        "test": ["pytest", "expecttest", *EXAMPLES],
     },
 )

@@ -8,4 +8,5 @@ EXAMPLES = (
     "sequence_shapes",
     "time_series",
     "pixelcnn",
+    "codec",
 )

@@ -1,4 +1,4 @@
-"""The examples about images: their files and their baseline."""
+"""The examples about images: their files, their baseline, and that the codec loses nothing."""
 
 import argparse
 import gzip
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from examples import pixelcnn
+from examples import codec, pixelcnn
 from examples.images import FASHION_FILES, Images, load_images, read_idx
 from examples.layers import CHOICES
+from fused_rnn.models import AutoregressiveImageModel
 
 
 def write_idx(path: Path, values: Tensor) -> None:
@@ -96,3 +97,40 @@ def test_histogram_is_that_of_each_pixel() -> None:
             counts = torch.tensor([float((training[:, 0, row, column] == level).sum() + 1) for level in range(5)])
             bits -= Categorical(counts).log_prob(held_out[:, 0, row, column]).sum().item() / math.log(2)
     assert pixelcnn.histogram_bits(Images(training, held_out, levels=5)) == pytest.approx(bits / held_out.numel())
+
+
+def make_codec_model(data: str, folder: Path) -> tuple[AutoregressiveImageModel, Tensor]:
+    """A briefly trained model, so that its probabilities are far from uniform, and images that it has not seen."""
+    write_fashion(folder)
+    command = f"--data {data} --folder {folder} --batch 8 --channels 16 --blocks 3"
+    task = codec.make_tasks(codec.make_parser().parse_args(command.split()))[data]
+    for _ in range(20):
+        task.step()
+    return task.model.eval(), task.images.held_out
+
+
+@pytest.mark.parametrize("data", ["digits", "fashion"])
+def test_decoder_reproduces_the_images_with_other_batches_and_threads(data: str, tmp_path: Path) -> None:
+    model, images = make_codec_model(data, tmp_path)
+    images = torch.cat([images] * 4)[:66]  # a batch of 64, and one of 2
+    images[0] = torch.arange(images[0].numel()).view(images[0].shape) % model.distribution.levels  # an unlikely image
+    with codec.threads(2):
+        compressed = codec.encode(model, images)
+    with codec.threads(1):
+        decoded = codec.decode(model, compressed, len(images), (images.shape[2], images.shape[3]))
+    assert torch.equal(decoded, images)
+    bits = model.bits_per_dimension(images).item()
+    assert 8 * len(compressed) / images.numel() == pytest.approx(bits, rel=0.02)
+
+
+def test_tables_do_not_depend_on_where_the_outputs_lie(tmp_path: Path) -> None:
+    model, images = make_codec_model("fashion", tmp_path)
+    with torch.no_grad():
+        outputs = model(images)
+    for row, column in ((0, 0), (5, 4), (7, 6)):
+        strided = outputs[3, :, row, column]
+        copies = torch.full((3, outputs.shape[1] + 1), math.nan)
+        copies[1, 1:] = strided  # begins at another alignment
+        tables = [codec.probabilities(model.distribution, values).tolist() for values in (strided, copies[1, 1:])]
+        assert tables[0] == tables[1]
+        assert sum(tables[0]) == pytest.approx(1)
