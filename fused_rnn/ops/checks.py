@@ -138,7 +138,7 @@ def check_gradients(
     grad_history: Sequence[Tensor | None],
     input: Tensor,
     states: Sequence[Tensor],
-    output: Tensor,
+    output: Tensor | None,
     gates: Tensor,
     history: Sequence[Tensor],
 ) -> None:
@@ -168,6 +168,8 @@ def check_gradients(
     check(grad_output, "grad_output", output_shape, input.dtype)
     for gradient, state in zip(grad_final_states, states, strict=True):
         check(gradient, "a tensor of grad_final_states", state.shape, input.dtype)
+    time = input.size(0) if input.dim() == 3 else 1  # how many steps a packed input has is not known here
+    require(output is not None or time == 1, f"output may be None only if there is one time step, got {time}")
     check(output, "output", output_shape, input.dtype)
     gates_dtype = gates.dtype if gates.dtype == input.dtype else wide  # the dtype of the input on a GPU
     check(gates, "gates", (directions, rows, CELLS[cell].sums * hidden_size), gates_dtype)

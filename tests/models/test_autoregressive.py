@@ -12,8 +12,7 @@ from torch.nn.functional import conv2d, pad
 
 import fused_rnn
 from examples.layers import CHOICES, DenseMaskedConv2d
-from examples.pixelcnn import LEVELS
-from examples.pixelcnn import PixelCNN as ExamplePixelCNN
+from examples.pixelcnn import Network
 from fused_rnn import MaskedConv2d, check_autoregressive
 from fused_rnn.autoregressive import Finding
 from fused_rnn.autoregressive.report import Kind
@@ -182,18 +181,14 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "shifted": (Shifted, GREY),
     "attention": (Attention, GREY),
     "dense": (dense, GREY),
-    "example": (lambda: ExamplePixelCNN(CHOICES["fused"], 8, 1), (1, 4, 4)),
+    "example": (lambda: Network(CHOICES["fused"], (4, 4), 8, 2, 5), (1, 4, 4)),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_right_models_pass(name: str) -> None:
     make, shape = RIGHT[name]
-    # The model of the example takes integers without the dimension of channels, and makes float32 of them.
-    options: dict[str, Any] = (
-        {"levels": LEVELS, "encode": lambda images: images[:, 0], "dtype": torch.float32} if name == "example" else {}
-    )
-    report = check_autoregressive(make(), shape, **options)
+    report = check_autoregressive(make(), shape)
     assert report, report
     nans = [finding for finding in report.warnings if finding.kind is Kind.NAN]
     # A weight of zero times NaN is NaN, also in attention.

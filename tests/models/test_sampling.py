@@ -1,5 +1,6 @@
 """Sampling: the steps of a model compute what the whole image gives, bit for bit, and draw by the definition."""
 
+import copy
 import math
 import subprocess
 import sys
@@ -113,26 +114,19 @@ def test_steps_at_other_sizes(size: tuple[int, int]) -> None:
         assert torch.equal(stepped_outputs(model, images, None), model(images))
 
 
-def test_the_model_of_the_steps_is_that_of_float64() -> None:
+def test_the_model_of_the_steps_is_that_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     """The oracle is computed by dense convolutions, so it shares no kernel with the steps."""
     model = MODELS["gated, with classes"].float()
     images, cond = random_images(model, 2), condition(model, 2)
-    layers = [layer for layer in model.modules() if isinstance(layer, MaskedConv2d)]
     ours = stepped_outputs(model, images, cond)
-    forward = MaskedConv2d.forward
-    try:
-        MaskedConv2d.forward = lambda self, x: nn.functional.conv2d(  # type: ignore[method-assign]
-            x, self.weight * self.dense_mask, self.bias, padding=[k // 2 for k in self.kernel_size]
-        )
-        for layer in layers:
-            layer.dense_mask = reference.mask(*layer.weight.shape[:2], layer.kernel_size, layer.mask_type)
-        with torch.no_grad():
-            peer, exact = model(images, cond), model.double()(images, cond)
-    finally:
-        MaskedConv2d.forward = forward  # type: ignore[method-assign]
-        model.float()
-        for layer in layers:
-            del layer.dense_mask
+
+    def dense(self: MaskedConv2d, input: Tensor) -> Tensor:
+        padding = [size // 2 for size in self.kernel_size]
+        return nn.functional.conv2d(input, self.weight * self.mask, self.bias, padding=padding)
+
+    monkeypatch.setattr(MaskedConv2d, "forward", dense)
+    with torch.no_grad():
+        peer, exact = model(images, cond), copy.deepcopy(model).double()(images, cond)
     assert_accurate(ours, exact, peer)
 
 

@@ -53,8 +53,8 @@ def test_an_input_that_is_not_contiguous() -> None:
 
 def test_higher_gradients_and_transforms() -> None:
     input = torch.randn(2, 12, 2, 3, dtype=F64, requires_grad=True)
-    assert gradcheck(gated_activation, (input, 3))
-    assert gradgradcheck(gated_activation, (input, 3))
+    assert gradcheck(lambda x: gated_activation(x, 3), input)
+    assert gradgradcheck(lambda x: gated_activation(x, 3), input)
     batched = torch.randn(4, 2, 12, 2, 3, dtype=F64)
     expected = torch.stack([oracle(one, 3) for one in batched])
     assert_accurate(torch.vmap(lambda one: gated_activation(one, 3))(batched), expected)
