@@ -8,7 +8,9 @@ import griffe
 ROLE = re.compile(r":(class|func|meth|mod):`([^`]+)`")
 PACKAGE = "fused_rnn"
 # What the reference does not show, so that nothing can link to it.
-INTERNAL = (f"{PACKAGE}.ops", f"{PACKAGE}.autograd", f"{PACKAGE}.foreign", f"{PACKAGE}.modules.masked_weight")
+INTERNAL = tuple(
+    f"{PACKAGE}.{name}" for name in ("ops", "autograd", "foreign", "modules.masked_weight", "modules.stepping")
+)
 
 
 class Docstrings(griffe.Extension):

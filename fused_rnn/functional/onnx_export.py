@@ -1,7 +1,7 @@
 """What torch.onnx.export writes for our layers and cells: standard nodes, which any ONNX runtime knows.
 
 While torch.onnx.export runs a model, the functions of this package compute by the operators of ONNX, so that it meets
-none of ours. With ``dynamo=True`` a node is an operator of :mod:`torch.onnx.ops`, with ``dynamo=False`` an autograd
+none of ours. With ``dynamo=True`` a node is an operator of ``torch.onnx.ops``, with ``dynamo=False`` an autograd
 function that has a method ``symbolic``. Everything around the node is written in PyTorch.
 """
 

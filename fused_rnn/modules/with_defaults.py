@@ -16,7 +16,7 @@ class WithDefaults(torch.nn.Module):
     They hold for every call that does not give its own, so the batch must have their size.
 
     Args:
-        layer: one of this package's recurrent layers, or a :class:`Reversed` around one.
+        layer: one of this package's recurrent layers, or a :class:`fused_rnn.modules.Reversed` around one.
         states: the initial states, each ``[layers * directions, batch, size]``: for an LSTM h and c, for other layers h
             alone; empty for zero. They become the buffers ``initial_h`` and ``initial_c``.
         lengths: the steps of each sequence, ``[batch]``; None for all of them. They become the buffer ``lengths``.

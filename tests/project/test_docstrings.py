@@ -13,6 +13,7 @@ MODULES = sorted(
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
     for path in PACKAGE.rglob("*.py")
 )
+OTHERS = ("torch", "onnx", "onnxscript", "keras", "numpy")
 ROLE = re.compile(r":(class|func|meth|mod):`([^`]+)`")
 
 
@@ -32,7 +33,12 @@ def references(source: str) -> Iterator[tuple[str, str, str]]:
 
 
 def leads_somewhere(module: str, owner: str, role: str, name: str) -> bool:
-    """Whether a name exists: in the package, in the class of a method, or else in the module of the docstring."""
+    """Whether a name exists: in the package, in the class of a method, or else in the module of the docstring.
+
+    Other packages are not in the reference, so nothing leads to them.
+    """
+    if name.partition(".")[0] in OTHERS:
+        return False
     inner = f"{owner}.{name}" if role == "meth" and owner and "." not in name else name
     # resolve_name takes what is before a colon for a module, and otherwise imports as many parts as it can.
     full = name if name.startswith("fused_rnn.") else f"{module}:{inner}"
@@ -56,4 +62,5 @@ def test_what_is_missing_is_seen() -> None:
     assert leads_somewhere("fused_rnn.modules.lstm", "LSTM", "meth", "forward")
     assert not leads_somewhere("fused_rnn.modules.lstm", "LSTM", "meth", "backwards")
     assert not leads_somewhere("fused_rnn.models.pixelcnn", "PixelCNN", "class", "GatedPixelCNN")
+    assert not leads_somewhere("fused_rnn.modules.lstm", "LSTM", "class", "torch.nn.LSTM")
     assert leads_somewhere("fused_rnn.models.pixelcnn", "PixelCNN", "class", "fused_rnn.models.GatedPixelCNN")
