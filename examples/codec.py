@@ -167,6 +167,8 @@ def make_tasks(options: argparse.Namespace) -> dict[str, ImagesTask]:
 def main(arguments: list[str] | None = None) -> Numbers:
     """Train, compress held-out images, decompress them, and compare with PNG."""
     options = make_parser().parse_args(arguments)
+    if options.compress < 1:
+        raise ValueError(f"--compress must be positive, got {options.compress}")
     tasks = make_tasks(options)
     train(tasks, options)
     task = tasks[options.data]
@@ -174,7 +176,9 @@ def main(arguments: list[str] | None = None) -> Numbers:
     models = {layer: task.make_model(layers).eval() for layer, layers in CHOICES.items()}
     for trained in models.values():
         trained.load_state_dict(task.model.state_dict())
-    model = models["fused"]  # with --layer torch, too: dense convolutions do not give the same bits twice
+    # With --layer torch, too, the weights are those of the training, but masked convolutions of fused_rnn compute with
+    # them here: dense ones do not give the same bits twice.
+    model = models["fused"]
     task.model.eval()
     with threads(ENCODER_THREADS):
         compressed = encode(model, images)

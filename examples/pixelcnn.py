@@ -181,7 +181,7 @@ def draw_picture(model: AutoregressiveImageModel, images: Images, seed: int, pat
     rows |= {f"drawn,\ntemperature {t}": draw(model, real, 0, t, seed) for t in TEMPERATURES}
     rows["real, held out "] = halves
     rows["upper half given"] = torch.cat([halves[:, :, :half], torch.zeros_like(halves[:, :, half:])], dim=2)
-    rows |= {f"lower half drawn,\ntemperature {t}": draw(model, halves, half, t, seed) for t in TEMPERATURES}
+    rows |= {f"completed,\ntemperature {t}": draw(model, halves, half, t, seed) for t in TEMPERATURES}
     figure = make_figure(9, 0.75 * len(rows))
     for axis, (title, row) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
         strip = pad(row[:, 0], (1, 1)).transpose(0, 1).flatten(1).numpy()

@@ -134,3 +134,8 @@ def test_tables_do_not_depend_on_where_the_outputs_lie(tmp_path: Path) -> None:
         tables = [codec.probabilities(model.distribution, values).tolist() for values in (strided, copies[1, 1:])]
         assert tables[0] == tables[1]
         assert sum(tables[0]) == pytest.approx(1)
+
+
+def test_something_must_be_compressed() -> None:
+    with pytest.raises(ValueError, match="--compress must be positive, got 0"):
+        codec.main(["--compress", "0"])
