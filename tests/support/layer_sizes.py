@@ -59,6 +59,7 @@ def whole_blocks(kind: str) -> list[Case]:
         # The input's part of the gates: within the step, before the first step, and read in place.
         Case(kind, 5, 8, 512, 64),
         Case(kind, 5, 8, 1024, 64),
+        Case(kind, 5, 8, 1536, 16),
         Case(kind, 10, 2, 256, 16),
         Case(kind, 10, 2, 512, 16),
         Case(kind, 2, 2, 512, 16),
