@@ -112,7 +112,7 @@ ACTIVATIONS = [
     lstm(
         "sigmoid saturates too early", ACTIVATION, "Vec<float>(-87.0f), Vec<float>(88.0f)",
         "Vec<float>(-10.0f), Vec<float>(10.0f)", type="float"),
-    rnn("a coefficient of e^x is inexact", ACTIVATION, "0.16666432f", "0.16667432f", type="float"),
+    rnn("a coefficient of e^x is inexact", ACTIVATION, "0.16666432f", "0.16667432f", VALUES, "float"),
     rnn(
         "tanh near zero loses its digits", ACTIVATION,
         "const Vec<float> expm1 = at::vec::fmadd(e.power, e.rest, e.power - Vec<float>(1.0f));",

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 from cases import DTYPES, KINDS, Case, flatten
-from comparing import assert_accurate, assert_little_noise
+from comparing import ACTIVATION, assert_accurate, assert_little_noise
 from torch import Tensor
 
 import fused_rnn
+from fused_rnn import ops
 
 FORMS = [
     {"hidden_size": 17, "batch": 7, "input_size": 9},
@@ -117,3 +118,15 @@ def test_long_sums_have_little_noise(kind: str) -> None:
     case = Case(kind, time=3, batch=8, input_size=1500, hidden_size=1500)
     ours, exact = case.result(fused_rnn, torch.float32), case.torch_result(torch.float64)
     assert_little_noise(ours, exact, case.torch_result(torch.float32))
+
+
+@pytest.mark.instruction_sets
+def test_tanh_of_an_rnn_and_sigmoid_of_an_lstm_have_the_stated_error() -> None:
+    """The layers multiply by one and zero, so that their output and gates are tanh and sigmoid of the input."""
+    input = torch.linspace(-20, 20, 100_003).view(1, -1, 1)
+    state = torch.zeros_like(input)
+    output, *_ = ops.recurrent("rnn_tanh", input, [state], [torch.ones(1, 1), torch.zeros(1, 1)], None, None, False)
+    weights = [torch.ones(4, 1), torch.zeros(4, 1)]
+    _, _, gates, _ = ops.recurrent("lstm", input, [state, state], weights, None, None, True)
+    assert (output.double() - input.double().tanh()).abs().max() <= ACTIVATION
+    assert (gates[..., :1].double() - input.double().sigmoid()).abs().max() <= ACTIVATION
