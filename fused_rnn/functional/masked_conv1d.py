@@ -1,5 +1,6 @@
 """The function ``masked_conv1d``, which computes what the module :class:`fused_rnn.MaskedConv1d` does."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -55,16 +56,8 @@ def masked_conv1d(
         )
     if weight.dim() != 3:
         raise RuntimeError(f"Expected 3D weight for masked_conv1d, but got weight of size: {list(weight.shape)}")
-    if input.size(-2) != weight.size(1):
-        raise RuntimeError(
-            f"Given weight of size {list(weight.shape)}, expected input{list(input.shape)} to have {weight.size(1)} "
-            f"channels, but got {input.size(-2)} channels instead"
-        )
-    if input.size(-1) == 0:
-        raise RuntimeError(f"Expected input to have time steps, but got input of size {list(input.shape)}")
-    taps = weight.size(2)
-    if taps == 0:
-        raise ValueError(f"kernel_size must be positive, got weight of size {list(weight.shape)}")
+    if not torch.jit.is_tracing():  # a trace serves other sizes, which the operator checks
+        _check_sizes(input, weight)
     if not isinstance(dilation, int) and len(dilation) != 1:
         raise RuntimeError(f"expected dilation to be a single integer value or a list of 1 value, got {dilation}")
     distance = dilation if isinstance(dilation, int) else dilation[0]
@@ -84,3 +77,16 @@ def as_row(weight: Tensor) -> Tensor:
         ``[out_channels, in_channels, 1, 2 * kernel_size - 1]``.
     """
     return pad(weight, (0, weight.size(2) - 1)).unsqueeze(2)
+
+
+def _check_sizes(input: Tensor, weight: Tensor) -> None:
+    """Raise an error if the sizes of an input and a weight do not fit."""
+    if input.size(-2) != weight.size(1):
+        raise RuntimeError(
+            f"Given weight of size {list(weight.shape)}, expected input{list(input.shape)} to have {weight.size(1)} "
+            f"channels, but got {input.size(-2)} channels instead"
+        )
+    if input.size(-1) == 0:
+        raise RuntimeError(f"Expected input to have time steps, but got input of size {list(input.shape)}")
+    if weight.size(2) == 0:
+        raise ValueError(f"kernel_size must be positive, got weight of size {list(weight.shape)}")

@@ -61,8 +61,8 @@ def test_every_module(name: str, dtype: torch.dtype) -> None:
     module, _ = pair(name, dtype)
     shape = SHAPES[name]
     doubled, one = tuple(2 * size for size in shape[:-1]), (1,) * (len(shape) - 1)
-    if name == "MaskedConv2d":  # whose second dimension is not free
-        doubled, one = (5, 2, 4), (1, 2, 1)
+    if name in ("MaskedConv1d", "MaskedConv2d"):  # whose second dimension is not free
+        doubled, one = (5, 2, 4)[: len(shape) - 1], (1, 2, 1)[: len(shape) - 1]
     others = [(torch.randn(*sizes, shape[-1]).to(dtype),) for sizes in (doubled, one)]
     check(Call(module, lambda module, input: module(input)), (torch.randn(shape).to(dtype),), others)
 

@@ -12,7 +12,7 @@ import torch
 from convolution_cases import ConvolutionCase, channels_last
 from torch import Tensor, randn
 
-from fused_rnn import MaskedConv2d, functional, ops
+from fused_rnn import MaskedConv2d, functional
 
 F64 = torch.float64
 
@@ -195,12 +195,6 @@ def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory
     for wanted in ((True, True, True), (False, True, False), (True, False, False)):
         arguments = (grad, input, weight, *case.options, *wanted)
         torch.library.opcheck(operators.masked_conv2d_backward.default, arguments)
-
-
-def test_raw_operator_does_not_drop_gradients() -> None:
-    input, weight = randn(1, 2, 5, 5, requires_grad=True), randn(3, 2, 3, 3)
-    with pytest.raises(RuntimeError, match="not implemented"):
-        ops.masked_conv2d(input, weight, None, "A", 1, (1, 1)).sum().backward()
 
 
 def test_compile_without_graph_breaks() -> None:

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fused_rnn
-from fused_rnn import functional, ops
+from fused_rnn import functional
 
 F64, COMPLEX = torch.float64, torch.complex64
 # Calls for which torch.nn with cuDNN has other messages.
@@ -209,11 +209,3 @@ def operands(kind: str) -> tuple[str, list[Tensor], list[Tensor]]:
 def test_only_an_lstm_has_a_projection(layer: Any) -> None:
     with pytest.raises(ValueError, match="proj_size argument is only supported for LSTM"):
         layer(4, 8, proj_size=3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_operators_alone_have_no_silent_gradient(kind: str) -> None:
-    cell, initial, weights = operands(kind)
-    output = ops.recurrent(cell, x().clone().requires_grad_(), initial, weights, None, None, False)[0]
-    with pytest.raises(RuntimeError, match="not implemented"):
-        output.sum().backward()
