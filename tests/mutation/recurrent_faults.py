@@ -176,7 +176,8 @@ STEPS = [
         "if (sum != gate) packed[sum * width + lane] = T(0);"),
     rnn(
         "half a pair of bfloat16 that is not zero", "csrc/cpu/recurrent/stored_weights.h",
-        "scratch[(row + 1) * pairs_in_row - 1] = T(0);", "scratch[(row + 1) * pairs_in_row - 1] = T(1);", type="float"),
+        "scratch[(row + 1) * pairs_in_row - 1] = T(0);", "scratch[(row + 1) * pairs_in_row - 1] = T(0) / T(0);",
+        type="float"),
     rnn("input weights from the wrong row", PACKED, "target + inputs * kWidth);", "target + (inputs - 1) * kWidth);"),
     Fault(
         "a later step chosen to read the input first", "csrc/cpu/recurrent/plan.h",
