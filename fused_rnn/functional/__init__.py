@@ -1,7 +1,5 @@
 """The layers and cells as functions of their weights, with the shapes and errors of torch.nn."""
 
-import torch.fx
-
 from fused_rnn.functional.gated_activation import gated_activation
 from fused_rnn.functional.gru import gru
 from fused_rnn.functional.gru_cell import gru_cell
@@ -23,7 +21,3 @@ __all__ = [
     "rnn",
     "rnn_cell",
 ]
-
-# torch.fx takes each function for one node of a graph, which it finds here by its name, and does not trace it.
-for _name in __all__:
-    torch.fx.wrap(_name)

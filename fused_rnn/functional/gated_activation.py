@@ -3,8 +3,10 @@
 from torch import Tensor
 
 from fused_rnn.autograd.gated_activation import gated_activation as differentiable_gated_activation
+from fused_rnn.functional.fx import node_of_graph
 
 
+@node_of_graph
 def gated_activation(input: Tensor, data_channels: int = 1) -> Tensor:
     """Multiply the hyperbolic tangent of one half of the channels by the sigmoid of the other half.
 

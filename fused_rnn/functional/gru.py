@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.recurrent import Sequences, mode_of, run
 
 MODE = mode_of("GRU", "gru")
 
 
+@node_of_graph
 def gru(
     input: Sequences,
     hx: Tensor | None,

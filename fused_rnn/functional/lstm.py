@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import Tensor
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.recurrent import Sequences, mode_of, run
 
 MODE = mode_of("LSTM", "lstm")
 
 
+@node_of_graph
 def lstm(
     input: Sequences,
     hx: tuple[Tensor, Tensor] | None,

@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.lstm import MODE
 from fused_rnn.functional.recurrent import run_cell
 
 
+@node_of_graph
 def lstm_cell(
     input: Tensor,
     hx: tuple[Tensor, Tensor] | None,

@@ -4,10 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.masked_conv2d import masked_conv2d
 from fused_rnn.reference.masked_conv1d import check_mask_type
 
 
+@node_of_graph
 def masked_conv1d(
     input: Tensor,
     weight: Tensor,

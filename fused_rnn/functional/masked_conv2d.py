@@ -6,8 +6,10 @@ from fused_rnn.autograd.masked_conv2d import masked_conv2d as differentiable_mas
 from fused_rnn.functional import onnx_export
 from fused_rnn.functional.autocast import autocast
 from fused_rnn.functional.checks import check_attributes
+from fused_rnn.functional.fx import node_of_graph
 
 
+@node_of_graph
 def masked_conv2d(
     input: Tensor,
     weight: Tensor,

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.recurrent import Sequences, mode_of, run
 
 MODES = {nonlinearity: mode_of("RNN", f"rnn_{nonlinearity}") for nonlinearity in ("tanh", "relu")}
 
 
+@node_of_graph
 def rnn(
     input: Sequences,
     hx: Tensor | None,

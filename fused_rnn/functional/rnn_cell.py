@@ -2,10 +2,12 @@
 
 from torch import Tensor
 
+from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.recurrent import run_cell
 from fused_rnn.functional.rnn import MODES
 
 
+@node_of_graph
 def rnn_cell(
     input: Tensor,
     hx: Tensor | None,

@@ -219,7 +219,8 @@ void for_each_product(const MaskedConv2dSizes& s, const Body& body) {
         const int64_t out_group = out * s.data_channels / s.out_channels;
         const int64_t in_group = in * s.data_channels / s.in_channels;
         const bool sees = in_group < out_group || (s.own_group && in_group == out_group);
-        if (tap > s.centre() || (tap == s.centre() && !sees)) continue;
+        const bool is_active = tap < s.dense_taps || (s.data_channels > 1 && tap == s.centre() && sees);
+        if (!is_active) continue;
         const int64_t down = (tap / s.kernel_width - s.kernel_height / 2) * s.dilation_height;
         const int64_t right = (tap % s.kernel_width - s.kernel_width / 2) * s.dilation_width;
         for (int64_t image = 0; image < s.batch; ++image)
