@@ -66,8 +66,8 @@ struct Strips {
   const Correlation<T>& c;
   Images<const T> images;  // the source
   Images<T> result;        // the target
-  int64_t max_rows;      // the most rows of a strip, all of one image
-  int64_t above, below;  // how many rows above and below a strip its taps read
+  int64_t max_rows;        // the most rows of a strip, all of one image
+  int64_t above, below;    // how many rows above and below a strip its taps read
   RowLayout source, target;
 
   Strips(const Correlation<T>& c, Images<const T> images, Images<T> result) : c(c), images(images), result(result) {
