@@ -34,7 +34,7 @@ def gated_activation(input: Tensor, data_channels: int = 1) -> Tensor:
         >>> import torch
         >>> from fused_rnn import reference
         >>> a, b = torch.randn(2, 8, 5, 5), torch.randn(2, 8, 5, 5)
-        >>> torch.equal(reference.gated_activation(torch.cat([a, b], 1)), torch.tanh(a) * torch.sigmoid(b))
+        >>> torch.allclose(reference.gated_activation(torch.cat([a, b], 1)), torch.tanh(a) * torch.sigmoid(b))
         True
     """
     a, b = halves(input, data_channels)
