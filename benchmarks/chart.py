@@ -30,7 +30,7 @@ Positions = dict[tuple[str, str], int]
 
 
 def draw_chart(run: Run, path: Path) -> None:
-    """Draw forward on the left and forward + backward on the right, one bar for each case and peer.
+    """Draw forward on the left and forward + backward on the right, where there are any, a bar for each case and peer.
 
     Args:
         run: The results.
@@ -39,10 +39,11 @@ def draw_chart(run: Run, path: Path) -> None:
     headings, positions, slots = _lay_out(run)
     peers = list(dict.fromkeys(peer for result in run.results for peer in result.ratios()))
     colours = {peer: COLOURS[index % len(COLOURS)] for index, peer in enumerate(peers)}
-    figure = Figure(figsize=(2.5 + COLUMN_WIDTH * len(MODE_TITLES), MARGINS + SLOT * slots), layout="constrained")
+    modes = [mode for mode in MODE_TITLES if any(result.mode == mode for result in run.results)]
+    figure = Figure(figsize=(2.5 + COLUMN_WIDTH * len(modes), MARGINS + SLOT * slots), layout="constrained")
     FigureCanvasAgg(figure)
-    columns = figure.subplots(1, len(MODE_TITLES), sharex=True, sharey=True, squeeze=False)[0]
-    for column, mode in zip(columns, MODE_TITLES, strict=True):
+    columns = figure.subplots(1, len(modes), sharex=True, sharey=True, squeeze=False)[0]
+    for column, mode in zip(columns, modes, strict=True):
         _draw_column(column, mode, run, positions, colours)
         for heading, position in headings.items():
             column.axhline(position - 0.9, color="0.85", linewidth=0.8)

@@ -8,7 +8,7 @@
 
 namespace fused_rnn::ops {
 
-// In the order in which fused_rnn/ops/pixel_network.py numbers them.
+// In the order of MASK_TYPES in the definition, by which fused_rnn/functional/pixel_network.py numbers them.
 inline constexpr std::string_view kMaskTypes[] = {"A", "B", "vertical_A", "vertical_B"};
 
 inline bool is_vertical(std::string_view mask_type) { return mask_type == "vertical_A" || mask_type == "vertical_B"; }

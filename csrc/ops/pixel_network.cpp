@@ -8,6 +8,9 @@
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <iterator>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -29,13 +32,75 @@ static_assert(sizeof(EncodedNode) == kNodeSize * sizeof(int64_t));
 
 const EncodedNode* decode(at::IntArrayRef nodes) { return reinterpret_cast<const EncodedNode*>(nodes.data()); }
 
+// Checks that the nodes name only values and parameters that exist, and that these have the same type.
+void check_nodes(at::IntArrayRef nodes, int64_t values, at::TensorList parameters, int64_t groups) {
+  TORCH_CHECK(!nodes.empty() && nodes.size() % kNodeSize == 0, "nodes must be ", kNodeSize, " numbers each, got ",
+              nodes.size(), " numbers");
+  TORCH_CHECK(groups > 0, "groups must be positive, got ", groups);
+  const auto exists = [](int64_t at, int64_t count) { return 0 <= at && at < count; };
+  const auto count = static_cast<int64_t>(parameters.size());
+  for (const Tensor& parameter : parameters)
+    TORCH_CHECK(parameter.scalar_type() == parameters[0].scalar_type() && parameter.is_contiguous(),
+                "parameters must be contiguous and have the same dtype");
+  for (size_t i = 0; i < nodes.size() / kNodeSize; ++i) {
+    const EncodedNode& node = decode(nodes)[i];
+    TORCH_CHECK(exists(node.kind, static_cast<int64_t>(PixelNodeKind::kCopy) + 1) && exists(node.first_input, values) &&
+                    exists(node.second_input, values) && exists(node.output, values),
+                "node ", i, " is of an unknown kind, or names a value that does not exist");
+    if (static_cast<PixelNodeKind>(node.kind) != PixelNodeKind::kConvolution) continue;
+    const auto& [weight, bias, mask_type, data_channels, down, across] = node.details;
+    TORCH_CHECK(exists(weight, count) && (bias == -1 || exists(bias, count)), "node ", i,
+                " names a parameter that does not exist");
+    TORCH_CHECK(exists(mask_type, std::size(kMaskTypes)) && data_channels > 0 && down > 0 && across > 0, "node ", i,
+                " has no such mask type, or a number of groups or a dilation that is not positive");
+    TORCH_CHECK(groups == 1 || data_channels == 1 || data_channels == groups, "node ", i, " has ", data_channels,
+                " groups of channels, where the network has ", groups);
+    TORCH_CHECK(parameters[weight].dim() == 4 && parameters[weight].size(2) % 2 == 1 &&
+                    parameters[weight].size(3) % 2 == 1 &&
+                    (bias == -1 || parameters[bias].numel() == parameters[weight].size(0)),
+                "node ", i, " has a weight or a bias of another shape");
+  }
+}
+
+// Checks that each node's values have the channels, and the rows and margins, that it reads and writes.
+void check_values(at::IntArrayRef nodes, at::TensorList values, at::TensorList parameters, int64_t width) {
+  const auto channels = [&](int64_t value) { return values[value].size(3); };
+  for (size_t i = 0; i < nodes.size() / kNodeSize; ++i) {
+    const EncodedNode& node = decode(nodes)[i];
+    const auto& details = node.details;
+    bool fits =
+        channels(node.first_input) == channels(node.output) && channels(node.second_input) == channels(node.output);
+    switch (static_cast<PixelNodeKind>(node.kind)) {
+      case PixelNodeKind::kConvolution: {
+        const Tensor& weight = parameters[details[0]];
+        const bool merged = details[5] == 1 && weight.size(3) > 1;
+        const int64_t margin = (values[node.first_input].size(2) - width) / 2;
+        fits = channels(node.first_input) == weight.size(1) && channels(node.output) == weight.size(0) &&
+               (!merged || margin >= weight.size(3) / 2);
+        break;
+      }
+      case PixelNodeKind::kGate:
+        fits = channels(node.first_input) == 2 * channels(node.output) && details[2] > 0 &&
+               channels(node.output) % details[2] == 0;
+        break;
+      case PixelNodeKind::kCopy:
+        fits = details[0] >= 0 && details[1] >= 0 && details[2] >= 0 &&
+               details[0] + details[2] <= channels(node.first_input) &&
+               details[1] + details[2] <= channels(node.output);
+        break;
+      default:
+        break;
+    }
+    TORCH_CHECK(fits, "node ", i, " does not fit the channels or the margins of its values");
+  }
+}
+
 // Returns a convolution's params. Its details are the positions of weight and bias (-1 for none) among the parameters,
 // the mask type, the number of groups of channels, and the dilation.
 template <typename T>
 PixelConvolution<T> convolution(const EncodedNode& node, at::TensorList parameters, int64_t width) {
   const auto& [weight_at, bias_at, mask_type, data_channels, down, across] = node.details;
   const Tensor& weight = parameters[weight_at];
-  TORCH_CHECK(weight.dim() == 4 && weight.is_contiguous(), "weights must be contiguous and have four dimensions");
   PixelConvolution<T> result = {};
   result.sizes.width = width;
   result.sizes.in_channels = weight.size(1);
@@ -102,7 +167,8 @@ void for_type(const Tensor& tensor, const Body& body) {
 }
 
 Tensor pixel_network_pack(at::TensorList parameters, at::IntArrayRef nodes, int64_t groups) {
-  TORCH_CHECK(!parameters.empty() && nodes.size() % kNodeSize == 0, "pixel_network_pack: there is nothing to pack");
+  TORCH_CHECK(!parameters.empty(), "there is nothing to pack, since there are no parameters");
+  check_nodes(nodes, std::numeric_limits<int64_t>::max(), parameters, groups);
   Tensor packed;
   for_type(parameters[0], [&](auto zero) {
     using T = decltype(zero);
@@ -114,10 +180,7 @@ Tensor pixel_network_pack(at::TensorList parameters, at::IntArrayRef nodes, int6
 }
 
 template <typename T>
-PixelValue<T> pixel_value(const Tensor& tensor, int64_t batch, int64_t width) {
-  TORCH_CHECK(tensor.dim() == 4 && tensor.is_contiguous() && tensor.size(0) == batch,
-              "pixel_network: values must be contiguous, with the shape [batch, rows, columns, channels], got ",
-              tensor.sizes());
+PixelValue<T> pixel_value(const Tensor& tensor, int64_t width) {
   const bool broadcast = tensor.size(2) == 1;
   const int64_t margin = broadcast ? 0 : (tensor.size(2) - width) / 2;
   return {tensor.mutable_data_ptr<T>() + margin * tensor.size(3),
@@ -128,23 +191,44 @@ PixelValue<T> pixel_value(const Tensor& tensor, int64_t batch, int64_t width) {
           broadcast ? 0 : tensor.size(3)};
 }
 
+// Checks that the network's outputs and the random numbers are those of a distribution.
+void check_distribution(PixelDistribution distribution, int64_t outputs, int64_t channels, int64_t groups,
+                        int64_t levels, int64_t numbers) {
+  const int64_t parameters = 1 + 2 * channels + channels * (channels - 1) / 2;
+  const bool fits = distribution == PixelDistribution::kCategorical
+                        ? channels == groups && outputs == channels * levels && numbers == 1
+                        : distribution == PixelDistribution::kLogisticMixture && groups == 1 &&
+                              outputs % parameters == 0 && outputs > 0 && numbers == 1 + channels;
+  TORCH_CHECK(fits, "the distribution is unknown, or does not fit ", outputs, " outputs for ", channels,
+              " channels and ", numbers, " random numbers");
+}
+
 void pixel_network(at::TensorList values, at::TensorList parameters, const Tensor& packed, at::IntArrayRef nodes,
                    int64_t groups, int64_t width, int64_t begin, int64_t end, const std::optional<Tensor>& image,
                    const std::optional<Tensor>& observed, const std::optional<Tensor>& uniforms,
                    const std::optional<Tensor>& scaled, const std::optional<Tensor>& outputs, int64_t distribution,
                    double factor, double offset, double temperature) {
-  TORCH_CHECK(!values.empty() && nodes.size() % kNodeSize == 0 && !nodes.empty(), "pixel_network: it has no nodes");
-  TORCH_CHECK(0 <= begin && begin <= end && width > 0 && groups > 0, "pixel_network: there are no steps from ", begin,
-              " to ", end);
+  TORCH_CHECK(!values.empty() && !parameters.empty(), "values and parameters must not be empty");
+  check_nodes(nodes, static_cast<int64_t>(values.size()), parameters, groups);
+  TORCH_CHECK(0 <= begin && begin <= end && width > 0, "there are no steps from ", begin, " to ", end);
+  for (const Tensor& value : values) {
+    TORCH_CHECK(value.dim() == 4 && value.is_contiguous() && value.size(0) == values[0].size(0) && value.size(1) > 0 &&
+                    (value.size(2) == 1 || value.size(2) >= width),
+                "values must be contiguous, with the shape [batch, rows, columns, channels], got ", value.sizes());
+    TORCH_CHECK(value.scalar_type() == parameters[0].scalar_type(), "values must have the dtype of the parameters, ",
+                parameters[0].scalar_type(), ", got ", value.scalar_type());
+  }
+  check_values(nodes, values, parameters, width);
   const int64_t batch = values[0].size(0);
   if (batch == 0) return;
   int64_t not_finite = 0;
   for_type(values[0], [&](auto zero) {
     using T = decltype(zero);
     std::vector<PixelValue<T>> pixel_values;
-    for (const Tensor& value : values) pixel_values.push_back(pixel_value<T>(value, batch, width));
+    for (const Tensor& value : values) pixel_values.push_back(pixel_value<T>(value, width));
     auto all = convolutions<T>(nodes, parameters, width);
-    pack<T>(all, groups, nullptr);
+    TORCH_CHECK(packed.scalar_type() == values[0].scalar_type() && packed.numel() == pack<T>(all, groups, nullptr),
+                "packed must be what pixel_network_pack returned for these parameters");
     const std::vector<PixelNode> list = pixel_nodes(nodes);
     PixelNetworkParams<T> params = {};
     params.batch = batch;
@@ -160,7 +244,25 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
     params.threads = at::get_num_threads();
     params.not_finite = &not_finite;
     params.draw.distribution = static_cast<PixelDistribution>(distribution);
+    const int64_t rows = (end + width * groups - 1) / (width * groups);
     if (image) {
+      const int64_t channels = image->size(1), height = image->size(2);
+      const int64_t numbers = uniforms && uniforms->dim() == 5 ? uniforms->size(4) : 0;
+      TORCH_CHECK(image->sizes() == at::IntArrayRef({batch, channels, height, width}) && height >= rows &&
+                      image->scalar_type() == at::kLong && image->is_contiguous() && values[0].size(3) == channels,
+                  "image must be contiguous, int64, and have the shape of the images, got ", image->sizes());
+      TORCH_CHECK(numbers > 0 && uniforms->sizes() == at::IntArrayRef({batch, height, width, groups, numbers}) &&
+                      uniforms->scalar_type() == at::kDouble && uniforms->is_contiguous(),
+                  "uniforms must be contiguous, float64, [batch, height, width, groups, numbers]");
+      TORCH_CHECK(!observed || (observed->sizes() == at::IntArrayRef({batch, height, width}) &&
+                                observed->scalar_type() == at::kBool && observed->is_contiguous()),
+                  "observed must be contiguous, boolean, [batch, height, width]");
+      TORCH_CHECK(scaled && scaled->dim() == 1 && scaled->scalar_type() == values[0].scalar_type() &&
+                      scaled->is_contiguous() && scaled->size(0) > 0,
+                  "scaled must have one number for each level, in the dtype of the values");
+      check_distribution(static_cast<PixelDistribution>(distribution),
+                         values[decode(nodes)[nodes.size() / kNodeSize - 1].output].size(3), channels, groups,
+                         scaled->size(0), numbers);
       params.draw.channels = image->size(1);
       params.draw.height = image->size(2);
       params.draw.levels = scaled->size(0);
@@ -174,6 +276,12 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
       params.draw.temperature = temperature;
     }
     if (outputs) {
+      const int64_t channels = values[list.back().output].size(3);
+      TORCH_CHECK(outputs->dim() == 4 && outputs->is_contiguous() &&
+                      outputs->scalar_type() == values[0].scalar_type() &&
+                      outputs->sizes() == at::IntArrayRef({batch, channels, outputs->size(2), width}) &&
+                      outputs->size(2) >= rows,
+                  "outputs must be contiguous, with the shape of the network's output, got ", outputs->sizes());
       params.draw.height = outputs->size(2);
       params.draw.outputs = outputs->mutable_data_ptr<T>();
     }

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fused_rnn import ops
-from fused_rnn.ops.pixel_network import MASK_TYPES, Draw, Kind, Node, encode
 from fused_rnn.ops.pixel_network import Distribution as DrawnFrom
+from fused_rnn.ops.pixel_network import Draw, Kind, Node, encode
+from fused_rnn.reference.masked_conv2d import MASK_TYPES
 
 
 @dataclass

@@ -10,9 +10,6 @@ from torch import Tensor
 _pixel_network = torch.ops.fused_rnn.pixel_network.default
 _pixel_network_pack = torch.ops.fused_rnn.pixel_network_pack.default
 
-MASK_TYPES = ("A", "B", "vertical_A", "vertical_B")
-"""The mask types, in the order in which C++ numbers them."""
-
 
 class Kind(IntEnum):
     """What a node computes: the values of ``PixelNodeKind`` in csrc/params/pixel_network.h."""
@@ -43,9 +40,9 @@ class Node(NamedTuple):
     """A node with one input names it twice."""
     output: int
     details: tuple[int, ...] = ()
-    """Of a convolution: the positions of weight and bias among the parameters (-1 for no bias), the mask type, the
-    number of groups of channels, and the dilation. Of a copy: the first channel in the input and in the output, and how
-    many. Of a gate: two zeros, and the number of groups of channels."""
+    """Of a convolution: the positions of weight and bias among the parameters (-1 for no bias), that of the mask type
+    in ``MASK_TYPES`` of the reference, the number of groups of channels, and the dilation. Of a copy: the first channel
+    in the input and in the output, and how many. Of a gate: two zeros, and the number of groups of channels."""
 
 
 def encode(nodes: Sequence[Node]) -> list[int]:

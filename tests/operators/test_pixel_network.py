@@ -1,12 +1,16 @@
 """The operator pixel_network: a masked convolution, pixel by pixel, is that of the whole image bit for bit."""
 
+from typing import Any
+
 import pytest
 import torch
 from comparing import assert_accurate
 from convolution_cases import FORMS, TAILS, ConvolutionCase
 from torch import Tensor
 
+from fused_rnn import ops
 from fused_rnn.functional.pixel_network import Kind, PixelNetwork, PixelState, stepped
+from fused_rnn.ops.pixel_network import encode
 
 F64 = torch.float64
 # Sums of few and of many channels, one and several vectors of outputs, and images in one or several register tiles.
@@ -120,3 +124,44 @@ def test_errors() -> None:
         state.advance(1)
     with pytest.raises(NotImplementedError, match="weights must be float32 or float64, got BFloat16"):
         PixelState(network_of(case, weight.bfloat16(), bias.bfloat16()), 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nodes": [0] * 10}, "nodes must be 11 numbers each, got 10 numbers"),
+        ({"groups": 0}, "groups must be positive, got 0"),
+        ({"begin": 3, "end": 2}, "there are no steps from 3 to 2"),
+        ({"values": []}, "values and parameters must not be empty"),
+        ({"values": [torch.zeros(2, 2, 6, 1), torch.zeros(3, 1, 4, 4)]}, r"got \[3, 1, 4, 4\]"),
+        ({"values": [torch.zeros(2, 2, 6, 1), torch.zeros(2, 1, 4, 4).double()]}, "values must have the dtype"),
+        ({"values": [torch.zeros(2, 2, 6, 1), torch.zeros(2, 1, 4, 3)]}, "node 0 does not fit the channels"),
+        ({"values": [torch.zeros(2, 2, 4, 1), torch.zeros(2, 1, 4, 4)]}, "node 0 does not fit .* the margins"),
+        ({"values": [torch.zeros(2, 2, 6, 1)]}, "names a value that does not exist"),
+        ({"parameters": [torch.zeros(4, 1, 3, 3)]}, "names a parameter that does not exist"),
+        ({"parameters": [torch.zeros(4, 1, 2, 3), torch.zeros(4)]}, "a weight or a bias of another shape"),
+        ({"packed": torch.zeros(5)}, "packed must be what pixel_network_pack returned"),
+        ({"outputs": torch.zeros(2, 4, 2, 4)}, r"outputs must be contiguous, .* got \[2, 4, 2, 4\]"),
+        ({"image": torch.zeros(2, 1, 3, 4)}, "image must be contiguous, int64"),
+        ({"observed": torch.zeros(2, 3, 3) > 0}, "observed must be contiguous, boolean"),
+        ({"uniforms": torch.zeros(2, 3, 4, 1, 1)}, "uniforms must be contiguous, float64"),
+        ({"scaled": torch.zeros(4, 1)}, "scaled must have one number for each level"),
+        ({"scaled": torch.zeros(5)}, "the distribution is unknown, or does not fit 4 outputs for 1 channels"),
+        ({"distribution": 9}, "the distribution is unknown"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_the_operator_checks_for_itself(change: dict[str, Any], message: str) -> None:
+    """Whoever calls it directly cannot make it read or write beyond a tensor."""
+    network = network_of(ConvolutionCase(1, 4, (3, 3), "A"), torch.ones(4, 1, 3, 3), torch.zeros(4))
+    nodes = encode(network.nodes)
+    good: dict[str, Any] = {
+        "values": [torch.zeros(2, 2, 6, 1), torch.zeros(2, 1, 4, 4)], "parameters": network.parameters,
+        "packed": ops.pixel_network_pack(network.parameters, nodes, 1), "nodes": nodes, "groups": 1, "width": 4,
+        "begin": 0, "end": 12, "image": torch.zeros(2, 1, 3, 4, dtype=torch.long), "observed": None,
+        "uniforms": torch.zeros(2, 3, 4, 1, 1, dtype=F64), "scaled": torch.zeros(4), "outputs": None,
+        "distribution": 1, "factor": 1.0, "offset": 0.0, "temperature": 1.0,
+    }  # fmt: skip
+    torch.ops.fused_rnn.pixel_network(**good)
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fused_rnn.pixel_network(**{**good, **change})
