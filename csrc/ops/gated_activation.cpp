@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include "ops/dispatch.h"
+#include "ops/dtype.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -17,15 +18,14 @@ using at::Tensor;
 
 Tensor gated_activation(const Tensor& input, int64_t data_channels) {
   const auto type = input.scalar_type();
-  TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
-                              "input must be float32, float64, bfloat16 or float16, got ", type);
+  check_dtype(input);
   TORCH_CHECK_VALUE(input.dim() == 4, "input must have 4 dimensions, [batch, channels, height, width], got ",
                     input.dim());
   TORCH_CHECK_VALUE(data_channels >= 1 && input.size(1) % (2 * data_channels) == 0,
                     "the channels of input must be a multiple of 2 * data_channels, got ", input.size(1),
                     " channels and data_channels=", data_channels);
   const auto format = input.suggest_memory_format();
-  const Tensor dense = input.to(type == at::kDouble ? at::kDouble : at::kFloat).contiguous(format);
+  const Tensor dense = input.to(accumulation_type(type)).contiguous(format);
   const int64_t channels = input.size(1) / 2;
   const Tensor output =
       at::empty({input.size(0), channels, input.size(2), input.size(3)}, dense.options().memory_format(format));

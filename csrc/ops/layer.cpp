@@ -139,9 +139,7 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
   layer.cell = describe(layer.kind);
   layer.type = input.scalar_type();
   layer.input = input;
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      layer.type == at::kFloat || layer.type == at::kDouble || layer.type == at::kBFloat16 || layer.type == at::kHalf,
-      "input must be float32, float64, bfloat16 or float16, got ", layer.type);
+  check_dtype(input);
   TORCH_CHECK(!batch_sizes || !lengths, "lengths are for padded input, batch_sizes for packed input: give one of both");
   layer.one_step = !states.empty() && states[0].dim() == 2;
   TORCH_CHECK(!layer.one_step || (!batch_sizes && !lengths),

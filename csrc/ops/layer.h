@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cells/cells.h"
+#include "ops/dtype.h"
 #include "params/layer.h"
 
 namespace fused_rnn::ops {
@@ -63,7 +64,7 @@ struct RecurrentLayer {
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
   // The dtype in which the kernels sum, and in which they save the history.
-  at::ScalarType accumulation_type() const { return type == at::kDouble ? at::kDouble : at::kFloat; }
+  at::ScalarType accumulation_type() const { return ops::accumulation_type(type); }
 };
 
 // Returns the cell with this name. Raises a ValueError that lists all names if there is none.

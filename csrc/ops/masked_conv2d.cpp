@@ -13,6 +13,7 @@
 #include <tuple>
 
 #include "ops/dispatch.h"
+#include "ops/dtype.h"
 #include "ops/mask_type.h"
 
 namespace fused_rnn::ops {
@@ -55,9 +56,7 @@ void check_like_input(const Tensor& tensor, const char* name, const Tensor& inpu
 
 // Checks input, weight and options, with the error messages of torch.nn, and returns the sizes.
 MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const Options& options) {
-  const auto type = input.scalar_type();
-  TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || type == at::kBFloat16 || type == at::kHalf,
-                              "input must be float32, float64, bfloat16 or float16, got ", type);
+  check_dtype(input);
   TORCH_CHECK(input.dim() == 4,
               "Expected 3D (unbatched) or 4D (batched) input to masked_conv2d, but got input of size: ", input.sizes());
   TORCH_CHECK(weight.dim() == 4, "Expected 4D weight for masked_conv2d, but got weight of size: ", weight.sizes());
@@ -87,10 +86,8 @@ MaskedConv2dSizes check_sizes(const Tensor& input, const Tensor& weight, const O
   return sizes;
 }
 
-// Returns the type of the computation, which is float32 for the half precisions.
-at::ScalarType compute_type(const Tensor& tensor) {
-  return tensor.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+// Returns the type of the computation.
+at::ScalarType compute_type(const Tensor& tensor) { return accumulation_type(tensor.scalar_type()); }
 
 // Returns images as the kernels need them: in the type of the computation, and dense in one of the two memory formats.
 Tensor images_for_kernel(const Tensor& images) {

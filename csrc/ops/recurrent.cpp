@@ -19,7 +19,7 @@ namespace {
 // Returns the results of a step without hidden units, which are all empty, so that no kernel has to know of such a
 // step.
 RecurrentOutputs forward_without_units(const RecurrentLayer& layer, bool save_for_backward) {
-  const at::ScalarType accumulated = layer.type == at::kDouble ? at::kDouble : at::kFloat;
+  const at::ScalarType accumulated = layer.accumulation_type();
   const auto saved = [&](at::IntArrayRef shape, at::ScalarType type) {
     return at::empty(save_for_backward ? shape : at::IntArrayRef{0}, layer.input.options().dtype(type));
   };

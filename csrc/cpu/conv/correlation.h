@@ -30,10 +30,6 @@ struct Correlation {
     if (mirrored) return {group_begin(sizes, group + !sizes.own_group, channels), channels};
     return {0, group_begin(sizes, group + sizes.own_group, channels)};
   }
-  // The target channels of a group.
-  Range group_columns(int64_t group) const {
-    return {group_begin(sizes, group, columns), group_begin(sizes, group + 1, columns)};
-  }
 };
 
 // A block of target columns, and the taps and source channels that one pass adds to them.
@@ -67,7 +63,8 @@ int64_t for_each_centre_panel(const Correlation<T>& c, int64_t group, int64_t pa
   const int64_t centre = c.sizes.centre();
   const Range channels = c.centre_channels(group);
   if (!c.sizes.centre_depends_on_groups() || channels.size() <= 0) return packed;
-  return cut_panels<T>(c.group_columns(group), {centre, centre + 1}, channels, false, packed, body);
+  return cut_panels<T>(channels_of(group, c.sizes.data_channels, c.columns), {centre, centre + 1}, channels, false,
+                       packed, body);
 }
 
 // Calls body(panel) for each panel, in the order of summation, and returns how many values all packed weights take.

@@ -26,11 +26,6 @@ Correlation<T> correlation(const PixelConvolution<T>& convolution) {
   return {s, false, s.in_channels, s.out_channels, convolution.bias, convolution.weight};
 }
 
-// Returns the channels of group `group` of `groups`.
-inline Range channels_of(int64_t group, int64_t groups, int64_t channels) {
-  return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
-}
-
 // Calls body(panel) for the panels of one of the network's groups of channels, in the order of summation, and returns
 // where the next group's weights begin. A convolution has as many groups as the network, or one, or, in a network
 // of one group, any number.

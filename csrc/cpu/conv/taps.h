@@ -16,6 +16,11 @@ inline int64_t group_begin(const MaskedConv2dSizes& sizes, int64_t group, int64_
   return divide_up(group * channels, sizes.data_channels);
 }
 
+// Returns those of `channels` channels that are in group `group` of `groups`.
+inline Range channels_of(int64_t group, int64_t groups, int64_t channels) {
+  return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
+}
+
 // How many target channels are computed together, at most: the columns of a register tile.
 template <typename T>
 inline constexpr int64_t kBlock = kVectors * kLanes<T>;
