@@ -133,24 +133,4 @@ class PixelState:
         return reaches
 
 
-def stepped(network: PixelNetwork, input: Tensor) -> Tensor:
-    """Evaluate a network pixel by pixel for images that are given.
-
-    Args:
-        network: the network.
-        input: ``[batch, channels, height, width]``.
-
-    Returns:
-        ``[batch, channels of the output, height, width]``.
-    """
-    batch, _, height, width = input.shape
-    state = PixelState(network, batch, height, width)
-    outputs = input.new_empty((batch, network.channels[state.output], height, width))
-    for step in range(state.steps):
-        row, column = state.position(step)
-        state.pixel(0, step)[:] = input[:, :, row, column]
-        state.advance(1, outputs)
-    return outputs
-
-
-__all__ = ["Draw", "DrawnFrom", "Kind", "PixelNetwork", "PixelState", "stepped"]
+__all__ = ["Draw", "DrawnFrom", "Kind", "PixelNetwork", "PixelState"]

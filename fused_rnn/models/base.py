@@ -265,8 +265,7 @@ class AutoregressiveImageModel(nn.Module):
             raise ValueError("observed and observed_mask must be given together")
         if observed is None or mask is None:
             return torch.zeros(n, channels, height, width, dtype=torch.int64), None
-        if observed.is_floating_point() or observed.dtype == torch.bool:
-            raise TypeError(f"observed must be integer levels from 0 to {levels - 1}, got {observed.dtype}")
+        self.distribution.check_images(observed, "observed")
         if mask.dtype != torch.bool:
             raise TypeError(f"observed_mask must be boolean, got {mask.dtype}")
         if observed.shape != (n, channels, height, width):

@@ -119,21 +119,22 @@ class Distribution(ABC):
         """
         return self.loss(outputs, images) / math.log(2)
 
-    def check_images(self, images: Tensor) -> None:
+    def check_images(self, images: Tensor, name: str = "images") -> None:
         """Raise an error if ``images`` are not integers of the shape ``[batch, channels, height, width]``.
 
         Args:
             images: the tensor to check. Its values are not read.
+            name: its name in messages.
 
         Raises:
             ValueError: the shape does not fit.
             TypeError: the dtype is not one of integers.
         """
         if images.is_floating_point() or images.is_complex() or images.dtype == torch.bool:
-            raise TypeError(f"images must be integer levels from 0 to {self.levels - 1}, got {images.dtype}")
+            raise TypeError(f"{name} must be integer levels from 0 to {self.levels - 1}, got {images.dtype}")
         if images.dim() != 4 or images.size(1) != self.channels:
             raise ValueError(
-                f"images must have shape [batch, {self.channels}, height, width], got {list(images.shape)}"
+                f"{name} must have shape [batch, {self.channels}, height, width], got {list(images.shape)}"
             )
 
     def _check_outputs(self, outputs: Tensor, images: Tensor) -> None:

@@ -87,17 +87,19 @@ class SamplingState:
             row, column = pixels.position(step)
             group = step % distribution.data_channels
             levels = distribution.draw(self._next(images, step), uniforms[:, row, column, group], temperature)
-            pixel = images[:, :, row, column].chunk(distribution.data_channels, 1)[group]
+            pixel = self._levels(images, step)
             kept = False if observed is None else observed[:, row, column, None]
             pixel.copy_(torch.where(torch.as_tensor(kept), pixel, levels))
 
     def _next(self, images: Tensor, step: int) -> Tensor:
         """Return the outputs of a step, given all levels before it."""
-        if step == 0:
-            return self.step(None)
-        row, column = self.pixels.position(step - 1)
+        return self.step(None if step == 0 else self._levels(images, step - 1))
+
+    def _levels(self, images: Tensor, step: int) -> Tensor:
+        """Return the levels that belong to a step, ``[batch, channels / data_channels]``: a part of ``images``."""
+        row, column = self.pixels.position(step)
         groups = self.distribution.data_channels
-        return self.step(images[:, :, row, column].chunk(groups, 1)[(step - 1) % groups])
+        return images[:, :, row, column].chunk(groups, 1)[step % groups]
 
 
 def sampling_uniforms(

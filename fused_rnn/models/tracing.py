@@ -1,7 +1,7 @@
 """Turns the network of a model into the list of operations that is evaluated pixel by pixel."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -191,9 +191,7 @@ class Translator:
 
     def _append(self, kind: Kind, inputs: tuple[Value, ...], channels: int, details: tuple[int, ...] = ()) -> Value:
         """Append an operation that computes each pixel from the same pixel of its inputs."""
-        sees = max(input.sees for input in inputs)
-        if sees == Sees.ITSELF:
-            raise ValueError("only a masked convolution may read the images, which are not known yet at the pixel")
+        sees = _sees(inputs)
         positions = [input.position for input in inputs]
         output = self.network.add_value(channels)
         self.network.add(kind, positions, output, sees == Sees.ROWS_ABOVE, details)
@@ -251,15 +249,21 @@ class Translator:
         """Append a copy of some channels of each value, one after the other."""
         if self.network.groups > 1:
             raise ValueError("torch.cat and chunk would change the groups to which channels belong")
-        sees = max(input.sees for input, _, _ in parts)
-        if sees == Sees.ITSELF:
-            raise ValueError("only a masked convolution may read the images, which are not known yet at the pixel")
+        sees = _sees([input for input, _, _ in parts])
         channels = sum(count for _, _, count in parts)
         output, at = self.network.add_value(channels), 0
         for input, begin, count in parts:
             self.network.add(Kind.COPY, (input.position,), output, sees == Sees.ROWS_ABOVE, (begin, at, count))
             at += count
         return Value(output, channels, sees)
+
+
+def _sees(inputs: Sequence[Value]) -> Sees:
+    """Return which pixels an operation sees that reads the same pixel of its inputs."""
+    sees = max(input.sees for input in inputs)
+    if sees == Sees.ITSELF:
+        raise ValueError("only a masked convolution may read the images, which are not known yet at the pixel")
+    return sees
 
 
 def _is_in_place(node: fx.Node, target: Any) -> bool:

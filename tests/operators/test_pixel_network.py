@@ -9,7 +9,7 @@ from convolution_cases import FORMS, TAILS, ConvolutionCase
 from torch import Tensor
 
 from fused_rnn import ops
-from fused_rnn.functional.pixel_network import Kind, PixelNetwork, PixelState, stepped
+from fused_rnn.functional.pixel_network import Kind, PixelNetwork, PixelState
 from fused_rnn.ops.pixel_network import encode
 
 F64 = torch.float64
@@ -28,6 +28,18 @@ def network_of(case: ConvolutionCase, weight: Tensor, bias: Tensor | None = None
     network.add_value(case.in_channels)
     network.add_convolution(0, weight, bias, *case.options, whole_row=case.mask_type == "vertical_A")
     return network
+
+
+def stepped(network: PixelNetwork, input: Tensor) -> Tensor:
+    """Evaluate a network pixel by pixel for images that are given, and return its output for all pixels."""
+    batch, _, height, width = input.shape
+    state = PixelState(network, batch, height, width)
+    outputs = input.new_empty((batch, network.channels[state.output], height, width))
+    for step in range(state.steps):
+        row, column = state.position(step)
+        state.pixel(0, step)[:] = input[:, :, row, column]
+        state.advance(1, outputs)
+    return outputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
