@@ -58,8 +58,6 @@ FUSED_RNN_DEVICE uint32_t shared_address(const void* in_shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(in_shared));
 }
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-
 // Prepares a barrier for phases that end when `arrivals` threads have arrived and all expected bytes have been copied.
 // One thread prepares them; barriers_ready, and then block_barrier, let all others and the copies see them.
 FUSED_RNN_DEVICE void barrier_prepare(Barrier* barrier, int arrivals) {
@@ -133,21 +131,15 @@ FUSED_RNN_DEVICE void group_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-// Gives registers back, or takes more: four warps at a time, a multiple of 8.
-template <int kCount>
-FUSED_RNN_DEVICE void fewer_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
-}
-template <int kCount>
-FUSED_RNN_DEVICE void more_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
-}
+// The number of this thread's warp in the block, which the compiler then knows to be the same in all threads of the warp:
+// it must not take a branch that depends on it for one where matrix instructions may diverge.
+FUSED_RNN_DEVICE int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0); }
 
-// Stores four 8 x 8 matrices of half precision, transposed: lane l holds in word m the elements [l / 4][2 * (l % 4)]
-// and [l / 4][2 * (l % 4) + 1] of matrix m; column c of matrix m goes to the 16 bytes at the address of lane 8 * m + c.
-FUSED_RNN_DEVICE void store_transposed(void* row, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
-               "r"(m0), "r"(m1), "r"(m2), "r"(m3)
+// Stores two 8 x 8 matrices of half precision, transposed: lane l holds in word m the elements [l / 4][2 * (l % 4)] and
+// [l / 4][2 * (l % 4) + 1] of matrix m; column c of matrix m goes to the 16 bytes at the address of lane 8 * m + c.
+FUSED_RNN_DEVICE void store_transposed(void* row, uint32_t m0, uint32_t m1) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(shared_address(row)), "r"(m0),
+               "r"(m1)
                : "memory");
 }
 
@@ -219,8 +211,6 @@ FUSED_RNN_DEVICE void multiply_matrices(float (&sum)[kColumns / 2], uint64_t lef
                      FUSED_RNN_NAMES_112, "%128", "%129", "%130", "%131", "%132", FUSED_RNN_SUMS_32(0),
                      FUSED_RNN_SUMS_32(32), FUSED_RNN_SUMS_32(64), FUSED_RNN_SUMS_32(96))
 }
-
-#endif
 
 }  // namespace fused_rnn::cuda
 

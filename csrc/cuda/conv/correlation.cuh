@@ -1,0 +1,262 @@
+// The forward pass of masked convolution, and its gradient by the input, as sums over active taps on Hopper's matrix
+// units: target[pixel, :] = sum over taps of W_tap source[pixel + place of tap, :].
+//
+// A block computes tiles of kRows x 8 pixels and kGroups x 64 channels. For 64 channels of the source at a time, it
+// copies the tile's pixels with all that their taps reach once; each tap is then a view of the same copy that starts some rows
+// later, since a matrix instruction finds its operand by a start address and a distance between groups of 8 pixels. So a
+// tile costs one copy of its pixels and a copy of each tap's weights. One warp copies; each of the other warpgroups
+// multiplies the weights of its 64 channels with the pixels. What is outside the image is zero in the copies, and not
+// stored.
+
+#pragma once
+
+#include "cuda/conv/plan.h"
+#include "cuda/kit/dtype.cuh"
+#include "cuda/kit/hopper.cuh"
+
+namespace fused_rnn::cuda {
+
+struct CorrelationParams {
+  TensorMap source;  // [source channels, width, height, batch], boxes with what the taps of a tile reach
+  TensorMap weight;  // [in channels, taps, out channels], boxes of 64 x 1 x 64
+  TensorMap target;  // [target channels, width, height, batch], boxes of 64 x 8 x stored_rows
+  const void* bias;  // [target channels], or null
+  int source_channels, target_channels;
+  int before_y, before_x;          // pixels from a tile's first pixel back to the first of its box
+  int taps, row_length;            // tap t is at row t / row_length, column t % row_length
+  int first_row, tap_y, tap_x;     // the view of tap (y, x) starts with row first_row + y * tap_y + x * tap_x of the box
+  int pitch;                       // rows of the box from one row of pixels to the next
+  int box_rows;                    // of pixels
+  int columns, rows, channel_blocks;  // tiles across an image, down an image, and of its channels
+  int64_t tiles;
+  bool relu;
+  CorrelationPlan plan;
+};
+
+// Rows of pixels that are stored at once.
+constexpr int stored_rows(int rows) { return rows % 8 == 0 ? 8 : 7; }
+
+// The shared memory of a block.
+struct CorrelationMemory {
+  static constexpr int kWeightBytes = kChannels * kRowBytes;  // of one tap, 64 channels by 64 channels
+  static constexpr int kOutBuffers = 2;                       // of each warpgroup
+  static constexpr int kMostSourceStages = 2, kMostWeightStages = 8;
+  static constexpr int kBarrierBytes = 2 * (kMostSourceStages + kMostWeightStages) * 8;
+
+  static constexpr int out_bytes(int rows) { return stored_rows(rows) * kTileWidth * kRowBytes; }
+  static constexpr int64_t bytes(const CorrelationPlan& plan) {
+    return kAlignment + plan.source_stages * plan.box_bytes +
+           int64_t(plan.weight_stages) * plan.channel_groups * kWeightBytes +
+           kOutBuffers * plan.channel_groups * out_bytes(plan.rows) + kBarrierBytes;
+  }
+};
+
+// A position in a ring of buffers.
+struct RingPosition {
+  int stage = 0, parity = 0;
+  FUSED_RNN_DEVICE void advance(int stages) {
+    if (++stage == stages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// Where a tile is: its image, first pixel, and first channel.
+struct Tile {
+  int image, y, x, channel;
+};
+
+template <bool kBFloat16, int kRows, int kGroups, bool kGradient>
+struct Correlation {
+  static constexpr int kPixels = kRows * kTileWidth;
+  static constexpr int kConsumers = 128 * kGroups;
+  static constexpr int kStored = stored_rows(kRows), kOutBytes = CorrelationMemory::out_bytes(kRows);
+  using T = std::conditional_t<kBFloat16, bfloat16, float16>;
+  using Sums = float[kPixels / 2];
+
+  const CorrelationParams& params;
+  char *source, *weight, *out;
+  Barrier *source_full, *source_empty, *weight_full, *weight_empty;
+
+  FUSED_RNN_DEVICE explicit Correlation(const CorrelationParams& of) : params(of) {
+    char* memory = shared_memory();
+    memory += (kAlignment - shared_address(memory) % kAlignment) % kAlignment;
+    source = memory;
+    weight = source + params.plan.source_stages * params.plan.box_bytes;
+    out = weight + params.plan.weight_stages * kGroups * CorrelationMemory::kWeightBytes;
+    source_full = reinterpret_cast<Barrier*>(out + CorrelationMemory::kOutBuffers * kGroups * kOutBytes);
+    source_empty = source_full + CorrelationMemory::kMostSourceStages;
+    weight_full = source_empty + CorrelationMemory::kMostSourceStages;
+    weight_empty = weight_full + CorrelationMemory::kMostWeightStages;
+  }
+
+  FUSED_RNN_DEVICE void prepare() const {
+    if (threadIdx.x == 0) {
+      for (int i = 0; i < params.plan.source_stages; ++i) {
+        barrier_prepare(source_full + i, 1);
+        barrier_prepare(source_empty + i, kConsumers / 32);
+      }
+      for (int i = 0; i < params.plan.weight_stages; ++i) {
+        barrier_prepare(weight_full + i, 1);
+        barrier_prepare(weight_empty + i, kConsumers / 32);
+      }
+      barriers_ready();
+    }
+    block_barrier();
+  }
+
+  FUSED_RNN_DEVICE Tile tile_at(int64_t index) const {
+    const int channel = static_cast<int>(index % params.channel_blocks) * kGroups * kChannels;
+    const int64_t pixels = index / params.channel_blocks;
+    const int column = static_cast<int>(pixels % params.columns);
+    const int row = static_cast<int>(pixels / params.columns % params.rows);
+    return {static_cast<int>(pixels / params.columns / params.rows), row * kRows, column * kTileWidth, channel};
+  }
+
+  // Copies all boxes, in the order in which they are used; called by one thread.
+  FUSED_RNN_DEVICE void produce() const {
+    RingPosition box, tap_box;
+    for (int64_t index = blockIdx.x; index < params.tiles; index += params.plan.blocks) {
+      const Tile tile = tile_at(index);
+      for (int depth = 0; depth < params.source_channels; depth += kChannels) {
+        barrier_wait(source_empty + box.stage, box.parity ^ 1);
+        barrier_arrive_and_expect(source_full + box.stage, params.pitch * params.box_rows * kRowBytes);
+        load_box(source + box.stage * params.plan.box_bytes, params.source, source_full + box.stage, depth,
+                 tile.x - params.before_x, tile.y - params.before_y, tile.image);
+        box.advance(params.plan.source_stages);
+        for (int tap = 0; tap < params.taps; ++tap) {
+          barrier_wait(weight_empty + tap_box.stage, tap_box.parity ^ 1);
+          barrier_arrive_and_expect(weight_full + tap_box.stage, kGroups * CorrelationMemory::kWeightBytes);
+          char* to = weight + tap_box.stage * kGroups * CorrelationMemory::kWeightBytes;
+          for (int group = 0; group < kGroups; ++group, to += CorrelationMemory::kWeightBytes) {
+            const int channel = tile.channel + group * kChannels;
+            load_box(to, params.weight, weight_full + tap_box.stage, kGradient ? channel : depth, tap,
+                     kGradient ? depth : channel);
+          }
+          tap_box.advance(params.plan.weight_stages);
+        }
+      }
+    }
+  }
+
+  // Computes and stores the tiles' 64 channels that belong to the warpgroup `group`.
+  FUSED_RNN_DEVICE void consume(int group) const {
+    RingPosition box, tap_box;
+    Sums sum;
+    int buffer = 0;
+    for (int64_t index = blockIdx.x; index < params.tiles; index += params.plan.blocks) {
+      multiply(sum, group, box, tap_box);
+      Tile tile = tile_at(index);
+      tile.channel += group * kChannels;
+      store(sum, group, tile, buffer);
+    }
+    if (threadIdx.x % 128 == 0) boxes_read<0>();
+  }
+
+  // Sums a tile over all taps and channels of the source. A batch of instructions is started before the last one is
+  // done, so that the matrix units do not wait; then the buffers of the last one are free.
+  FUSED_RNN_DEVICE void multiply(Sums& sum, int group, RingPosition& box, RingPosition& tap_box) const {
+    const bool arrives = threadIdx.x % 32 == 0;
+    Barrier *read_weight = nullptr, *read_source = nullptr;
+    const auto release = [&] {
+      if (arrives && read_weight) barrier_arrive(read_weight);
+      if (arrives && read_source) barrier_arrive(read_source);
+      read_weight = read_source = nullptr;
+    };
+    bool add = false;
+    for (int depth = 0; depth < params.source_channels; depth += kChannels) {
+      barrier_wait(source_full + box.stage, box.parity);
+      const uint32_t pixels = shared_address(source) + box.stage * static_cast<uint32_t>(params.plan.box_bytes) +
+                              params.first_row * kRowBytes;
+      int y = 0, x = 0;
+      for (int tap = 0; tap < params.taps; ++tap) {
+        barrier_wait(weight_full + tap_box.stage, tap_box.parity);
+        const uint32_t weights =
+            shared_address(weight) + (tap_box.stage * kGroups + group) * CorrelationMemory::kWeightBytes;
+        const uint32_t view = pixels + (y * params.tap_y + x * params.tap_x) * kRowBytes;
+        matrices_begin();
+#pragma unroll
+        for (int part = 0; part < kChannels / 16; ++part, add = true)
+          multiply_matrices<kBFloat16, kPixels, !kGradient, true>(
+              sum, matrix_descriptor(weights + part * (kGradient ? 16 * kRowBytes : 32), 8 * kRowBytes, 0),
+              matrix_descriptor(view + part * 32, params.pitch * kRowBytes, 0), add);
+        matrices_started();
+        matrices_done<1>();
+        release();
+        read_weight = weight_empty + tap_box.stage;
+        tap_box.advance(params.plan.weight_stages);
+        if (++x == params.row_length) {
+          x = 0;
+          ++y;
+        }
+      }
+      read_source = source_empty + box.stage;
+      box.advance(params.plan.source_stages);
+      if (params.plan.source_stages == 1 || depth + kChannels >= params.source_channels) {
+        matrices_done<0>();
+        release();
+      }
+    }
+  }
+
+  // Adds the bias and stores the sums, through shared memory, since a thread holds neighbouring pixels of a channel, but a
+  // pixel's channels are neighbours in memory.
+  FUSED_RNN_DEVICE void store(Sums& sum, int group, const Tile& tile, int& buffer) const {
+    const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, warp = thread / 32;
+    const bool stores = thread == 0;
+    float bias[2];
+    for (int half = 0; half < 2; ++half) {
+      const int channel = tile.channel + 16 * warp + 8 * half + lane / 4;
+      bias[half] = params.bias && channel < params.target_channels ? widen(static_cast<const T*>(params.bias)[channel]) : 0;
+    }
+    const int half = lane / 8 % 2, column = lane % 8;
+#pragma unroll
+    for (int first = 0; first < kRows; first += kStored) {
+      char* to = out + (group * CorrelationMemory::kOutBuffers + buffer) * kOutBytes;
+      if (stores) boxes_read<CorrelationMemory::kOutBuffers - 1>();
+      group_barrier(1 + group, 128);
+      char* row = to + column * kRowBytes + ((2 * warp + half) ^ column) * 16;
+#pragma unroll
+      for (int i = 0; i < kStored; ++i, row += kTileWidth * kRowBytes) {
+        uint32_t words[2];
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          float pair[2] = {sum[4 * (first + i) + 2 * h] + bias[h], sum[4 * (first + i) + 2 * h + 1] + bias[h]};
+          if (params.relu)
+            for (float& value : pair) value = value < 0 ? 0 : value;
+          words[h] = narrow_pair<T>(pair);
+        }
+        store_transposed(row, words[0], words[1]);
+      }
+      shared_written();
+      group_barrier(1 + group, 128);
+      if (stores) {
+        store_box(params.target, to, tile.channel, tile.x, tile.y + first, tile.image);
+        boxes_started();
+      }
+      buffer = (buffer + 1) % CorrelationMemory::kOutBuffers;
+    }
+  }
+};
+
+// The threads of a block: those that multiply, and a warp that copies.
+constexpr int threads_of(int groups) { return 128 * groups + 32; }
+
+template <bool kBFloat16, int kRows, int kGroups, bool kGradient>
+FUSED_RNN_KERNEL void __launch_bounds__(threads_of(kGroups), blocks_on_each(kGroups))
+    correlate(const FUSED_RNN_PARAM CorrelationParams params) {
+  if constexpr (kHasHopper) {
+    const Correlation<kBFloat16, kRows, kGroups, kGradient> correlation(params);
+    correlation.prepare();
+    const int warp = warp_number();
+    if (warp < 4 * kGroups)
+      correlation.consume(warp / 4);
+    else if (threadIdx.x % 32 == 0)
+      correlation.produce();
+  } else {
+    trap("this kernel was not compiled for this GPU");
+  }
+}
+
+}  // namespace fused_rnn::cuda

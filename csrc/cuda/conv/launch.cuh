@@ -1,0 +1,40 @@
+// From a plan to the kernel that is built for it.
+
+#pragma once
+
+#include "cuda/conv/weight_gradient.cuh"
+
+namespace fused_rnn::cuda {
+
+template <bool kBFloat16, bool kGradient>
+const char* launch_correlation(const CorrelationParams& params, void* stream) {
+  const char* error = "no kernel is built for this plan";
+  const auto if_planned = [&]<int kRows, int kGroups>() {
+    if constexpr (is_built(kRows, kGroups))
+      if (params.plan.rows == kRows && params.plan.channel_groups == kGroups)
+        error = launch(correlate<kBFloat16, kRows, kGroups, kGradient>,
+                       {params.plan.blocks, threads_of(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
+  };
+  const auto with_rows = [&]<int... kRows>() {
+    (if_planned.template operator()<kRows, 1>(), ...);
+    (if_planned.template operator()<kRows, 2>(), ...);
+  };
+  with_rows.template operator()<32, 28, 16, 14, 8>();
+  return error;
+}
+
+template <bool kBFloat16, int kGroups>
+const char* launch_weight_gradient(const WeightGradientParams& params, void* stream) {
+  const char* error =
+      launch(sum_weight_gradient<kBFloat16, kGroups>,
+             {params.plan.blocks, threads_of(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
+  if (error) return error;
+  const int64_t of_weight =
+      params.grad_weight ? int64_t(params.out_channels) * params.kernel_taps * params.in_blocks : 0;
+  const int64_t of_bias = params.grad_bias ? ceil_div(params.out_channels, kChannels) : 0;
+  const int64_t in_block = kMostAddends / params.addends;
+  return launch(add_weight_gradient<kBFloat16, kGroups>,
+                {ceil_div(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream}, params);
+}
+
+}  // namespace fused_rnn::cuda

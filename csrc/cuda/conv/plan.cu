@@ -1,0 +1,119 @@
+// See plan.h.
+
+#include "cuda/conv/plan.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cuda/conv/correlation.cuh"
+#include "cuda/conv/weight_gradient.cuh"
+
+namespace fused_rnn::cuda {
+namespace {
+
+constexpr int64_t kReservedBytes = 1024;  // of shared memory, by the system for each block
+constexpr int64_t kMostBox = 256;  // rows or columns of a box that is copied at once
+
+// Fits the stages of a correlation's rings into `shared_bytes`; whether they fit.
+bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool deep) {
+  const int64_t width = kTileWidth + taps.span_x(), height = plan.rows + taps.span_y();
+  if (width > kMostBox || height > kMostBox) return false;
+  plan.box_bytes = round_up(width * height * kRowBytes, kAlignment);
+  for (plan.source_stages = deep ? 2 : 1; plan.source_stages > 0; --plan.source_stages) {
+    const int least = 3;
+    for (plan.weight_stages = CorrelationMemory::kMostWeightStages; plan.weight_stages >= least; --plan.weight_stages) {
+      plan.shared_bytes = CorrelationMemory::bytes(plan);
+      if (plan.shared_bytes <= shared_bytes) return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, const ConvDevice& device) {
+  if (!device.hopper) return "the GPU is not of compute capability 9.0";
+  if (element_bytes != 2) return "they are for bfloat16 and float16";
+  if (sizes.centre_depends_on_groups()) return "the centre tap depends on the groups of channels";
+  if (sizes.in_channels % 8 || sizes.out_channels % 8) return "numbers of channels must be multiples of 8";
+  if (sizes.dense_taps == 0) return "no tap is active";
+  if (sizes.batch == 0) return "the batch is empty";
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (std::max({sizes.batch, sizes.height, sizes.width, sizes.in_channels, sizes.out_channels}) > kMost)
+    return "a size is too large";
+  if (sizes.dilation_height * sizes.kernel_height > kMost || sizes.dilation_width * sizes.kernel_width > kMost ||
+      plan_correlation(sizes, sizes.out_channels, device).blocks == 0 ||
+      plan_weight_gradient(sizes, device).blocks == 0)
+    return "the taps reach too far for shared memory";
+  return nullptr;
+}
+
+CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device,
+                                      int rows, int channel_groups) {
+  const int64_t source_channels = target_channels == sizes.out_channels ? sizes.in_channels : sizes.out_channels;
+  CorrelationPlan plan = {};
+  plan.rows = rows;
+  plan.channel_groups = channel_groups;
+  const int64_t on_each = blocks_on_each(channel_groups);
+  if (!is_built(rows, channel_groups) ||
+      !fit(plan, Taps(sizes), (device.shared_bytes + kReservedBytes) / on_each - kReservedBytes,
+           source_channels > kChannels))
+    return {};
+  plan.tiles = ceil_div(sizes.width, kTileWidth) * ceil_div(sizes.height, rows) * sizes.batch *
+               ceil_div(target_channels, channel_groups * kChannels);
+  plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
+  // A matrix instruction takes half as many cycles as it has columns, or what reading its operands takes. Each tile
+  // ends with storing it, which a second block on the multiprocessor hides.
+  const double columns = rows * kTileWidth;
+  const double instruction = std::max(columns / 2, 16 + columns / 4);
+  const double products =
+      double(ceil_div(source_channels, kChannels) * sizes.dense_taps * 4 * channel_groups) * instruction;
+  const double store = 400 + 6.0 * columns;
+  const double rounds = double(ceil_div(plan.tiles, device.multiprocessors));
+  plan.cycles = rounds * (products + store / double(on_each)) + store;
+  return plan;
+}
+
+CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device) {
+  CorrelationPlan best = {};
+  for (int channel_groups : {1, 2})
+    for (int rows : {32, 28, 16, 14, 8}) {
+      const CorrelationPlan plan = plan_correlation_with(sizes, target_channels, device, rows, channel_groups);
+      if (plan.blocks > 0 && (best.blocks == 0 || plan.cycles < best.cycles)) best = plan;
+    }
+  return best;
+}
+
+WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device) {
+  const Taps taps(sizes);
+  WeightGradientPlan plan = {};
+  plan.channel_groups = sizes.out_channels > kChannels ? 2 : 1;
+  const int64_t pitch = kTileWidth + int64_t(std::min(kMostTaps, taps.row_length) - 1) * taps.dilation_x;
+  if (pitch > kMostBox) return plan;
+  int64_t best = std::numeric_limits<int64_t>::max();
+  for (int rows = 16; rows >= 8; rows -= 2)
+    if (const int64_t all = ceil_div(sizes.height, rows) * rows; all < best) {
+      best = all;
+      plan.rows = rows;
+    }
+  for (; plan.rows >= 2; plan.rows -= 2) {
+    plan.stage_bytes = round_up((plan.channel_groups * kTileWidth + pitch) * plan.rows * kRowBytes, kAlignment);
+    for (plan.stages = WeightGradientMemory::kMostStages; plan.stages >= 3; --plan.stages)
+      if (WeightGradientMemory::bytes(plan) <= device.shared_bytes) break;
+    if (plan.stages >= 3) break;
+  }
+  if (plan.rows < 2) return plan;
+  plan.shared_bytes = WeightGradientMemory::bytes(plan);
+  plan.units = int64_t(count_runs(taps)) * ceil_div(sizes.in_channels, kChannels) *
+               ceil_div(sizes.out_channels, plan.channel_groups * kChannels);
+  plan.tiles = ceil_div(sizes.width, kTileWidth) * ceil_div(sizes.height, plan.rows) * sizes.batch;
+  const int64_t of_run = plan.units / count_runs(taps);
+  for (int i = 0; i < count_runs(taps); ++i) plan.total_cost += run_cost(run_at(taps, i).count) * of_run * plan.tiles;
+  // Each block has some tiles, since adding parts costs, too; then every block between the first and the last of a unit
+  // has tiles of it.
+  constexpr int64_t kLeastTiles = 4;
+  plan.blocks = std::clamp<int64_t>(plan.total_cost / (kLeastTiles * kMostRunCost), 1, device.multiprocessors);
+  return plan;
+}
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,122 @@
+// Which kernels compute a masked convolution on a GPU, and with which tiles: decided from sizes and device alone.
+
+#pragma once
+
+#include <cstdint>
+
+#include "params/masked_conv2d.h"
+
+namespace fused_rnn::cuda {
+
+constexpr int kChannels = 64;   // of a box of images or weights: 128 bytes of half precision
+constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of rows of a matrix instruction
+constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
+constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
+constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
+
+// What of a GPU matters here.
+struct ConvDevice {
+  int64_t multiprocessors;
+  int64_t shared_bytes;  // that a block may have
+  bool hopper;           // whether it has compute capability 9.0
+};
+
+// The active taps: the first ones in raster order. Where channels have groups, no kernel of these serves.
+struct Taps {
+  int count;               // active taps
+  int row_length;          // of the kernel: tap t is at row t / row_length, column t % row_length
+  int rows;                // that have active taps
+  int dilation_y, dilation_x;
+  int before_y, before_x;  // pixels from the place of tap 0 to the pixel that it counts for
+
+  constexpr explicit Taps(const MaskedConv2dSizes& sizes)
+      : count(static_cast<int>(sizes.dense_taps)),
+        row_length(static_cast<int>(sizes.kernel_width)),
+        rows(static_cast<int>(ceil_div(sizes.dense_taps, sizes.kernel_width))),
+        dilation_y(static_cast<int>(sizes.dilation_height)),
+        dilation_x(static_cast<int>(sizes.dilation_width)),
+        before_y(static_cast<int>(sizes.kernel_height / 2 * sizes.dilation_height)),
+        before_x(static_cast<int>(sizes.kernel_width / 2 * sizes.dilation_width)) {}
+
+  // The pixels between the first and the last tap of a column, and of a row.
+  constexpr int span_y() const { return (rows - 1) * dilation_y; }
+  constexpr int span_x() const { return (row_length - 1) * dilation_x; }
+};
+
+// Whether kernels are built for tiles of this many rows and groups of 64 channels.
+constexpr bool is_built(int rows, int channel_groups) {
+  return channel_groups == 1 || (channel_groups == 2 && rows >= 16);
+}
+
+// How many blocks of a correlation run on a multiprocessor at once.
+constexpr int64_t blocks_on_each(int channel_groups) { return channel_groups == 1 ? 2 : 1; }
+
+// The tiles of output pixels and channels of a correlation: the forward pass or the input gradient.
+struct CorrelationPlan {
+  int rows;            // of a tile, each of kTileWidth pixels
+  int channel_groups;  // of kChannels output channels of a tile, each computed by one warpgroup
+  int source_stages, weight_stages;
+  int64_t box_bytes;     // of a tile's pixels with all that their taps reach, kChannels deep
+  int64_t shared_bytes;  // of a block
+  int64_t tiles, blocks;
+  double cycles;  // that it takes, about
+};
+
+// The parts of a weight gradient: units of kChannels x channel_groups output channels, kChannels input channels and a run
+// of neighbouring taps, for each of which the pixels are divided among blocks.
+struct WeightGradientPlan {
+  int rows;            // of a tile of pixels, each of kTileWidth pixels
+  int channel_groups;  // of kChannels output channels of a unit
+  int stages;
+  int64_t stage_bytes, shared_bytes;
+  int64_t units, tiles, blocks;
+  int64_t total_cost;  // of all units
+  // Values of a slot, in which a block leaves its part of a unit: its sums, and those of the bias gradient.
+  constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * (kChannels * kMostTaps + 1); }
+  // float32 values of scratch memory: the slots, and for each unit its first and last block.
+  constexpr int64_t scratch_values() const { return (units + blocks) * slot_values() + 2 * units; }
+};
+
+// Why kernels of this file do not serve: a static text, or null if they do.
+const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, const ConvDevice& device);
+
+// The plan with these tiles, without blocks if there is none; and the best of all.
+CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device,
+                                      int rows, int channel_groups);
+CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device);
+WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device);
+
+// Neighbouring taps of a row of the kernel whose weight gradients one unit computes.
+struct Run {
+  int first, count;  // taps
+};
+// Rows of taps are divided into as few runs as possible, of about equal counts. The last row may be shorter.
+constexpr int runs_in(int taps) { return (taps + kMostTaps - 1) / kMostTaps; }
+constexpr int length_of_row(const Taps& taps, int row) {
+  return row < taps.rows - 1 ? taps.row_length : taps.count - row * taps.row_length;
+}
+constexpr int count_runs(const Taps& taps) {
+  return (taps.rows - 1) * runs_in(taps.row_length) + runs_in(length_of_row(taps, taps.rows - 1));
+}
+constexpr Run run_of_row(const Taps& taps, int row, int which) {
+  const int length = length_of_row(taps, row), runs = runs_in(length), first = which * length / runs;
+  return {row * taps.row_length + first, (which + 1) * length / runs - first};
+}
+constexpr Run run_at(const Taps& taps, int index) {
+  const int in_row = runs_in(taps.row_length), row = index / in_row < taps.rows - 1 ? index / in_row : taps.rows - 1;
+  return run_of_row(taps, row, index - row * in_row);
+}
+// The number of the run that has this tap.
+constexpr int run_with(const Taps& taps, int tap) {
+  const int row = tap / taps.row_length, length = length_of_row(taps, row), runs = runs_in(length);
+  return row * runs_in(taps.row_length) + ((tap - row * taps.row_length + 1) * runs - 1) / length;
+}
+// The time that a tile of pixels takes for a run of taps, about.
+constexpr int64_t run_cost(int count) { return 4 * count + 1; }
+
+constexpr int64_t kMostRunCost = run_cost(kMostTaps);
+
+}  // namespace fused_rnn::cuda

@@ -1,0 +1,134 @@
+// From the arguments of masked convolution to those of its kernels.
+
+#include "cuda/masked_conv2d.h"
+
+#include "cuda/conv/launch.cuh"
+
+namespace fused_rnn::cuda {
+
+// The kernels are built in conv/instances/, so that compilers can work side by side.
+extern template const char* launch_correlation<true, false>(const CorrelationParams& params, void* stream);
+extern template const char* launch_correlation<false, false>(const CorrelationParams& params, void* stream);
+extern template const char* launch_correlation<true, true>(const CorrelationParams& params, void* stream);
+extern template const char* launch_correlation<false, true>(const CorrelationParams& params, void* stream);
+extern template const char* launch_weight_gradient<true, 1>(const WeightGradientParams& params, void* stream);
+extern template const char* launch_weight_gradient<true, 2>(const WeightGradientParams& params, void* stream);
+extern template const char* launch_weight_gradient<false, 1>(const WeightGradientParams& params, void* stream);
+extern template const char* launch_weight_gradient<false, 2>(const WeightGradientParams& params, void* stream);
+
+namespace {
+
+constexpr int64_t kBytes = 2;  // of a value
+
+// Describes images, channels last, with boxes of 64 channels.
+const char* map_images(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t channels,
+                       int box_width, int box_height) {
+  const int64_t dims[] = {channels, sizes.width, sizes.height, sizes.batch};
+  const int64_t strides[] = {channels * kBytes, sizes.width * channels * kBytes,
+                             sizes.height * sizes.width * channels * kBytes};
+  const int box[] = {kChannels, box_width, box_height, 1};
+  return make_tensor_map(map, data, bfloat16, 4, dims, strides, box);
+}
+
+// Describes a weight with boxes of one tap, 64 channels by 64.
+const char* map_weight(TensorMap& map, bool bfloat16, const Weights<const void>& weight, const MaskedConv2dSizes& sizes) {
+  const int64_t dims[] = {sizes.in_channels, sizes.dense_taps, sizes.out_channels};
+  const int64_t strides[] = {weight.tap_stride * kBytes, weight.out_stride * kBytes};
+  const int box[] = {kChannels, 1, kChannels};
+  return make_tensor_map(map, weight.data, bfloat16, 3, dims, strides, box);
+}
+
+// The arguments that the forward pass and the input gradient have in common. The gradient reads the taps mirrored.
+const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedConv2dSizes& sizes, bool gradient,
+                        const void* source, const Weights<const void>& weight, void* target,
+                        const CorrelationPlan& plan) {
+  const Taps taps(sizes);
+  const int pitch = kTileWidth + taps.span_x(), tap_y = taps.dilation_y * pitch, tap_x = taps.dilation_x;
+  params.source_channels = static_cast<int>(gradient ? sizes.out_channels : sizes.in_channels);
+  params.target_channels = static_cast<int>(gradient ? sizes.in_channels : sizes.out_channels);
+  params.before_y = gradient ? taps.span_y() - taps.before_y : taps.before_y;
+  params.before_x = gradient ? taps.span_x() - taps.before_x : taps.before_x;
+  params.taps = taps.count;
+  params.row_length = taps.row_length;
+  params.first_row = gradient ? taps.span_y() * pitch + taps.span_x() : 0;
+  params.tap_y = gradient ? -tap_y : tap_y;
+  params.tap_x = gradient ? -tap_x : tap_x;
+  params.pitch = pitch;
+  params.box_rows = plan.rows + taps.span_y();
+  params.columns = static_cast<int>(ceil_div(sizes.width, kTileWidth));
+  params.rows = static_cast<int>(ceil_div(sizes.height, plan.rows));
+  params.channel_blocks = static_cast<int>(ceil_div(params.target_channels, plan.channel_groups * kChannels));
+  params.tiles = plan.tiles;
+  params.plan = plan;
+  const char* error =
+      map_images(params.source, bfloat16, source, sizes, params.source_channels, pitch, params.box_rows);
+  if (!error) error = map_weight(params.weight, bfloat16, weight, sizes);
+  if (!error)
+    error = map_images(params.target, bfloat16, target, sizes, params.target_channels, kTileWidth,
+                       stored_rows(plan.rows));
+  return error;
+}
+
+}  // namespace
+
+const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
+                          const CorrelationPlan& plan, void* stream) {
+  CorrelationParams kernel = {};
+  kernel.bias = params.bias;
+  kernel.relu = relu;
+  const char* error = correlation(kernel, bfloat16, params.sizes, false, params.input.data, params.weight,
+                                  params.output.data, plan);
+  if (error) return error;
+  return bfloat16 ? launch_correlation<true, false>(kernel, stream) : launch_correlation<false, false>(kernel, stream);
+}
+
+const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputGradientParams<void>& params,
+                                         const CorrelationPlan& plan, void* stream) {
+  CorrelationParams kernel = {};
+  const char* error = correlation(kernel, bfloat16, params.sizes, true, params.grad_output.data, params.weight,
+                                  params.grad_input.data, plan);
+  if (error) return error;
+  return bfloat16 ? launch_correlation<true, true>(kernel, stream) : launch_correlation<false, true>(kernel, stream);
+}
+
+const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
+                                              float* scratch, const WeightGradientPlan& plan, void* stream) {
+  const MaskedConv2dSizes& sizes = params.sizes;
+  const Taps taps(sizes);
+  const int pitch = kTileWidth + ((taps.row_length < kMostTaps ? taps.row_length : kMostTaps) - 1) * taps.dilation_x;
+  WeightGradientParams kernel = {
+      .grad_output = {},
+      .input = {},
+      .slots = scratch,
+      .blocks_of_units = reinterpret_cast<int2*>(scratch + (plan.units + plan.blocks) * plan.slot_values()),
+      .grad_weight = params.grad_weight.data,
+      .grad_bias = params.grad_bias,
+      .out_stride = params.grad_weight.out_stride,
+      .in_stride = params.grad_weight.in_stride,
+      .tap_stride = params.grad_weight.tap_stride,
+      .in_channels = static_cast<int>(sizes.in_channels),
+      .out_channels = static_cast<int>(sizes.out_channels),
+      .kernel_taps = static_cast<int>(sizes.taps()),
+      .taps = taps,
+      .runs = count_runs(taps),
+      .in_blocks = static_cast<int>(ceil_div(sizes.in_channels, kChannels)),
+      .out_blocks = static_cast<int>(ceil_div(sizes.out_channels, plan.channel_groups * kChannels)),
+      .pitch = pitch,
+      .columns = static_cast<int>(ceil_div(sizes.width, kTileWidth)),
+      .rows = static_cast<int>(ceil_div(sizes.height, plan.rows)),
+      .addends = 1,
+      .plan = plan,
+  };
+  const int64_t parts = ceil_div(plan.blocks, plan.units) + 1;  // of a unit, about
+  while (kernel.addends < kMostAddends && kernel.addends * 4 < parts) kernel.addends *= 2;
+  const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
+                                 kTileWidth, plan.rows);
+  if (!error)
+    error = map_images(kernel.input, bfloat16, params.input.data, sizes, sizes.in_channels, pitch, plan.rows);
+  if (error) return error;
+  if (plan.channel_groups == 1)
+    return bfloat16 ? launch_weight_gradient<true, 1>(kernel, stream) : launch_weight_gradient<false, 1>(kernel, stream);
+  return bfloat16 ? launch_weight_gradient<true, 2>(kernel, stream) : launch_weight_gradient<false, 2>(kernel, stream);
+}
+
+}  // namespace fused_rnn::cuda

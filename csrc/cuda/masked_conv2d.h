@@ -1,0 +1,27 @@
+// Masked convolution on an NVIDIA GPU of compute capability 9.0, in bfloat16 and float16: the kernels of conv/.
+
+#pragma once
+
+#include "cuda/conv/plan.h"
+#include "params/masked_conv2d.h"
+
+namespace fused_rnn::cuda {
+
+// Each starts kernels on a stream (a cudaStream_t) and returns null, or what is wrong. All arrays are in device memory, of
+// two-byte values, and live until the kernels have run. why_not_hopper must have returned null for the sizes. Images are
+// channels last, and their addresses multiples of 16. Weights that are read have in_stride 1, and other strides that
+// are multiples of 8.
+
+// Computes the forward pass; with `relu`, stores the greater of each value and zero.
+const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
+                          const CorrelationPlan& plan, void* stream);
+
+const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputGradientParams<void>& params,
+                                         const CorrelationPlan& plan, void* stream);
+
+// Computes the gradients of the weight, whose strides are free, and of the bias. `scratch` is memory of
+// plan.scratch_values() float32 values, which need not be initialised.
+const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
+                                              float* scratch, const WeightGradientPlan& plan, void* stream);
+
+}  // namespace fused_rnn::cuda
