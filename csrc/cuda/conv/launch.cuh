@@ -27,7 +27,7 @@ template <bool kBFloat16, int kGroups>
 const char* launch_weight_gradient(const WeightGradientParams& params, void* stream) {
   const char* error =
       launch(sum_weight_gradient<kBFloat16, kGroups>,
-             {params.plan.blocks, threads_of(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
+             {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
   if (error) return error;
   const int64_t of_weight =
       params.grad_weight ? int64_t(params.out_channels) * params.kernel_taps * params.in_blocks : 0;

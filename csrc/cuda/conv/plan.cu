@@ -62,10 +62,10 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
   plan.tiles = ceil_div(sizes.width, kTileWidth) * ceil_div(sizes.height, rows) * sizes.batch *
                ceil_div(target_channels, channel_groups * kChannels);
   plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
-  // A matrix instruction takes half as many cycles as it has columns, or what reading its operands takes. Each tile
-  // ends with storing it, which a second block on the multiprocessor hides.
+  // What an H200 took: a matrix instruction at least half as many cycles as it has columns, in practice 45 more and
+  // fewer for each column. Each tile ends with storing it, which a second block on the multiprocessor hides.
   const double columns = rows * kTileWidth;
-  const double instruction = std::max(columns / 2, 16 + columns / 4);
+  const double instruction = 45 + 0.36 * columns;
   const double products =
       double(ceil_div(source_channels, kChannels) * sizes.dense_taps * 4 * channel_groups) * instruction;
   const double store = 400 + 6.0 * columns;
@@ -84,25 +84,17 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
   return best;
 }
 
-WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device) {
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const ConvDevice& device,
+                                             int channel_groups, int rows) {
   const Taps taps(sizes);
   WeightGradientPlan plan = {};
-  plan.channel_groups = sizes.out_channels > kChannels ? 2 : 1;
+  plan.channel_groups = channel_groups;
+  plan.rows = rows;
   const int64_t pitch = kTileWidth + int64_t(std::min(kMostTaps, taps.row_length) - 1) * taps.dilation_x;
-  if (pitch > kMostBox) return plan;
-  int64_t best = std::numeric_limits<int64_t>::max();
-  for (int rows = 16; rows >= 8; rows -= 2)
-    if (const int64_t all = ceil_div(sizes.height, rows) * rows; all < best) {
-      best = all;
-      plan.rows = rows;
-    }
-  for (; plan.rows >= 2; plan.rows -= 2) {
-    plan.stage_bytes = round_up((plan.channel_groups * kTileWidth + pitch) * plan.rows * kRowBytes, kAlignment);
-    for (plan.stages = WeightGradientMemory::kMostStages; plan.stages >= 3; --plan.stages)
-      if (WeightGradientMemory::bytes(plan) <= device.shared_bytes) break;
-    if (plan.stages >= 3) break;
-  }
-  if (plan.rows < 2) return plan;
+  plan.stage_bytes = round_up((channel_groups * kTileWidth + pitch) * rows * kRowBytes, kAlignment);
+  plan.stages = WeightGradientMemory::kMostStages;
+  while (plan.stages > 0 && WeightGradientMemory::bytes(plan) > device.shared_bytes) --plan.stages;
+  if (pitch > kMostBox || plan.stages < 3) return {};
   plan.shared_bytes = WeightGradientMemory::bytes(plan);
   plan.units = int64_t(count_runs(taps)) * ceil_div(sizes.in_channels, kChannels) *
                ceil_div(sizes.out_channels, plan.channel_groups * kChannels);
@@ -114,6 +106,16 @@ WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Co
   constexpr int64_t kLeastTiles = 4;
   plan.blocks = std::clamp<int64_t>(plan.total_cost / (kLeastTiles * kMostRunCost), 1, device.multiprocessors);
   return plan;
+}
+
+WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device) {
+  const int channel_groups = sizes.out_channels > kChannels ? 2 : 1;
+  WeightGradientPlan best = {};
+  for (int rows = 16; rows >= 2; rows -= 2) {
+    const WeightGradientPlan plan = plan_weight_gradient_with(sizes, device, channel_groups, rows);
+    if (plan.blocks > 0 && (best.blocks == 0 || plan.tiles * rows < best.tiles * best.rows)) best = plan;
+  }
+  return best;
 }
 
 }  // namespace fused_rnn::cuda

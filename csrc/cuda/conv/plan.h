@@ -87,6 +87,8 @@ const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, co
 CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device,
                                       int rows, int channel_groups);
 CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device);
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const ConvDevice& device,
+                                             int channel_groups, int rows);
 WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device);
 
 // Neighbouring taps of a row of the kernel whose weight gradients one unit computes.

@@ -87,7 +87,7 @@ struct WeightGradient {
   }
 
   FUSED_RNN_DEVICE void prepare() const {
-    for (unsigned i = threadIdx.x; i < WeightGradientMemory::kOnesBytes / sizeof(T); i += threads_of(kGroups))
+    for (unsigned i = threadIdx.x; i < WeightGradientMemory::kOnesBytes / sizeof(T); i += blockDim.x)
       reinterpret_cast<T*>(ones)[i] = narrow<T>(1);
     shared_written();
     if (threadIdx.x == 0) {
@@ -205,17 +205,23 @@ struct WeightGradient {
   }
 };
 
+// The threads of a block: those that multiply, and four warps that give registers to them, of which one copies.
+constexpr int gradient_threads(int groups) { return 128 * (groups + 1); }
+
 template <bool kBFloat16, int kGroups>
-FUSED_RNN_KERNEL void FUSED_RNN_THREADS(threads_of(kGroups))
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
     sum_weight_gradient(const FUSED_RNN_PARAM WeightGradientParams params) {
   if constexpr (kHasHopper) {
     const WeightGradient<kBFloat16, kGroups> gradient(params);
     gradient.prepare();
     const int warp = warp_number();
-    if (warp < 4 * kGroups)
+    if (warp < 4 * kGroups) {
+      more_registers<224>();
       gradient.consume(warp / 4);
-    else if (threadIdx.x % 32 == 0)
-      gradient.produce();
+    } else {
+      fewer_registers<56>();
+      if (threadIdx.x == 128 * kGroups) gradient.produce();
+    }
   } else {
     trap("this kernel was not compiled for this GPU");
   }

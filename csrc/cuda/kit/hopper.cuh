@@ -135,6 +135,17 @@ FUSED_RNN_DEVICE void group_barrier(int number, int threads) {
 // it must not take a branch that depends on it for one where matrix instructions may diverge.
 FUSED_RNN_DEVICE int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0); }
 
+// Gives registers back, or takes more of those that others gave back: called by all threads of four warps, the first of
+// which has a number divisible by four; for a multiple of 8.
+template <int kCount>
+FUSED_RNN_DEVICE void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+template <int kCount>
+FUSED_RNN_DEVICE void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+}
+
 // Stores two 8 x 8 matrices of half precision, transposed: lane l holds in word m the elements [l / 4][2 * (l % 4)] and
 // [l / 4][2 * (l % 4) + 1] of matrix m; column c of matrix m goes to the 16 bytes at the address of lane 8 * m + c.
 FUSED_RNN_DEVICE void store_transposed(void* row, uint32_t m0, uint32_t m1) {
