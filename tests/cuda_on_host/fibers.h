@@ -6,6 +6,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <string>
 
 namespace fused_rnn::cuda {
 
@@ -16,7 +18,7 @@ inline thread_local constinit Index threadIdx = {}, blockIdx = {}, blockDim = {}
 
 namespace host {
 
-constexpr unsigned kWarp = 32;
+constexpr unsigned kWarp = 32, kWarpgroup = 128;
 
 // Runs `blocks` times `threads` calls of kernel(params), each block with `shared_bytes` of shared memory, to the byte,
 // for AddressSanitizer to see who goes beyond. Blocks run at once only where CUDA promises it: those of a cluster, or
@@ -44,6 +46,34 @@ void* shared_of(const void* mine, int rank);
 void meet_block(const char* name);
 void meet_cluster(const char* name);
 void meet_warp(const char* name, void (*last)(struct Lane* lanes) = nullptr);
+void meet_warpgroup(const char* name, void (*last)(struct Lane* lanes) = nullptr);
+
+// A barrier of any `threads` threads of the block, one of those numbered 1 to 15.
+void meet_group(const char* name, int number, int threads);
+
+// Where threads wait for something other than one another.
+struct Place {
+  virtual ~Place() = default;
+  // Says what threads wait for, for messages.
+  virtual std::string describe() const = 0;
+};
+void wait(const Place& place);  // until someone calls wake
+void wake(const Place& place);
+
+// Does work at once, or when no thread can go on without it: what the GPU does beside its threads. It is an error if
+// all threads end before.
+void later(std::function<void()> work);
+
+// Whether to do now what could also be done later.
+bool decide();
+
+// Calls `check` in each thread of this block that ends from now on.
+void at_end(void (*check)());
+
+// The address in shared memory as a GPU has it, which has the alignment of the true one up to 1024 bytes; and back,
+// where `bytes` bytes must be in shared memory. Whether it starts at a multiple of more than 16 is up to the schedule.
+uint32_t shared_address(const void* in_shared);
+char* at_shared_address(uint32_t address, int64_t bytes);
 
 // Lets all other threads go on.
 void pause();
@@ -52,12 +82,13 @@ void pause();
 void note_progress();
 
 // Ends the kernel.
-[[noreturn]] void fail(const char* why);
+[[noreturn]] void fail(const std::string& why);
 
 // What each lane brings to an instruction of the whole warp.
 struct Lane {
   uint32_t a[4], b[2];
   float* sum;
+  const void* more = nullptr;
 };
 Lane& this_lane();
 
