@@ -2,17 +2,14 @@
 // and 8 + l / 4 of the left one, column l / 4 of the right one, and two neighbouring columns of the sum from 2 * (l %
 // 4) on.
 
-#include <cuda_fp16.h>
-
 #include <bit>
 
 #include "cuda_on_host.h"
+#include "values.h"
 
 namespace fused_rnn::cuda {
 namespace {
 
-float from_bfloat16(uint32_t bits) { return std::bit_cast<float>(bits << 16); }
-float from_float16(uint32_t bits) { return __half2float(__ushort_as_half(static_cast<uint16_t>(bits))); }
 float from_tf32(uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000u); }  // the hardware ignores the rest
 
 // For instructions with kValues values in each word of a lane: 2 of half precision (k16), or 1 (k8).
@@ -43,10 +40,10 @@ void mma(const char* name, float (&sum)[4], const uint4& a, uint32_t b0, uint32_
 }  // namespace
 
 void mma_bfloat16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-  mma<2, from_bfloat16>("mma_bfloat16", sum, a, b0, b1);
+  mma<2, host::from_bfloat16>("mma_bfloat16", sum, a, b0, b1);
 }
 void mma_float16(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
-  mma<2, from_float16>("mma_float16", sum, a, b0, b1);
+  mma<2, host::from_float16>("mma_float16", sum, a, b0, b1);
 }
 void mma_tf32(float (&sum)[4], const uint4& a, uint32_t b0, uint32_t b1) {
   mma<1, from_tf32>("mma_tf32", sum, a, b0, b1);

@@ -1,0 +1,110 @@
+// All that csrc/cuda/kit/hopper.cuh offers, for the CPU. What a GPU does beside its threads happens here at once or as
+// late as it may, as the schedule decides: the bytes of a copy arrive when no thread can go on without them, a box is
+// read when its thread waits for that, and operands when the sums are waited for. So a kernel that does not wait reads
+// NaN, or what has been overwritten. See boxes.cpp and warpgroup.cpp.
+
+#pragma once
+
+#include <cuda.h>
+
+#include <initializer_list>
+
+#include "cuda_on_host.h"
+
+namespace fused_rnn::cuda {
+
+#ifdef FUSED_RNN_WITHOUT_HOPPER
+constexpr bool kHasHopper = false;
+#else
+constexpr bool kHasHopper = true;
+#endif
+
+// See hopper.cuh. The maps are those of driver.cpp.
+struct TensorMap {
+  CUtensorMap map;
+};
+const char* make_tensor_map(TensorMap& map, const void* data, bool bfloat16, int rank, const int64_t* sizes,
+                            const int64_t* strides, const int* box);
+
+using Barrier = uint64_t;
+
+inline uint32_t shared_address(const void* in_shared) { return host::shared_address(in_shared); }
+
+void barrier_prepare(Barrier* barrier, int arrivals);
+void barriers_ready();
+void barrier_arrive(Barrier* barrier);
+void barrier_arrive_and_expect(Barrier* barrier, int bytes);
+void barrier_wait(Barrier* barrier, int parity);
+
+namespace host {
+
+void load_box(void* to, const TensorMap& from, Barrier* barrier, std::initializer_list<int> at);
+void store_box(const TensorMap& to, const void* from, std::initializer_list<int> at);
+void wait_for_boxes(int batches);
+
+// An instruction of a warpgroup: sum[64 x columns] (+)= left[64 x 16] right[16 x columns].
+struct Product {
+  bool bfloat16;
+  int columns;
+  bool left_depth_first, right_depth_first;
+  uint64_t left, right;
+  bool add;
+
+  bool operator==(const Product&) const = default;
+};
+void start_product(const Product& product, float* sums);
+void wait_for_products(int batches);
+
+void change_registers(bool more, int count);
+
+// Notes that this thread stored a chunk of 16 bytes by an ordinary store, and checks that copies and matrix
+// instructions may read shared memory: every thread called shared_written after such a store. Only stores of
+// store_transposed are noted; nothing sees the others.
+void note_store(const void* chunk);
+void check_seen(uint32_t address, int64_t bytes);
+
+}  // namespace host
+
+template <typename... Coordinates>
+void load_box(void* to, const TensorMap& from, Barrier* barrier, Coordinates... at) {
+  host::load_box(to, from, barrier, {at...});
+}
+
+template <typename... Coordinates>
+void store_box(const TensorMap& to, const void* from, Coordinates... at) {
+  host::store_box(to, from, {at...});
+}
+void boxes_started();
+template <int kBatches>
+void boxes_read() {
+  host::wait_for_boxes(kBatches);
+}
+void shared_written();
+
+inline void group_barrier(int number, int threads) { host::meet_group("group_barrier", number, threads); }
+
+template <int kCount>
+void fewer_registers() {
+  host::change_registers(false, kCount);
+}
+template <int kCount>
+void more_registers() {
+  host::change_registers(true, kCount);
+}
+
+void store_transposed(void* row, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3);
+
+void matrices_begin();
+void matrices_started();
+template <int kBatches>
+void matrices_done() {
+  host::wait_for_products(kBatches);
+}
+
+template <bool kBFloat16, int kColumns, bool kLeftDepthFirst, bool kRightDepthFirst>
+void multiply_matrices(float (&sum)[kColumns / 2], uint64_t left, uint64_t right, bool add) {
+  static_assert(kColumns % 8 == 0 && kColumns >= 8 && kColumns <= 256);
+  host::start_product({kBFloat16, kColumns, kLeftDepthFirst, kRightDepthFirst, left, right, add}, sum);
+}
+
+}  // namespace fused_rnn::cuda
