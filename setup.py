@@ -109,12 +109,16 @@ def compute_capabilities() -> list[tuple[int, int]]:
         return []
 
 
-def gencode(architectures: list[str]) -> str:
-    """Returns nvcc's -gencode flags: machine code for each architecture, and PTX of the last one for newer GPUs."""
-    # Newer GPUs accept PTX of compute_90, but not of compute_90a. Machine code for sm_90a is compiled from compute_90,
-    # too, so that the compiler refuses instructions that only compute_90a has.
+def gencode(architectures: list[str], hopper: bool) -> str:
+    """Returns nvcc's -gencode flags: machine code for each architecture, and PTX of the last one for newer GPUs.
+
+    Newer GPUs accept PTX of compute_90, but not of compute_90a. So machine code for sm_90a is compiled from compute_90,
+    too, and the compiler refuses instructions that only compute_90a has, but for those kernels that exist for
+    ``hopper`` alone.
+    """
     generic = [arch.rstrip("af") for arch in architectures]
-    flags = [f"-gencode=arch=compute_{arch},code=sm_{full}" for arch, full in zip(generic, architectures, strict=True)]
+    sources = architectures if hopper else generic
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{full}" for arch, full in zip(sources, architectures, strict=True)]
     return " ".join([*flags, f"-gencode=arch=compute_{generic[-1]},code=compute_{generic[-1]}"])
 
 
@@ -163,14 +167,16 @@ class BuildKernels(cpp_extension.BuildExtension):
             for source in sorted((CSRC / "cpu").rglob("*_kernel.cpp")):
                 build("cxx", source, name, f"{flags} -DCPU_CAPABILITY={name} -DCPU_CAPABILITY_{name}")
         if CUDA_HOME is not None:
-            lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} {gencode(cuda_architectures())} -I{CSRC}")
+            lines.append(f"nvcc = {CUDA_HOME / 'bin' / 'nvcc'} {CUDA_FLAGS} -I{CSRC}")
             # The output of ptxas, with registers and spills, is saved beside the object, where a test reads it.
             lines.append(
-                "rule cuda\n  command = $nvcc -Xptxas -v -MMD -MF $out.d -c $in -o $out 2> $out.log"
+                "rule cuda\n  command = $nvcc $flags -Xptxas -v -MMD -MF $out.d -c $in -o $out 2> $out.log"
                 " || (cat $out.log; exit 1)\n  depfile = $out.d\n  deps = gcc"
             )
+            hopper = " -DFUSED_RNN_HOPPER" if "90a" in cuda_architectures() else ""
             for source in sorted((CSRC / "cuda").rglob("*.cu")):
-                build("cuda", source)
+                flags = gencode(cuda_architectures(), CSRC / "cuda" / "conv" in source.parents)
+                build("cuda", source, flags=flags + (hopper if source.stem == "device_info" else ""))
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
         return objects
 

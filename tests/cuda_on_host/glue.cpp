@@ -19,7 +19,7 @@
 
 namespace fused_rnn::cuda {
 
-Device device_at(int /*index*/) { return {132, 227 * 1024, 16}; }
+Device device_at(int /*index*/) { return {132, 227 * 1024, 16, true}; }
 
 }  // namespace fused_rnn::cuda
 

@@ -94,7 +94,7 @@ class Problem(ctypes.Structure):
 
 
 class Device(ctypes.Structure):
-    _fields_ = [("multiprocessors", c_int), ("shared_bytes", c_int64), ("cluster", c_int)]
+    _fields_ = [("multiprocessors", c_int), ("shared_bytes", c_int64), ("cluster", c_int), ("hopper", c_bool)]
 
 
 class PlanOverride(ctypes.Structure):

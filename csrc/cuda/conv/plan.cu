@@ -31,9 +31,8 @@ bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool dee
 
 }  // namespace
 
-const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, const ConvDevice& device) {
-  if (!device.hopper) return "the GPU is not of compute capability 9.0";
-  if (element_bytes != 2) return "they are for bfloat16 and float16";
+const char* why_not_hopper(const MaskedConv2dSizes& sizes, const Device& device) {
+  if (!device.hopper) return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
   if (sizes.centre_depends_on_groups()) return "the centre tap depends on the groups of channels";
   if (sizes.in_channels % 8 || sizes.out_channels % 8) return "numbers of channels must be multiples of 8";
   if (sizes.dense_taps == 0) return "no tap is active";
@@ -48,7 +47,7 @@ const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, co
   return nullptr;
 }
 
-CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device,
+CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
                                       int rows, int channel_groups) {
   const int64_t source_channels = target_channels == sizes.out_channels ? sizes.in_channels : sizes.out_channels;
   CorrelationPlan plan = {};
@@ -74,7 +73,7 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
   return plan;
 }
 
-CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device) {
+CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device) {
   CorrelationPlan best = {};
   for (int channel_groups : {1, 2})
     for (int rows : {32, 28, 16, 14, 8}) {
@@ -84,7 +83,7 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
   return best;
 }
 
-WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const ConvDevice& device,
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
                                              int channel_groups, int rows) {
   const Taps taps(sizes);
   WeightGradientPlan plan = {};
@@ -108,7 +107,7 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
   return plan;
 }
 
-WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device) {
+WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device) {
   const int channel_groups = sizes.out_channels > kChannels ? 2 : 1;
   WeightGradientPlan best = {};
   for (int rows = 16; rows >= 2; rows -= 2) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/kit/device_info.h"
 #include "params/masked_conv2d.h"
 
 namespace fused_rnn::cuda {
@@ -16,13 +17,6 @@ constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many by
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
-
-// What of a GPU matters here.
-struct ConvDevice {
-  int64_t multiprocessors;
-  int64_t shared_bytes;  // that a block may have
-  bool hopper;           // whether it has compute capability 9.0
-};
 
 // The active taps: the first ones in raster order. Where channels have groups, no kernel of these serves.
 struct Taps {
@@ -80,16 +74,16 @@ struct WeightGradientPlan {
   constexpr int64_t scratch_values() const { return (units + blocks) * slot_values() + 2 * units; }
 };
 
-// Why kernels of this file do not serve: a static text, or null if they do.
-const char* why_not_hopper(const MaskedConv2dSizes& sizes, int element_bytes, const ConvDevice& device);
+// Why the kernels do not serve masked convolution in half precision: a static text, or null if they do.
+const char* why_not_hopper(const MaskedConv2dSizes& sizes, const Device& device);
 
 // The plan with these tiles, without blocks if there is none; and the best of all.
-CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device,
+CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
                                       int rows, int channel_groups);
-CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const ConvDevice& device);
-WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const ConvDevice& device,
+CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device);
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
                                              int channel_groups, int rows);
-WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const ConvDevice& device);
+WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device);
 
 // Neighbouring taps of a row of the kernel whose weight gradients one unit computes.
 struct Run {

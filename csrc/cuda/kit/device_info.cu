@@ -58,7 +58,11 @@ Device ask(int index) {
   int before = 0;
   cudaGetDevice(&before);
   Device device = {attribute(cudaDevAttrMultiProcessorCount, index),
-                   attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index), 1};
+                   attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, index), 1, false};
+#ifdef FUSED_RNN_HOPPER
+  device.hopper = attribute(cudaDevAttrComputeCapabilityMajor, index) == 9 &&
+                  attribute(cudaDevAttrComputeCapabilityMinor, index) == 0;
+#endif
   if (attribute(cudaDevAttrComputeCapabilityMajor, index) >= 9 && cudaSetDevice(index) == cudaSuccess)
     device.cluster = most_blocks(static_cast<int>(device.shared_bytes));
   cudaSetDevice(before);
@@ -81,7 +85,7 @@ Device device_at(int index) {
     Device device;
   };
   static std::vector<Known> known(static_cast<size_t>(device_count()));
-  if (index < 0 || index >= static_cast<int>(known.size())) return {0, 0, 1};
+  if (index < 0 || index >= static_cast<int>(known.size())) return {0, 0, 1, false};
   Known& it = known[static_cast<size_t>(index)];
   std::call_once(it.asked, [&] { it.device = ask(index); });
   return it.device;

@@ -2,9 +2,17 @@
 
 #pragma once
 
-#include "cuda/persistent/plan.h"
+#include <cstdint>
 
 namespace fused_rnn::cuda {
+
+// What a GPU has for kernels.
+struct Device {
+  int multiprocessors;
+  int64_t shared_bytes;  // that a block may have
+  int cluster;           // the most blocks of a cluster; 1 where the GPU, or what was built for it, has no clusters
+  bool hopper;           // whether it has compute capability 9.0, and kernels were built for that alone
+};
 
 // Returns the CUDA version that the kernels were built with, such as "13.0"; a static string.
 const char* toolkit_version();

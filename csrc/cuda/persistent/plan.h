@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "cuda/kit/device_info.h"
 #include "params/persistent.h"
 
 #ifdef __CUDACC__
@@ -96,13 +97,6 @@ struct PersistentProblem {
   bool one_step;   // whether the layer has a single step
 
   constexpr bool operator==(const PersistentProblem& other) const = default;
-};
-
-// What the GPU has.
-struct Device {
-  int multiprocessors;
-  int64_t shared_bytes;  // that a block may have
-  int cluster;           // the most blocks of a cluster; 1 where the GPU, or what was built for it, has no clusters
 };
 
 // Which plans may be chosen, for tests and for tuning.

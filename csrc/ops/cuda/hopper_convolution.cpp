@@ -1,0 +1,87 @@
+#include "ops/cuda/hopper_convolution.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include "cuda/masked_conv2d.h"
+#include "ops/cuda/layer.h"
+#include "ops/cuda/torch_cuda.h"
+
+namespace fused_rnn::ops {
+namespace {
+
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+cuda::Device device_of(const Tensor& tensor) { return cuda::device_at(std::max<int>(0, tensor.device().index())); }
+bool is_bfloat16(const Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
+
+// Returns images or a weight with neighbouring channels, where the copies of boxes can read them.
+Tensor channels_last(const Tensor& tensor) {
+  const Tensor dense = tensor.contiguous(kChannelsLast);
+  return reinterpret_cast<uintptr_t>(dense.const_data_ptr()) % 16 == 0 ? dense : dense.clone(kChannelsLast);
+}
+
+Tensor empty_images(const MaskedConv2d& layer, int64_t channels) {
+  const MaskedConv2dSizes& s = layer.sizes;
+  return at::empty({s.batch, channels, s.height, s.width}, layer.input.options().memory_format(kChannelsLast));
+}
+
+// Not the tensor's strides, which may be anything for dimensions of size 1.
+Weights<const void> weight_params(const Tensor& weight, const MaskedConv2dSizes& sizes) {
+  return {weight.const_data_ptr(), sizes.taps() * sizes.in_channels, 1, sizes.in_channels};
+}
+
+}  // namespace
+
+const char* why_not_hopper(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu) {
+  if (type != at::kBFloat16 && type != at::kHalf) return "the kernels for Hopper are for bfloat16 and float16";
+  return cuda::why_not_hopper(sizes, cuda::device_at(std::max<int>(0, gpu)));
+}
+
+Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias) {
+  const MaskedConv2dSizes& s = layer.sizes;
+  const Tensor input = channels_last(layer.input), weight = channels_last(layer.weight);
+  const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
+  const Tensor output = empty_images(layer, s.out_channels);
+  const MaskedConv2dForwardParams<void> params = {s,
+                                                  {input.const_data_ptr(), true},
+                                                  weight_params(weight, s),
+                                                  bias.defined() ? dense_bias.const_data_ptr() : nullptr,
+                                                  {output.mutable_data_ptr(), true}};
+  const auto plan = cuda::plan_correlation(s, s.out_channels, device_of(input));
+  check_launch(cuda::masked_conv2d(is_bfloat16(input), params, /*relu=*/false, plan, current_stream(input.device())));
+  return output.contiguous(layer.format);
+}
+
+Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output) {
+  const MaskedConv2dSizes& s = layer.sizes;
+  const Tensor grad = channels_last(grad_output), weight = channels_last(layer.weight);
+  const Tensor grad_input = empty_images(layer, s.in_channels);
+  const MaskedConv2dInputGradientParams<void> params = {
+      s, {grad.const_data_ptr(), true}, weight_params(weight, s), {grad_input.mutable_data_ptr(), true}};
+  const auto plan = cuda::plan_correlation(s, s.in_channels, device_of(grad));
+  check_launch(cuda::masked_conv2d_input_gradient(is_bfloat16(grad), params, plan, current_stream(grad.device())));
+  return grad_input.contiguous(layer.format);
+}
+
+void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias,
+                                MaskedConv2dGradients& gradients) {
+  const MaskedConv2dSizes& s = layer.sizes;
+  const Tensor grad = channels_last(grad_output), input = channels_last(layer.input);
+  const Tensor grad_weight = at::empty_like(layer.weight, layer.weight.suggest_memory_format());
+  if (bias) gradients.bias = at::empty({s.out_channels}, grad.options());
+  const auto plan = cuda::plan_weight_gradient(s, device_of(grad));
+  const Tensor scratch = at::empty({plan.scratch_values()}, grad.options().dtype(at::kFloat));
+  const Weights<void> written = {grad_weight.mutable_data_ptr(), grad_weight.stride(0), grad_weight.stride(1),
+                                 grad_weight.stride(s.kernel_width == 1 ? 2 : 3)};
+  const MaskedConv2dParameterGradientsParams<void> params = {s,
+                                                             {grad.const_data_ptr(), true},
+                                                             {input.const_data_ptr(), true},
+                                                             written,
+                                                             bias ? gradients.bias.mutable_data_ptr() : nullptr};
+  check_launch(cuda::masked_conv2d_parameter_gradients(is_bfloat16(grad), params, scratch.mutable_data_ptr<float>(),
+                                                       plan, current_stream(grad.device())));
+  gradients.weight = grad_weight;
+}
+
+}  // namespace fused_rnn::ops
