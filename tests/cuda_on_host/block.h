@@ -116,7 +116,7 @@ class Block {
   }
   void meet_warp(const char* name, void (*last)(Lane* lanes)) { meet_neighbours(warps_, name, kWarp, last); }
   void meet_warpgroup(const char* name, void (*last)(Lane* lanes)) {
-    if (fibers_.size() % kWarpgroup != 0) fail("the block does not consist of whole warpgroups");
+    if (threadIdx.x / kWarpgroup >= fibers_.size() / kWarpgroup) fail("the thread is not in a whole warpgroup");
     meet_neighbours(warpgroups_, name, kWarpgroup, last);
   }
   void meet_group(const char* name, int number, int threads) {

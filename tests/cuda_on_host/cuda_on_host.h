@@ -14,6 +14,7 @@
 #define FUSED_RNN_KERNEL
 #define FUSED_RNN_PARAM
 #define FUSED_RNN_THREADS(count)
+#define FUSED_RNN_THREADS_AND_BLOCKS(count, blocks)
 
 namespace fused_rnn::cuda {
 

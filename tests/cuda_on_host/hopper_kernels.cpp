@@ -82,16 +82,16 @@ FUSED_RNN_KERNEL void transpose_kernel(const FUSED_RNN_PARAM TransposeParams p) 
   char* const box = aligned(shared_memory(), 1024, 8 * warp);
   for (int pass = 0; pass < 2; ++pass) {
     const uint16_t* const values = p.values + (warp * 2 + pass) * 8 * 64;
-    // Four matrices of 8 x 8 at a time: 32 rows, which are half of each row of the box.
-    for (int half = 0; half < 2; ++half) {
-      uint32_t words[4];
-      for (int m = 0; m < 4; ++m) {
-        const int row = half * 32 + m * 8 + lane / 4, column = lane % 4 * 2;
+    // Two matrices of 8 x 8 at a time: 16 rows, which are a quarter of each row of the box.
+    for (int quarter = 0; quarter < 4; ++quarter) {
+      uint32_t words[2];
+      for (int m = 0; m < 2; ++m) {
+        const int row = quarter * 16 + m * 8 + lane / 4, column = lane % 4 * 2;
         words[m] = values[column * 64 + row] | uint32_t(values[(column + 1) * 64 + row]) << 16;
       }
       char* const row = box + lane % 8 * kRowBytes;
-      const uint32_t chunk = static_cast<uint32_t>(half * 4 + lane / 8) ^ shared_address(row) / kRowBytes % 8;
-      store_transposed(row + chunk * 16, words[0], words[1], words[2], words[3]);
+      const uint32_t chunk = static_cast<uint32_t>(quarter * 2 + lane / 8 % 2) ^ shared_address(row) / kRowBytes % 8;
+      store_transposed(row + chunk * 16, words[0], words[1]);
     }
     if (p.mistake != 1) shared_written();
     if (p.mistake != 2) group_barrier(1 + warp, 32);

@@ -81,6 +81,7 @@ void boxes_read() {
 }
 void shared_written();
 
+inline int warp_number() { return static_cast<int>(threadIdx.x / host::kWarp); }
 inline void group_barrier(int number, int threads) { host::meet_group("group_barrier", number, threads); }
 
 template <int kCount>
@@ -92,7 +93,7 @@ void more_registers() {
   host::change_registers(true, kCount);
 }
 
-void store_transposed(void* row, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3);
+void store_transposed(void* row, uint32_t m0, uint32_t m1);
 
 void matrices_begin();
 void matrices_started();

@@ -254,16 +254,20 @@ void matrices_started() {
   });
 }
 
-void store_transposed(void* row, uint32_t m0, uint32_t m1, uint32_t m2, uint32_t m3) {
-  host::this_lane() = {{m0, m1, m2, m3}, {}, nullptr, row};
-  if (host::shared_address(row) % 16 != 0) host::fail("store_transposed: the address is not aligned");
-  host::note_store(row);
+void store_transposed(void* row, uint32_t m0, uint32_t m1) {
+  constexpr unsigned kMatrices = 2, kRowsOfMatrix = 8;
+  host::this_lane() = {{m0, m1}, {}, nullptr, row};
+  if (threadIdx.x % host::kWarp < kMatrices * kRowsOfMatrix) {
+    if (host::shared_address(row) % 16 != 0) host::fail("store_transposed: the address is not aligned");
+    host::note_store(row);
+  }
   host::meet_warp("store_transposed", [](host::Lane* lanes) {
-    for (int matrix = 0; matrix < 4; ++matrix)
-      for (int lane = 0; lane < 32; ++lane)
-        for (int i = 0; i < 2; ++i) {
-          auto* const column = static_cast<uint16_t*>(const_cast<void*>(lanes[8 * matrix + 2 * (lane % 4) + i].more));
-          column[lane / 4] = static_cast<uint16_t>(lanes[lane].a[matrix] >> 16 * i);
+    for (unsigned matrix = 0; matrix < kMatrices; ++matrix)
+      for (unsigned lane = 0; lane < host::kWarp; ++lane)
+        for (unsigned i = 0; i < 2; ++i) {
+          const host::Lane& place = lanes[kRowsOfMatrix * matrix + 2 * (lane % 4) + i];
+          const auto value = static_cast<uint16_t>(lanes[lane].a[matrix] >> 16 * i);
+          std::memcpy(static_cast<char*>(const_cast<void*>(place.more)) + lane / 4 * 2, &value, 2);
         }
   });
 }

@@ -244,7 +244,7 @@ struct Correlation {
 constexpr int threads_of(int groups) { return 128 * groups + 32; }
 
 template <bool kBFloat16, int kRows, int kGroups, bool kGradient>
-FUSED_RNN_KERNEL void __launch_bounds__(threads_of(kGroups), blocks_on_each(kGroups))
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(threads_of(kGroups), blocks_on_each(kGroups))
     correlate(const FUSED_RNN_PARAM CorrelationParams params) {
   if constexpr (kHasHopper) {
     const Correlation<kBFloat16, kRows, kGroups, kGradient> correlation(params);

@@ -17,6 +17,7 @@
 #define FUSED_RNN_KERNEL __global__
 #define FUSED_RNN_PARAM __grid_constant__
 #define FUSED_RNN_THREADS(count) __launch_bounds__(count, 1)
+#define FUSED_RNN_THREADS_AND_BLOCKS(count, blocks) __launch_bounds__(count, blocks)
 
 namespace fused_rnn::cuda {
 
