@@ -55,9 +55,9 @@ const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedCo
   params.tap_x = gradient ? -tap_x : tap_x;
   params.pitch = pitch;
   params.box_rows = plan.rows + taps.span_y();
-  params.columns = static_cast<int>(ceil_div(sizes.width, kTileWidth));
-  params.rows = static_cast<int>(ceil_div(sizes.height, plan.rows));
-  params.channel_blocks = static_cast<int>(ceil_div(params.target_channels, plan.channel_groups * kChannels));
+  params.columns = static_cast<int>(divide_up(sizes.width, kTileWidth));
+  params.rows = static_cast<int>(divide_up(sizes.height, plan.rows));
+  params.channel_blocks = static_cast<int>(divide_up(params.target_channels, plan.channel_groups * kChannels));
   params.tiles = plan.tiles;
   params.plan = plan;
   const char* error =
@@ -111,15 +111,15 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .kernel_taps = static_cast<int>(sizes.taps()),
       .taps = taps,
       .runs = count_runs(taps),
-      .in_blocks = static_cast<int>(ceil_div(sizes.in_channels, kChannels)),
-      .out_blocks = static_cast<int>(ceil_div(sizes.out_channels, plan.channel_groups * kChannels)),
+      .in_blocks = static_cast<int>(divide_up(sizes.in_channels, kChannels)),
+      .out_blocks = static_cast<int>(divide_up(sizes.out_channels, plan.channel_groups * kChannels)),
       .pitch = pitch,
-      .columns = static_cast<int>(ceil_div(sizes.width, kTileWidth)),
-      .rows = static_cast<int>(ceil_div(sizes.height, plan.rows)),
+      .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
+      .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
       .addends = 1,
       .plan = plan,
   };
-  const int64_t parts = ceil_div(plan.blocks, plan.units) + 1;  // of a unit, about
+  const int64_t parts = divide_up(plan.blocks, plan.units) + 1;  // of a unit, about
   while (kernel.addends < kMostAddends && kernel.addends * 4 < parts) kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
                                  kTileWidth, plan.rows);

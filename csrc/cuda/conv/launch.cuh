@@ -31,10 +31,10 @@ const char* launch_weight_gradient(const WeightGradientParams& params, void* str
   if (error) return error;
   const int64_t of_weight =
       params.grad_weight ? int64_t(params.out_channels) * params.kernel_taps * params.in_blocks : 0;
-  const int64_t of_bias = params.grad_bias ? ceil_div(params.out_channels, kChannels) : 0;
+  const int64_t of_bias = params.grad_bias ? divide_up(params.out_channels, kChannels) : 0;
   const int64_t in_block = kMostAddends / params.addends;
   return launch(add_weight_gradient<kBFloat16, kGroups>,
-                {ceil_div(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream}, params);
+                {divide_up(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream}, params);
 }
 
 }  // namespace fused_rnn::cuda

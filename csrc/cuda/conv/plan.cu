@@ -58,17 +58,17 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
       !fit(plan, Taps(sizes), (device.shared_bytes + kReservedBytes) / on_each - kReservedBytes,
            source_channels > kChannels))
     return {};
-  plan.tiles = ceil_div(sizes.width, kTileWidth) * ceil_div(sizes.height, rows) * sizes.batch *
-               ceil_div(target_channels, channel_groups * kChannels);
+  plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch *
+               divide_up(target_channels, channel_groups * kChannels);
   plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
   // What an H200 took: a matrix instruction at least half as many cycles as it has columns, in practice 45 more and
   // fewer for each column. Each tile ends with storing it, which a second block on the multiprocessor hides.
   const double columns = rows * kTileWidth;
   const double instruction = 45 + 0.36 * columns;
   const double products =
-      double(ceil_div(source_channels, kChannels) * sizes.dense_taps * 4 * channel_groups) * instruction;
+      double(divide_up(source_channels, kChannels) * sizes.dense_taps * 4 * channel_groups) * instruction;
   const double store = 400 + 6.0 * columns;
-  const double rounds = double(ceil_div(plan.tiles, device.multiprocessors));
+  const double rounds = double(divide_up(plan.tiles, device.multiprocessors));
   plan.cycles = rounds * (products + store / double(on_each)) + store;
   return plan;
 }
@@ -95,9 +95,9 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
   while (plan.stages > 0 && WeightGradientMemory::bytes(plan) > device.shared_bytes) --plan.stages;
   if (pitch > kMostBox || plan.stages < 3) return {};
   plan.shared_bytes = WeightGradientMemory::bytes(plan);
-  plan.units = int64_t(count_runs(taps)) * ceil_div(sizes.in_channels, kChannels) *
-               ceil_div(sizes.out_channels, plan.channel_groups * kChannels);
-  plan.tiles = ceil_div(sizes.width, kTileWidth) * ceil_div(sizes.height, plan.rows) * sizes.batch;
+  plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
+               divide_up(sizes.out_channels, plan.channel_groups * kChannels);
+  plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch;
   const int64_t of_run = plan.units / count_runs(taps);
   for (int i = 0; i < count_runs(taps); ++i) plan.total_cost += run_cost(run_at(taps, i).count) * of_run * plan.tiles;
   // Each block has some tiles, since adding parts costs, too; then every block between the first and the last of a unit

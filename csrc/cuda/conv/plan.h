@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/kit/device_info.h"
+#include "cuda/kit/division.h"
 #include "params/masked_conv2d.h"
 
 namespace fused_rnn::cuda {
@@ -14,9 +15,6 @@ constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of r
 constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
 constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
 constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-constexpr int64_t round_up(int64_t value, int64_t unit) { return ceil_div(value, unit) * unit; }
 
 // The active taps: the first ones in raster order. Where channels have groups, no kernel of these serves.
 struct Taps {
@@ -29,7 +27,7 @@ struct Taps {
   constexpr explicit Taps(const MaskedConv2dSizes& sizes)
       : count(static_cast<int>(sizes.dense_taps)),
         row_length(static_cast<int>(sizes.kernel_width)),
-        rows(static_cast<int>(ceil_div(sizes.dense_taps, sizes.kernel_width))),
+        rows(static_cast<int>(divide_up(sizes.dense_taps, sizes.kernel_width))),
         dilation_y(static_cast<int>(sizes.dilation_height)),
         dilation_x(static_cast<int>(sizes.dilation_width)),
         before_y(static_cast<int>(sizes.kernel_height / 2 * sizes.dilation_height)),

@@ -51,8 +51,8 @@ FUSED_RNN_DEVICE void for_own_units(const WeightGradientParams& params, const Bo
     int within = 0;
     if (start < begin) within = static_cast<int>(start + of_unit * of_run <= begin ? of_run : (begin - start) / of_unit);
     for (int64_t at = start + within * of_unit; within < of_run && at < end; ++within, at += of_unit) {
-      const int64_t first = at < begin ? ceil_div(begin - at, cost) : 0;
-      const int64_t last = at + of_unit > end ? ceil_div(end - at, cost) : params.plan.tiles;
+      const int64_t first = at < begin ? divide_up(begin - at, cost) : 0;
+      const int64_t last = at + of_unit > end ? divide_up(end - at, cost) : params.plan.tiles;
       if (first < last)
         body(Unit{run, within / params.in_blocks * kGroups * kChannels, within % params.in_blocks * kChannels, first, last},
              int64_t(index) * of_run + within);

@@ -7,6 +7,7 @@
 
 #include "cuda/kit/device_info.h"
 #include "cuda/kit/platform.cuh"
+#include "cuda/persistent/plan.h"
 
 #define FUSED_RNN_TEXT_OF(number) #number
 #define FUSED_RNN_TEXT(number) FUSED_RNN_TEXT_OF(number)

@@ -11,13 +11,8 @@
 #include <cstdint>
 
 #include "cuda/kit/device_info.h"
+#include "cuda/kit/division.h"
 #include "params/persistent.h"
-
-#ifdef __CUDACC__
-#define FUSED_RNN_HOST_DEVICE __host__ __device__
-#else
-#define FUSED_RNN_HOST_DEVICE
-#endif
 
 namespace fused_rnn::cuda {
 
@@ -27,9 +22,6 @@ constexpr int kTileRows = 16;       // rows of the weights in one matrix instruc
 constexpr int kTileBatch = 8;       // sequences in one matrix instruction
 constexpr int kChunkBytes = 64;     // of a row that two matrix instructions multiply; chunks go to warps in turn
 constexpr int kUnitsPerThread = 2;  // neighbouring units that a thread finishes
-
-FUSED_RNN_HOST_DEVICE constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-FUSED_RNN_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return divide_up(a, b) * b; }
 
 // How many chunks of a segment one warp multiplies at most.
 FUSED_RNN_HOST_DEVICE constexpr int64_t chunks_of_warp(int64_t hidden_size, int64_t element_bytes) {

@@ -12,7 +12,7 @@ namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-cuda::Device device_of(const Tensor& tensor) { return cuda::device_at(std::max<int>(0, tensor.device().index())); }
+cuda::Device gpu_of(const Tensor& tensor) { return cuda::device_at(std::max<int>(0, tensor.device().index())); }
 bool is_bfloat16(const Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
 
 // Returns images or a weight with neighbouring channels, where the copies of boxes can read them.
@@ -48,7 +48,7 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias) {
                                                   weight_params(weight, s),
                                                   bias.defined() ? dense_bias.const_data_ptr() : nullptr,
                                                   {output.mutable_data_ptr(), true}};
-  const auto plan = cuda::plan_correlation(s, s.out_channels, device_of(input));
+  const auto plan = cuda::plan_correlation(s, s.out_channels, gpu_of(input));
   check_launch(cuda::masked_conv2d(is_bfloat16(input), params, /*relu=*/false, plan, current_stream(input.device())));
   return output.contiguous(layer.format);
 }
@@ -59,7 +59,7 @@ Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_outpu
   const Tensor grad_input = empty_images(layer, s.in_channels);
   const MaskedConv2dInputGradientParams<void> params = {
       s, {grad.const_data_ptr(), true}, weight_params(weight, s), {grad_input.mutable_data_ptr(), true}};
-  const auto plan = cuda::plan_correlation(s, s.in_channels, device_of(grad));
+  const auto plan = cuda::plan_correlation(s, s.in_channels, gpu_of(grad));
   check_launch(cuda::masked_conv2d_input_gradient(is_bfloat16(grad), params, plan, current_stream(grad.device())));
   return grad_input.contiguous(layer.format);
 }
@@ -70,8 +70,8 @@ void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_ou
   const Tensor grad = channels_last(grad_output), input = channels_last(layer.input);
   const Tensor grad_weight = at::empty_like(layer.weight, layer.weight.suggest_memory_format());
   if (bias) gradients.bias = at::empty({s.out_channels}, grad.options());
-  const auto plan = cuda::plan_weight_gradient(s, device_of(grad));
-  const Tensor scratch = at::empty({plan.scratch_values()}, grad.options().dtype(at::kFloat));
+  const auto plan = cuda::plan_weight_gradient(s, gpu_of(grad));
+  const Tensor scratch = at::empty(plan.scratch_values(), grad.options().dtype(at::kFloat));
   const Weights<void> written = {grad_weight.mutable_data_ptr(), grad_weight.stride(0), grad_weight.stride(1),
                                  grad_weight.stride(s.kernel_width == 1 ? 2 : 3)};
   const MaskedConv2dParameterGradientsParams<void> params = {s,
