@@ -20,32 +20,63 @@ namespace {
 
 constexpr int64_t kBytes = 2;  // of a value
 
-// Describes images, channels last, with boxes of 64 channels.
-const char* map_images(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t channels,
-                       int box_width, int box_height) {
+// Describes the first `channels` of images with so many channels in all, channels last, with boxes of 64 channels.
+const char* map_images(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t all,
+                       int64_t channels, int box_width, int box_height) {
   const int64_t dims[] = {channels, sizes.width, sizes.height, sizes.batch};
-  const int64_t strides[] = {channels * kBytes, sizes.width * channels * kBytes,
-                             sizes.height * sizes.width * channels * kBytes};
+  const int64_t strides[] = {all * kBytes, sizes.width * all * kBytes, sizes.height * sizes.width * all * kBytes};
   const int box[] = {kChannels, box_width, box_height, 1};
   return make_tensor_map(map, data, bfloat16, 4, dims, strides, box);
 }
 
-// Describes a weight with boxes of one tap, 64 channels by 64.
-const char* map_weight(TensorMap& map, bool bfloat16, const Weights<const void>& weight, const MaskedConv2dSizes& sizes) {
-  const int64_t dims[] = {sizes.in_channels, sizes.dense_taps, sizes.out_channels};
+// Describes the first channels of a weight, with boxes of one tap, 64 channels by 64.
+const char* map_weight(TensorMap& map, bool bfloat16, const Weights<const void>& weight, const MaskedConv2dSizes& sizes,
+                       int64_t in_channels, int64_t out_channels) {
+  const int64_t dims[] = {in_channels, sizes.taps(), out_channels};
   const int64_t strides[] = {weight.tap_stride * kBytes, weight.out_stride * kBytes};
   const int box[] = {kChannels, 1, kChannels};
   return make_tensor_map(map, weight.data, bfloat16, 3, dims, strides, box);
 }
 
+// What one pass over a layer reads and writes.
+struct Arrays {
+  const void* source;
+  Weights<const void> weight;
+  void* target;
+  int64_t source_channels, target_channels;
+};
+
+// Sets the range of target channels of a group, of which there may be one.
+const char* set_range(ChannelRange& range, bool bfloat16, const MaskedConv2dSizes& sizes, bool gradient,
+                      const Arrays& arrays, int64_t group, int rows) {
+  const int64_t groups = sizes.data_channels;
+  const GroupChannels own = channels_of_group(arrays.target_channels, groups, group);
+  range.begin = static_cast<int>(own.begin);
+  range.end = static_cast<int>(own.end);
+  const char* error = map_images(range.target, bfloat16, arrays.target, sizes, arrays.target_channels, own.end,
+                                 kTileWidth, stored_rows(rows));
+  if (error || !sizes.centre_depends_on_groups()) return error;
+  // An output sees earlier groups of the input, and so an input is seen by later groups of the output.
+  const GroupChannels seen = channels_of_group(arrays.source_channels, groups, group);
+  range.centre_begin = static_cast<int>(!gradient ? 0 : sizes.own_group ? seen.begin : seen.end);
+  range.centre_end = static_cast<int>(gradient ? arrays.source_channels : sizes.own_group ? seen.end : seen.begin);
+  if (range.centre_begin >= range.centre_end) {
+    range.centre_begin = range.centre_end = 0;
+    return nullptr;
+  }
+  error = map_images(range.source, bfloat16, arrays.source, sizes, arrays.source_channels, range.centre_end,
+                     kTileWidth, rows);
+  if (error) return error;
+  return map_weight(range.weight, bfloat16, arrays.weight, sizes, gradient ? sizes.in_channels : range.centre_end,
+                    gradient ? range.centre_end : sizes.out_channels);
+}
+
 // The arguments that the forward pass and the input gradient have in common. The gradient reads the taps mirrored.
 const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedConv2dSizes& sizes, bool gradient,
-                        const void* source, const Weights<const void>& weight, void* target,
-                        const CorrelationPlan& plan) {
+                        const Arrays& arrays, const CorrelationPlan& plan) {
   const Taps taps(sizes);
   const int pitch = kTileWidth + taps.span_x(), tap_y = taps.dilation_y * pitch, tap_x = taps.dilation_x;
-  params.source_channels = static_cast<int>(gradient ? sizes.out_channels : sizes.in_channels);
-  params.target_channels = static_cast<int>(gradient ? sizes.in_channels : sizes.out_channels);
+  params.source_channels = static_cast<int>(arrays.source_channels);
   params.before_y = gradient ? taps.span_y() - taps.before_y : taps.before_y;
   params.before_x = gradient ? taps.span_x() - taps.before_x : taps.before_x;
   params.taps = taps.count;
@@ -57,15 +88,21 @@ const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedCo
   params.box_rows = plan.rows + taps.span_y();
   params.columns = static_cast<int>(divide_up(sizes.width, kTileWidth));
   params.rows = static_cast<int>(divide_up(sizes.height, plan.rows));
-  params.channel_blocks = static_cast<int>(divide_up(params.target_channels, plan.channel_groups * kChannels));
-  params.tiles = plan.tiles;
+  params.centre_tap = static_cast<int>(sizes.centre());
+  params.ranges = static_cast<int>(sizes.data_channels);
   params.plan = plan;
-  const char* error =
-      map_images(params.source, bfloat16, source, sizes, params.source_channels, pitch, params.box_rows);
-  if (!error) error = map_weight(params.weight, bfloat16, weight, sizes);
+  const char* error = nullptr;
+  for (int group = 0; group < params.ranges && !error; ++group) {
+    ChannelRange& range = params.range[group];
+    error = set_range(range, bfloat16, sizes, gradient, arrays, group, plan.rows);
+    range.first_block = params.channel_blocks;
+    params.channel_blocks += static_cast<int>(divide_up(range.end - range.begin, plan.channel_groups * kChannels));
+  }
   if (!error)
-    error = map_images(params.target, bfloat16, target, sizes, params.target_channels, kTileWidth,
-                       stored_rows(plan.rows));
+    error = map_images(params.source, bfloat16, arrays.source, sizes, arrays.source_channels, arrays.source_channels,
+                       pitch, params.box_rows);
+  if (!error)
+    error = map_weight(params.weight, bfloat16, arrays.weight, sizes, sizes.in_channels, sizes.out_channels);
   return error;
 }
 
@@ -76,8 +113,10 @@ const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& 
   CorrelationParams kernel = {};
   kernel.bias = params.bias;
   kernel.relu = relu;
-  const char* error = correlation(kernel, bfloat16, params.sizes, false, params.input.data, params.weight,
-                                  params.output.data, plan);
+  const MaskedConv2dSizes& sizes = params.sizes;
+  const char* error = correlation(
+      kernel, bfloat16, sizes, false,
+      {params.input.data, params.weight, params.output.data, sizes.in_channels, sizes.out_channels}, plan);
   if (error) return error;
   return bfloat16 ? launch_correlation<true, false>(kernel, stream) : launch_correlation<false, false>(kernel, stream);
 }
@@ -85,8 +124,10 @@ const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& 
 const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputGradientParams<void>& params,
                                          const CorrelationPlan& plan, void* stream) {
   CorrelationParams kernel = {};
-  const char* error = correlation(kernel, bfloat16, params.sizes, true, params.grad_output.data, params.weight,
-                                  params.grad_input.data, plan);
+  const MaskedConv2dSizes& sizes = params.sizes;
+  const char* error = correlation(
+      kernel, bfloat16, sizes, true,
+      {params.grad_output.data, params.weight, params.grad_input.data, sizes.out_channels, sizes.in_channels}, plan);
   if (error) return error;
   return bfloat16 ? launch_correlation<true, true>(kernel, stream) : launch_correlation<false, true>(kernel, stream);
 }
@@ -94,7 +135,7 @@ const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputG
 const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
                                               float* scratch, const WeightGradientPlan& plan, void* stream) {
   const MaskedConv2dSizes& sizes = params.sizes;
-  const Taps taps(sizes);
+  const Taps taps(sizes, /*with_centre=*/true);
   const int pitch = kTileWidth + ((taps.row_length < kMostTaps ? taps.row_length : kMostTaps) - 1) * taps.dilation_x;
   WeightGradientParams kernel = {
       .grad_output = {},
@@ -109,6 +150,8 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .in_channels = static_cast<int>(sizes.in_channels),
       .out_channels = static_cast<int>(sizes.out_channels),
       .kernel_taps = static_cast<int>(sizes.taps()),
+      .centre_groups = static_cast<int>(sizes.centre_depends_on_groups() ? sizes.data_channels : 0),
+      .own_group = sizes.own_group,
       .taps = taps,
       .runs = count_runs(taps),
       .in_blocks = static_cast<int>(divide_up(sizes.in_channels, kChannels)),
@@ -122,9 +165,10 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
   const int64_t parts = divide_up(plan.blocks, plan.units) + 1;  // of a unit, about
   while (kernel.addends < kMostAddends && kernel.addends * 4 < parts) kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
-                                 kTileWidth, plan.rows);
+                                 sizes.out_channels, kTileWidth, plan.rows);
   if (!error)
-    error = map_images(kernel.input, bfloat16, params.input.data, sizes, sizes.in_channels, pitch, plan.rows);
+    error = map_images(kernel.input, bfloat16, params.input.data, sizes, sizes.in_channels, sizes.in_channels, pitch,
+                       plan.rows);
   if (error) return error;
   if (plan.channel_groups == 1)
     return bfloat16 ? launch_weight_gradient<true, 1>(kernel, stream) : launch_weight_gradient<false, 1>(kernel, stream);

@@ -25,6 +25,12 @@ CASES = [
     ConvolutionCase(8, 16, (3, 3), "vertical_A", size=(6, 7)),
     ConvolutionCase(8, 16, (3, 5), "vertical_B", size=(6, 7)),
     ConvolutionCase(16, 8, (3, 3), "B", size=(9, 10), dilation=(2, 3)),
+    ConvolutionCase(24, 24, (3, 3), "A", 3, size=(6, 10)),
+    ConvolutionCase(24, 24, (3, 3), "B", 3, size=(6, 10)),
+    ConvolutionCase(136, 72, (3, 3), "A", 3, size=(3, 14)),
+    ConvolutionCase(72, 136, (3, 5), "B", 2, size=(3, 14)),
+    ConvolutionCase(8, 16, (1, 1), "B", 4),
+    ConvolutionCase(16, 200, (1, 3), "A", 4),
 ]
 
 
@@ -50,7 +56,7 @@ def test_layouts(layout: Layout, grad_layout: Layout) -> None:
     assert_identical(case.result(case.ours, torch.bfloat16, layout, grad_layout, layout), made)
 
 
-@pytest.mark.parametrize("case", CASES[1:3], ids=str)
+@pytest.mark.parametrize("case", CASES[1:3] + CASES[12:16], ids=str)
 def test_nan_in_what_is_not_seen(case: ConvolutionCase) -> None:
     check_nan_in_the_future(case, torch.bfloat16, channels_last, "cpu")
     check_nan_in_the_gradient_of_the_past(case, torch.bfloat16, channels_last, "cpu")

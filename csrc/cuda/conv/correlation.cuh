@@ -16,21 +16,31 @@
 
 namespace fused_rnn::cuda {
 
+// Target channels that see the same source channels at the centre tap: those of one group, or all.
+struct ChannelRange {
+  int begin, end;                // target channels
+  int first_block;               // the first of their tiles, counted over the target channels of all ranges
+  int centre_begin, centre_end;  // the source channels that they see at the centre tap; none without groups
+  TensorMap target;              // [end, width, height, batch], boxes of 64 x 8 x stored_rows
+  TensorMap source;              // [centre_end, width, height, batch], boxes of a tile
+  TensorMap weight;              // [in channels, taps, out channels], of which centre_end source channels, boxes of 64 x 1 x 64
+};
+
 struct CorrelationParams {
   TensorMap source;  // [source channels, width, height, batch], boxes with what the taps of a tile reach
   TensorMap weight;  // [in channels, taps, out channels], boxes of 64 x 1 x 64
-  TensorMap target;  // [target channels, width, height, batch], boxes of 64 x 8 x stored_rows
   const void* bias;  // [target channels], or null
-  int source_channels, target_channels;
+  int source_channels;
   int before_y, before_x;          // pixels from a tile's first pixel back to the first of its box
-  int taps, row_length;            // tap t is at row t / row_length, column t % row_length
+  int taps, row_length;            // that all channels see; tap t is at row t / row_length, column t % row_length
   int first_row, tap_y, tap_x;     // the view of tap (y, x) starts with row first_row + y * tap_y + x * tap_x of the box
   int pitch;                       // rows of the box from one row of pixels to the next
   int box_rows;                    // of pixels
   int columns, rows, channel_blocks;  // tiles across an image, down an image, and of its channels
-  int64_t tiles;
   bool relu;
   CorrelationPlan plan;
+  int centre_tap, ranges;
+  ChannelRange range[kMostGroups];
 };
 
 // Rows of pixels that are stored at once.
@@ -62,9 +72,16 @@ struct RingPosition {
   }
 };
 
-// Where a tile is: its image, first pixel, and first channel.
+// Where a tile is: its image, first pixel, range of channels, and first channel.
 struct Tile {
-  int image, y, x, channel;
+  int image, y, x, range, channel;
+};
+
+// A part of a tile's sums: 64 source channels, from `depth` on, and either the taps that all channels see or the centre
+// tap for those of a range.
+struct Pass {
+  bool centre;
+  int depth;
 };
 
 template <bool kBFloat16, int kRows, int kGroups, bool kGradient>
@@ -107,47 +124,76 @@ struct Correlation {
   }
 
   FUSED_RNN_DEVICE Tile tile_at(int64_t index) const {
-    const int channel = static_cast<int>(index % params.channel_blocks) * kGroups * kChannels;
+    const int block = static_cast<int>(index % params.channel_blocks);
+    int range = 0;
+    while (range + 1 < params.ranges && params.range[range + 1].first_block <= block) ++range;
+    const int channel = params.range[range].begin + (block - params.range[range].first_block) * kGroups * kChannels;
     const int64_t pixels = index / params.channel_blocks;
     const int column = static_cast<int>(pixels % params.columns);
     const int row = static_cast<int>(pixels / params.columns % params.rows);
-    return {static_cast<int>(pixels / params.columns / params.rows), row * kRows, column * kTileWidth, channel};
+    return {static_cast<int>(pixels / params.columns / params.rows), row * kRows, column * kTileWidth, range, channel};
+  }
+
+  // The passes of a tile: those of the taps that all channels see, then those of the centre tap.
+  FUSED_RNN_DEVICE int dense_passes() const { return params.taps > 0 ? (params.source_channels + kChannels - 1) / kChannels : 0; }
+  FUSED_RNN_DEVICE int passes(const Tile& tile) const {
+    const ChannelRange& range = params.range[tile.range];
+    return dense_passes() + (range.centre_end - range.centre_begin + kChannels - 1) / kChannels;
+  }
+  FUSED_RNN_DEVICE Pass pass_at(const Tile& tile, int index) const {
+    const ChannelRange& range = params.range[tile.range];
+    const int dense = dense_passes(), depth = index * kChannels;
+    if (index < dense) return {false, depth};
+    return {true, range.centre_begin + depth - dense * kChannels};
   }
 
   // Copies all boxes, in the order in which they are used; called by one thread.
   FUSED_RNN_DEVICE void produce() const {
-    RingPosition box, tap_box;
-    for (int64_t index = blockIdx.x; index < params.tiles; index += params.plan.blocks) {
-      const Tile tile = tile_at(index);
-      for (int depth = 0; depth < params.source_channels; depth += kChannels) {
-        barrier_wait(source_empty + box.stage, box.parity ^ 1);
-        barrier_arrive_and_expect(source_full + box.stage, params.pitch * params.box_rows * kRowBytes);
-        load_box(source + box.stage * params.plan.box_bytes, params.source, source_full + box.stage, depth,
-                 tile.x - params.before_x, tile.y - params.before_y, tile.image);
-        box.advance(params.plan.source_stages);
-        for (int tap = 0; tap < params.taps; ++tap) {
-          barrier_wait(weight_empty + tap_box.stage, tap_box.parity ^ 1);
-          barrier_arrive_and_expect(weight_full + tap_box.stage, kGroups * CorrelationMemory::kWeightBytes);
-          char* to = weight + tap_box.stage * kGroups * CorrelationMemory::kWeightBytes;
-          for (int group = 0; group < kGroups; ++group, to += CorrelationMemory::kWeightBytes) {
-            const int channel = tile.channel + group * kChannels;
-            load_box(to, params.weight, weight_full + tap_box.stage, kGradient ? channel : depth, tap,
-                     kGradient ? depth : channel);
-          }
-          tap_box.advance(params.plan.weight_stages);
+    RingPosition boxes, weights;
+    for (int64_t at = blockIdx.x; at < params.plan.tiles; at += params.plan.blocks) {
+      const Tile tile = tile_at(at);
+      const ChannelRange& range = params.range[tile.range];
+      for (int index = 0; index < passes(tile); ++index) {
+        const Pass pass = pass_at(tile, index);
+        char* box = source + boxes.stage * params.plan.box_bytes;
+        barrier_wait(source_empty + boxes.stage, boxes.parity ^ 1);
+        if (pass.centre) {
+          barrier_arrive_and_expect(source_full + boxes.stage, kPixels * kRowBytes);
+          load_box(box, range.source, source_full + boxes.stage, pass.depth, tile.x, tile.y, tile.image);
+        } else {
+          barrier_arrive_and_expect(source_full + boxes.stage, params.pitch * params.box_rows * kRowBytes);
+          load_box(box, params.source, source_full + boxes.stage, pass.depth, tile.x - params.before_x,
+                   tile.y - params.before_y, tile.image);
         }
+        boxes.advance(params.plan.source_stages);
+        if (pass.centre)
+          load_weight(range.weight, params.centre_tap, pass.depth, tile, weights);
+        else
+          for (int tap = 0; tap < params.taps; ++tap) load_weight(params.weight, tap, pass.depth, tile, weights);
       }
     }
+  }
+  FUSED_RNN_DEVICE void load_weight(const TensorMap& from, int tap, int depth, const Tile& tile,
+                                    RingPosition& weights) const {
+    Barrier* full = weight_full + weights.stage;
+    barrier_wait(weight_empty + weights.stage, weights.parity ^ 1);
+    barrier_arrive_and_expect(full, kGroups * CorrelationMemory::kWeightBytes);
+    char* to = weight + weights.stage * kGroups * CorrelationMemory::kWeightBytes;
+    for (int group = 0; group < kGroups; ++group, to += CorrelationMemory::kWeightBytes) {
+      const int channel = tile.channel + group * kChannels;
+      load_box(to, from, full, kGradient ? channel : depth, tap, kGradient ? depth : channel);
+    }
+    weights.advance(params.plan.weight_stages);
   }
 
   // Computes and stores the tiles' 64 channels that belong to the warpgroup `group`.
   FUSED_RNN_DEVICE void consume(int group) const {
-    RingPosition box, tap_box;
+    RingPosition boxes, weights;
     Sums sum;
     int buffer = 0;
-    for (int64_t index = blockIdx.x; index < params.tiles; index += params.plan.blocks) {
-      multiply(sum, group, box, tap_box);
-      Tile tile = tile_at(index);
+    for (int64_t at = blockIdx.x; at < params.plan.tiles; at += params.plan.blocks) {
+      Tile tile = tile_at(at);
+      multiply(sum, group, tile, boxes, weights);
       tile.channel += group * kChannels;
       store(sum, group, tile, buffer);
     }
@@ -156,8 +202,10 @@ struct Correlation {
 
   // Sums a tile over all taps and channels of the source. A batch of instructions is started before the last one is
   // done, so that the matrix units do not wait; then the buffers of the last one are free.
-  FUSED_RNN_DEVICE void multiply(Sums& sum, int group, RingPosition& box, RingPosition& tap_box) const {
+  FUSED_RNN_DEVICE void multiply(Sums& sum, int group, const Tile& tile, RingPosition& boxes,
+                                 RingPosition& weights) const {
     const bool arrives = threadIdx.x % 32 == 0;
+    const int count = passes(tile);
     Barrier *read_weight = nullptr, *read_source = nullptr;
     const auto release = [&] {
       if (arrives && read_weight) barrier_arrive(read_weight);
@@ -165,35 +213,37 @@ struct Correlation {
       read_weight = read_source = nullptr;
     };
     bool add = false;
-    for (int depth = 0; depth < params.source_channels; depth += kChannels) {
-      barrier_wait(source_full + box.stage, box.parity);
-      const uint32_t pixels = shared_address(source) + box.stage * static_cast<uint32_t>(params.plan.box_bytes) +
-                              params.first_row * kRowBytes;
+    for (int index = 0; index < count; ++index) {
+      const bool centre = pass_at(tile, index).centre;
+      const int taps = centre ? 1 : params.taps, pitch = (centre ? kTileWidth : params.pitch) * kRowBytes;
+      barrier_wait(source_full + boxes.stage, boxes.parity);
+      const uint32_t pixels = shared_address(source) + boxes.stage * static_cast<uint32_t>(params.plan.box_bytes) +
+                              (centre ? 0 : params.first_row) * kRowBytes;
       int y = 0, x = 0;
-      for (int tap = 0; tap < params.taps; ++tap) {
-        barrier_wait(weight_full + tap_box.stage, tap_box.parity);
-        const uint32_t weights =
-            shared_address(weight) + (tap_box.stage * kGroups + group) * CorrelationMemory::kWeightBytes;
-        const uint32_t view = pixels + (y * params.tap_y + x * params.tap_x) * kRowBytes;
+      for (int tap = 0; tap < taps; ++tap) {
+        barrier_wait(weight_full + weights.stage, weights.parity);
+        const uint32_t left =
+            shared_address(weight) + (weights.stage * kGroups + group) * CorrelationMemory::kWeightBytes;
+        const uint32_t right = pixels + (y * params.tap_y + x * params.tap_x) * kRowBytes;
         matrices_begin();
 #pragma unroll
         for (int part = 0; part < kChannels / 16; ++part, add = true)
           multiply_matrices<kBFloat16, kPixels, !kGradient, true>(
-              sum, matrix_descriptor(weights + part * (kGradient ? 16 * kRowBytes : 32), 8 * kRowBytes, 0),
-              matrix_descriptor(view + part * 32, params.pitch * kRowBytes, 0), add);
+              sum, matrix_descriptor(left + part * (kGradient ? 16 * kRowBytes : 32), 8 * kRowBytes, 0),
+              matrix_descriptor(right + part * 32, pitch, 0), add);
         matrices_started();
         matrices_done<1>();
         release();
-        read_weight = weight_empty + tap_box.stage;
-        tap_box.advance(params.plan.weight_stages);
+        read_weight = weight_empty + weights.stage;
+        weights.advance(params.plan.weight_stages);
         if (++x == params.row_length) {
           x = 0;
           ++y;
         }
       }
-      read_source = source_empty + box.stage;
-      box.advance(params.plan.source_stages);
-      if (params.plan.source_stages == 1 || depth + kChannels >= params.source_channels) {
+      read_source = source_empty + boxes.stage;
+      boxes.advance(params.plan.source_stages);
+      if (params.plan.source_stages == 1 || index + 1 == count) {
         matrices_done<0>();
         release();
       }
@@ -208,7 +258,7 @@ struct Correlation {
     float bias[2];
     for (int half = 0; half < 2; ++half) {
       const int channel = tile.channel + 16 * warp + 8 * half + lane / 4;
-      bias[half] = params.bias && channel < params.target_channels ? widen(static_cast<const T*>(params.bias)[channel]) : 0;
+      bias[half] = params.bias && channel < params.range[tile.range].end ? widen(static_cast<const T*>(params.bias)[channel]) : 0;
     }
     const int half = lane / 8 % 2, column = lane % 8;
 #pragma unroll
@@ -232,7 +282,7 @@ struct Correlation {
       shared_written();
       group_barrier(1 + group, 128);
       if (stores) {
-        store_box(params.target, to, tile.channel, tile.x, tile.y + first, tile.image);
+        store_box(params.range[tile.range].target, to, tile.channel, tile.x, tile.y + first, tile.image);
         boxes_started();
       }
       buffer = (buffer + 1) % CorrelationMemory::kOutBuffers;

@@ -3,6 +3,7 @@
 #include "cuda/conv/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "cuda/conv/correlation.cuh"
@@ -29,13 +30,29 @@ bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool dee
   return false;
 }
 
+// The time that a correlation takes, about, where each tile sums so many taps of 64 channels. The numbers are fitted to
+// what an H200 took (benchmarks/results/nvidia-h200-masked-conv-tiles.csv): a matrix instruction takes at least half as
+// many cycles as it has columns; a tile ends with storing it, which other blocks of the multiprocessor hide in part.
+double estimate(const CorrelationPlan& plan, int64_t taps, const Device& device) {
+  constexpr double kCyclesOfMicrosecond = 1755, kStart = 5.3;
+  const double columns = plan.rows * kTileWidth;
+  const double instruction = std::max(columns / 2, 53 + 0.1 * columns);
+  const double tile = double(4 * taps * plan.channel_groups) * instruction;
+  const double store = (127 + 8.5 * columns) * (plan.channel_groups == 1 ? 1 / 1.3 : plan.channel_groups);
+  const double each = double(plan.tiles) / device.multiprocessors;
+  // Where blocks have many tiles, those of a multiprocessor even out.
+  const double rounds = each > 8 ? each : std::ceil(each);
+  return kStart + rounds * (tile + store) / kCyclesOfMicrosecond;
+}
+
 }  // namespace
 
 const char* why_not_hopper(const MaskedConv2dSizes& sizes, const Device& device) {
   if (!device.hopper) return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
-  if (sizes.centre_depends_on_groups()) return "the centre tap depends on the groups of channels";
+  if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
   if (sizes.in_channels % 8 || sizes.out_channels % 8) return "numbers of channels must be multiples of 8";
-  if (sizes.dense_taps == 0) return "no tap is active";
+  if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))
+    return "no tap is active, or none for some channels";
   if (sizes.batch == 0) return "the batch is empty";
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
   if (std::max({sizes.batch, sizes.height, sizes.width, sizes.in_channels, sizes.out_channels}) > kMost)
@@ -58,18 +75,15 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
       !fit(plan, Taps(sizes), (device.shared_bytes + kReservedBytes) / on_each - kReservedBytes,
            source_channels > kChannels))
     return {};
-  plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch *
-               divide_up(target_channels, channel_groups * kChannels);
+  int64_t channel_blocks = 0;
+  for (int64_t group = 0; group < sizes.data_channels; ++group) {
+    const GroupChannels of = channels_of_group(target_channels, sizes.data_channels, group);
+    channel_blocks += divide_up(of.end - of.begin, channel_groups * kChannels);
+  }
+  plan.tiles =
+      divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch * channel_blocks;
   plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
-  // What an H200 took: a matrix instruction at least half as many cycles as it has columns, in practice 45 more and
-  // fewer for each column. Each tile ends with storing it, which a second block on the multiprocessor hides.
-  const double columns = rows * kTileWidth;
-  const double instruction = 45 + 0.36 * columns;
-  const double products =
-      double(divide_up(source_channels, kChannels) * sizes.dense_taps * 4 * channel_groups) * instruction;
-  const double store = 400 + 6.0 * columns;
-  const double rounds = double(divide_up(plan.tiles, device.multiprocessors));
-  plan.cycles = rounds * (products + store / double(on_each)) + store;
+  plan.microseconds = estimate(plan, divide_up(source_channels, kChannels) * Taps(sizes, /*with_centre=*/true).count, device);
   return plan;
 }
 
@@ -78,14 +92,14 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
   for (int channel_groups : {1, 2})
     for (int rows : {32, 28, 16, 14, 8}) {
       const CorrelationPlan plan = plan_correlation_with(sizes, target_channels, device, rows, channel_groups);
-      if (plan.blocks > 0 && (best.blocks == 0 || plan.cycles < best.cycles)) best = plan;
+      if (plan.blocks > 0 && (best.blocks == 0 || plan.microseconds < best.microseconds)) best = plan;
     }
   return best;
 }
 
 WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
                                              int channel_groups, int rows) {
-  const Taps taps(sizes);
+  const Taps taps(sizes, /*with_centre=*/true);
   WeightGradientPlan plan = {};
   plan.channel_groups = channel_groups;
   plan.rows = rows;

@@ -14,9 +14,11 @@ constexpr int kChannels = 64;   // of a box of images or weights: 128 bytes of h
 constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of rows of a matrix instruction
 constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
 constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
+constexpr int kMostGroups = 4;  // of channels, whose centre taps differ
 constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
 
-// The active taps: the first ones in raster order. Where channels have groups, no kernel of these serves.
+// Active taps: the first ones in raster order. With groups of channels, those that all channels see, or with_centre also the
+// centre tap, which some see.
 struct Taps {
   int count;               // active taps
   int row_length;          // of the kernel: tap t is at row t / row_length, column t % row_length
@@ -24,10 +26,10 @@ struct Taps {
   int dilation_y, dilation_x;
   int before_y, before_x;  // pixels from the place of tap 0 to the pixel that it counts for
 
-  constexpr explicit Taps(const MaskedConv2dSizes& sizes)
-      : count(static_cast<int>(sizes.dense_taps)),
+  constexpr explicit Taps(const MaskedConv2dSizes& sizes, bool with_centre = false)
+      : count(static_cast<int>(sizes.dense_taps) + (with_centre && sizes.centre_depends_on_groups())),
         row_length(static_cast<int>(sizes.kernel_width)),
-        rows(static_cast<int>(divide_up(sizes.dense_taps, sizes.kernel_width))),
+        rows(count > 0 ? static_cast<int>(divide_up(count, row_length)) : 1),
         dilation_y(static_cast<int>(sizes.dilation_height)),
         dilation_x(static_cast<int>(sizes.dilation_width)),
         before_y(static_cast<int>(sizes.kernel_height / 2 * sizes.dilation_height)),
@@ -37,6 +39,14 @@ struct Taps {
   constexpr int span_y() const { return (rows - 1) * dilation_y; }
   constexpr int span_x() const { return (row_length - 1) * dilation_x; }
 };
+
+// The channels of a group: those for which channel * groups / channels is `group`.
+struct GroupChannels {
+  int64_t begin, end;
+};
+constexpr GroupChannels channels_of_group(int64_t channels, int64_t groups, int64_t group) {
+  return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
+}
 
 // Whether kernels are built for tiles of this many rows and groups of 64 channels.
 constexpr bool is_built(int rows, int channel_groups) {
@@ -54,7 +64,7 @@ struct CorrelationPlan {
   int64_t box_bytes;     // of a tile's pixels with all that their taps reach, kChannels deep
   int64_t shared_bytes;  // of a block
   int64_t tiles, blocks;
-  double cycles;  // that it takes, about
+  double microseconds;  // that it takes, about
 };
 
 // The parts of a weight gradient: units of kChannels x channel_groups output channels, kChannels input channels and a run

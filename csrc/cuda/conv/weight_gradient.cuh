@@ -23,6 +23,8 @@ struct WeightGradientParams {
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
   int in_channels, out_channels, kernel_taps;
+  int centre_groups;  // of channels, where the centre tap depends on them; else 0
+  bool own_group;     // whether it then sees the same group
   Taps taps;
   int runs, in_blocks, out_blocks;  // units: run, then block of output channels, then block of input channels, fastest
   int pitch;
@@ -269,11 +271,11 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   const bool first = group % params.addends == 0;
   const int index = static_cast<int>(blockIdx.x) * (kMostAddends / params.addends) + group / params.addends;
   const int of_weight = params.grad_weight ? params.out_channels * params.kernel_taps * params.in_blocks : 0;
-  const auto store = [&](T* to, int64_t stride, int channel, int channels, const float4& sum) {
+  const auto store = [&](T* to, int64_t stride, int channel, int channels, const float4& sum, const auto& seen) {
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
     if (first)
       for (int i = 0; i < 4; ++i)
-        if (channel + i < channels) to[(channel + i) * stride] = narrow<T>(values[i]);
+        if (channel + i < channels) to[(channel + i) * stride] = narrow<T>(seen(channel + i) ? values[i] : 0);
   };
   if (index >= of_weight) {
     // The bias gradient is in the units of the first run and the first input channels.
@@ -281,7 +283,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
     const bool wanted = params.grad_bias && channel < params.out_channels;
     const float4 sum = add_slots(params, wanted ? block / kGroups * params.in_blocks : -1,
                                  block % kGroups * kValues + kChannels * kChannels * kMostTaps + lane * 4);
-    if (wanted) store(static_cast<T*>(params.grad_bias), 1, channel, params.out_channels, sum);
+    if (wanted) store(static_cast<T*>(params.grad_bias), 1, channel, params.out_channels, sum, [](int) { return true; });
     return;
   }
   const int in_block = index % params.in_blocks, tap = index / params.in_blocks % params.kernel_taps;
@@ -296,7 +298,12 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   }
   const float4 sum = add_slots(params, unit, at);
   store(static_cast<T*>(params.grad_weight) + out * params.out_stride + tap * params.tap_stride, params.in_stride,
-        in_block * kChannels + lane * 4, params.in_channels, sum);
+        in_block * kChannels + lane * 4, params.in_channels, sum, [&](int in) {
+          if (params.centre_groups == 0 || tap + 1 < params.taps.count) return true;
+          const int64_t of_in = int64_t(in) * params.centre_groups / params.in_channels;
+          const int64_t of_out = int64_t(out) * params.centre_groups / params.out_channels;
+          return of_in < of_out || (params.own_group && of_in == of_out);
+        });
 }
 
 }  // namespace fused_rnn::cuda
