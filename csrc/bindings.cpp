@@ -11,7 +11,9 @@
 #include "ops/mask_type.h"
 
 #ifdef FUSED_RNN_CUDA
+#include "cuda/conv/plan.h"
 #include "cuda/kit/device_info.h"
+#include "ops/cuda/hopper_convolution.h"
 #include "ops/cuda/persistent.h"
 #include "ops/cuda/rectangles.h"
 #include "ops/cuda/torch_cuda.h"
@@ -133,18 +135,43 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   return result;
 }
 
-// Returns how a GPU computes a masked convolution of images [batch, in_channels, height, width].
+// Returns how a GPU computes each pass over a masked convolution of images [batch, in_channels, height, width].
 py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
                                  const std::string& mask_type, int64_t data_channels, int64_t dilation_height,
-                                 int64_t dilation_width) {
+                                 int64_t dilation_width, bool half_precision, int device) {
+  using fused_rnn::cuda::Kernels;
   fused_rnn::MaskedConv2dSizes sizes = {input.at(0),  input.at(2),  input.at(3),     input.at(1),    weight.at(0),
                                         weight.at(2), weight.at(3), dilation_height, dilation_width, data_channels};
   fused_rnn::ops::set_mask(sizes, mask_type);
   py::dict plan;
-  plan["path"] = "rectangles";
-  plan["rectangles"] = fused_rnn::ops::active_rectangles(sizes).size();
-  plan["reason"] = "there are no kernels for masked convolution on a GPU yet";
-  return plan;
+  const auto type = half_precision ? at::kHalf : at::kFloat;
+  const auto choice = fused_rnn::ops::choose_kernels(sizes, type, static_cast<c10::DeviceIndex>(device));
+  const fused_rnn::cuda::Device gpu = fused_rnn::cuda::device_at(device);
+  py::dict passes;
+  const auto add = [&](const char* name, Kernels kernels, const auto& plan_boxes, const auto& plan_first) {
+    py::dict pass;
+    if (kernels == Kernels::kBoxes) {
+      const auto plan = plan_boxes();
+      pass["rows"] = plan.rows;
+      pass["channels"] = plan.channel_groups * fused_rnn::cuda::kChannels;
+      pass["blocks"] = plan.blocks;
+      pass["shared_bytes"] = plan.shared_bytes;
+    } else if (kernels == Kernels::kFirstLayer) {
+      const auto plan = plan_first();
+      pass["blocks"] = plan.blocks;
+      pass["shared_bytes"] = plan.shared_bytes;
+    } else {
+      pass["rectangles"] = fused_rnn::ops::active_rectangles(sizes).size();
+      pass["reason"] = choice.reason;
+    }
+    passes[name] = pass;
+  };
+  const auto first = [&] { return plan_first_layer(sizes, gpu); };
+  add("forward", choice.forward, [&] { return plan_correlation(sizes, sizes.out_channels, gpu); }, first);
+  add("input gradient", choice.input_gradient, [&] { return plan_correlation(sizes, sizes.in_channels, gpu); }, first);
+  add("parameter gradients", choice.parameter_gradients, [&] { return plan_weight_gradient(sizes, gpu); },
+      [&] { return plan_first_layer_gradient(sizes, gpu); });
+  return passes;
 }
 #endif
 
@@ -164,7 +191,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
              py::arg("device") = 0);
   module.def("cuda_masked_conv2d_plan", &cuda_masked_conv2d_plan, py::arg("input"), py::arg("weight"),
-             py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"));
+             py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"),
+             py::arg("half_precision"), py::arg("device") = 0);
   module.def("finds_cublas", &fused_rnn::ops::finds_cublas);
 #endif
 }

@@ -1,6 +1,6 @@
 # ruff: noqa: N999  (the name of the extension)
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 class BuildInfo(TypedDict):
     compiler: str
@@ -71,5 +71,7 @@ def cuda_masked_conv2d_plan(
     data_channels: int,
     dilation_height: int,
     dilation_width: int,
-) -> dict[str, str | int]: ...
+    half_precision: bool,
+    device: int = 0,
+) -> dict[str, dict[str, Any]]: ...
 def finds_cublas() -> bool: ...

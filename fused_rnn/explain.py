@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -17,8 +18,9 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     On a GPU a recurrent layer runs in persistent kernels, which keep the recurrent weights on the chip over all steps,
     in one of two ways: thread blocks exchange the hidden values within clusters ("cluster") or through the L2 cache
     ("grid"). Otherwise it runs on the stepwise path: one product and one pointwise kernel for each step. The hidden
-    size may be padded with zeros, which changes no result. A masked convolution runs in torch's own convolutions over
-    rectangles of active taps, so that a masked tap is not computed there either.
+    size may be padded with zeros, which changes no result. A masked convolution in half precision runs in kernels of
+    our own on GPUs of compute capability 9.0; otherwise in torch's own convolutions over rectangles of active taps, so
+    that a masked tap is not computed there either.
 
     Args:
         module: the layer.
@@ -48,7 +50,7 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     if not hasattr(_C, "cuda_plan"):
         raise NotImplementedError("input is on a GPU, and fused_rnn was built without CUDA kernels")
     if isinstance(module, (MaskedConv1d, MaskedConv2d)):
-        return f"{head}: {_describe_convolution(module, data)}"
+        return f"{head}: {_describe_convolution(module, data, dtype)}"
     if isinstance(input, PackedSequence):
         time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
     else:
@@ -73,18 +75,34 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     return "\n".join([f"{head}:", *lines])
 
 
-def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor) -> str:
+def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor, dtype: torch.dtype) -> str:
     weight, rank = module.weight, module.weight.dim()
     images = input if input.dim() == rank else input.unsqueeze(0)
     if isinstance(module, MaskedConv1d):
         images, weight = images.unsqueeze(2), as_row(weight)
     down, across = (1, *module.dilation)[-2:]
-    plan = _C.cuda_masked_conv2d_plan(
-        images.shape, weight.shape, module.mask_type, module.data_channels, dilation_height=down, dilation_width=across
+    passes = _C.cuda_masked_conv2d_plan(
+        images.shape,
+        weight.shape,
+        module.mask_type,
+        module.data_channels,
+        dilation_height=down,
+        dilation_width=across,
+        half_precision=dtype in (torch.bfloat16, torch.float16),
+        device=input.device.index or 0,
     )
-    count = plan["rectangles"]
-    convolutions = f"{count} convolution{'' if count == 1 else 's'} of torch"
-    return f"{convolutions} over rectangles of active taps, since {plan['reason']}"
+    return "\n".join(["", *(f"  {name}: {_describe_pass(plan)}" for name, plan in passes.items())])
+
+
+def _describe_pass(plan: dict[str, Any]) -> str:
+    if "rectangles" in plan:
+        count = plan["rectangles"]
+        convolutions = f"{count} convolution{'' if count == 1 else 's'} of torch"
+        return f"{convolutions} over rectangles of active taps, since {plan['reason']}"
+    blocks = f"{plan['blocks']} blocks of {plan['shared_bytes']} bytes of shared memory"
+    if "rows" not in plan:
+        return f"a kernel for first layers, which multiplies all active taps and channels at once, on {blocks}"
+    return f"a kernel that multiplies active taps only, in tiles of {plan['rows']} x 8 pixels and {plan['channels']} channels on {blocks}"
 
 
 def _describe(plan: dict[str, Any], hidden_size: int) -> str:

@@ -11,6 +11,10 @@ extern template const char* launch_correlation<true, false>(const CorrelationPar
 extern template const char* launch_correlation<false, false>(const CorrelationParams& params, void* stream);
 extern template const char* launch_correlation<true, true>(const CorrelationParams& params, void* stream);
 extern template const char* launch_correlation<false, true>(const CorrelationParams& params, void* stream);
+extern template const char* launch_first_layer<true>(const FirstLayerParams& params, void* stream);
+extern template const char* launch_first_layer<false>(const FirstLayerParams& params, void* stream);
+extern template const char* launch_first_layer_gradient<true>(const FirstLayerParams& params, void* stream);
+extern template const char* launch_first_layer_gradient<false>(const FirstLayerParams& params, void* stream);
 extern template const char* launch_weight_gradient<true, 1>(const WeightGradientParams& params, void* stream);
 extern template const char* launch_weight_gradient<true, 2>(const WeightGradientParams& params, void* stream);
 extern template const char* launch_weight_gradient<false, 1>(const WeightGradientParams& params, void* stream);
@@ -106,6 +110,47 @@ const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedCo
   return error;
 }
 
+// Describes the first `channels` of images of out_channels as rows of pixels, with boxes of 64 channels.
+const char* map_pixels(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t channels,
+                       int box_pixels) {
+  const int64_t pixels = sizes.batch * sizes.height * sizes.width, bytes = sizes.out_channels * kBytes;
+  const int64_t dims[] = {channels, pixels, 1, 1}, strides[] = {bytes, pixels * bytes, pixels * bytes};
+  const int box[] = {kChannels, box_pixels, 1, 1};
+  return make_tensor_map(map, data, bfloat16, 4, dims, strides, box);
+}
+
+// The arguments that both passes over a first layer have in common.
+FirstLayerParams first_layer_params(const MaskedConv2dSizes& sizes, const void* input, const ImageStrides& strides,
+                                    const FirstLayerPlan& plan) {
+  return {.input = input,
+          .batch_stride = strides.batch,
+          .row_stride = strides.row,
+          .column_stride = strides.column,
+          .channel_stride = strides.channel,
+          .weight = nullptr,
+          .out_stride = 0,
+          .in_stride = 0,
+          .tap_stride = 0,
+          .bias = nullptr,
+          .grad_output = {},
+          .slots = nullptr,
+          .grad_weight = nullptr,
+          .grad_bias = nullptr,
+          .taps = Taps(sizes),
+          .kernel_taps = static_cast<int>(sizes.taps()),
+          .in_channels = static_cast<int>(sizes.in_channels),
+          .out_channels = static_cast<int>(sizes.out_channels),
+          .height = static_cast<int>(sizes.height),
+          .width = static_cast<int>(sizes.width),
+          .pixels = sizes.batch * sizes.height * sizes.width,
+          .columns = static_cast<int>(Taps(sizes, /*with_centre=*/true).count * sizes.in_channels),
+          .ranges = static_cast<int>(sizes.data_channels),
+          .centre = Centre(sizes),
+          .relu = false,
+          .plan = plan,
+          .range = {}};
+}
+
 }  // namespace
 
 const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
@@ -150,8 +195,7 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .in_channels = static_cast<int>(sizes.in_channels),
       .out_channels = static_cast<int>(sizes.out_channels),
       .kernel_taps = static_cast<int>(sizes.taps()),
-      .centre_groups = static_cast<int>(sizes.centre_depends_on_groups() ? sizes.data_channels : 0),
-      .own_group = sizes.own_group,
+      .centre = Centre(sizes),
       .taps = taps,
       .runs = count_runs(taps),
       .in_blocks = static_cast<int>(divide_up(sizes.in_channels, kChannels)),
@@ -173,6 +217,50 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
   if (plan.channel_groups == 1)
     return bfloat16 ? launch_weight_gradient<true, 1>(kernel, stream) : launch_weight_gradient<false, 1>(kernel, stream);
   return bfloat16 ? launch_weight_gradient<true, 2>(kernel, stream) : launch_weight_gradient<false, 2>(kernel, stream);
+}
+
+const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const ImageStrides& strides,
+                        bool relu, const FirstLayerPlan& plan, void* stream) {
+  const MaskedConv2dSizes& sizes = params.sizes;
+  FirstLayerParams kernel = first_layer_params(sizes, params.input.data, strides, plan);
+  kernel.weight = params.weight.data;
+  kernel.out_stride = params.weight.out_stride;
+  kernel.in_stride = params.weight.in_stride;
+  kernel.tap_stride = params.weight.tap_stride;
+  kernel.bias = params.bias;
+  kernel.relu = relu;
+  int first_block = 0;
+  for (int group = 0; group < kernel.ranges; ++group) {
+    ColumnRange& range = kernel.range[group];
+    const GroupChannels own = channels_of_group(sizes.out_channels, sizes.data_channels, group);
+    range.begin = static_cast<int>(own.begin);
+    range.end = static_cast<int>(own.end);
+    range.first_block = first_block;
+    first_block += static_cast<int>(divide_up(own.end - own.begin, kChannels));
+    const GroupChannels seen = channels_of_group(sizes.in_channels, sizes.data_channels, group);
+    const int64_t at_centre = !sizes.centre_depends_on_groups() ? 0 : sizes.own_group ? seen.end : seen.begin;
+    range.columns = static_cast<int>(sizes.dense_taps * sizes.in_channels + at_centre);
+    const char* error = map_pixels(range.target, bfloat16, params.output.data, sizes, own.end, 64);
+    if (error) return error;
+  }
+  return bfloat16 ? launch_first_layer<true>(kernel, stream) : launch_first_layer<false>(kernel, stream);
+}
+
+const char* first_layer_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
+                                            const ImageStrides& strides, float* scratch, const FirstLayerPlan& plan,
+                                            void* stream) {
+  FirstLayerParams kernel = first_layer_params(params.sizes, params.input.data, strides, plan);
+  kernel.slots = scratch;
+  kernel.grad_weight = params.grad_weight.data;
+  kernel.grad_bias = params.grad_bias;
+  kernel.out_stride = params.grad_weight.out_stride;
+  kernel.in_stride = params.grad_weight.in_stride;
+  kernel.tap_stride = params.grad_weight.tap_stride;
+  const char* error = map_pixels(kernel.grad_output, bfloat16, params.grad_output.data, params.sizes,
+                                 params.sizes.out_channels, kFirstPixels);
+  if (error) return error;
+  return bfloat16 ? launch_first_layer_gradient<true>(kernel, stream)
+                  : launch_first_layer_gradient<false>(kernel, stream);
 }
 
 }  // namespace fused_rnn::cuda

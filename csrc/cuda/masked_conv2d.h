@@ -7,10 +7,10 @@
 
 namespace fused_rnn::cuda {
 
-// Each starts kernels on a stream (a cudaStream_t) and returns null, or what is wrong. All arrays are in device memory, of
-// two-byte values, and live until the kernels have run. why_not_hopper must have returned null for the sizes. Images are
-// channels last, and their addresses multiples of 16. Weights that are read have in_stride 1, and other strides that
-// are multiples of 8.
+// Each starts kernels on a stream (a cudaStream_t) and returns null, or what is wrong. All arrays are in device memory,
+// of two-byte values, and live until the kernels have run. choose_kernels must have named the kernels for the sizes.
+// Images are channels last, and their addresses multiples of 16. Weights that are read have in_stride 1, and other
+// strides that are multiples of 8. Gradients of weights have any strides.
 
 // Computes the forward pass; with `relu`, stores the greater of each value and zero.
 const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
@@ -19,9 +19,19 @@ const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& 
 const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputGradientParams<void>& params,
                                          const CorrelationPlan& plan, void* stream);
 
-// Computes the gradients of the weight, whose strides are free, and of the bias. `scratch` is memory of
+// Computes the gradients of the weight and of the bias. `scratch` is memory of
 // plan.scratch_values() float32 values, which need not be initialised.
 const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
                                               float* scratch, const WeightGradientPlan& plan, void* stream);
+
+// The same for a first layer. Its input may have any strides, in elements; so may its weight.
+struct ImageStrides {
+  int64_t batch, channel, row, column;
+};
+const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const ImageStrides& strides,
+                        bool relu, const FirstLayerPlan& plan, void* stream);
+const char* first_layer_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
+                                            const ImageStrides& strides, float* scratch, const FirstLayerPlan& plan,
+                                            void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -31,6 +31,13 @@ CASES = [
     ConvolutionCase(72, 136, (3, 5), "B", 2, size=(3, 14)),
     ConvolutionCase(8, 16, (1, 1), "B", 4),
     ConvolutionCase(16, 200, (1, 3), "A", 4),
+    ConvolutionCase(1, 8, (7, 7), "A", size=(9, 10)),
+    ConvolutionCase(1, 72, (5, 5), "B", size=(17, 19), bias=False),
+    ConvolutionCase(3, 136, (7, 7), "A", 3, size=(8, 7)),
+    ConvolutionCase(3, 16, (3, 3), "B", 3, size=(6, 8), dilation=(2, 1)),
+    ConvolutionCase(5, 24, (3, 3), "vertical_A"),
+    ConvolutionCase(15, 8, (3, 3), "B"),
+    ConvolutionCase(12, 264, (3, 3), "A"),
 ]
 
 
@@ -50,13 +57,14 @@ def test_equals_the_oracle(case: ConvolutionCase, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("layout", [as_made, channels_last])
 @pytest.mark.parametrize("grad_layout", [as_made, channels_last])
-def test_layouts(layout: Layout, grad_layout: Layout) -> None:
-    case = ConvolutionCase(16, 24, size=(9, 11))
+@pytest.mark.parametrize("in_channels", [3, 16])
+def test_layouts(layout: Layout, grad_layout: Layout, in_channels: int) -> None:
+    case = ConvolutionCase(in_channels, 24, size=(9, 11))
     made = case.result(case.ours, torch.bfloat16)
     assert_identical(case.result(case.ours, torch.bfloat16, layout, grad_layout, layout), made)
 
 
-@pytest.mark.parametrize("case", CASES[1:3] + CASES[12:16], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES[1:22] if case.bias and case.size[0] * case.size[1] > 35], ids=str)
 def test_nan_in_what_is_not_seen(case: ConvolutionCase) -> None:
     check_nan_in_the_future(case, torch.bfloat16, channels_last, "cpu")
     check_nan_in_the_gradient_of_the_past(case, torch.bfloat16, channels_last, "cpu")

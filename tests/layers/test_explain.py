@@ -1,5 +1,7 @@
 """fused_rnn.explain without a GPU; tests/gpu/test_cuda.py tests it with one."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from cases import CELLS, KINDS, class_of
@@ -47,8 +49,27 @@ def test_masked_convolutions(
         input = torch.empty(shape, device="cuda:15", dtype=torch.bfloat16)
     if hasattr(_C, "cuda_masked_conv2d_plan"):
         text = fused_rnn.explain(module, input)
-        assert text.startswith(f"{name} on cuda:15, torch.bfloat16: {count} convolution")
+        assert text.startswith(f"{name} on cuda:15, torch.bfloat16:\n  forward: {count} convolution")
         assert "of torch over rectangles of active taps, since" in text
+
+
+def test_masked_convolution_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(input: Sequence[int], *_: object, half_precision: bool, **__: object) -> dict[str, dict[str, object]]:
+        assert tuple(input) == (3, 8, 28, 28)
+        assert half_precision
+        first: dict[str, object] = {"blocks": 12, "shared_bytes": 1000}
+        boxes = {**first, "rows": 28, "channels": 64}
+        return {"forward": first, "input gradient": {"rectangles": 2, "reason": "so"}, "parameter gradients": boxes}
+
+    monkeypatch.setattr(_C, "cuda_masked_conv2d_plan", planned, raising=False)
+    monkeypatch.setattr(_C, "cuda_plan", None, raising=False)
+    with FakeTensorMode():
+        input = torch.empty(3, 8, 28, 28, device="cuda:15", dtype=torch.float16)
+    lines = fused_rnn.explain(fused_rnn.MaskedConv2d(8, 8, 3, mask_type="B"), input).splitlines()
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["forward", "input gradient", "parameter gradients"]
+    assert "a kernel for first layers" in lines[1]
+    assert lines[2].endswith("2 convolutions of torch over rectangles of active taps, since so")
+    assert "in tiles of 28 x 8 pixels and 64 channels on 12 blocks of 1000 bytes" in lines[3]
 
 
 def test_other_modules() -> None:

@@ -10,9 +10,7 @@
 
 #pragma once
 
-#include "cuda/conv/plan.h"
-#include "cuda/kit/dtype.cuh"
-#include "cuda/kit/hopper.cuh"
+#include "cuda/conv/pixels.cuh"
 
 namespace fused_rnn::cuda {
 
@@ -61,17 +59,6 @@ struct CorrelationMemory {
   }
 };
 
-// A position in a ring of buffers.
-struct RingPosition {
-  int stage = 0, parity = 0;
-  FUSED_RNN_DEVICE void advance(int stages) {
-    if (++stage == stages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
 // Where a tile is: its image, first pixel, range of channels, and first channel.
 struct Tile {
   int image, y, x, range, channel;
@@ -97,9 +84,7 @@ struct Correlation {
   Barrier *source_full, *source_empty, *weight_full, *weight_empty;
 
   FUSED_RNN_DEVICE explicit Correlation(const CorrelationParams& of) : params(of) {
-    char* memory = shared_memory();
-    memory += (kAlignment - shared_address(memory) % kAlignment) % kAlignment;
-    source = memory;
+    source = aligned_for_boxes(shared_memory());
     weight = source + params.plan.source_stages * params.plan.box_bytes;
     out = weight + params.plan.weight_stages * kGroups * CorrelationMemory::kWeightBytes;
     source_full = reinterpret_cast<Barrier*>(out + CorrelationMemory::kOutBuffers * kGroups * kOutBytes);
@@ -250,39 +235,19 @@ struct Correlation {
     }
   }
 
-  // Adds the bias and stores the sums, through shared memory, since a thread holds neighbouring pixels of a channel, but a
-  // pixel's channels are neighbours in memory.
-  FUSED_RNN_DEVICE void store(Sums& sum, int group, const Tile& tile, int& buffer) const {
-    const int thread = static_cast<int>(threadIdx.x) % 128, lane = thread % 32, warp = thread / 32;
-    const bool stores = thread == 0;
-    float bias[2];
-    for (int half = 0; half < 2; ++half) {
-      const int channel = tile.channel + 16 * warp + 8 * half + lane / 4;
-      bias[half] = params.bias && channel < params.range[tile.range].end ? widen(static_cast<const T*>(params.bias)[channel]) : 0;
-    }
-    const int half = lane / 8 % 2, column = lane % 8;
+  FUSED_RNN_DEVICE void store(const Sums& sum, int group, const Tile& tile, int& buffer) const {
+    const bool stores = threadIdx.x % 128 == 0;
+    const ChannelRange& range = params.range[tile.range];
+    const Epilogue<T> epilogue(params.bias, tile.channel, range.end, params.relu);
 #pragma unroll
     for (int first = 0; first < kRows; first += kStored) {
-      char* to = out + (group * CorrelationMemory::kOutBuffers + buffer) * kOutBytes;
+      char* box = out + (group * CorrelationMemory::kOutBuffers + buffer) * kOutBytes;
       if (stores) boxes_read<CorrelationMemory::kOutBuffers - 1>();
       group_barrier(1 + group, 128);
-      char* row = to + column * kRowBytes + ((2 * warp + half) ^ column) * 16;
-#pragma unroll
-      for (int i = 0; i < kStored; ++i, row += kTileWidth * kRowBytes) {
-        uint32_t words[2];
-#pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          float pair[2] = {sum[4 * (first + i) + 2 * h] + bias[h], sum[4 * (first + i) + 2 * h + 1] + bias[h]};
-          if (params.relu)
-            for (float& value : pair) value = value < 0 ? 0 : value;
-          words[h] = narrow_pair<T>(pair);
-        }
-        store_transposed(row, words[0], words[1]);
-      }
-      shared_written();
+      epilogue.template store<kStored>(sum, first, box);
       group_barrier(1 + group, 128);
       if (stores) {
-        store_box(params.range[tile.range].target, to, tile.channel, tile.x, tile.y + first, tile.image);
+        store_box(range.target, box, tile.channel, tile.x, tile.y + first, tile.image);
         boxes_started();
       }
       buffer = (buffer + 1) % CorrelationMemory::kOutBuffers;

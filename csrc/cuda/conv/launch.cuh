@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include "cuda/conv/first_layer.cuh"
 #include "cuda/conv/weight_gradient.cuh"
 
 namespace fused_rnn::cuda {
@@ -35,6 +36,31 @@ const char* launch_weight_gradient(const WeightGradientParams& params, void* str
   const int64_t in_block = kMostAddends / params.addends;
   return launch(add_weight_gradient<kBFloat16, kGroups>,
                 {divide_up(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream}, params);
+}
+
+template <bool kBFloat16>
+const char* launch_first_layer(const FirstLayerParams& params, void* stream) {
+  return launch(convolve_first_layer<kBFloat16>,
+                {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream}, params);
+}
+
+template <bool kBFloat16>
+const char* launch_first_layer_gradient(const FirstLayerParams& params, void* stream) {
+  const char* error = "no kernel is built for this plan";
+  const auto if_planned = [&]<int kOutBlocks, int kDepthBlocks>() {
+    if constexpr (is_built_first(kOutBlocks, kDepthBlocks))
+      if (params.plan.out_blocks == kOutBlocks && params.plan.depth_blocks == kDepthBlocks)
+        error = launch(sum_first_layer_gradient<kBFloat16, kOutBlocks, kDepthBlocks>,
+                       {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream}, params);
+  };
+  const auto with_out_blocks = [&]<int... kOutBlocks>() {
+    (if_planned.template operator()<kOutBlocks, 1>(), ...);
+    (if_planned.template operator()<kOutBlocks, 2>(), ...);
+  };
+  with_out_blocks.template operator()<1, 2, 3, 4>();
+  if (error) return error;
+  return launch(add_first_layer_gradient<kBFloat16>,
+                {params.out_channels, kFirstAddThreads, kFirstAddThreads * 4, 1, false, stream}, params);
 }
 
 }  // namespace fused_rnn::cuda

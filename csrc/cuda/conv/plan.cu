@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "cuda/conv/correlation.cuh"
+#include "cuda/conv/first_layer.cuh"
 #include "cuda/conv/weight_gradient.cuh"
 
 namespace fused_rnn::cuda {
@@ -45,23 +46,50 @@ double estimate(const CorrelationPlan& plan, int64_t taps, const Device& device)
   return kStart + rounds * (tile + store) / kCyclesOfMicrosecond;
 }
 
-}  // namespace
+// The columns of the matrix of a first layer: its active taps and channels.
+int64_t count_columns(const MaskedConv2dSizes& sizes) {
+  return Taps(sizes, /*with_centre=*/true).count * sizes.in_channels;
+}
 
-const char* why_not_hopper(const MaskedConv2dSizes& sizes, const Device& device) {
-  if (!device.hopper) return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
+// Why no kernels serve a layer; null if some do.
+const char* why_no_kernels(const MaskedConv2dSizes& sizes, const Device& device) {
+  if (!device.hopper)
+    return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
+  if (sizes.out_channels % 8) return "the number of output channels is not a multiple of 8";
   if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
-  if (sizes.in_channels % 8 || sizes.out_channels % 8) return "numbers of channels must be multiples of 8";
   if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))
     return "no tap is active, or none for some channels";
-  if (sizes.batch == 0) return "the batch is empty";
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  if (std::max({sizes.batch, sizes.height, sizes.width, sizes.in_channels, sizes.out_channels}) > kMost)
+  if (sizes.batch == 0 || sizes.in_channels == 0) return "the images are empty";
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2, kMostReach = std::numeric_limits<int16_t>::max();
+  if (std::max({sizes.height * sizes.width * sizes.batch, sizes.in_channels, sizes.out_channels, sizes.taps()}) > kMost)
     return "a size is too large";
-  if (sizes.dilation_height * sizes.kernel_height > kMost || sizes.dilation_width * sizes.kernel_width > kMost ||
-      plan_correlation(sizes, sizes.out_channels, device).blocks == 0 ||
-      plan_weight_gradient(sizes, device).blocks == 0)
+  if (sizes.dilation_height * sizes.kernel_height > kMostReach || sizes.dilation_width * sizes.kernel_width > kMostReach)
+    return "the taps reach too far";
+  return nullptr;
+}
+
+// Why the kernels that copy boxes of 64 channels do not serve such a layer; null if they do.
+const char* why_no_boxes(const MaskedConv2dSizes& sizes, const Device& device) {
+  if (sizes.in_channels % 8) return "the number of input channels is not a multiple of 8";
+  if (plan_correlation(sizes, sizes.out_channels, device).blocks == 0 ||
+      plan_correlation(sizes, sizes.in_channels, device).blocks == 0 || plan_weight_gradient(sizes, device).blocks == 0)
     return "the taps reach too far for shared memory";
   return nullptr;
+}
+
+}  // namespace
+
+ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device) {
+  constexpr auto kRectangles = Kernels::kRectangles;
+  if (const char* reason = why_no_kernels(sizes, device)) return {kRectangles, kRectangles, kRectangles, reason};
+  const char* reason = why_no_boxes(sizes, device);
+  const Kernels others = reason ? kRectangles : Kernels::kBoxes;
+  ConvolutionChoice choice = {others, others, others, reason};
+  if (sizes.in_channels < kFewChannels) {
+    if (plan_first_layer(sizes, device).blocks > 0) choice.forward = Kernels::kFirstLayer;
+    if (plan_first_layer_gradient(sizes, device).blocks > 0) choice.parameter_gradients = Kernels::kFirstLayer;
+  }
+  return choice;
 }
 
 CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
@@ -129,6 +157,31 @@ WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const De
     if (plan.blocks > 0 && (best.blocks == 0 || plan.tiles * rows < best.tiles * best.rows)) best = plan;
   }
   return best;
+}
+
+FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& device) {
+  FirstLayerPlan plan = {};
+  plan.depth_blocks = static_cast<int>(divide_up(count_columns(sizes), kChannels));
+  for (int64_t group = 0; group < sizes.data_channels; ++group) {
+    const GroupChannels of = channels_of_group(sizes.out_channels, sizes.data_channels, group);
+    plan.out_blocks += static_cast<int>(divide_up(of.end - of.begin, kChannels));
+  }
+  plan.shared_bytes = FirstLayerMemory::forward_bytes(plan);
+  if (count_columns(sizes) > kMostColumns || plan.shared_bytes > device.shared_bytes) return {};
+  plan.tiles = divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels);
+  plan.blocks = std::min<int64_t>(plan.tiles, 2 * device.multiprocessors);
+  return plan;
+}
+
+FirstLayerPlan plan_first_layer_gradient(const MaskedConv2dSizes& sizes, const Device& device) {
+  FirstLayerPlan plan = {};
+  plan.depth_blocks = static_cast<int>(divide_up(count_columns(sizes) + 1, kChannels));
+  plan.out_blocks = static_cast<int>(divide_up(sizes.out_channels, kChannels));
+  plan.shared_bytes = FirstLayerMemory::gradient_bytes(plan);
+  if (!is_built_first(plan.out_blocks, plan.depth_blocks) || plan.shared_bytes > device.shared_bytes) return {};
+  plan.tiles = divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels);
+  plan.blocks = std::min<int64_t>(plan.tiles, device.multiprocessors);
+  return plan;
 }
 
 }  // namespace fused_rnn::cuda

@@ -48,6 +48,24 @@ constexpr GroupChannels channels_of_group(int64_t channels, int64_t groups, int6
   return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
 }
 
+// Which input channels an output channel sees at the centre tap, where that depends on their groups.
+struct Centre {
+  int groups;  // of channels; 1 where all outputs see the same
+  int in_channels, out_channels;
+  bool own_group;  // whether an output sees the inputs of its own group, too, not only those of earlier ones
+
+  constexpr explicit Centre(const MaskedConv2dSizes& sizes)
+      : groups(static_cast<int>(sizes.data_channels)),
+        in_channels(static_cast<int>(sizes.in_channels)),
+        out_channels(static_cast<int>(sizes.out_channels)),
+        own_group(sizes.own_group) {}
+
+  FUSED_RNN_HOST_DEVICE constexpr bool sees(int out, int in) const {
+    const int64_t of_in = int64_t(in) * groups / in_channels, of_out = int64_t(out) * groups / out_channels;
+    return of_in < of_out || (own_group && of_in == of_out);
+  }
+};
+
 // Whether kernels are built for tiles of this many rows and groups of 64 channels.
 constexpr bool is_built(int rows, int channel_groups) {
   return channel_groups == 1 || (channel_groups == 2 && rows >= 16);
@@ -82,8 +100,34 @@ struct WeightGradientPlan {
   constexpr int64_t scratch_values() const { return (units + blocks) * slot_values() + 2 * units; }
 };
 
-// Why the kernels do not serve masked convolution in half precision: a static text, or null if they do.
-const char* why_not_hopper(const MaskedConv2dSizes& sizes, const Device& device);
+// A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is computed
+// with all of them as one depth, for so many pixels at a time.
+constexpr int kMostColumns = 128, kFirstPixels = 256, kFirstThreads = 256;
+// With fewer channels than this, boxes of 64 would be mostly zeros.
+constexpr int kFewChannels = 16;
+
+struct FirstLayerPlan {
+  int depth_blocks;  // of 64 columns
+  int out_blocks;    // of 64 output channels: in the forward pass those of each group of channels for themselves
+  int64_t tiles, blocks, shared_bytes;
+  // The weight gradient: float32 values of a slot, in which a warpgroup leaves its part of the sums, and of all.
+  constexpr int64_t slot_values() const { return int64_t(depth_blocks) * out_blocks * kChannels * kChannels; }
+  constexpr int64_t scratch_values() const { return 2 * blocks * slot_values(); }
+};
+
+// Whether a kernel is built for the weight gradient of such a layer.
+constexpr bool is_built_first(int out_blocks, int depth_blocks) {
+  return depth_blocks <= 2 && out_blocks * depth_blocks <= 4;
+}
+
+// What computes each pass over a layer in half precision: the kernels of correlation.cuh and weight_gradient.cuh, those of
+// first_layer.cuh, or torch's convolutions over rectangles of active taps.
+enum class Kernels { kRectangles, kBoxes, kFirstLayer };
+struct ConvolutionChoice {
+  Kernels forward, input_gradient, parameter_gradients;
+  const char* reason;  // why not all of them are kBoxes: a static text, or null
+};
+ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device);
 
 // The plan with these tiles, without blocks if there is none; and the best of all.
 CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
@@ -92,6 +136,10 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
 WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
                                              int channel_groups, int rows);
 WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device);
+
+// Without blocks where such a layer is too large for it.
+FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& device);
+FirstLayerPlan plan_first_layer_gradient(const MaskedConv2dSizes& sizes, const Device& device);
 
 // Neighbouring taps of a row of the kernel whose weight gradients one unit computes.
 struct Run {

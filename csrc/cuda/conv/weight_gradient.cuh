@@ -23,8 +23,7 @@ struct WeightGradientParams {
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
   int in_channels, out_channels, kernel_taps;
-  int centre_groups;  // of channels, where the centre tap depends on them; else 0
-  bool own_group;     // whether it then sees the same group
+  Centre centre;
   Taps taps;
   int runs, in_blocks, out_blocks;  // units: run, then block of output channels, then block of input channels, fastest
   int pitch;
@@ -81,8 +80,7 @@ struct WeightGradient {
   Barrier *full, *empty;
 
   FUSED_RNN_DEVICE explicit WeightGradient(const WeightGradientParams& of) : params(of) {
-    char* memory = shared_memory();
-    ones = memory + (kAlignment - shared_address(memory) % kAlignment) % kAlignment;
+    ones = aligned_for_boxes(shared_memory());
     ring = ones + WeightGradientMemory::kOnesBytes;
     full = reinterpret_cast<Barrier*>(ring + params.plan.stages * params.plan.stage_bytes);
     empty = full + WeightGradientMemory::kMostStages;
@@ -299,10 +297,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   const float4 sum = add_slots(params, unit, at);
   store(static_cast<T*>(params.grad_weight) + out * params.out_stride + tap * params.tap_stride, params.in_stride,
         in_block * kChannels + lane * 4, params.in_channels, sum, [&](int in) {
-          if (params.centre_groups == 0 || tap + 1 < params.taps.count) return true;
-          const int64_t of_in = int64_t(in) * params.centre_groups / params.in_channels;
-          const int64_t of_out = int64_t(out) * params.centre_groups / params.out_channels;
-          return of_in < of_out || (params.own_group && of_in == of_out);
+          return params.centre.groups == 1 || tap + 1 < params.taps.count || params.centre.sees(out, in);
         });
 }
 

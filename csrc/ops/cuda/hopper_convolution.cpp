@@ -31,16 +31,24 @@ Weights<const void> weight_params(const Tensor& weight, const MaskedConv2dSizes&
   return {weight.const_data_ptr(), sizes.taps() * sizes.in_channels, 1, sizes.in_channels};
 }
 
-}  // namespace
-
-const char* why_not_hopper(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu) {
-  if (type != at::kBFloat16 && type != at::kHalf) return "the kernels for Hopper are for bfloat16 and float16";
-  return cuda::why_not_hopper(sizes, cuda::device_at(std::max<int>(0, gpu)));
+cuda::ImageStrides strides_of(const Tensor& images) {
+  return {images.stride(0), images.stride(1), images.stride(2), images.stride(3)};
 }
 
-Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias) {
+}  // namespace
+
+cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu) {
+  constexpr auto kRectangles = cuda::Kernels::kRectangles;
+  if (type != at::kBFloat16 && type != at::kHalf)
+    return {kRectangles, kRectangles, kRectangles, "the kernels for Hopper are for bfloat16 and float16"};
+  return cuda::choose_kernels(sizes, cuda::device_at(std::max<int>(0, gpu)));
+}
+
+Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kernels kernels) {
   const MaskedConv2dSizes& s = layer.sizes;
-  const Tensor input = channels_last(layer.input), weight = channels_last(layer.weight);
+  const bool first = kernels == cuda::Kernels::kFirstLayer;
+  const Tensor input = first ? layer.input : channels_last(layer.input);
+  const Tensor weight = channels_last(layer.weight);
   const Tensor dense_bias = bias.defined() ? bias.contiguous() : bias;
   const Tensor output = empty_images(layer, s.out_channels);
   const MaskedConv2dForwardParams<void> params = {s,
@@ -48,8 +56,13 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias) {
                                                   weight_params(weight, s),
                                                   bias.defined() ? dense_bias.const_data_ptr() : nullptr,
                                                   {output.mutable_data_ptr(), true}};
-  const auto plan = cuda::plan_correlation(s, s.out_channels, gpu_of(input));
-  check_launch(cuda::masked_conv2d(is_bfloat16(input), params, /*relu=*/false, plan, current_stream(input.device())));
+  const bool bfloat16 = is_bfloat16(input);
+  const cuda::Device gpu = gpu_of(input);
+  void* const stream = current_stream(input.device());
+  check_launch(first ? cuda::first_layer(bfloat16, params, strides_of(input), /*relu=*/false,
+                                         cuda::plan_first_layer(s, gpu), stream)
+                     : cuda::masked_conv2d(bfloat16, params, /*relu=*/false,
+                                           cuda::plan_correlation(s, s.out_channels, gpu), stream));
   return output.contiguous(layer.format);
 }
 
@@ -64,14 +77,14 @@ Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_outpu
   return grad_input.contiguous(layer.format);
 }
 
-void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias,
+void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
                                 MaskedConv2dGradients& gradients) {
   const MaskedConv2dSizes& s = layer.sizes;
-  const Tensor grad = channels_last(grad_output), input = channels_last(layer.input);
+  const bool first = kernels == cuda::Kernels::kFirstLayer;
+  const Tensor grad = channels_last(grad_output);
+  const Tensor input = first ? layer.input : channels_last(layer.input);
   const Tensor grad_weight = at::empty_like(layer.weight, layer.weight.suggest_memory_format());
   if (bias) gradients.bias = at::empty({s.out_channels}, grad.options());
-  const auto plan = cuda::plan_weight_gradient(s, gpu_of(grad));
-  const Tensor scratch = at::empty(plan.scratch_values(), grad.options().dtype(at::kFloat));
   const Weights<void> written = {grad_weight.mutable_data_ptr(), grad_weight.stride(0), grad_weight.stride(1),
                                  grad_weight.stride(s.kernel_width == 1 ? 2 : 3)};
   const MaskedConv2dParameterGradientsParams<void> params = {s,
@@ -79,8 +92,22 @@ void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_ou
                                                              {input.const_data_ptr(), true},
                                                              written,
                                                              bias ? gradients.bias.mutable_data_ptr() : nullptr};
-  check_launch(cuda::masked_conv2d_parameter_gradients(is_bfloat16(grad), params, scratch.mutable_data_ptr<float>(),
-                                                       plan, current_stream(grad.device())));
+  const cuda::Device gpu = gpu_of(grad);
+  void* const stream = current_stream(grad.device());
+  const auto scratch = [&](const auto& plan) {
+    return at::empty(plan.scratch_values(), grad.options().dtype(at::kFloat));
+  };
+  if (first) {
+    const auto plan = cuda::plan_first_layer_gradient(s, gpu);
+    const Tensor slots = scratch(plan);
+    check_launch(cuda::first_layer_parameter_gradients(is_bfloat16(grad), params, strides_of(input),
+                                                       slots.mutable_data_ptr<float>(), plan, stream));
+  } else {
+    const auto plan = cuda::plan_weight_gradient(s, gpu);
+    const Tensor slots = scratch(plan);
+    check_launch(cuda::masked_conv2d_parameter_gradients(is_bfloat16(grad), params, slots.mutable_data_ptr<float>(),
+                                                         plan, stream));
+  }
   gradients.weight = grad_weight;
 }
 

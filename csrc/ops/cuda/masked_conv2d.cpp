@@ -17,27 +17,33 @@ struct Guards {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
-// Whether kernels of our own compute the layer; else torch's convolutions do.
-bool by_own_kernels(const MaskedConv2d& layer) {
-  return why_not_hopper(layer.sizes, layer.input.scalar_type(), layer.input.device().index()) == nullptr;
+cuda::ConvolutionChoice choose(const MaskedConv2d& layer) {
+  return choose_kernels(layer.sizes, layer.input.scalar_type(), layer.input.device().index());
 }
+
+constexpr auto kRectangles = cuda::Kernels::kRectangles;
 
 }  // namespace
 
 Tensor masked_conv2d_on_cuda(const MaskedConv2d& layer, const Tensor& bias) {
   const Guards guards(layer);
-  return by_own_kernels(layer) ? hopper_forward(layer, bias) : rectangles_forward(layer, bias);
+  const cuda::ConvolutionChoice choice = choose(layer);
+  return choice.forward == kRectangles ? rectangles_forward(layer, bias) : hopper_forward(layer, bias, choice.forward);
 }
 
 MaskedConv2dGradients masked_conv2d_backward_on_cuda(const MaskedConv2d& layer, const Tensor& grad_output,
                                                      MaskedConv2dWanted wanted) {
   const Guards guards(layer);
-  if (!by_own_kernels(layer)) return rectangles_backward(layer, grad_output, wanted);
+  const cuda::ConvolutionChoice choice = choose(layer);
+  const bool own_input = wanted.input && choice.input_gradient != kRectangles;
   // A bias gradient alone is a sum.
+  const bool own_weight = wanted.weight && choice.parameter_gradients != kRectangles;
   MaskedConv2dGradients gradients =
-      rectangles_backward(layer, grad_output, {false, false, wanted.bias && !wanted.weight});
-  if (wanted.input) gradients.input = hopper_input_gradient(layer, grad_output);
-  if (wanted.weight) hopper_parameter_gradients(layer, grad_output, wanted.bias, gradients);
+      rectangles_backward(layer, grad_output,
+                          {wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias && !own_weight});
+  if (own_input) gradients.input = hopper_input_gradient(layer, grad_output);
+  if (own_weight)
+    hopper_parameter_gradients(layer, grad_output, wanted.bias, choice.parameter_gradients, gradients);
   return gradients;
 }
 

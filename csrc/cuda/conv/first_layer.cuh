@@ -1,0 +1,345 @@
+// Masked convolution of images with few channels, such as a first layer's, on Hopper's matrix units.
+//
+// All active taps and channels are one depth, of at most 128: a block gathers, for 256 pixels in raster order, the
+// rows of that matrix (im2col) into shared memory, where the matrix instructions read it. The forward pass multiplies it with the
+// weights, which a block gathers once. The weight gradient multiplies grad_output with it and sums over the pixels; a
+// column of ones makes the bias gradient one more column.
+
+#pragma once
+
+#include "cuda/conv/pixels.cuh"
+
+namespace fused_rnn::cuda {
+
+// Target channels that see the same columns of the matrix: those of one group of channels, or all.
+struct ColumnRange {
+  int begin, end;    // channels
+  int first_block;   // of 64 channels, counted over those of all ranges
+  int columns;       // that they see, the first ones
+  TensorMap target;  // the forward pass: [end, pixels], boxes of 64 x 64
+};
+
+// A column of the matrix: which value it has of the pixels around a pixel.
+struct Column {
+  int offset;  // in elements, from the pixel's own first value
+  int16_t down, right;
+};
+
+struct FirstLayerParams {
+  const void* input;
+  int64_t batch_stride, row_stride, column_stride, channel_stride;  // of the input
+  const void* weight;  // the forward pass
+  int64_t out_stride, in_stride, tap_stride;  // of the weight or its gradient
+  const void* bias;       // [out_channels], or null
+  TensorMap grad_output;  // the weight gradient: [out_channels, pixels], boxes of 64 x 256
+  float* slots;           // the weight gradient: [2 * blocks, out_blocks, depth_blocks, 64, 64], a slot for each warpgroup
+  void* grad_weight;      // or null
+  void* grad_bias;        // or null
+  Taps taps;              // that all channels see; the centre tap follows if there are groups
+  int kernel_taps, in_channels, out_channels, height, width;
+  int64_t pixels;
+  int columns;  // of the matrix, without the one of ones
+  int ranges;
+  Centre centre;
+  bool relu;
+  FirstLayerPlan plan;
+  ColumnRange range[kMostGroups];
+};
+
+// The shared memory of a block.
+struct FirstLayerMemory {
+  static constexpr int kBlockBytes = kFirstPixels * kRowBytes;     // 64 columns of the matrix
+  static constexpr int kWeightBytes = kChannels * kRowBytes;       // of 64 output channels, for 64 columns
+  static constexpr int kOutBytes = 64 * kRowBytes;                 // of a warpgroup: 64 pixels of 64 channels
+  static constexpr int kColumnBytes = kMostColumns * sizeof(Column);
+
+  static constexpr int64_t forward_bytes(const FirstLayerPlan& plan) {
+    return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) + 2 * kOutBytes +
+           kColumnBytes;
+  }
+  static constexpr int64_t gradient_bytes(const FirstLayerPlan& plan) {
+    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + 2 * 8;
+  }
+};
+
+template <bool kBFloat16>
+struct FirstLayer {
+  using T = std::conditional_t<kBFloat16, bfloat16, float16>;
+
+  const FirstLayerParams& params;
+  char* matrix;   // [depth_blocks][256 pixels][64 columns]
+  char* second;   // the weights, [depth_blocks][out_channels][64 columns]; or grad_output, [out_blocks][256 pixels][64 channels]
+  Column* table;  // [columns]
+
+  FUSED_RNN_DEVICE explicit FirstLayer(const FirstLayerParams& of, int64_t second_bytes) : params(of) {
+    matrix = aligned_for_boxes(shared_memory());
+    second = matrix + params.plan.depth_blocks * FirstLayerMemory::kBlockBytes;
+    table = reinterpret_cast<Column*>(second + second_bytes);
+  }
+
+  FUSED_RNN_DEVICE void describe_columns() const {
+    for (int column = static_cast<int>(threadIdx.x); column < params.columns; column += kFirstThreads) {
+      const int tap = column / params.in_channels, channel = column % params.in_channels;
+      const int down = tap / params.taps.row_length * params.taps.dilation_y - params.taps.before_y;
+      const int right = tap % params.taps.row_length * params.taps.dilation_x - params.taps.before_x;
+      const int64_t offset =
+          down * params.row_stride + right * params.column_stride + channel * params.channel_stride;
+      table[column] = {static_cast<int>(offset), static_cast<int16_t>(down), static_cast<int16_t>(right)};
+    }
+    block_barrier();
+  }
+
+  // Gathers the rows of the matrix for the pixels from `first` on, one for each thread: what is outside the image, and
+  // all columns from `columns` on, is zero, but for a column of ones that follows if it is wanted.
+  FUSED_RNN_DEVICE void gather(int64_t first, int columns, bool ones) const {
+    const int row = static_cast<int>(threadIdx.x);
+    const int64_t pixel = first + row;
+    const bool exists = pixel < params.pixels;
+    const int x = static_cast<int>(pixel % params.width);
+    const int64_t line = pixel / params.width;
+    const int y = static_cast<int>(line % params.height);
+    const T* own = static_cast<const T*>(params.input) + line / params.height * params.batch_stride +
+                   y * params.row_stride + x * params.column_stride;
+    for (int chunk = 0; chunk < params.plan.depth_blocks * 8; ++chunk) {
+      T values[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        const int column = chunk * 8 + i;
+        values[i] = narrow<T>(0);
+        if (column < columns && exists) {
+          const Column at = table[column];
+          const int down = y + at.down, right = x + at.right;
+          if (down >= 0 && down < params.height && right >= 0 && right < params.width) values[i] = own[at.offset];
+        } else if (ones && column == columns && exists) {
+          values[i] = narrow<T>(1);
+        }
+      }
+      uint4 words;
+      memcpy(&words, values, sizeof(words));
+      *reinterpret_cast<uint4*>(
+          chunk_at(matrix + chunk / 8 * FirstLayerMemory::kBlockBytes, row, chunk % 8)) = words;
+    }
+  }
+
+  // Sets the columns from `first` to before `end` of this thread's row to zero.
+  FUSED_RNN_DEVICE void clear(int first, int end) const {
+    const int row = static_cast<int>(threadIdx.x);
+    for (int column = first; column < end; ++column)
+      reinterpret_cast<T*>(chunk_at(matrix + column / kChannels * FirstLayerMemory::kBlockBytes, row,
+                                    column % kChannels / 8))[column % 8] = narrow<T>(0);
+  }
+
+  // Gathers the weights. Columns that an output channel does not see are zero.
+  FUSED_RNN_DEVICE void gather_weights() const {
+    const int outputs = params.plan.out_blocks * kChannels, columns = params.plan.depth_blocks * kChannels;
+    for (int i = static_cast<int>(threadIdx.x); i < outputs * columns; i += kFirstThreads) {
+      const int row = i / columns, column = i % columns;
+      const int tap = column / params.in_channels, in = column % params.in_channels;
+      int index = 0;
+      while (index + 1 < params.ranges && params.range[index + 1].first_block <= row / kChannels) ++index;
+      const ColumnRange& range = params.range[index];
+      const int out = range.begin + row - range.first_block * kChannels;
+      T value = narrow<T>(0);
+      if (out < range.end && column < range.columns)
+        value = static_cast<const T*>(
+            params.weight)[out * params.out_stride + in * params.in_stride + tap * params.tap_stride];
+      char* block =
+          second + (column / kChannels * params.plan.out_blocks + row / kChannels) * FirstLayerMemory::kWeightBytes;
+      reinterpret_cast<T*>(chunk_at(block, row % kChannels, column % kChannels / 8))[column % 8] = value;
+    }
+  }
+
+  // The forward pass of a range of channels, of which a tile has 64, for the 128 pixels of a warpgroup.
+  FUSED_RNN_DEVICE void multiply(float (&sum)[64], int group, int out_block, int columns) const {
+    bool add = false;
+    const uint32_t pixels = shared_address(matrix) + group * 128 * kRowBytes;
+    matrices_begin();
+    for (int depth = 0; depth < columns; depth += 16, add = true) {
+      const int block = depth / kChannels, part = depth % kChannels / 16;
+      const uint32_t left =
+          shared_address(second) + (block * params.plan.out_blocks + out_block) * FirstLayerMemory::kWeightBytes;
+      multiply_matrices<kBFloat16, 128, true, true>(
+          sum, matrix_descriptor(left + part * 32, 8 * kRowBytes, 0),
+          matrix_descriptor(pixels + block * FirstLayerMemory::kBlockBytes + part * 32, 8 * kRowBytes, 0), add);
+    }
+    matrices_started();
+    matrices_done<0>();
+  }
+
+  FUSED_RNN_DEVICE void store(const float (&sum)[64], char* out, int group, int64_t first, const ColumnRange& range,
+                              int channel) const {
+    const bool stores = threadIdx.x % 128 == 0;
+    const Epilogue<T> epilogue(params.bias, channel, range.end, params.relu);
+#pragma unroll
+    for (int start = 0; start < 128; start += 64) {
+      if (stores) boxes_read<0>();
+      group_barrier(1 + group, 128);
+      epilogue.template store<8>(sum, start / 8, out);
+      group_barrier(1 + group, 128);
+      if (stores) {
+        store_box(range.target, out, channel, static_cast<int>(first) + group * 128 + start, 0, 0);
+        boxes_started();
+      }
+    }
+  }
+
+  FUSED_RNN_DEVICE void forward() const {
+    const int group = warp_number() / 4;
+    char* out = reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes;
+    out += group * FirstLayerMemory::kOutBytes;
+    describe_columns();
+    gather_weights();
+    for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
+      const int64_t first = tile * kFirstPixels;
+      int columns = params.range[params.ranges - 1].columns;
+      gather(first, columns, false);
+      // Later groups see more columns, so these come first; for earlier ones the rest is cleared.
+      for (int index = params.ranges - 1; index >= 0; --index) {
+        const ColumnRange& range = params.range[index];
+        if (range.columns < columns) clear(range.columns, columns);
+        columns = range.columns;
+        shared_written();
+        block_barrier();
+        for (int block = 0; range.begin + block * kChannels < range.end; ++block) {
+          float sum[64];
+          multiply(sum, group, range.first_block + block, columns);
+          store(sum, out, group, first, range, range.begin + block * kChannels);
+        }
+        block_barrier();
+      }
+    }
+    if (threadIdx.x % 128 == 0) boxes_read<0>();
+  }
+
+  // Sums the weight gradient over this block's tiles; each warpgroup has 128 pixels of each.
+  template <int kOutBlocks, int kDepthBlocks>
+  FUSED_RNN_DEVICE void gradient() const {
+    constexpr int64_t kStageBytes = int64_t(kOutBlocks) * FirstLayerMemory::kBlockBytes;
+    const int group = warp_number() / 4;
+    auto* full = reinterpret_cast<Barrier*>(reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes);
+    const auto load = [&](int64_t tile, int stage) {
+      if (threadIdx.x != 0 || tile >= params.plan.tiles) return;
+      barrier_arrive_and_expect(full + stage, static_cast<int>(kStageBytes));
+      for (int block = 0; block < kOutBlocks; ++block)
+        load_box(second + stage * kStageBytes + block * FirstLayerMemory::kBlockBytes, params.grad_output, full + stage,
+                 block * kChannels, static_cast<int>(tile * kFirstPixels), 0, 0);
+    };
+    if (threadIdx.x == 0) {
+      barrier_prepare(full, 1);
+      barrier_prepare(full + 1, 1);
+      barriers_ready();
+    }
+    describe_columns();
+    float sum[kOutBlocks][kDepthBlocks][kChannels / 2];
+#pragma unroll
+    for (int o = 0; o < kOutBlocks; ++o)
+#pragma unroll
+      for (int d = 0; d < kDepthBlocks; ++d)
+#pragma unroll
+        for (float& value : sum[o][d]) value = 0;
+    RingPosition at;
+    load(blockIdx.x, 0);
+    for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
+      load(tile + params.plan.blocks, 1 - at.stage);
+      gather(tile * kFirstPixels, params.columns, true);
+      shared_written();
+      block_barrier();
+      barrier_wait(full + at.stage, at.parity);
+      matrices_begin();
+#pragma unroll
+      for (int part = 0; part < 128 / 16; ++part) {
+        const uint32_t pixels = (group * 128 + part * 16) * kRowBytes;
+        const uint32_t grads = shared_address(second) + at.stage * static_cast<uint32_t>(kStageBytes) + pixels;
+#pragma unroll
+        for (int o = 0; o < kOutBlocks; ++o)
+#pragma unroll
+          for (int d = 0; d < kDepthBlocks; ++d)
+            multiply_matrices<kBFloat16, kChannels, false, false>(
+                sum[o][d], matrix_descriptor(grads + o * FirstLayerMemory::kBlockBytes, 8 * kRowBytes, 0),
+                matrix_descriptor(shared_address(matrix) + d * FirstLayerMemory::kBlockBytes + pixels, 8 * kRowBytes, 0),
+                true);
+      }
+      matrices_started();
+      matrices_done<0>();
+      block_barrier();
+      at.advance(2);
+    }
+    const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4;
+    float* slot = params.slots + (int64_t(blockIdx.x) * 2 + group) * params.plan.slot_values() + row * kChannels + thread % 4 * 2;
+#pragma unroll
+    for (int o = 0; o < kOutBlocks; ++o)
+#pragma unroll
+      for (int d = 0; d < kDepthBlocks; ++d, slot += kChannels * kChannels)
+#pragma unroll
+        for (int i = 0; i < kChannels / 4; ++i) {
+          const float2 pair = {sum[o][d][2 * i], sum[o][d][2 * i + 1]};
+          *reinterpret_cast<float2*>(slot + i % 2 * 8 * kChannels + i / 2 * 8) = pair;
+        }
+  }
+};
+
+template <bool kBFloat16>
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kFirstThreads, 2)
+    convolve_first_layer(const FUSED_RNN_PARAM FirstLayerParams params) {
+  if constexpr (kHasHopper) {
+    const int64_t weight_bytes =
+        int64_t(params.plan.depth_blocks) * params.plan.out_blocks * FirstLayerMemory::kWeightBytes;
+    FirstLayer<kBFloat16>(params, weight_bytes).forward();
+  } else {
+    trap("this kernel was not compiled for this GPU");
+  }
+}
+
+template <bool kBFloat16, int kOutBlocks, int kDepthBlocks>
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstThreads)
+    sum_first_layer_gradient(const FUSED_RNN_PARAM FirstLayerParams params) {
+  if constexpr (kHasHopper) {
+    FirstLayer<kBFloat16>(params, 2 * kOutBlocks * FirstLayerMemory::kBlockBytes).template gradient<kOutBlocks, kDepthBlocks>();
+  } else {
+    trap("this kernel was not compiled for this GPU");
+  }
+}
+
+// Adds the slots, in order. A block has one output channel: 64 columns at a time, 16 threads for each, which add every
+// 16th slot. Masked entries are set to zero.
+constexpr int kFirstAddends = 16, kFirstAddThreads = kChannels * kFirstAddends;
+
+template <bool kBFloat16>
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstAddThreads)
+    add_first_layer_gradient(const FUSED_RNN_PARAM FirstLayerParams params) {
+  using T = std::conditional_t<kBFloat16, bfloat16, float16>;
+  float* shared = reinterpret_cast<float*>(shared_memory());
+  const int out = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
+  const int addend = thread / kChannels, lane = thread % kChannels;
+  const int weights = params.kernel_taps * params.in_channels;
+  for (int first = 0; first <= weights; first += kChannels) {
+    // The last one is the bias gradient, which is the column after all others.
+    const int index = first + lane, column = index == weights ? params.columns : index;
+    const bool summed = column < params.columns || index == weights;
+    float sum = 0;
+    if (summed) {
+      const float* from = params.slots + (int64_t(out / kChannels) * params.plan.depth_blocks + column / kChannels) * kChannels * kChannels +
+                          out % kChannels * kChannels + column % kChannels;
+#pragma unroll 4
+      for (int64_t slot = addend; slot < 2 * params.plan.blocks; slot += kFirstAddends)
+        sum += from[slot * params.plan.slot_values()];
+    }
+    shared[thread] = sum;
+    block_barrier();
+    if (addend == 0 && index <= weights) {
+      sum = 0;
+      for (int i = 0; i < kFirstAddends; ++i) sum += shared[i * kChannels + lane];
+      const int tap = index / params.in_channels, in = index % params.in_channels;
+      if (index == weights) {
+        if (params.grad_bias) static_cast<T*>(params.grad_bias)[out] = narrow<T>(sum);
+      } else if (params.grad_weight) {
+        const bool seen = tap < params.taps.count || (summed && params.centre.sees(out, in));
+        static_cast<T*>(params.grad_weight)[out * params.out_stride + in * params.in_stride + tap * params.tap_stride] =
+            narrow<T>(seen ? sum : 0);
+      }
+    }
+    block_barrier();
+  }
+}
+
+}  // namespace fused_rnn::cuda
