@@ -2,6 +2,8 @@
 
 #include "cuda/masked_conv2d.h"
 
+#include <algorithm>
+
 #include "cuda/conv/launch.cuh"
 
 namespace fused_rnn::cuda {
@@ -144,6 +146,7 @@ FirstLayerParams first_layer_params(const MaskedConv2dSizes& sizes, const void* 
           .width = static_cast<int>(sizes.width),
           .pixels = sizes.batch * sizes.height * sizes.width,
           .columns = static_cast<int>(Taps(sizes, /*with_centre=*/true).count * sizes.in_channels),
+          .pitch = static_cast<int>(line_elements(sizes)),
           .ranges = static_cast<int>(sizes.data_channels),
           .centre = Centre(sizes),
           .relu = false,
@@ -186,7 +189,6 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .grad_output = {},
       .input = {},
       .slots = scratch,
-      .blocks_of_units = reinterpret_cast<int2*>(scratch + (plan.units + plan.blocks) * plan.slot_values()),
       .grad_weight = params.grad_weight.data,
       .grad_bias = params.grad_bias,
       .out_stride = params.grad_weight.out_stride,
@@ -200,14 +202,20 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .runs = count_runs(taps),
       .in_blocks = static_cast<int>(divide_up(sizes.in_channels, kChannels)),
       .out_blocks = static_cast<int>(divide_up(sizes.out_channels, plan.channel_groups * kChannels)),
+      .run = {},
       .pitch = pitch,
       .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
       .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
       .addends = 1,
       .plan = plan,
   };
-  const int64_t parts = divide_up(plan.blocks, plan.units) + 1;  // of a unit, about
-  while (kernel.addends < kMostAddends && kernel.addends * 4 < parts) kernel.addends *= 2;
+  int first_block = 0;
+  for (int i = 0; i < kernel.runs; ++i) {
+    kernel.run[i] = {run_at(taps, i), first_block};
+    first_block += kernel.in_blocks * kernel.out_blocks * plan.splits[kernel.run[i].run.count - 1];
+  }
+  const int most_slots = *std::max_element(plan.splits, plan.splits + kMostTaps);  // of a unit
+  while (kernel.addends < kMostAddends && kernel.addends * 4 < most_slots) kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
                                  sizes.out_channels, kTileWidth, plan.rows);
   if (!error)

@@ -1,9 +1,9 @@
 // Masked convolution of images with few channels, such as a first layer's, on Hopper's matrix units.
 //
-// All active taps and channels are one depth, of at most 128: a block gathers, for 256 pixels in raster order, the
-// rows of that matrix (im2col) into shared memory, where the matrix instructions read it. The forward pass multiplies it with the
-// weights, which a block gathers once. The weight gradient multiplies grad_output with it and sums over the pixels; a
-// column of ones makes the bias gradient one more column.
+// All active taps and channels are one depth, of at most 128: for 256 pixels in raster order, a block makes the rows of
+// that matrix (im2col) in shared memory, where the matrix instructions read it, from the lines of the images around
+// them. The forward pass multiplies it with the weights, which a block gathers once. The weight gradient multiplies
+// grad_output with it and sums over the pixels; a column of ones makes the bias gradient one more column.
 
 #pragma once
 
@@ -19,10 +19,10 @@ struct ColumnRange {
   TensorMap target;  // the forward pass: [end, pixels], boxes of 64 x 64
 };
 
-// A column of the matrix: which value it has of the pixels around a pixel.
+// A column of the matrix: which row of the kernel it is of, and where its value is in the lines, in elements from the
+// place of the pixel with tap 0.
 struct Column {
-  int offset;  // in elements, from the pixel's own first value
-  int16_t down, right;
+  int row, offset;
 };
 
 struct FirstLayerParams {
@@ -39,6 +39,7 @@ struct FirstLayerParams {
   int kernel_taps, in_channels, out_channels, height, width;
   int64_t pixels;
   int columns;  // of the matrix, without the one of ones
+  int pitch;    // elements of a line in shared memory
   int ranges;
   Centre centre;
   bool relu;
@@ -55,10 +56,11 @@ struct FirstLayerMemory {
 
   static constexpr int64_t forward_bytes(const FirstLayerPlan& plan) {
     return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) + 2 * kOutBytes +
-           kColumnBytes;
+           kColumnBytes + plan.line_bytes;
   }
   static constexpr int64_t gradient_bytes(const FirstLayerPlan& plan) {
-    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + 2 * 8;
+    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + 2 * 8 +
+           plan.line_bytes;
   }
 };
 
@@ -80,38 +82,59 @@ struct FirstLayer {
   FUSED_RNN_DEVICE void describe_columns() const {
     for (int column = static_cast<int>(threadIdx.x); column < params.columns; column += kFirstThreads) {
       const int tap = column / params.in_channels, channel = column % params.in_channels;
-      const int down = tap / params.taps.row_length * params.taps.dilation_y - params.taps.before_y;
-      const int right = tap % params.taps.row_length * params.taps.dilation_x - params.taps.before_x;
-      const int64_t offset =
-          down * params.row_stride + right * params.column_stride + channel * params.channel_stride;
-      table[column] = {static_cast<int>(offset), static_cast<int16_t>(down), static_cast<int16_t>(right)};
+      const int row = tap / params.taps.row_length, right = tap % params.taps.row_length * params.taps.dilation_x;
+      table[column] = {row, row * params.taps.dilation_y * params.pitch + right * params.in_channels + channel};
     }
     block_barrier();
   }
 
-  // Gathers the rows of the matrix for the pixels from `first` on, one for each thread: what is outside the image, and
-  // all columns from `columns` on, is zero, but for a column of ones that follows if it is wanted.
-  FUSED_RNN_DEVICE void gather(int64_t first, int columns, bool ones) const {
+  // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line has zeros for
+  // the pixels beyond both ends that taps reach.
+  FUSED_RNN_DEVICE void load_lines(T* lines, int64_t first_line, int count) const {
+    const int width = params.pitch / params.in_channels;
+    for (int i = static_cast<int>(threadIdx.x); i < count * params.pitch; i += kFirstThreads) {
+      const int which = i / params.pitch, at = i - which * params.pitch;
+      const int column = at / params.in_channels, channel = at - column * params.in_channels;
+      const int x = column - params.taps.before_x;
+      const int64_t line = first_line + which;
+      T value = narrow<T>(0);
+      if (line >= 0 && column < width && x >= 0 && x < params.width) {
+        const int64_t image = line / params.height, y = line - image * params.height;
+        value = static_cast<const T*>(params.input)[image * params.batch_stride + y * params.row_stride +
+                                                    x * params.column_stride + channel * params.channel_stride];
+      }
+      lines[i] = value;
+    }
+  }
+
+  // Makes the rows of the matrix for the pixels from `first` on, one for each thread: what is outside the image is zero,
+  // and the columns after the last are zero, too, but for a column of ones that follows it if it is wanted. Those that
+  // no instruction reads, or only for sums that nobody reads, stay as they are.
+  FUSED_RNN_DEVICE void gather(T* lines, int64_t first, int columns, bool ones) const {
     const int row = static_cast<int>(threadIdx.x);
-    const int64_t pixel = first + row;
-    const bool exists = pixel < params.pixels;
-    const int x = static_cast<int>(pixel % params.width);
-    const int64_t line = pixel / params.width;
-    const int y = static_cast<int>(line % params.height);
-    const T* own = static_cast<const T*>(params.input) + line / params.height * params.batch_stride +
-                   y * params.row_stride + x * params.column_stride;
-    for (int chunk = 0; chunk < params.plan.depth_blocks * 8; ++chunk) {
+    const int64_t first_line = first / params.width;
+    const int64_t last = first + kFirstPixels < params.pixels ? first + kFirstPixels : params.pixels;
+    const int count = static_cast<int>((last - 1) / params.width - first_line) + 1 + params.taps.before_y;
+    load_lines(lines, first_line - params.taps.before_y, count);
+    block_barrier();
+    const bool exists = first + row < params.pixels;
+    const int from_line = static_cast<int>(first - first_line * params.width) + row;  // pixels from the first line's first
+    const int down = from_line / params.width, x = from_line - down * params.width;
+    const int y = static_cast<int>((first_line + down) % params.height);
+    const T* own = lines + down * params.pitch + x * params.in_channels;
+    // The rows of the kernel from this one on are within the image, since no active tap is below the pixel.
+    const int missing = params.taps.before_y - y;
+    const int first_row = missing > 0 ? (missing + params.taps.dilation_y - 1) / params.taps.dilation_y : 0;
+    const int chunks = (columns + (ones ? 1 : 0) + 15) / 16 * 2;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       T values[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int column = chunk * 8 + i;
-        values[i] = narrow<T>(0);
+        values[i] = narrow<T>(ones && exists && column == columns ? 1 : 0);
         if (column < columns && exists) {
-          const Column at = table[column];
-          const int down = y + at.down, right = x + at.right;
-          if (down >= 0 && down < params.height && right >= 0 && right < params.width) values[i] = own[at.offset];
-        } else if (ones && column == columns && exists) {
-          values[i] = narrow<T>(1);
+          const Column of = table[column];
+          if (of.row >= first_row) values[i] = own[of.offset];
         }
       }
       uint4 words;
@@ -186,13 +209,14 @@ struct FirstLayer {
   FUSED_RNN_DEVICE void forward() const {
     const int group = warp_number() / 4;
     char* out = reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes;
+    T* lines = reinterpret_cast<T*>(out + 2 * FirstLayerMemory::kOutBytes);
     out += group * FirstLayerMemory::kOutBytes;
     describe_columns();
     gather_weights();
     for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
       const int64_t first = tile * kFirstPixels;
       int columns = params.range[params.ranges - 1].columns;
-      gather(first, columns, false);
+      gather(lines, first, columns, false);
       // Later groups see more columns, so these come first; for earlier ones the rest is cleared.
       for (int index = params.ranges - 1; index >= 0; --index) {
         const ColumnRange& range = params.range[index];
@@ -217,6 +241,7 @@ struct FirstLayer {
     constexpr int64_t kStageBytes = int64_t(kOutBlocks) * FirstLayerMemory::kBlockBytes;
     const int group = warp_number() / 4;
     auto* full = reinterpret_cast<Barrier*>(reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes);
+    T* lines = reinterpret_cast<T*>(full + 2);
     const auto load = [&](int64_t tile, int stage) {
       if (threadIdx.x != 0 || tile >= params.plan.tiles) return;
       barrier_arrive_and_expect(full + stage, static_cast<int>(kStageBytes));
@@ -241,7 +266,7 @@ struct FirstLayer {
     load(blockIdx.x, 0);
     for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
       load(tile + params.plan.blocks, 1 - at.stage);
-      gather(tile * kFirstPixels, params.columns, true);
+      gather(lines, tile * kFirstPixels, params.columns, true);
       shared_written();
       block_barrier();
       barrier_wait(full + at.stage, at.parity);

@@ -46,6 +46,38 @@ double estimate(const CorrelationPlan& plan, int64_t taps, const Device& device)
   return kStart + rounds * (tile + store) / kCyclesOfMicrosecond;
 }
 
+// Gives the units of a weight gradient their blocks: as many as run at once, or a small multiple of that, and the next
+// one always to the runs whose units take longest.
+void share_out(WeightGradientPlan& plan, const Taps& taps, const Device& device) {
+  constexpr int64_t kLeastTiles = 4;  // of a block, since adding its slot costs, too
+  constexpr int kMostRounds = 4;
+  int64_t units[kMostTaps] = {};
+  for (int i = 0; i < count_runs(taps); ++i) units[run_at(taps, i).count - 1] += plan.units / count_runs(taps);
+  double best = std::numeric_limits<double>::infinity();
+  for (int rounds = 1; rounds <= kMostRounds; ++rounds) {
+    WeightGradientPlan with = plan;
+    std::fill_n(with.splits, kMostTaps, 1);
+    with.blocks = plan.units;
+    const auto time = [&](int i) { return run_cost(i + 1) * divide_up(plan.tiles, with.splits[i]); };
+    int slowest = 0;
+    for (;;) {
+      slowest = static_cast<int>(std::find_if(units, units + kMostTaps, [](int64_t of) { return of > 0; }) - units);
+      for (int i = slowest; i < kMostTaps; ++i)
+        if (units[i] > 0 && time(i) > time(slowest)) slowest = i;
+      if (with.blocks + units[slowest] > rounds * device.multiprocessors ||
+          (with.splits[slowest] + 1) * kLeastTiles > plan.tiles)
+        break;
+      ++with.splits[slowest];
+      with.blocks += units[slowest];
+    }
+    const double all = double(std::max<int64_t>(rounds, divide_up(with.blocks, device.multiprocessors))) * double(time(slowest));
+    if (all < best) {
+      best = all;
+      plan = with;
+    }
+  }
+}
+
 // The columns of the matrix of a first layer: its active taps and channels.
 int64_t count_columns(const MaskedConv2dSizes& sizes) {
   return Taps(sizes, /*with_centre=*/true).count * sizes.in_channels;
@@ -75,6 +107,13 @@ const char* why_no_boxes(const MaskedConv2dSizes& sizes, const Device& device) {
       plan_correlation(sizes, sizes.in_channels, device).blocks == 0 || plan_weight_gradient(sizes, device).blocks == 0)
     return "the taps reach too far for shared memory";
   return nullptr;
+}
+
+// The bytes of the lines of images that the taps of a first layer's tile reach.
+int64_t count_line_bytes(const MaskedConv2dSizes& sizes) {
+  const Taps taps(sizes, /*with_centre=*/true);
+  const int64_t lines = divide_up(kFirstPixels - 1, sizes.width) + 1 + taps.before_y;
+  return lines * line_elements(sizes) * 2;
 }
 
 }  // namespace
@@ -135,17 +174,12 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
   plan.stage_bytes = round_up((channel_groups * kTileWidth + pitch) * rows * kRowBytes, kAlignment);
   plan.stages = WeightGradientMemory::kMostStages;
   while (plan.stages > 0 && WeightGradientMemory::bytes(plan) > device.shared_bytes) --plan.stages;
-  if (pitch > kMostBox || plan.stages < 3) return {};
+  if (pitch > kMostBox || plan.stages < 3 || count_runs(taps) > kMostRuns) return {};
   plan.shared_bytes = WeightGradientMemory::bytes(plan);
   plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
                divide_up(sizes.out_channels, plan.channel_groups * kChannels);
   plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch;
-  const int64_t of_run = plan.units / count_runs(taps);
-  for (int i = 0; i < count_runs(taps); ++i) plan.total_cost += run_cost(run_at(taps, i).count) * of_run * plan.tiles;
-  // Each block has some tiles, since adding parts costs, too; then every block between the first and the last of a unit
-  // has tiles of it.
-  constexpr int64_t kLeastTiles = 4;
-  plan.blocks = std::clamp<int64_t>(plan.total_cost / (kLeastTiles * kMostRunCost), 1, device.multiprocessors);
+  share_out(plan, taps, device);
   return plan;
 }
 
@@ -161,6 +195,7 @@ WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const De
 
 FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& device) {
   FirstLayerPlan plan = {};
+  plan.line_bytes = count_line_bytes(sizes);
   plan.depth_blocks = static_cast<int>(divide_up(count_columns(sizes), kChannels));
   for (int64_t group = 0; group < sizes.data_channels; ++group) {
     const GroupChannels of = channels_of_group(sizes.out_channels, sizes.data_channels, group);
@@ -175,6 +210,7 @@ FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& de
 
 FirstLayerPlan plan_first_layer_gradient(const MaskedConv2dSizes& sizes, const Device& device) {
   FirstLayerPlan plan = {};
+  plan.line_bytes = count_line_bytes(sizes);
   plan.depth_blocks = static_cast<int>(divide_up(count_columns(sizes) + 1, kChannels));
   plan.out_blocks = static_cast<int>(divide_up(sizes.out_channels, kChannels));
   plan.shared_bytes = FirstLayerMemory::gradient_bytes(plan);

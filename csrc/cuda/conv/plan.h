@@ -14,6 +14,7 @@ constexpr int kChannels = 64;   // of a box of images or weights: 128 bytes of h
 constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of rows of a matrix instruction
 constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
 constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
+constexpr int kMostRuns = 64;   // of such taps
 constexpr int kMostGroups = 4;  // of channels, whose centre taps differ
 constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
 
@@ -85,19 +86,19 @@ struct CorrelationPlan {
   double microseconds;  // that it takes, about
 };
 
-// The parts of a weight gradient: units of kChannels x channel_groups output channels, kChannels input channels and a run
-// of neighbouring taps, for each of which the pixels are divided among blocks.
+// The parts of a weight gradient: units of kChannels x channel_groups output channels, kChannels input channels and a
+// run of neighbouring taps. The tiles of pixels of each unit are dealt out in turn to some blocks, more of them where runs
+// are longer, so that at any time all units read pixels that are close to each other, which are in the L2 cache then.
 struct WeightGradientPlan {
   int rows;            // of a tile of pixels, each of kTileWidth pixels
   int channel_groups;  // of kChannels output channels of a unit
   int stages;
+  int splits[kMostTaps];  // the blocks of a unit, for runs of 1, 2, 3 and 4 taps
   int64_t stage_bytes, shared_bytes;
   int64_t units, tiles, blocks;
-  int64_t total_cost;  // of all units
   // Values of a slot, in which a block leaves its part of a unit: its sums, and those of the bias gradient.
   constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * (kChannels * kMostTaps + 1); }
-  // float32 values of scratch memory: the slots, and for each unit its first and last block.
-  constexpr int64_t scratch_values() const { return (units + blocks) * slot_values() + 2 * units; }
+  constexpr int64_t scratch_values() const { return blocks * slot_values(); }
 };
 
 // A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is computed
@@ -109,11 +110,17 @@ constexpr int kFewChannels = 16;
 struct FirstLayerPlan {
   int depth_blocks;  // of 64 columns
   int out_blocks;    // of 64 output channels: in the forward pass those of each group of channels for themselves
+  int64_t line_bytes;  // of the lines of the images that the taps of a tile reach
   int64_t tiles, blocks, shared_bytes;
   // The weight gradient: float32 values of a slot, in which a warpgroup leaves its part of the sums, and of all.
   constexpr int64_t slot_values() const { return int64_t(depth_blocks) * out_blocks * kChannels * kChannels; }
   constexpr int64_t scratch_values() const { return 2 * blocks * slot_values(); }
 };
+
+// The elements of a line of images with what taps reach beyond its ends.
+constexpr int64_t line_elements(const MaskedConv2dSizes& sizes) {
+  return (sizes.width + Taps(sizes).span_x()) * sizes.in_channels;
+}
 
 // Whether a kernel is built for the weight gradient of such a layer.
 constexpr bool is_built_first(int out_blocks, int depth_blocks) {
@@ -168,7 +175,5 @@ constexpr int run_with(const Taps& taps, int tap) {
 }
 // The time that a tile of pixels takes for a run of taps, about.
 constexpr int64_t run_cost(int count) { return 4 * count + 1; }
-
-constexpr int64_t kMostRunCost = run_cost(kMostTaps);
 
 }  // namespace fused_rnn::cuda

@@ -1,12 +1,10 @@
 // The weight gradient of masked convolution on Hopper's matrix units: grad_weight[o, tap, c] = sum over pixels p of
 // grad_output[p, o] * input[p + place of tap, c].
 //
-// One instruction computes up to four neighbouring taps of a row of the kernel for 64 input channels: its columns are views
-// of the same pixels in shared memory, each one pixel further. A unit is such a run of taps, with 64 input channels and
-// 64 or 128 output channels. The blocks divide the work of all units, in a fixed order, into equal parts, whose
-// borders may lie within a unit, between two tiles of pixels. A block leaves its part of a unit in slot unit + block,
-// which is used once, as one of both is larger from part to part; a second kernel adds the parts of each unit in the order of the blocks. So
-// the result is the same in every run.
+// One instruction computes up to four neighbouring taps of a row of the kernel for 64 input channels: its columns are
+// views of the same pixels in shared memory, each one pixel further. A unit is such a run of taps, with 64 input channels
+// and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its slot; a second
+// kernel adds the slots of each unit, in their order. So the result is the same in every run.
 
 #pragma once
 
@@ -14,52 +12,45 @@
 
 namespace fused_rnn::cuda {
 
+// A run of taps, and the first of the blocks that have units of it.
+struct PlacedRun {
+  Run run;
+  int first_block;
+};
+
 struct WeightGradientParams {
   TensorMap grad_output;  // [out channels, width, height, batch], boxes of 64 x 8 x rows
   TensorMap input;        // [in channels, width, height, batch], boxes of 64 x pitch x rows
-  float* slots;           // [units + blocks, slot_values]
-  int2* blocks_of_units;  // [units]: the first and the last block that has tiles of a unit
+  float* slots;           // [blocks, slot_values]
   void* grad_weight;      // [out channels, kernel taps, in channels] by strides, or null
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
   int in_channels, out_channels, kernel_taps;
   Centre centre;
   Taps taps;
-  int runs, in_blocks, out_blocks;  // units: run, then block of output channels, then block of input channels, fastest
+  int runs, in_blocks, out_blocks;  // units of a run: by block of output channels, then block of input channels
+  PlacedRun run[kMostRuns];
   int pitch;
   int columns, rows;  // tiles across an image, and down an image
   int addends;        // see add_weight_gradient
   WeightGradientPlan plan;
 };
 
-struct Unit {
+// The part of a unit that a block has.
+struct Part {
   Run run;
   int out_channel, in_channel;
-  int64_t begin, end;  // its tiles of pixels that this block has
+  int first_tile, tile_step;  // its tiles of pixels
 };
-
-// Calls body(unit, index) for every unit of which this block has tiles: those whose cost begins within its part of the
-// cost of all.
-template <int kGroups, typename Body>
-FUSED_RNN_DEVICE void for_own_units(const WeightGradientParams& params, const Body& body) {
-  const int64_t begin = params.plan.total_cost * blockIdx.x / params.plan.blocks;
-  const int64_t end = params.plan.total_cost * (blockIdx.x + 1) / params.plan.blocks;
-  const int of_run = params.in_blocks * params.out_blocks;
-  int64_t start = 0;
-  for (int index = 0; index < params.runs && start < end; ++index) {
-    const Run run = run_at(params.taps, index);
-    const int64_t cost = run_cost(run.count), of_unit = cost * params.plan.tiles;
-    int within = 0;
-    if (start < begin) within = static_cast<int>(start + of_unit * of_run <= begin ? of_run : (begin - start) / of_unit);
-    for (int64_t at = start + within * of_unit; within < of_run && at < end; ++within, at += of_unit) {
-      const int64_t first = at < begin ? divide_up(begin - at, cost) : 0;
-      const int64_t last = at + of_unit > end ? divide_up(end - at, cost) : params.plan.tiles;
-      if (first < last)
-        body(Unit{run, within / params.in_blocks * kGroups * kChannels, within % params.in_blocks * kChannels, first, last},
-             int64_t(index) * of_run + within);
-    }
-    start += of_unit * of_run;
-  }
+template <int kGroups>
+FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
+  int index = 0;
+  while (index + 1 < params.runs && params.run[index + 1].first_block <= block) ++index;
+  const Run run = params.run[index].run;
+  const int splits = params.plan.splits[run.count - 1], within = block - params.run[index].first_block;
+  const int unit = within / splits;
+  return {run, unit / params.in_blocks * kGroups * kChannels, unit % params.in_blocks * kChannels,
+          within - unit * splits, splits};
 }
 
 // The shared memory of a block: a matrix of ones for the bias gradient, the ring of boxes, its barriers.
@@ -106,66 +97,52 @@ struct WeightGradient {
   FUSED_RNN_DEVICE void produce() const {
     RingPosition at;
     const int bytes = (kGroups * kTileWidth + params.pitch) * params.plan.rows * kRowBytes;
-    for_own_units<kGroups>(params, [&](const Unit& unit, int64_t) {
-      const int tap_y = unit.run.first / params.taps.row_length, tap_x = unit.run.first % params.taps.row_length;
-      const int shift_y = tap_y * params.taps.dilation_y - params.taps.before_y;
-      const int shift_x = tap_x * params.taps.dilation_x - params.taps.before_x;
-      int column = static_cast<int>(unit.begin % params.columns);
-      int row = static_cast<int>(unit.begin / params.columns % params.rows);
-      int image = static_cast<int>(unit.begin / params.columns / params.rows);
-      for (int64_t tile = unit.begin; tile < unit.end; ++tile) {
-        const int x = column * kTileWidth, y = row * params.plan.rows;
-        barrier_wait(empty + at.stage, at.parity ^ 1);
-        barrier_arrive_and_expect(full + at.stage, bytes);
-        char* to = ring + at.stage * params.plan.stage_bytes;
-        for (int group = 0; group < kGroups; ++group, to += grad_bytes())
-          load_box(to, params.grad_output, full + at.stage, unit.out_channel + group * kChannels, x, y, image);
-        load_box(to, params.input, full + at.stage, unit.in_channel, x + shift_x, y + shift_y, image);
-        at.advance(params.plan.stages);
-        if (++column == params.columns) {
-          column = 0;
-          if (++row == params.rows) {
-            row = 0;
-            ++image;
-          }
-        }
-      }
-    });
+    const Part part = part_of<kGroups>(params, static_cast<int>(blockIdx.x));
+    const int tap_y = part.run.first / params.taps.row_length, tap_x = part.run.first % params.taps.row_length;
+    const int shift_y = tap_y * params.taps.dilation_y - params.taps.before_y;
+    const int shift_x = tap_x * params.taps.dilation_x - params.taps.before_x;
+    for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
+      const int line = tile / params.columns, image = line / params.rows;
+      const int x = (tile - line * params.columns) * kTileWidth, y = (line - image * params.rows) * params.plan.rows;
+      barrier_wait(empty + at.stage, at.parity ^ 1);
+      barrier_arrive_and_expect(full + at.stage, bytes);
+      char* to = ring + at.stage * params.plan.stage_bytes;
+      for (int group = 0; group < kGroups; ++group, to += grad_bytes())
+        load_box(to, params.grad_output, full + at.stage, part.out_channel + group * kChannels, x, y, image);
+      load_box(to, params.input, full + at.stage, part.in_channel, x + shift_x, y + shift_y, image);
+      at.advance(params.plan.stages);
+    }
   }
 
-  // Sums the parts of the 64 output channels that belong to the warpgroup `group`.
+  // Sums the part for the 64 output channels that belong to the warpgroup `group`.
   FUSED_RNN_DEVICE void consume(int group) const {
-    RingPosition at;
-    for_own_units<kGroups>(params, [&](const Unit& unit, int64_t index) {
-      if (threadIdx.x == 0) {
-        if (unit.begin == 0) params.blocks_of_units[index].x = static_cast<int>(blockIdx.x);
-        if (unit.end == params.plan.tiles) params.blocks_of_units[index].y = static_cast<int>(blockIdx.x);
-      }
-      const bool with_bias = params.grad_bias && unit.run.first == 0 && unit.in_channel == 0;
-      const auto sum = [&]<int kTaps>() {
-        with_bias ? part<kTaps, true>(group, unit, index, at) : part<kTaps, false>(group, unit, index, at);
-      };
-      switch (unit.run.count) {
-        case 1:
-          return sum.template operator()<1>();
-        case 2:
-          return sum.template operator()<2>();
-        case 3:
-          return sum.template operator()<3>();
-        default:
-          return sum.template operator()<4>();
-      }
-    });
+    const Part part = part_of<kGroups>(params, static_cast<int>(blockIdx.x));
+    const int tiles = static_cast<int>((params.plan.tiles - part.first_tile + part.tile_step - 1) / part.tile_step);
+    const bool with_bias = params.grad_bias && part.run.first == 0 && part.in_channel == 0;
+    const auto sum = [&]<int kTaps>() {
+      with_bias ? multiply<kTaps, true>(group, tiles) : multiply<kTaps, false>(group, tiles);
+    };
+    switch (part.run.count) {
+      case 1:
+        return sum.template operator()<1>();
+      case 2:
+        return sum.template operator()<2>();
+      case 3:
+        return sum.template operator()<3>();
+      default:
+        return sum.template operator()<4>();
+    }
   }
 
   template <int kTaps, bool kBias>
-  FUSED_RNN_DEVICE void part(int group, const Unit& unit, int64_t index, RingPosition& at) const {
+  FUSED_RNN_DEVICE void multiply(int group, int tiles) const {
+    RingPosition at;
     float sum[kTaps * kChannels / 2], bias[4] = {0, 0, 0, 0};
 #pragma unroll
     for (float& value : sum) value = 0;
     const bool arrives = threadIdx.x % 32 == 0;
     Barrier* read = nullptr;
-    for (int tile = 0, end = static_cast<int>(unit.end - unit.begin); tile < end; ++tile) {
+    for (int tile = 0; tile < tiles; ++tile) {
       barrier_wait(full + at.stage, at.parity);
       const uint32_t stage = shared_address(ring) + at.stage * static_cast<uint32_t>(params.plan.stage_bytes);
       uint32_t grads = stage + group * grad_bytes(), pixels = stage + kGroups * grad_bytes();
@@ -188,7 +165,7 @@ struct WeightGradient {
     }
     matrices_done<0>();
     if (arrives && read) barrier_arrive(read);
-    float* slot = params.slots + (index + blockIdx.x) * params.plan.slot_values() +
+    float* slot = params.slots + blockIdx.x * params.plan.slot_values() +
                   group * kChannels * (kChannels * kMostTaps + 1);
     const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
 #pragma unroll
@@ -227,14 +204,13 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
   }
 }
 
-// Adds the parts, in the order of the blocks. A group of 16 threads has 64 input channels of one tap and one output channel,
-// or the bias gradient of 64 output channels; `addends` groups share them, of which each adds every addends-th part.
-// Masked taps are set to zero.
+// Adds the slots of each unit, in the order of the blocks. A group of 16 threads has 64 input channels of one tap and one
+// output channel, or the bias gradient of 64 output channels; `addends` groups share them, of which each adds every
+// addends-th slot. Masked taps are set to zero.
 constexpr int kAddThreads = 256, kAddGroup = kChannels / 4, kMostAddends = kAddThreads / kAddGroup;
 
-// The sum of 4 values of the slots of a unit, from value `at` on; every thread of the block calls it, with unit -1 for
-// nothing.
-FUSED_RNN_DEVICE float4 add_slots(const WeightGradientParams& params, int64_t unit, int64_t at) {
+// The sum of 4 values of so many slots, from value `at` of the first on; every thread of the block calls it.
+FUSED_RNN_DEVICE float4 add_slots(const WeightGradientParams& params, int64_t first_slot, int slots, int64_t at) {
   auto* shared = reinterpret_cast<float4*>(shared_memory());
   const int thread = static_cast<int>(threadIdx.x), group = thread / kAddGroup, lane = thread % kAddGroup;
   float4 sum = {0, 0, 0, 0};
@@ -244,13 +220,10 @@ FUSED_RNN_DEVICE float4 add_slots(const WeightGradientParams& params, int64_t un
     sum.z += part.z;
     sum.w += part.w;
   };
-  if (unit >= 0) {
-    const int2 blocks = params.blocks_of_units[unit];
-    const float* slots = params.slots + unit * params.plan.slot_values() + at;
+  const float* from = params.slots + first_slot * params.plan.slot_values() + at;
 #pragma unroll 4
-    for (int block = blocks.x + group % params.addends; block <= blocks.y; block += params.addends)
-      add(*reinterpret_cast<const float4*>(slots + block * params.plan.slot_values()));
-  }
+  for (int slot = group % params.addends; slot < slots; slot += params.addends)
+    add(*reinterpret_cast<const float4*>(from + slot * params.plan.slot_values()));
   if (params.addends == 1) return sum;
   shared[thread] = sum;
   block_barrier();
@@ -279,22 +252,24 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
     // The bias gradient is in the units of the first run and the first input channels.
     const int block = index - of_weight, channel = block * kChannels + lane * 4;
     const bool wanted = params.grad_bias && channel < params.out_channels;
-    const float4 sum = add_slots(params, wanted ? block / kGroups * params.in_blocks : -1,
+    const int splits = wanted ? params.plan.splits[params.run[0].run.count - 1] : 0;
+    const float4 sum = add_slots(params, int64_t(block / kGroups) * params.in_blocks * splits, splits,
                                  block % kGroups * kValues + kChannels * kChannels * kMostTaps + lane * 4);
     if (wanted) store(static_cast<T*>(params.grad_bias), 1, channel, params.out_channels, sum, [](int) { return true; });
     return;
   }
   const int in_block = index % params.in_blocks, tap = index / params.in_blocks % params.kernel_taps;
   const int out = index / params.in_blocks / params.kernel_taps, row = out % (kGroups * kChannels);
-  int64_t unit = -1;
-  int at = 0;
+  int64_t slot = 0;
+  int splits = 0, at = 0;
   if (tap < params.taps.count) {
-    const int run = run_with(params.taps, tap);
-    unit = (int64_t(run) * params.out_blocks + out / (kGroups * kChannels)) * params.in_blocks + in_block;
-    at = row / kChannels * kValues + row % kChannels * (kChannels * kMostTaps) +
-         (tap - run_at(params.taps, run).first) * kChannels + lane * 4;
+    const PlacedRun& placed = params.run[run_with(params.taps, tap)];
+    splits = params.plan.splits[placed.run.count - 1];
+    slot = placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
+    at = row / kChannels * kValues + row % kChannels * (kChannels * kMostTaps) + (tap - placed.run.first) * kChannels +
+         lane * 4;
   }
-  const float4 sum = add_slots(params, unit, at);
+  const float4 sum = add_slots(params, slot, splits, at);
   store(static_cast<T*>(params.grad_weight) + out * params.out_stride + tap * params.tap_stride, params.in_stride,
         in_block * kChannels + lane * 4, params.in_channels, sum, [&](int in) {
           return params.centre.groups == 1 || tap + 1 < params.taps.count || params.centre.sees(out, in);
