@@ -144,7 +144,7 @@ FirstLayerParams first_layer_params(const MaskedConv2dSizes& sizes, const void* 
           .out_channels = static_cast<int>(sizes.out_channels),
           .height = static_cast<int>(sizes.height),
           .width = static_cast<int>(sizes.width),
-          .pixels = sizes.batch * sizes.height * sizes.width,
+          .pixels = static_cast<int>(sizes.batch * sizes.height * sizes.width),
           .columns = static_cast<int>(Taps(sizes, /*with_centre=*/true).count * sizes.in_channels),
           .pitch = static_cast<int>(line_elements(sizes)),
           .ranges = static_cast<int>(sizes.data_channels),

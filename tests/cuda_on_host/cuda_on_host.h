@@ -29,6 +29,9 @@ inline void trap(const char* why) { host::fail(why); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
+// Kernels run one after another here.
+inline void wait_for_last_kernel() {}
+inline void let_next_kernel_start() {}
 inline void pause() { host::pause(); }
 
 inline uint4 load_fresh(const void* from) {
@@ -65,6 +68,7 @@ struct Launch {
   int cluster;
   bool cooperative;
   void* stream;
+  bool early = false;
 };
 
 template <typename Params>

@@ -264,6 +264,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(threads_of(kGroups), blocks_o
   if constexpr (kHasHopper) {
     const Correlation<kBFloat16, kRows, kGroups, kGradient> correlation(params);
     correlation.prepare();
+    wait_for_last_kernel();
+    let_next_kernel_start();
     const int warp = warp_number();
     if (warp < 4 * kGroups)
       correlation.consume(warp / 4);

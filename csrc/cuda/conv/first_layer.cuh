@@ -37,7 +37,7 @@ struct FirstLayerParams {
   void* grad_bias;        // or null
   Taps taps;              // that all channels see; the centre tap follows if there are groups
   int kernel_taps, in_channels, out_channels, height, width;
-  int64_t pixels;
+  int pixels;
   int columns;  // of the matrix, without the one of ones
   int pitch;    // elements of a line in shared memory
   int ranges;
@@ -90,16 +90,15 @@ struct FirstLayer {
 
   // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line has zeros for
   // the pixels beyond both ends that taps reach.
-  FUSED_RNN_DEVICE void load_lines(T* lines, int64_t first_line, int count) const {
+  FUSED_RNN_DEVICE void load_lines(T* lines, int first_line, int count) const {
     const int width = params.pitch / params.in_channels;
     for (int i = static_cast<int>(threadIdx.x); i < count * params.pitch; i += kFirstThreads) {
       const int which = i / params.pitch, at = i - which * params.pitch;
       const int column = at / params.in_channels, channel = at - column * params.in_channels;
-      const int x = column - params.taps.before_x;
-      const int64_t line = first_line + which;
+      const int x = column - params.taps.before_x, line = first_line + which;
       T value = narrow<T>(0);
       if (line >= 0 && column < width && x >= 0 && x < params.width) {
-        const int64_t image = line / params.height, y = line - image * params.height;
+        const int image = line / params.height, y = line - image * params.height;
         value = static_cast<const T*>(params.input)[image * params.batch_stride + y * params.row_stride +
                                                     x * params.column_stride + channel * params.channel_stride];
       }
@@ -110,17 +109,16 @@ struct FirstLayer {
   // Makes the rows of the matrix for the pixels from `first` on, one for each thread: what is outside the image is zero,
   // and the columns after the last are zero, too, but for a column of ones that follows it if it is wanted. Those that
   // no instruction reads, or only for sums that nobody reads, stay as they are.
-  FUSED_RNN_DEVICE void gather(T* lines, int64_t first, int columns, bool ones) const {
-    const int row = static_cast<int>(threadIdx.x);
-    const int64_t first_line = first / params.width;
-    const int64_t last = first + kFirstPixels < params.pixels ? first + kFirstPixels : params.pixels;
-    const int count = static_cast<int>((last - 1) / params.width - first_line) + 1 + params.taps.before_y;
-    load_lines(lines, first_line - params.taps.before_y, count);
+  FUSED_RNN_DEVICE void gather(T* lines, int first, int columns, bool ones) const {
+    const int row = static_cast<int>(threadIdx.x), first_line = first / params.width;
+    const int last = first + kFirstPixels < params.pixels ? first + kFirstPixels : params.pixels;
+    load_lines(lines, first_line - params.taps.before_y,
+               (last - 1) / params.width - first_line + 1 + params.taps.before_y);
     block_barrier();
     const bool exists = first + row < params.pixels;
-    const int from_line = static_cast<int>(first - first_line * params.width) + row;  // pixels from the first line's first
+    const int from_line = first - first_line * params.width + row;  // pixels from the first line's first
     const int down = from_line / params.width, x = from_line - down * params.width;
-    const int y = static_cast<int>((first_line + down) % params.height);
+    const int y = (first_line + down) % params.height;
     const T* own = lines + down * params.pitch + x * params.in_channels;
     // The rows of the kernel from this one on are within the image, since no active tap is below the pixel.
     const int missing = params.taps.before_y - y;
@@ -152,23 +150,27 @@ struct FirstLayer {
                                     column % kChannels / 8))[column % 8] = narrow<T>(0);
   }
 
-  // Gathers the weights. Columns that an output channel does not see are zero.
+  // Gathers the weights, 8 columns of one output channel at a time. Columns that it does not see are zero.
   FUSED_RNN_DEVICE void gather_weights() const {
-    const int outputs = params.plan.out_blocks * kChannels, columns = params.plan.depth_blocks * kChannels;
-    for (int i = static_cast<int>(threadIdx.x); i < outputs * columns; i += kFirstThreads) {
-      const int row = i / columns, column = i % columns;
-      const int tap = column / params.in_channels, in = column % params.in_channels;
+    const int outputs = params.plan.out_blocks * kChannels, chunks = (params.columns + 15) / 16 * 2;
+    for (int i = static_cast<int>(threadIdx.x); i < outputs * chunks; i += kFirstThreads) {
+      const int row = i / chunks, chunk = i - row * chunks;
       int index = 0;
       while (index + 1 < params.ranges && params.range[index + 1].first_block <= row / kChannels) ++index;
       const ColumnRange& range = params.range[index];
       const int out = range.begin + row - range.first_block * kChannels;
-      T value = narrow<T>(0);
-      if (out < range.end && column < range.columns)
-        value = static_cast<const T*>(
-            params.weight)[out * params.out_stride + in * params.in_stride + tap * params.tap_stride];
-      char* block =
-          second + (column / kChannels * params.plan.out_blocks + row / kChannels) * FirstLayerMemory::kWeightBytes;
-      reinterpret_cast<T*>(chunk_at(block, row % kChannels, column % kChannels / 8))[column % 8] = value;
+      const T* own = static_cast<const T*>(params.weight) + out * params.out_stride;
+      T values[8];
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const int column = chunk * 8 + j, tap = column / params.in_channels, in = column - tap * params.in_channels;
+        values[j] = narrow<T>(0);
+        if (out < range.end && column < range.columns) values[j] = own[in * params.in_stride + tap * params.tap_stride];
+      }
+      uint4 words;
+      memcpy(&words, values, sizeof(words));
+      char* block = second + (chunk / 8 * params.plan.out_blocks + row / kChannels) * FirstLayerMemory::kWeightBytes;
+      *reinterpret_cast<uint4*>(chunk_at(block, row % kChannels, chunk % 8)) = words;
     }
   }
 
@@ -189,7 +191,7 @@ struct FirstLayer {
     matrices_done<0>();
   }
 
-  FUSED_RNN_DEVICE void store(const float (&sum)[64], char* out, int group, int64_t first, const ColumnRange& range,
+  FUSED_RNN_DEVICE void store(const float (&sum)[64], char* out, int group, int first, const ColumnRange& range,
                               int channel) const {
     const bool stores = threadIdx.x % 128 == 0;
     const Epilogue<T> epilogue(params.bias, channel, range.end, params.relu);
@@ -200,7 +202,7 @@ struct FirstLayer {
       epilogue.template store<8>(sum, start / 8, out);
       group_barrier(1 + group, 128);
       if (stores) {
-        store_box(range.target, out, channel, static_cast<int>(first) + group * 128 + start, 0, 0);
+        store_box(range.target, out, channel, first + group * 128 + start, 0, 0);
         boxes_started();
       }
     }
@@ -212,9 +214,11 @@ struct FirstLayer {
     T* lines = reinterpret_cast<T*>(out + 2 * FirstLayerMemory::kOutBytes);
     out += group * FirstLayerMemory::kOutBytes;
     describe_columns();
+    wait_for_last_kernel();
+    let_next_kernel_start();
     gather_weights();
-    for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
-      const int64_t first = tile * kFirstPixels;
+    for (int tile = static_cast<int>(blockIdx.x); tile < params.plan.tiles; tile += params.plan.blocks) {
+      const int first = tile * kFirstPixels;
       int columns = params.range[params.ranges - 1].columns;
       gather(lines, first, columns, false);
       // Later groups see more columns, so these come first; for earlier ones the rest is cleared.
@@ -242,12 +246,12 @@ struct FirstLayer {
     const int group = warp_number() / 4;
     auto* full = reinterpret_cast<Barrier*>(reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes);
     T* lines = reinterpret_cast<T*>(full + 2);
-    const auto load = [&](int64_t tile, int stage) {
+    const auto load = [&](int tile, int stage) {
       if (threadIdx.x != 0 || tile >= params.plan.tiles) return;
       barrier_arrive_and_expect(full + stage, static_cast<int>(kStageBytes));
       for (int block = 0; block < kOutBlocks; ++block)
         load_box(second + stage * kStageBytes + block * FirstLayerMemory::kBlockBytes, params.grad_output, full + stage,
-                 block * kChannels, static_cast<int>(tile * kFirstPixels), 0, 0);
+                 block * kChannels, tile * kFirstPixels, 0, 0);
     };
     if (threadIdx.x == 0) {
       barrier_prepare(full, 1);
@@ -255,6 +259,8 @@ struct FirstLayer {
       barriers_ready();
     }
     describe_columns();
+    wait_for_last_kernel();
+    let_next_kernel_start();
     float sum[kOutBlocks][kDepthBlocks][kChannels / 2];
 #pragma unroll
     for (int o = 0; o < kOutBlocks; ++o)
@@ -263,8 +269,8 @@ struct FirstLayer {
 #pragma unroll
         for (float& value : sum[o][d]) value = 0;
     RingPosition at;
-    load(blockIdx.x, 0);
-    for (int64_t tile = blockIdx.x; tile < params.plan.tiles; tile += params.plan.blocks) {
+    load(static_cast<int>(blockIdx.x), 0);
+    for (int tile = static_cast<int>(blockIdx.x); tile < params.plan.tiles; tile += params.plan.blocks) {
       load(tile + params.plan.blocks, 1 - at.stage);
       gather(lines, tile * kFirstPixels, params.columns, true);
       shared_written();
@@ -316,7 +322,7 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kFirstThreads, 2)
 }
 
 template <bool kBFloat16, int kOutBlocks, int kDepthBlocks>
-FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstThreads)
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kFirstThreads, first_blocks_on_each(kOutBlocks, kDepthBlocks))
     sum_first_layer_gradient(const FUSED_RNN_PARAM FirstLayerParams params) {
   if constexpr (kHasHopper) {
     FirstLayer<kBFloat16>(params, 2 * kOutBlocks * FirstLayerMemory::kBlockBytes).template gradient<kOutBlocks, kDepthBlocks>();
@@ -333,6 +339,8 @@ template <bool kBFloat16>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstAddThreads)
     add_first_layer_gradient(const FUSED_RNN_PARAM FirstLayerParams params) {
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
+  wait_for_last_kernel();
+  let_next_kernel_start();
   float* shared = reinterpret_cast<float*>(shared_memory());
   const int out = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
   const int addend = thread / kChannels, lane = thread % kChannels;

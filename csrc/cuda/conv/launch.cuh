@@ -14,7 +14,7 @@ const char* launch_correlation(const CorrelationParams& params, void* stream) {
     if constexpr (is_built(kRows, kGroups))
       if (params.plan.rows == kRows && params.plan.channel_groups == kGroups)
         error = launch(correlate<kBFloat16, kRows, kGroups, kGradient>,
-                       {params.plan.blocks, threads_of(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
+                       {params.plan.blocks, threads_of(kGroups), params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   };
   const auto with_rows = [&]<int... kRows>() {
     (if_planned.template operator()<kRows, 1>(), ...);
@@ -28,20 +28,21 @@ template <bool kBFloat16, int kGroups>
 const char* launch_weight_gradient(const WeightGradientParams& params, void* stream) {
   const char* error =
       launch(sum_weight_gradient<kBFloat16, kGroups>,
-             {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream}, params);
+             {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   if (error) return error;
   const int64_t of_weight =
       params.grad_weight ? int64_t(params.out_channels) * params.kernel_taps * params.in_blocks : 0;
   const int64_t of_bias = params.grad_bias ? divide_up(params.out_channels, kChannels) : 0;
+  if (of_weight + of_bias == 0) return nullptr;
   const int64_t in_block = kMostAddends / params.addends;
   return launch(add_weight_gradient<kBFloat16, kGroups>,
-                {divide_up(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream}, params);
+                {divide_up(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream, /*early=*/true}, params);
 }
 
 template <bool kBFloat16>
 const char* launch_first_layer(const FirstLayerParams& params, void* stream) {
   return launch(convolve_first_layer<kBFloat16>,
-                {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream}, params);
+                {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
 }
 
 template <bool kBFloat16>
@@ -51,7 +52,7 @@ const char* launch_first_layer_gradient(const FirstLayerParams& params, void* st
     if constexpr (is_built_first(kOutBlocks, kDepthBlocks))
       if (params.plan.out_blocks == kOutBlocks && params.plan.depth_blocks == kDepthBlocks)
         error = launch(sum_first_layer_gradient<kBFloat16, kOutBlocks, kDepthBlocks>,
-                       {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream}, params);
+                       {params.plan.blocks, kFirstThreads, params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   };
   const auto with_out_blocks = [&]<int... kOutBlocks>() {
     (if_planned.template operator()<kOutBlocks, 1>(), ...);
@@ -60,7 +61,7 @@ const char* launch_first_layer_gradient(const FirstLayerParams& params, void* st
   with_out_blocks.template operator()<1, 2, 3, 4>();
   if (error) return error;
   return launch(add_first_layer_gradient<kBFloat16>,
-                {params.out_channels, kFirstAddThreads, kFirstAddThreads * 4, 1, false, stream}, params);
+                {params.out_channels, kFirstAddThreads, kFirstAddThreads * 4, 1, false, stream, /*early=*/true}, params);
 }
 
 }  // namespace fused_rnn::cuda

@@ -51,13 +51,14 @@ double estimate(const CorrelationPlan& plan, int64_t taps, const Device& device)
 void share_out(WeightGradientPlan& plan, const Taps& taps, const Device& device) {
   constexpr int64_t kLeastTiles = 4;  // of a block, since adding its slot costs, too
   constexpr int kMostRounds = 4;
+  constexpr double kStart = 100;  // what a round of blocks takes besides, to start and to store its sums
   int64_t units[kMostTaps] = {};
   for (int i = 0; i < count_runs(taps); ++i) units[run_at(taps, i).count - 1] += plan.units / count_runs(taps);
   double best = std::numeric_limits<double>::infinity();
   for (int rounds = 1; rounds <= kMostRounds; ++rounds) {
     WeightGradientPlan with = plan;
     std::fill_n(with.splits, kMostTaps, 1);
-    with.blocks = plan.units;
+    with.blocks = static_cast<int>(plan.units);
     const auto time = [&](int i) { return run_cost(i + 1) * divide_up(plan.tiles, with.splits[i]); };
     int slowest = 0;
     for (;;) {
@@ -68,9 +69,10 @@ void share_out(WeightGradientPlan& plan, const Taps& taps, const Device& device)
           (with.splits[slowest] + 1) * kLeastTiles > plan.tiles)
         break;
       ++with.splits[slowest];
-      with.blocks += units[slowest];
+      with.blocks += static_cast<int>(units[slowest]);
     }
-    const double all = double(std::max<int64_t>(rounds, divide_up(with.blocks, device.multiprocessors))) * double(time(slowest));
+    const double of_round = double(time(slowest)) + kStart;
+    const double all = double(std::max<int64_t>(rounds, divide_up(with.blocks, device.multiprocessors))) * of_round;
     if (all < best) {
       best = all;
       plan = with;
@@ -178,7 +180,8 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
   plan.shared_bytes = WeightGradientMemory::bytes(plan);
   plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
                divide_up(sizes.out_channels, plan.channel_groups * kChannels);
-  plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch;
+  plan.tiles =
+      static_cast<int>(divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch);
   share_out(plan, taps, device);
   return plan;
 }
@@ -203,8 +206,8 @@ FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& de
   }
   plan.shared_bytes = FirstLayerMemory::forward_bytes(plan);
   if (count_columns(sizes) > kMostColumns || plan.shared_bytes > device.shared_bytes) return {};
-  plan.tiles = divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels);
-  plan.blocks = std::min<int64_t>(plan.tiles, 2 * device.multiprocessors);
+  plan.tiles = static_cast<int>(divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels));
+  plan.blocks = std::min(plan.tiles, 2 * device.multiprocessors);
   return plan;
 }
 
@@ -215,8 +218,9 @@ FirstLayerPlan plan_first_layer_gradient(const MaskedConv2dSizes& sizes, const D
   plan.out_blocks = static_cast<int>(divide_up(sizes.out_channels, kChannels));
   plan.shared_bytes = FirstLayerMemory::gradient_bytes(plan);
   if (!is_built_first(plan.out_blocks, plan.depth_blocks) || plan.shared_bytes > device.shared_bytes) return {};
-  plan.tiles = divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels);
-  plan.blocks = std::min<int64_t>(plan.tiles, device.multiprocessors);
+  plan.tiles = static_cast<int>(divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels));
+  plan.blocks =
+      std::min(plan.tiles, device.multiprocessors * first_blocks_on_each(plan.out_blocks, plan.depth_blocks));
   return plan;
 }
 

@@ -95,7 +95,8 @@ struct WeightGradientPlan {
   int stages;
   int splits[kMostTaps];  // the blocks of a unit, for runs of 1, 2, 3 and 4 taps
   int64_t stage_bytes, shared_bytes;
-  int64_t units, tiles, blocks;
+  int64_t units;
+  int tiles, blocks;
   // Values of a slot, in which a block leaves its part of a unit: its sums, and those of the bias gradient.
   constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * (kChannels * kMostTaps + 1); }
   constexpr int64_t scratch_values() const { return blocks * slot_values(); }
@@ -110,16 +111,22 @@ constexpr int kFewChannels = 16;
 struct FirstLayerPlan {
   int depth_blocks;  // of 64 columns
   int out_blocks;    // of 64 output channels: in the forward pass those of each group of channels for themselves
+  int tiles, blocks;
   int64_t line_bytes;  // of the lines of the images that the taps of a tile reach
-  int64_t tiles, blocks, shared_bytes;
+  int64_t shared_bytes;
   // The weight gradient: float32 values of a slot, in which a warpgroup leaves its part of the sums, and of all.
   constexpr int64_t slot_values() const { return int64_t(depth_blocks) * out_blocks * kChannels * kChannels; }
-  constexpr int64_t scratch_values() const { return 2 * blocks * slot_values(); }
+  constexpr int64_t scratch_values() const { return 2 * int64_t(blocks) * slot_values(); }
 };
 
 // The elements of a line of images with what taps reach beyond its ends.
 constexpr int64_t line_elements(const MaskedConv2dSizes& sizes) {
   return (sizes.width + Taps(sizes).span_x()) * sizes.in_channels;
+}
+
+// How many blocks of its weight gradient run on a multiprocessor at once: two where registers and shared memory allow.
+constexpr int first_blocks_on_each(int out_blocks, int depth_blocks) {
+  return out_blocks == 1 && depth_blocks <= 2 ? 2 : 1;
 }
 
 // Whether a kernel is built for the weight gradient of such a layer.

@@ -41,6 +41,7 @@ struct Part {
   Run run;
   int out_channel, in_channel;
   int first_tile, tile_step;  // its tiles of pixels
+  int unit, units;            // which it is of the units that have the same output channels, and how many they are
 };
 template <int kGroups>
 FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
@@ -50,7 +51,8 @@ FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
   const int splits = params.plan.splits[run.count - 1], within = block - params.run[index].first_block;
   const int unit = within / splits;
   return {run, unit / params.in_blocks * kGroups * kChannels, unit % params.in_blocks * kChannels,
-          within - unit * splits, splits};
+          within - unit * splits, splits,
+          index * params.in_blocks + unit % params.in_blocks, params.runs * params.in_blocks};
 }
 
 // The shared memory of a block: a matrix of ones for the bias gradient, the ring of boxes, its barriers.
@@ -67,10 +69,13 @@ struct WeightGradient {
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
 
   const WeightGradientParams& params;
+  const Part part;
   char *ones, *ring;
   Barrier *full, *empty;
 
-  FUSED_RNN_DEVICE explicit WeightGradient(const WeightGradientParams& of) : params(of) {
+  FUSED_RNN_DEVICE explicit WeightGradient(const WeightGradientParams& of)
+      : params(of),
+        part(part_of<kGroups>(of, static_cast<int>(blockIdx.x))) {
     ones = aligned_for_boxes(shared_memory());
     ring = ones + WeightGradientMemory::kOnesBytes;
     full = reinterpret_cast<Barrier*>(ring + params.plan.stages * params.plan.stage_bytes);
@@ -97,7 +102,6 @@ struct WeightGradient {
   FUSED_RNN_DEVICE void produce() const {
     RingPosition at;
     const int bytes = (kGroups * kTileWidth + params.pitch) * params.plan.rows * kRowBytes;
-    const Part part = part_of<kGroups>(params, static_cast<int>(blockIdx.x));
     const int tap_y = part.run.first / params.taps.row_length, tap_x = part.run.first % params.taps.row_length;
     const int shift_y = tap_y * params.taps.dilation_y - params.taps.before_y;
     const int shift_x = tap_x * params.taps.dilation_x - params.taps.before_x;
@@ -114,49 +118,58 @@ struct WeightGradient {
     }
   }
 
+  FUSED_RNN_DEVICE float* slot_of(int group) const {
+    return params.slots + blockIdx.x * params.plan.slot_values() + group * kChannels * (kChannels * kMostTaps + 1);
+  }
+
   // Sums the part for the 64 output channels that belong to the warpgroup `group`.
   FUSED_RNN_DEVICE void consume(int group) const {
-    const Part part = part_of<kGroups>(params, static_cast<int>(blockIdx.x));
-    const int tiles = static_cast<int>((params.plan.tiles - part.first_tile + part.tile_step - 1) / part.tile_step);
-    const bool with_bias = params.grad_bias && part.run.first == 0 && part.in_channel == 0;
-    const auto sum = [&]<int kTaps>() {
-      with_bias ? multiply<kTaps, true>(group, tiles) : multiply<kTaps, false>(group, tiles);
-    };
     switch (part.run.count) {
       case 1:
-        return sum.template operator()<1>();
+        return multiply<1>(group);
       case 2:
-        return sum.template operator()<2>();
+        return multiply<2>(group);
       case 3:
-        return sum.template operator()<3>();
+        return multiply<3>(group);
       default:
-        return sum.template operator()<4>();
+        return multiply<4>(group);
     }
   }
 
+  // Starts the instructions that sum one tile, also its part of the bias gradient if wanted.
   template <int kTaps, bool kBias>
-  FUSED_RNN_DEVICE void multiply(int group, int tiles) const {
+  FUSED_RNN_DEVICE void multiply_tile(float (&sum)[kTaps * kChannels / 2], float (&bias)[4], uint32_t grads,
+                                      uint32_t pixels) const {
+#pragma unroll 1
+    for (int row = 0; row < params.plan.rows; row += 2) {
+      const uint64_t left = matrix_descriptor(grads, kTileWidth * kRowBytes, 0);
+      multiply_matrices<kBFloat16, kTaps * kChannels, false, false>(
+          sum, left, matrix_descriptor(pixels, params.pitch * kRowBytes, params.taps.dilation_x * kRowBytes), true);
+      if constexpr (kBias)
+        multiply_matrices<kBFloat16, 8, false, true>(bias, left, matrix_descriptor(shared_address(ones), 1024, 0), true);
+      grads += 2 * kTileWidth * kRowBytes;
+      pixels += 2 * params.pitch * kRowBytes;
+    }
+  }
+
+  template <int kTaps>
+  FUSED_RNN_DEVICE void multiply(int group) const {
     RingPosition at;
     float sum[kTaps * kChannels / 2], bias[4] = {0, 0, 0, 0};
 #pragma unroll
     for (float& value : sum) value = 0;
     const bool arrives = threadIdx.x % 32 == 0;
     Barrier* read = nullptr;
-    for (int tile = 0; tile < tiles; ++tile) {
+    for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
       barrier_wait(full + at.stage, at.parity);
       const uint32_t stage = shared_address(ring) + at.stage * static_cast<uint32_t>(params.plan.stage_bytes);
-      uint32_t grads = stage + group * grad_bytes(), pixels = stage + kGroups * grad_bytes();
+      const uint32_t grads = stage + group * grad_bytes(), pixels = stage + kGroups * grad_bytes();
       matrices_begin();
-#pragma unroll 1
-      for (int row = 0; row < params.plan.rows; row += 2) {
-        const uint64_t left = matrix_descriptor(grads, kTileWidth * kRowBytes, 0);
-        multiply_matrices<kBFloat16, kTaps * kChannels, false, false>(
-            sum, left, matrix_descriptor(pixels, params.pitch * kRowBytes, params.taps.dilation_x * kRowBytes), true);
-        if constexpr (kBias)
-          multiply_matrices<kBFloat16, 8, false, true>(bias, left, matrix_descriptor(shared_address(ones), 1024, 0), true);
-        grads += 2 * kTileWidth * kRowBytes;
-        pixels += 2 * params.pitch * kRowBytes;
-      }
+      // All units that have these output channels read all pixels, so they take turns with the bias gradient.
+      if (params.grad_bias && tile / params.columns % part.units == part.unit)
+        multiply_tile<kTaps, true>(sum, bias, grads, pixels);
+      else
+        multiply_tile<kTaps, false>(sum, bias, grads, pixels);
       matrices_started();
       matrices_done<1>();
       if (arrives && read) barrier_arrive(read);
@@ -165,19 +178,17 @@ struct WeightGradient {
     }
     matrices_done<0>();
     if (arrives && read) barrier_arrive(read);
-    float* slot = params.slots + blockIdx.x * params.plan.slot_values() +
-                  group * kChannels * (kChannels * kMostTaps + 1);
-    const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4, column = thread % 4 * 2;
+    const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4;
+    float* to = params.slots + blockIdx.x * params.plan.slot_values() + group * kChannels * (kChannels * kMostTaps + 1);
+    if (thread % 4 == 0) {
+      to[kChannels * kChannels * kMostTaps + row] = bias[0];
+      to[kChannels * kChannels * kMostTaps + row + 8] = bias[2];
+    }
+    to += row * (kChannels * kMostTaps) + thread % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kTaps * kChannels / 4; ++i) {
       const float2 pair = {sum[2 * i], sum[2 * i + 1]};
-      *reinterpret_cast<float2*>(slot + (row + i % 2 * 8) * (kChannels * kMostTaps) + i / 2 * 8 + column) = pair;
-    }
-    if constexpr (kBias) {
-      if (column == 0) {
-        slot[kChannels * kChannels * kMostTaps + row] = bias[0];
-        slot[kChannels * kChannels * kMostTaps + row + 8] = bias[2];
-      }
+      *reinterpret_cast<float2*>(to + i % 2 * 8 * (kChannels * kMostTaps) + i / 2 * 8) = pair;
     }
   }
 };
@@ -191,6 +202,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
   if constexpr (kHasHopper) {
     const WeightGradient<kBFloat16, kGroups> gradient(params);
     gradient.prepare();
+    wait_for_last_kernel();
+    let_next_kernel_start();
     const int warp = warp_number();
     if (warp < 4 * kGroups) {
       more_registers<224>();
@@ -209,27 +222,33 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
 // addends-th slot. Masked taps are set to zero.
 constexpr int kAddThreads = 256, kAddGroup = kChannels / 4, kMostAddends = kAddThreads / kAddGroup;
 
-// The sum of 4 values of so many slots, from value `at` of the first on; every thread of the block calls it.
-FUSED_RNN_DEVICE float4 add_slots(const WeightGradientParams& params, int64_t first_slot, int slots, int64_t at) {
-  auto* shared = reinterpret_cast<float4*>(shared_memory());
-  const int thread = static_cast<int>(threadIdx.x), group = thread / kAddGroup, lane = thread % kAddGroup;
-  float4 sum = {0, 0, 0, 0};
-  const auto add = [&](const float4& part) {
-    sum.x += part.x;
-    sum.y += part.y;
-    sum.z += part.z;
-    sum.w += part.w;
-  };
+FUSED_RNN_DEVICE void operator+=(float4& sum, const float4& part) {
+  sum.x += part.x;
+  sum.y += part.y;
+  sum.z += part.z;
+  sum.w += part.w;
+}
+
+// Adds to `sum` 4 values of so many slots, from value `at` of the first on, those of this thread's group alone.
+FUSED_RNN_DEVICE void add_slots(float4& sum, const WeightGradientParams& params, int64_t first_slot, int slots,
+                                int64_t at) {
+  const int group = static_cast<int>(threadIdx.x) / kAddGroup;
   const float* from = params.slots + first_slot * params.plan.slot_values() + at;
 #pragma unroll 4
   for (int slot = group % params.addends; slot < slots; slot += params.addends)
-    add(*reinterpret_cast<const float4*>(from + slot * params.plan.slot_values()));
-  if (params.addends == 1) return sum;
-  shared[thread] = sum;
+    sum += *reinterpret_cast<const float4*>(from + slot * params.plan.slot_values());
+}
+
+// The sum over the groups that share an addition; every thread of the block calls it.
+FUSED_RNN_DEVICE float4 add_groups(const WeightGradientParams& params, const float4& part) {
+  if (params.addends == 1) return part;
+  auto* shared = reinterpret_cast<float4*>(shared_memory());
+  const int thread = static_cast<int>(threadIdx.x);
+  const int first = thread / kAddGroup / params.addends * params.addends;
+  shared[thread] = part;
   block_barrier();
-  sum = {0, 0, 0, 0};
-  const int first = group / params.addends * params.addends;
-  for (int i = 0; i < params.addends; ++i) add(shared[(first + i) * kAddGroup + lane]);
+  float4 sum = {0, 0, 0, 0};
+  for (int i = 0; i < params.addends; ++i) sum += shared[(first + i) * kAddGroup + thread % kAddGroup];
   return sum;
 }
 
@@ -238,10 +257,13 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
     add_weight_gradient(const FUSED_RNN_PARAM WeightGradientParams params) {
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
   constexpr int kValues = kChannels * (kChannels * kMostTaps + 1);  // of a slot, for 64 output channels
+  wait_for_last_kernel();
+  let_next_kernel_start();
   const int thread = static_cast<int>(threadIdx.x), group = thread / kAddGroup, lane = thread % kAddGroup;
   const bool first = group % params.addends == 0;
   const int index = static_cast<int>(blockIdx.x) * (kMostAddends / params.addends) + group / params.addends;
   const int of_weight = params.grad_weight ? params.out_channels * params.kernel_taps * params.in_blocks : 0;
+  float4 sum = {0, 0, 0, 0};
   const auto store = [&](T* to, int64_t stride, int channel, int channels, const float4& sum, const auto& seen) {
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
     if (first)
@@ -249,27 +271,29 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
         if (channel + i < channels) to[(channel + i) * stride] = narrow<T>(seen(channel + i) ? values[i] : 0);
   };
   if (index >= of_weight) {
-    // The bias gradient is in the units of the first run and the first input channels.
+    // All units with these output channels have a part of the bias gradient.
     const int block = index - of_weight, channel = block * kChannels + lane * 4;
     const bool wanted = params.grad_bias && channel < params.out_channels;
-    const int splits = wanted ? params.plan.splits[params.run[0].run.count - 1] : 0;
-    const float4 sum = add_slots(params, int64_t(block / kGroups) * params.in_blocks * splits, splits,
-                                 block % kGroups * kValues + kChannels * kChannels * kMostTaps + lane * 4);
+    const int64_t at = block % kGroups * kValues + kChannels * kChannels * kMostTaps + lane * 4;
+    for (int run = 0; wanted && run < params.runs; ++run) {
+      const int splits = params.plan.splits[params.run[run].run.count - 1], slots = params.in_blocks * splits;
+      add_slots(sum, params, params.run[run].first_block + int64_t(block / kGroups) * slots, slots, at);
+    }
+    sum = add_groups(params, sum);
     if (wanted) store(static_cast<T*>(params.grad_bias), 1, channel, params.out_channels, sum, [](int) { return true; });
     return;
   }
   const int in_block = index % params.in_blocks, tap = index / params.in_blocks % params.kernel_taps;
   const int out = index / params.in_blocks / params.kernel_taps, row = out % (kGroups * kChannels);
-  int64_t slot = 0;
-  int splits = 0, at = 0;
   if (tap < params.taps.count) {
     const PlacedRun& placed = params.run[run_with(params.taps, tap)];
-    splits = params.plan.splits[placed.run.count - 1];
-    slot = placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
-    at = row / kChannels * kValues + row % kChannels * (kChannels * kMostTaps) + (tap - placed.run.first) * kChannels +
-         lane * 4;
+    const int splits = params.plan.splits[placed.run.count - 1];
+    add_slots(sum, params,
+              placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits, splits,
+              row / kChannels * kValues + row % kChannels * (kChannels * kMostTaps) +
+                  (tap - placed.run.first) * kChannels + lane * 4);
   }
-  const float4 sum = add_slots(params, slot, splits, at);
+  sum = add_groups(params, sum);
   store(static_cast<T*>(params.grad_weight) + out * params.out_stride + tap * params.tap_stride, params.in_stride,
         in_block * kChannels + lane * 4, params.in_channels, sum, [&](int in) {
           return params.centre.groups == 1 || tap + 1 < params.taps.count || params.centre.sees(out, in);

@@ -90,6 +90,20 @@ FUSED_RNN_DEVICE void store_shared_of(void* mine, int rank, uint2 words) {
 #endif
 }
 
+// For kernels that are launched early: all their blocks call wait_for_last_kernel before they touch global memory, which
+// the kernels before may still write or read. Blocks of the next kernel may start, if it is launched early, too, when
+// all blocks have called let_next_kernel_start or ended, and where there is room for them.
+FUSED_RNN_DEVICE void wait_for_last_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+FUSED_RNN_DEVICE void let_next_kernel_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Called in a loop that waits for other blocks. A GPU needs nothing here; on the CPU another thread runs.
 FUSED_RNN_DEVICE void pause() {}
 
@@ -136,6 +150,7 @@ struct Launch {
   int cluster;       // blocks of a cluster; 1 for none
   bool cooperative;  // whether all blocks must run at once
   void* stream;      // cudaStream_t
+  bool early = false;  // whether blocks may start while the last kernel of the stream ends; see wait_for_last_kernel
 };
 
 // Starts a kernel; returns null, or what CUDA says is wrong.
@@ -148,7 +163,7 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
         cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
   if (error == cudaSuccess && how.cluster > 8)
     error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   unsigned int count = 0;
   if (how.cluster > 1) {
     attributes[count].id = cudaLaunchAttributeClusterDimension;
@@ -159,6 +174,11 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   if (how.cooperative) {
     attributes[count].id = cudaLaunchAttributeCooperative;
     attributes[count].val.cooperative = 1;
+    ++count;
+  }
+  if (how.early) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count].val.programmaticStreamSerializationAllowed = 1;
     ++count;
   }
   cudaLaunchConfig_t config = {};
