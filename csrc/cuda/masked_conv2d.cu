@@ -2,8 +2,6 @@
 
 #include "cuda/masked_conv2d.h"
 
-#include <algorithm>
-
 #include "cuda/conv/launch.cuh"
 
 namespace fused_rnn::cuda {
@@ -187,8 +185,10 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
   const int pitch = kTileWidth + ((taps.row_length < kMostTaps ? taps.row_length : kMostTaps) - 1) * taps.dilation_x;
   WeightGradientParams kernel = {
       .grad_output = {},
+      .all_grads = params.grad_output.data,
       .input = {},
       .slots = scratch,
+      .bias_slots = scratch + plan.blocks * plan.slot_values(),
       .grad_weight = params.grad_weight.data,
       .grad_bias = params.grad_bias,
       .out_stride = params.grad_weight.out_stride,
@@ -204,9 +204,9 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .out_blocks = static_cast<int>(divide_up(sizes.out_channels, plan.channel_groups * kChannels)),
       .run = {},
       .pitch = pitch,
+      .pixels = static_cast<int>(sizes.batch * sizes.height * sizes.width),
       .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
       .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
-      .addends = 1,
       .plan = plan,
   };
   int first_block = 0;
@@ -214,8 +214,6 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
     kernel.run[i] = {run_at(taps, i), first_block};
     first_block += kernel.in_blocks * kernel.out_blocks * plan.splits[kernel.run[i].run.count - 1];
   }
-  const int most_slots = *std::max_element(plan.splits, plan.splits + kMostTaps);  // of a unit
-  while (kernel.addends < kMostAddends && kernel.addends * 4 < most_slots) kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
                                  sizes.out_channels, kTileWidth, plan.rows);
   if (!error)

@@ -23,6 +23,7 @@ struct ColumnRange {
 // place of the pixel with tap 0.
 struct Column {
   int row, offset;
+  int64_t weight;  // where its weight is, from the first of an output channel
 };
 
 struct FirstLayerParams {
@@ -83,7 +84,8 @@ struct FirstLayer {
     for (int column = static_cast<int>(threadIdx.x); column < params.columns; column += kFirstThreads) {
       const int tap = column / params.in_channels, channel = column % params.in_channels;
       const int row = tap / params.taps.row_length, right = tap % params.taps.row_length * params.taps.dilation_x;
-      table[column] = {row, row * params.taps.dilation_y * params.pitch + right * params.in_channels + channel};
+      table[column] = {row, row * params.taps.dilation_y * params.pitch + right * params.in_channels + channel,
+                       channel * params.in_stride + tap * params.tap_stride};
     }
     block_barrier();
   }
@@ -91,18 +93,19 @@ struct FirstLayer {
   // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line has zeros for
   // the pixels beyond both ends that taps reach.
   FUSED_RNN_DEVICE void load_lines(T* lines, int first_line, int count) const {
-    const int width = params.pitch / params.in_channels;
-    for (int i = static_cast<int>(threadIdx.x); i < count * params.pitch; i += kFirstThreads) {
-      const int which = i / params.pitch, at = i - which * params.pitch;
-      const int column = at / params.in_channels, channel = at - column * params.in_channels;
-      const int x = column - params.taps.before_x, line = first_line + which;
-      T value = narrow<T>(0);
-      if (line >= 0 && column < width && x >= 0 && x < params.width) {
-        const int image = line / params.height, y = line - image * params.height;
-        value = static_cast<const T*>(params.input)[image * params.batch_stride + y * params.row_stride +
-                                                    x * params.column_stride + channel * params.channel_stride];
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int which = static_cast<int>(threadIdx.x) / 32; which < count; which += kFirstThreads / 32) {
+      const int line = first_line + which, image = line / params.height, y = line - image * params.height;
+      const T* from = static_cast<const T*>(params.input) + image * params.batch_stride + y * params.row_stride;
+#pragma unroll 4
+      for (int i = lane; i < params.pitch; i += 32) {
+        const int column = i / params.in_channels, channel = i - column * params.in_channels;
+        const int x = column - params.taps.before_x;
+        T value = narrow<T>(0);
+        if (line >= 0 && x >= 0 && x < params.width)
+          value = from[x * params.column_stride + channel * params.channel_stride];
+        lines[which * params.pitch + i] = value;
       }
-      lines[i] = value;
     }
   }
 
@@ -163,9 +166,9 @@ struct FirstLayer {
       T values[8];
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const int column = chunk * 8 + j, tap = column / params.in_channels, in = column - tap * params.in_channels;
+        const int column = chunk * 8 + j;
         values[j] = narrow<T>(0);
-        if (out < range.end && column < range.columns) values[j] = own[in * params.in_stride + tap * params.tap_stride];
+        if (out < range.end && column < range.columns) values[j] = own[table[column].weight];
       }
       uint4 words;
       memcpy(&words, values, sizeof(words));
@@ -331,9 +334,9 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kFirstThreads, first_blocks_o
   }
 }
 
-// Adds the slots, in order. A block has one output channel: 64 columns at a time, 16 threads for each, which add every
-// 16th slot. Masked entries are set to zero.
-constexpr int kFirstAddends = 16, kFirstAddThreads = kChannels * kFirstAddends;
+// Adds the slots, in order. A block has 64 columns of one output channel: 64 groups of 16 threads add every 64th slot, four
+// columns a thread. Masked entries are set to zero.
+constexpr int kFirstAddends = 64, kFirstAddThreads = kFirstAddends * kChannels / 4;
 
 template <bool kBFloat16>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstAddThreads)
@@ -341,38 +344,32 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstAddThreads)
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
   wait_for_last_kernel();
   let_next_kernel_start();
-  float* shared = reinterpret_cast<float*>(shared_memory());
-  const int out = static_cast<int>(blockIdx.x), thread = static_cast<int>(threadIdx.x);
-  const int addend = thread / kChannels, lane = thread % kChannels;
-  const int weights = params.kernel_taps * params.in_channels;
-  for (int first = 0; first <= weights; first += kChannels) {
-    // The last one is the bias gradient, which is the column after all others.
-    const int index = first + lane, column = index == weights ? params.columns : index;
-    const bool summed = column < params.columns || index == weights;
-    float sum = 0;
-    if (summed) {
-      const float* from = params.slots + (int64_t(out / kChannels) * params.plan.depth_blocks + column / kChannels) * kChannels * kChannels +
-                          out % kChannels * kChannels + column % kChannels;
+  auto* shared = reinterpret_cast<float4*>(shared_memory());
+  const int depth = params.plan.depth_blocks, out = static_cast<int>(blockIdx.x) / depth;
+  const int block = static_cast<int>(blockIdx.x) % depth, thread = static_cast<int>(threadIdx.x);
+  const float* from =
+      params.slots + ((int64_t(out / kChannels) * depth + block) * kChannels + out % kChannels) * kChannels +
+      thread % (kChannels / 4) * 4;
+  float4 sum = {0, 0, 0, 0};
 #pragma unroll 4
-      for (int64_t slot = addend; slot < 2 * params.plan.blocks; slot += kFirstAddends)
-        sum += from[slot * params.plan.slot_values()];
-    }
-    shared[thread] = sum;
-    block_barrier();
-    if (addend == 0 && index <= weights) {
-      sum = 0;
-      for (int i = 0; i < kFirstAddends; ++i) sum += shared[i * kChannels + lane];
-      const int tap = index / params.in_channels, in = index % params.in_channels;
-      if (index == weights) {
-        if (params.grad_bias) static_cast<T*>(params.grad_bias)[out] = narrow<T>(sum);
-      } else if (params.grad_weight) {
-        const bool seen = tap < params.taps.count || (summed && params.centre.sees(out, in));
-        static_cast<T*>(params.grad_weight)[out * params.out_stride + in * params.in_stride + tap * params.tap_stride] =
-            narrow<T>(seen ? sum : 0);
-      }
-    }
-    block_barrier();
+  for (int slot = thread / (kChannels / 4); slot < 2 * params.plan.blocks; slot += kFirstAddends)
+    sum += *reinterpret_cast<const float4*>(from + slot * params.plan.slot_values());
+  shared[thread] = sum;
+  block_barrier();
+  T* to = static_cast<T*>(params.grad_weight) + out * params.out_stride;
+  const int weights = params.kernel_taps * params.in_channels;
+  if (thread < kChannels) {
+    float total = 0;
+    for (int i = 0; i < kFirstAddends; ++i) total += reinterpret_cast<const float*>(shared)[i * kChannels + thread];
+    const int column = block * kChannels + thread, tap = column / params.in_channels, in = column % params.in_channels;
+    if (column == params.columns && params.grad_bias) static_cast<T*>(params.grad_bias)[out] = narrow<T>(total);
+    if (column < params.columns && params.grad_weight)
+      to[in * params.in_stride + tap * params.tap_stride] =
+          narrow<T>(tap < params.taps.count || params.centre.sees(out, in) ? total : 0);
   }
+  if (block == 0 && params.grad_weight)
+    for (int i = params.columns + thread; i < weights; i += kFirstAddThreads)
+      to[i % params.in_channels * params.in_stride + i / params.in_channels * params.tap_stride] = narrow<T>(0);
 }
 
 }  // namespace fused_rnn::cuda

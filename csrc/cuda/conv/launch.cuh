@@ -30,13 +30,11 @@ const char* launch_weight_gradient(const WeightGradientParams& params, void* str
       launch(sum_weight_gradient<kBFloat16, kGroups>,
              {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   if (error) return error;
-  const int64_t of_weight =
-      params.grad_weight ? int64_t(params.out_channels) * params.kernel_taps * params.in_blocks : 0;
+  const int64_t of_weight = params.grad_weight ? int64_t(params.out_channels) * params.in_blocks * params.runs : 0;
   const int64_t of_bias = params.grad_bias ? divide_up(params.out_channels, kChannels) : 0;
   if (of_weight + of_bias == 0) return nullptr;
-  const int64_t in_block = kMostAddends / params.addends;
   return launch(add_weight_gradient<kBFloat16, kGroups>,
-                {divide_up(of_weight + of_bias, in_block), kAddThreads, kAddThreads * 16, 1, false, stream, /*early=*/true}, params);
+                {of_weight + of_bias, kAddThreads, kAddThreads * 16, 1, false, stream, /*early=*/true}, params);
 }
 
 template <bool kBFloat16>
@@ -61,7 +59,7 @@ const char* launch_first_layer_gradient(const FirstLayerParams& params, void* st
   with_out_blocks.template operator()<1, 2, 3, 4>();
   if (error) return error;
   return launch(add_first_layer_gradient<kBFloat16>,
-                {params.out_channels, kFirstAddThreads, kFirstAddThreads * 4, 1, false, stream, /*early=*/true}, params);
+                {int64_t(params.out_channels) * params.plan.depth_blocks, kFirstAddThreads, kFirstAddThreads * 16, 1, false, stream, /*early=*/true}, params);
 }
 
 }  // namespace fused_rnn::cuda

@@ -29,6 +29,13 @@ FUSED_RNN_DEVICE char* chunk_at(char* boxes, int row, int chunk) {
   return boxes + row * kRowBytes + (chunk ^ row % 8) * 16;
 }
 
+FUSED_RNN_DEVICE void operator+=(float4& sum, const float4& part) {
+  sum.x += part.x;
+  sum.y += part.y;
+  sum.z += part.z;
+  sum.w += part.w;
+}
+
 // What follows the sums of a matrix instruction with output channels as rows and pixels as columns, of which a thread
 // has two channels, 8 apart, and neighbouring pixels.
 template <typename T>

@@ -97,9 +97,10 @@ struct WeightGradientPlan {
   int64_t stage_bytes, shared_bytes;
   int64_t units;
   int tiles, blocks;
-  // Values of a slot, in which a block leaves its part of a unit: its sums, and those of the bias gradient.
-  constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * (kChannels * kMostTaps + 1); }
-  constexpr int64_t scratch_values() const { return blocks * slot_values(); }
+  // Values of a slot, in which a block leaves its part of a unit; and of all scratch memory, with a part of the bias
+  // gradient for each block.
+  constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * kChannels * kMostTaps; }
+  constexpr int64_t scratch_values(int64_t out_channels) const { return blocks * (slot_values() + out_channels); }
 };
 
 // A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is computed
@@ -174,11 +175,6 @@ constexpr Run run_of_row(const Taps& taps, int row, int which) {
 constexpr Run run_at(const Taps& taps, int index) {
   const int in_row = runs_in(taps.row_length), row = index / in_row < taps.rows - 1 ? index / in_row : taps.rows - 1;
   return run_of_row(taps, row, index - row * in_row);
-}
-// The number of the run that has this tap.
-constexpr int run_with(const Taps& taps, int tap) {
-  const int row = tap / taps.row_length, length = length_of_row(taps, row), runs = runs_in(length);
-  return row * runs_in(taps.row_length) + ((tap - row * taps.row_length + 1) * runs - 1) / length;
 }
 // The time that a tile of pixels takes for a run of taps, about.
 constexpr int64_t run_cost(int count) { return 4 * count + 1; }

@@ -5,6 +5,9 @@
 // views of the same pixels in shared memory, each one pixel further. A unit is such a run of taps, with 64 input channels
 // and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its slot; a second
 // kernel adds the slots of each unit, in their order. So the result is the same in every run.
+//
+// Three warps of each block that have nothing else to do sum the bias gradient over some of the pixels. They read them from
+// global memory, or rather from the L2 cache: a matrix instruction for it, or waiting for each tile, took longer.
 
 #pragma once
 
@@ -20,8 +23,10 @@ struct PlacedRun {
 
 struct WeightGradientParams {
   TensorMap grad_output;  // [out channels, width, height, batch], boxes of 64 x 8 x rows
+  const void* all_grads;  // the same, for the bias gradient
   TensorMap input;        // [in channels, width, height, batch], boxes of 64 x pitch x rows
   float* slots;           // [blocks, slot_values]
+  float* bias_slots;      // [blocks, out channels], the parts of the bias gradient
   void* grad_weight;      // [out channels, kernel taps, in channels] by strides, or null
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
@@ -30,9 +35,8 @@ struct WeightGradientParams {
   Taps taps;
   int runs, in_blocks, out_blocks;  // units of a run: by block of output channels, then block of input channels
   PlacedRun run[kMostRuns];
-  int pitch;
+  int pitch, pixels;
   int columns, rows;  // tiles across an image, and down an image
-  int addends;        // see add_weight_gradient
   WeightGradientPlan plan;
 };
 
@@ -41,7 +45,6 @@ struct Part {
   Run run;
   int out_channel, in_channel;
   int first_tile, tile_step;  // its tiles of pixels
-  int unit, units;            // which it is of the units that have the same output channels, and how many they are
 };
 template <int kGroups>
 FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
@@ -51,15 +54,16 @@ FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
   const int splits = params.plan.splits[run.count - 1], within = block - params.run[index].first_block;
   const int unit = within / splits;
   return {run, unit / params.in_blocks * kGroups * kChannels, unit % params.in_blocks * kChannels,
-          within - unit * splits, splits,
-          index * params.in_blocks + unit % params.in_blocks, params.runs * params.in_blocks};
+          within - unit * splits, splits};
 }
 
-// The shared memory of a block: a matrix of ones for the bias gradient, the ring of boxes, its barriers.
+constexpr int kBiasThreads = 96;
+
+// The shared memory of a block: the ring of boxes and its barriers, and sums of the bias gradient.
 struct WeightGradientMemory {
-  static constexpr int kOnesBytes = 1024, kMostStages = 8, kBarrierBytes = 2 * kMostStages * 8;
+  static constexpr int kMostStages = 8, kBarrierBytes = 2 * kMostStages * 8, kBiasBytes = kBiasThreads * 8 * 4;
   static constexpr int64_t bytes(const WeightGradientPlan& plan) {
-    return kAlignment + kOnesBytes + plan.stages * plan.stage_bytes + kBarrierBytes;
+    return kAlignment + plan.stages * plan.stage_bytes + kBarrierBytes + kBiasBytes;
   }
 };
 
@@ -70,22 +74,18 @@ struct WeightGradient {
 
   const WeightGradientParams& params;
   const Part part;
-  char *ones, *ring;
+  char* ring;
   Barrier *full, *empty;
 
   FUSED_RNN_DEVICE explicit WeightGradient(const WeightGradientParams& of)
       : params(of),
         part(part_of<kGroups>(of, static_cast<int>(blockIdx.x))) {
-    ones = aligned_for_boxes(shared_memory());
-    ring = ones + WeightGradientMemory::kOnesBytes;
+    ring = aligned_for_boxes(shared_memory());
     full = reinterpret_cast<Barrier*>(ring + params.plan.stages * params.plan.stage_bytes);
     empty = full + WeightGradientMemory::kMostStages;
   }
 
   FUSED_RNN_DEVICE void prepare() const {
-    for (unsigned i = threadIdx.x; i < WeightGradientMemory::kOnesBytes / sizeof(T); i += blockDim.x)
-      reinterpret_cast<T*>(ones)[i] = narrow<T>(1);
-    shared_written();
     if (threadIdx.x == 0) {
       for (int i = 0; i < params.plan.stages; ++i) {
         barrier_prepare(full + i, 1);
@@ -118,10 +118,6 @@ struct WeightGradient {
     }
   }
 
-  FUSED_RNN_DEVICE float* slot_of(int group) const {
-    return params.slots + blockIdx.x * params.plan.slot_values() + group * kChannels * (kChannels * kMostTaps + 1);
-  }
-
   // Sums the part for the 64 output channels that belong to the warpgroup `group`.
   FUSED_RNN_DEVICE void consume(int group) const {
     switch (part.run.count) {
@@ -136,26 +132,10 @@ struct WeightGradient {
     }
   }
 
-  // Starts the instructions that sum one tile, also its part of the bias gradient if wanted.
-  template <int kTaps, bool kBias>
-  FUSED_RNN_DEVICE void multiply_tile(float (&sum)[kTaps * kChannels / 2], float (&bias)[4], uint32_t grads,
-                                      uint32_t pixels) const {
-#pragma unroll 1
-    for (int row = 0; row < params.plan.rows; row += 2) {
-      const uint64_t left = matrix_descriptor(grads, kTileWidth * kRowBytes, 0);
-      multiply_matrices<kBFloat16, kTaps * kChannels, false, false>(
-          sum, left, matrix_descriptor(pixels, params.pitch * kRowBytes, params.taps.dilation_x * kRowBytes), true);
-      if constexpr (kBias)
-        multiply_matrices<kBFloat16, 8, false, true>(bias, left, matrix_descriptor(shared_address(ones), 1024, 0), true);
-      grads += 2 * kTileWidth * kRowBytes;
-      pixels += 2 * params.pitch * kRowBytes;
-    }
-  }
-
   template <int kTaps>
   FUSED_RNN_DEVICE void multiply(int group) const {
     RingPosition at;
-    float sum[kTaps * kChannels / 2], bias[4] = {0, 0, 0, 0};
+    float sum[kTaps * kChannels / 2];
 #pragma unroll
     for (float& value : sum) value = 0;
     const bool arrives = threadIdx.x % 32 == 0;
@@ -163,13 +143,16 @@ struct WeightGradient {
     for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
       barrier_wait(full + at.stage, at.parity);
       const uint32_t stage = shared_address(ring) + at.stage * static_cast<uint32_t>(params.plan.stage_bytes);
-      const uint32_t grads = stage + group * grad_bytes(), pixels = stage + kGroups * grad_bytes();
+      uint32_t grads = stage + group * grad_bytes(), pixels = stage + kGroups * grad_bytes();
       matrices_begin();
-      // All units that have these output channels read all pixels, so they take turns with the bias gradient.
-      if (params.grad_bias && tile / params.columns % part.units == part.unit)
-        multiply_tile<kTaps, true>(sum, bias, grads, pixels);
-      else
-        multiply_tile<kTaps, false>(sum, bias, grads, pixels);
+#pragma unroll 1
+      for (int row = 0; row < params.plan.rows; row += 2) {
+        multiply_matrices<kBFloat16, kTaps * kChannels, false, false>(
+            sum, matrix_descriptor(grads, kTileWidth * kRowBytes, 0),
+            matrix_descriptor(pixels, params.pitch * kRowBytes, params.taps.dilation_x * kRowBytes), true);
+        grads += 2 * kTileWidth * kRowBytes;
+        pixels += 2 * params.pitch * kRowBytes;
+      }
       matrices_started();
       matrices_done<1>();
       if (arrives && read) barrier_arrive(read);
@@ -178,22 +161,51 @@ struct WeightGradient {
     }
     matrices_done<0>();
     if (arrives && read) barrier_arrive(read);
-    const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4;
-    float* to = params.slots + blockIdx.x * params.plan.slot_values() + group * kChannels * (kChannels * kMostTaps + 1);
-    if (thread % 4 == 0) {
-      to[kChannels * kChannels * kMostTaps + row] = bias[0];
-      to[kChannels * kChannels * kMostTaps + row + 8] = bias[2];
-    }
-    to += row * (kChannels * kMostTaps) + thread % 4 * 2;
+    const int thread = static_cast<int>(threadIdx.x) % 128;
+    float* to = params.slots + blockIdx.x * params.plan.slot_values() +
+                (group * kChannels + thread / 32 * 16 + thread % 32 / 4) * (kChannels * kMostTaps) + thread % 4 * 2;
 #pragma unroll
     for (int i = 0; i < kTaps * kChannels / 4; ++i) {
       const float2 pair = {sum[2 * i], sum[2 * i + 1]};
       *reinterpret_cast<float2*>(to + i % 2 * 8 * (kChannels * kMostTaps) + i / 2 * 8) = pair;
     }
   }
+
+  // Sums the bias gradient over this block's share of the pixels. A thread has 8 channels of every so many pixels; as many
+  // threads as there are channels have a pixel.
+  FUSED_RNN_DEVICE void sum_bias(int thread) const {
+    auto* shared = reinterpret_cast<float*>(reinterpret_cast<char*>(empty + WeightGradientMemory::kMostStages));
+    const int chunks = params.out_channels / 8, blocks = params.plan.blocks;
+    for (int first = 0; first < chunks; first += kBiasThreads) {
+      const int across = chunks - first < kBiasThreads ? chunks - first : kBiasThreads, down = kBiasThreads / across;
+      const int pixel_of = thread / across, chunk = thread - pixel_of * across;
+      float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+      if (pixel_of < down) {
+        const T* grads = static_cast<const T*>(params.all_grads) + (first + chunk) * 8;
+#pragma unroll 4
+        for (int pixel = static_cast<int>(blockIdx.x) * down + pixel_of; pixel < params.pixels; pixel += blocks * down) {
+          const uint4 words = *reinterpret_cast<const uint4*>(grads + int64_t(pixel) * params.out_channels);
+          T values[8];
+          memcpy(values, &words, sizeof(words));
+#pragma unroll
+          for (int i = 0; i < 8; ++i) sum[i] += widen(values[i]);
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < 8; ++i) shared[thread * 8 + i] = sum[i];
+      group_barrier(1, kBiasThreads);
+      for (int channel = thread; channel < across * 8; channel += kBiasThreads) {
+        float total = 0;
+        for (int i = 0; i < down; ++i) total += shared[i * across * 8 + channel];
+        params.bias_slots[int64_t(blockIdx.x) * params.out_channels + first * 8 + channel] = total;
+      }
+      group_barrier(1, kBiasThreads);
+    }
+  }
 };
 
-// The threads of a block: those that multiply, and four warps that give registers to them, of which one copies.
+// The threads of a block: those that multiply, and four warps that give registers to them, of which one copies and the
+// others sum the bias gradient.
 constexpr int gradient_threads(int groups) { return 128 * (groups + 1); }
 
 template <bool kBFloat16, int kGroups>
@@ -210,45 +222,31 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
       gradient.consume(warp / 4);
     } else {
       fewer_registers<56>();
-      if (threadIdx.x == 128 * kGroups) gradient.produce();
+      const int thread = static_cast<int>(threadIdx.x) - 128 * kGroups;
+      if (thread == 0) gradient.produce();
+      if (thread >= 32 && params.grad_bias) gradient.sum_bias(thread - 32);
     }
   } else {
     trap("this kernel was not compiled for this GPU");
   }
 }
 
-// Adds the slots of each unit, in the order of the blocks. A group of 16 threads has 64 input channels of one tap and one
-// output channel, or the bias gradient of 64 output channels; `addends` groups share them, of which each adds every
-// addends-th slot. Masked taps are set to zero.
-constexpr int kAddThreads = 256, kAddGroup = kChannels / 4, kMostAddends = kAddThreads / kAddGroup;
+// Adds the slots, in the order of the blocks. A block has one output channel of a unit: all values that its slots have of it,
+// four for each of 64 threads, while four such groups of threads add every fourth slot. It also sets to zero what of the
+// masked taps it has. Further blocks add the bias gradient, each of 64 channels.
+constexpr int kAddends = 4, kAddThreads = kAddends * kChannels * kMostTaps / 4;
 
-FUSED_RNN_DEVICE void operator+=(float4& sum, const float4& part) {
-  sum.x += part.x;
-  sum.y += part.y;
-  sum.z += part.z;
-  sum.w += part.w;
-}
-
-// Adds to `sum` 4 values of so many slots, from value `at` of the first on, those of this thread's group alone.
-FUSED_RNN_DEVICE void add_slots(float4& sum, const WeightGradientParams& params, int64_t first_slot, int slots,
-                                int64_t at) {
-  const int group = static_cast<int>(threadIdx.x) / kAddGroup;
-  const float* from = params.slots + first_slot * params.plan.slot_values() + at;
-#pragma unroll 4
-  for (int slot = group % params.addends; slot < slots; slot += params.addends)
-    sum += *reinterpret_cast<const float4*>(from + slot * params.plan.slot_values());
-}
-
-// The sum over the groups that share an addition; every thread of the block calls it.
-FUSED_RNN_DEVICE float4 add_groups(const WeightGradientParams& params, const float4& part) {
-  if (params.addends == 1) return part;
+// The sum of 4 values of so many slots, in the first of the groups that share it.
+FUSED_RNN_DEVICE float4 add_slots(const float* from, int slots, int64_t slot_values) {
   auto* shared = reinterpret_cast<float4*>(shared_memory());
-  const int thread = static_cast<int>(threadIdx.x);
-  const int first = thread / kAddGroup / params.addends * params.addends;
-  shared[thread] = part;
-  block_barrier();
+  const int thread = static_cast<int>(threadIdx.x), of_group = kAddThreads / kAddends;
   float4 sum = {0, 0, 0, 0};
-  for (int i = 0; i < params.addends; ++i) sum += shared[(first + i) * kAddGroup + thread % kAddGroup];
+#pragma unroll 4
+  for (int slot = thread / of_group; slot < slots; slot += kAddends)
+    sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
+  shared[thread] = sum;
+  block_barrier();
+  for (int i = 1; thread < of_group && i < kAddends; ++i) sum += shared[thread + i * of_group];
   return sum;
 }
 
@@ -256,48 +254,48 @@ template <bool kBFloat16, int kGroups>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
     add_weight_gradient(const FUSED_RNN_PARAM WeightGradientParams params) {
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
-  constexpr int kValues = kChannels * (kChannels * kMostTaps + 1);  // of a slot, for 64 output channels
   wait_for_last_kernel();
   let_next_kernel_start();
-  const int thread = static_cast<int>(threadIdx.x), group = thread / kAddGroup, lane = thread % kAddGroup;
-  const bool first = group % params.addends == 0;
-  const int index = static_cast<int>(blockIdx.x) * (kMostAddends / params.addends) + group / params.addends;
-  const int of_weight = params.grad_weight ? params.out_channels * params.kernel_taps * params.in_blocks : 0;
-  float4 sum = {0, 0, 0, 0};
-  const auto store = [&](T* to, int64_t stride, int channel, int channels, const float4& sum, const auto& seen) {
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
-    if (first)
-      for (int i = 0; i < 4; ++i)
-        if (channel + i < channels) to[(channel + i) * stride] = narrow<T>(seen(channel + i) ? values[i] : 0);
-  };
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % (kAddThreads / kAddends);
+  const int of_weight = params.grad_weight ? params.out_channels * params.in_blocks * params.runs : 0;
+  const int index = static_cast<int>(blockIdx.x);
   if (index >= of_weight) {
-    // All units with these output channels have a part of the bias gradient.
-    const int block = index - of_weight, channel = block * kChannels + lane * 4;
-    const bool wanted = params.grad_bias && channel < params.out_channels;
-    const int64_t at = block % kGroups * kValues + kChannels * kChannels * kMostTaps + lane * 4;
-    for (int run = 0; wanted && run < params.runs; ++run) {
-      const int splits = params.plan.splits[params.run[run].run.count - 1], slots = params.in_blocks * splits;
-      add_slots(sum, params, params.run[run].first_block + int64_t(block / kGroups) * slots, slots, at);
-    }
-    sum = add_groups(params, sum);
-    if (wanted) store(static_cast<T*>(params.grad_bias), 1, channel, params.out_channels, sum, [](int) { return true; });
+    // The threads of a group have more channels than there may be.
+    const int channel = (index - of_weight) * kChannels + lane * 4;
+    const bool exists = lane < kChannels / 4 && channel < params.out_channels;
+    const float4 sum =
+        add_slots(params.bias_slots + (exists ? channel : 0), exists ? params.plan.blocks : 0, params.out_channels);
+    if (!exists || thread >= kAddThreads / kAddends) return;
+    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    for (int i = 0; i < 4; ++i) static_cast<T*>(params.grad_bias)[channel + i] = narrow<T>(values[i]);
     return;
   }
-  const int in_block = index % params.in_blocks, tap = index / params.in_blocks % params.kernel_taps;
-  const int out = index / params.in_blocks / params.kernel_taps, row = out % (kGroups * kChannels);
-  if (tap < params.taps.count) {
-    const PlacedRun& placed = params.run[run_with(params.taps, tap)];
-    const int splits = params.plan.splits[placed.run.count - 1];
-    add_slots(sum, params,
-              placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits, splits,
-              row / kChannels * kValues + row % kChannels * (kChannels * kMostTaps) +
-                  (tap - placed.run.first) * kChannels + lane * 4);
+  const int which = index / params.runs, run_index = index - which * params.runs;
+  const int out = which / params.in_blocks, in_block = which - out * params.in_blocks;
+  const PlacedRun& placed = params.run[run_index];
+  const int splits = params.plan.splits[placed.run.count - 1];
+  const int64_t slot = placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
+  const bool exists = lane < placed.run.count * kChannels / 4;
+  const float* from = params.slots + slot * params.plan.slot_values() +
+                      out % (kGroups * kChannels) * (kChannels * kMostTaps) + (exists ? lane : 0) * 4;
+  const float4 sum = add_slots(from, exists ? splits : 0, params.plan.slot_values());
+  T* to = static_cast<T*>(params.grad_weight) + out * params.out_stride;
+  if (thread < kAddThreads / kAddends) {
+    const int tap = placed.run.first + lane / (kChannels / 4), in = in_block * kChannels + lane % (kChannels / 4) * 4;
+    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+    const bool all = params.centre.groups == 1 || tap + 1 < params.taps.count;
+    for (int i = 0; i < 4; ++i)
+      if (exists && in + i < params.in_channels)
+        to[tap * params.tap_stride + (in + i) * params.in_stride] =
+            narrow<T>(all || params.centre.sees(out, in + i) ? values[i] : 0);
+    return;
   }
-  sum = add_groups(params, sum);
-  store(static_cast<T*>(params.grad_weight) + out * params.out_stride + tap * params.tap_stride, params.in_stride,
-        in_block * kChannels + lane * 4, params.in_channels, sum, [&](int in) {
-          return params.centre.groups == 1 || tap + 1 < params.taps.count || params.centre.sees(out, in);
-        });
+  // The other groups set masked taps to zero, those of every run some of them.
+  const int in = in_block * kChannels + thread % kChannels;
+  const int others = kAddThreads / kChannels * (kAddends - 1) / kAddends;
+  const int first = run_index * others + thread / kChannels - kAddThreads / kAddends / kChannels;
+  for (int tap = params.taps.count + first; tap < params.kernel_taps; tap += params.runs * others)
+    if (in < params.in_channels) to[tap * params.tap_stride + in * params.in_stride] = narrow<T>(0);
 }
 
 }  // namespace fused_rnn::cuda

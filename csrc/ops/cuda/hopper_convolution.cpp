@@ -94,17 +94,15 @@ void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_ou
                                                              bias ? gradients.bias.mutable_data_ptr() : nullptr};
   const cuda::Device gpu = gpu_of(grad);
   void* const stream = current_stream(grad.device());
-  const auto scratch = [&](const auto& plan) {
-    return at::empty(plan.scratch_values(), grad.options().dtype(at::kFloat));
-  };
+  const auto scratch = [&](int64_t values) { return at::empty(values, grad.options().dtype(at::kFloat)); };
   if (first) {
     const auto plan = cuda::plan_first_layer_gradient(s, gpu);
-    const Tensor slots = scratch(plan);
+    const Tensor slots = scratch(plan.scratch_values());
     check_launch(cuda::first_layer_parameter_gradients(is_bfloat16(grad), params, strides_of(input),
                                                        slots.mutable_data_ptr<float>(), plan, stream));
   } else {
     const auto plan = cuda::plan_weight_gradient(s, gpu);
-    const Tensor slots = scratch(plan);
+    const Tensor slots = scratch(plan.scratch_values(s.out_channels));
     check_launch(cuda::masked_conv2d_parameter_gradients(is_bfloat16(grad), params, slots.mutable_data_ptr<float>(),
                                                          plan, stream));
   }
