@@ -185,7 +185,6 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
   const int pitch = kTileWidth + ((taps.row_length < kMostTaps ? taps.row_length : kMostTaps) - 1) * taps.dilation_x;
   WeightGradientParams kernel = {
       .grad_output = {},
-      .all_grads = params.grad_output.data,
       .input = {},
       .slots = scratch,
       .bias_slots = scratch + plan.blocks * plan.slot_values(),
@@ -204,7 +203,6 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .out_blocks = static_cast<int>(divide_up(sizes.out_channels, plan.channel_groups * kChannels)),
       .run = {},
       .pitch = pitch,
-      .pixels = static_cast<int>(sizes.batch * sizes.height * sizes.width),
       .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
       .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
       .plan = plan,

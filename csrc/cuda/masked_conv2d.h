@@ -20,7 +20,7 @@ const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputG
                                          const CorrelationPlan& plan, void* stream);
 
 // Computes the gradients of the weight and of the bias. `scratch` is memory of
-// plan.scratch_values(out_channels) float32 values, which need not be initialised.
+// plan.scratch_values() float32 values, which need not be initialised.
 const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
                                               float* scratch, const WeightGradientPlan& plan, void* stream);
 

@@ -23,7 +23,12 @@ struct ColumnRange {
 // place of the pixel with tap 0.
 struct Column {
   int row, offset;
-  int64_t weight;  // where its weight is, from the first of an output channel
+};
+
+// A pixel of a tile: where its place with tap 0 is in the lines, and from which row on the kernel is within the image; for
+// a pixel that does not exist, no row is.
+struct Pixel {
+  int offset, first_row;
 };
 
 struct FirstLayerParams {
@@ -53,14 +58,14 @@ struct FirstLayerMemory {
   static constexpr int kBlockBytes = kFirstPixels * kRowBytes;     // 64 columns of the matrix
   static constexpr int kWeightBytes = kChannels * kRowBytes;       // of 64 output channels, for 64 columns
   static constexpr int kOutBytes = 64 * kRowBytes;                 // of a warpgroup: 64 pixels of 64 channels
-  static constexpr int kColumnBytes = kMostColumns * sizeof(Column);
+  static constexpr int kColumnBytes = kMostColumns * sizeof(Column), kPixelBytes = kFirstPixels * sizeof(Pixel);
 
   static constexpr int64_t forward_bytes(const FirstLayerPlan& plan) {
     return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) + 2 * kOutBytes +
-           kColumnBytes + plan.line_bytes;
+           kColumnBytes + kPixelBytes + plan.line_bytes;
   }
   static constexpr int64_t gradient_bytes(const FirstLayerPlan& plan) {
-    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + 2 * 8 +
+    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + kPixelBytes + 2 * 8 +
            plan.line_bytes;
   }
 };
@@ -73,19 +78,20 @@ struct FirstLayer {
   char* matrix;   // [depth_blocks][256 pixels][64 columns]
   char* second;   // the weights, [depth_blocks][out_channels][64 columns]; or grad_output, [out_blocks][256 pixels][64 channels]
   Column* table;  // [columns]
+  Pixel* pixels;  // [256]
 
   FUSED_RNN_DEVICE explicit FirstLayer(const FirstLayerParams& of, int64_t second_bytes) : params(of) {
     matrix = aligned_for_boxes(shared_memory());
     second = matrix + params.plan.depth_blocks * FirstLayerMemory::kBlockBytes;
     table = reinterpret_cast<Column*>(second + second_bytes);
+    pixels = reinterpret_cast<Pixel*>(reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes);
   }
 
   FUSED_RNN_DEVICE void describe_columns() const {
     for (int column = static_cast<int>(threadIdx.x); column < params.columns; column += kFirstThreads) {
       const int tap = column / params.in_channels, channel = column % params.in_channels;
       const int row = tap / params.taps.row_length, right = tap % params.taps.row_length * params.taps.dilation_x;
-      table[column] = {row, row * params.taps.dilation_y * params.pitch + right * params.in_channels + channel,
-                       channel * params.in_stride + tap * params.tap_stride};
+      table[column] = {row, row * params.taps.dilation_y * params.pitch + right * params.in_channels + channel};
     }
     block_barrier();
   }
@@ -109,41 +115,54 @@ struct FirstLayer {
     }
   }
 
-  // Makes the rows of the matrix for the pixels from `first` on, one for each thread: what is outside the image is zero,
-  // and the columns after the last are zero, too, but for a column of ones that follows it if it is wanted. Those that
-  // no instruction reads, or only for sums that nobody reads, stay as they are.
+  // Makes the rows of the matrix for the pixels from `first` on: what is outside the image is zero, and the columns after
+  // the last are zero, too, but for a column of ones that follows it if it is wanted. Those that no instruction reads, or
+  // only for sums that nobody reads, stay as they are.
   FUSED_RNN_DEVICE void gather(T* lines, int first, int columns, bool ones) const {
-    const int row = static_cast<int>(threadIdx.x), first_line = first / params.width;
+    const int thread = static_cast<int>(threadIdx.x), first_line = first / params.width;
     const int last = first + kFirstPixels < params.pixels ? first + kFirstPixels : params.pixels;
     load_lines(lines, first_line - params.taps.before_y,
                (last - 1) / params.width - first_line + 1 + params.taps.before_y);
-    block_barrier();
-    const bool exists = first + row < params.pixels;
-    const int from_line = first - first_line * params.width + row;  // pixels from the first line's first
-    const int down = from_line / params.width, x = from_line - down * params.width;
-    const int y = (first_line + down) % params.height;
-    const T* own = lines + down * params.pitch + x * params.in_channels;
-    // The rows of the kernel from this one on are within the image, since no active tap is below the pixel.
+    const int from_line = first - first_line * params.width + thread;  // pixels from the first line's first
+    const int down = from_line / params.width, y = (first_line + down) % params.height;
+    // No active tap is below the pixel, so from some row on, the kernel is within the image.
     const int missing = params.taps.before_y - y;
-    const int first_row = missing > 0 ? (missing + params.taps.dilation_y - 1) / params.taps.dilation_y : 0;
-    const int chunks = (columns + (ones ? 1 : 0) + 15) / 16 * 2;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      T values[8];
+    pixels[thread] = {down * params.pitch + (from_line - down * params.width) * params.in_channels,
+                      first + thread >= params.pixels ? kNoRow
+                      : missing > 0                   ? (missing + params.taps.dilation_y - 1) / params.taps.dilation_y
+                                                      : 0};
+    block_barrier();
+    // A warp has 8 columns for half of the pixels at a time.
+    const int tasks = (columns + (ones ? 1 : 0) + 15) / 16 * 2 * 2;
+    for (int task = thread / 32; task < tasks; task += kFirstThreads / 32) {
+      const int chunk = task / 2;
+      char* block = matrix + chunk / 8 * FirstLayerMemory::kBlockBytes;
+      Column of[8];
 #pragma unroll
       for (int i = 0; i < 8; ++i) {
         const int column = chunk * 8 + i;
-        values[i] = narrow<T>(ones && exists && column == columns ? 1 : 0);
-        if (column < columns && exists) {
-          const Column of = table[column];
-          if (of.row >= first_row) values[i] = own[of.offset];
-        }
+        of[i] = column < columns ? table[column] : Column{-1, 0};
       }
-      uint4 words;
-      memcpy(&words, values, sizeof(words));
-      *reinterpret_cast<uint4*>(
-          chunk_at(matrix + chunk / 8 * FirstLayerMemory::kBlockBytes, row, chunk % 8)) = words;
+      for (int row = task % 2 * 128 + thread % 32; row < task % 2 * 128 + 128; row += 32) {
+        const Pixel pixel = pixels[row];
+        T values[8];
+#pragma unroll
+        for (int i = 0; i < 8; ++i)
+          values[i] = of[i].row >= pixel.first_row ? lines[pixel.offset + of[i].offset] : narrow<T>(0);
+        if (ones && chunk == columns / 8 && pixel.first_row != kNoRow) set_one(values, columns % 8);
+        uint4 words;
+        memcpy(&words, values, sizeof(words));
+        *reinterpret_cast<uint4*>(chunk_at(block, row, chunk % 8)) = words;
+      }
     }
   }
+  // Sets one of the values to one.
+  static FUSED_RNN_DEVICE void set_one(T (&values)[8], int index) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      if (i == index) values[i] = narrow<T>(1);
+  }
+  static constexpr int kNoRow = 1 << 30;
 
   // Sets the columns from `first` to before `end` of this thread's row to zero.
   FUSED_RNN_DEVICE void clear(int first, int end) const {
@@ -153,27 +172,25 @@ struct FirstLayer {
                                     column % kChannels / 8))[column % 8] = narrow<T>(0);
   }
 
-  // Gathers the weights, 8 columns of one output channel at a time. Columns that it does not see are zero.
+  // Gathers the weights. Columns that an output channel does not see are zero.
   FUSED_RNN_DEVICE void gather_weights() const {
-    const int outputs = params.plan.out_blocks * kChannels, chunks = (params.columns + 15) / 16 * 2;
-    for (int i = static_cast<int>(threadIdx.x); i < outputs * chunks; i += kFirstThreads) {
-      const int row = i / chunks, chunk = i - row * chunks;
-      int index = 0;
-      while (index + 1 < params.ranges && params.range[index + 1].first_block <= row / kChannels) ++index;
-      const ColumnRange& range = params.range[index];
-      const int out = range.begin + row - range.first_block * kChannels;
-      const T* own = static_cast<const T*>(params.weight) + out * params.out_stride;
-      T values[8];
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const int column = chunk * 8 + j;
-        values[j] = narrow<T>(0);
-        if (out < range.end && column < range.columns) values[j] = own[table[column].weight];
+    const int rows = params.plan.out_blocks * kChannels, columns = (params.columns + 15) / 16 * 16;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int column = lane; column < columns; column += 32) {
+      const int tap = column / params.in_channels, in = column - tap * params.in_channels;
+      const T* from = static_cast<const T*>(params.weight) + in * params.in_stride + tap * params.tap_stride;
+      char* block = second + column / kChannels * params.plan.out_blocks * FirstLayerMemory::kWeightBytes;
+#pragma unroll 8
+      for (int row = static_cast<int>(threadIdx.x) / 32; row < rows; row += kFirstThreads / 32) {
+        int index = 0;
+        while (index + 1 < params.ranges && params.range[index + 1].first_block <= row / kChannels) ++index;
+        const ColumnRange& range = params.range[index];
+        const int out = range.begin + row - range.first_block * kChannels;
+        T value = narrow<T>(0);
+        if (out < range.end && column < range.columns) value = from[out * params.out_stride];
+        // Boxes of 64 output channels follow each other, so that `row` may be beyond the first.
+        reinterpret_cast<T*>(chunk_at(block, row, column % kChannels / 8))[column % 8] = value;
       }
-      uint4 words;
-      memcpy(&words, values, sizeof(words));
-      char* block = second + (chunk / 8 * params.plan.out_blocks + row / kChannels) * FirstLayerMemory::kWeightBytes;
-      *reinterpret_cast<uint4*>(chunk_at(block, row % kChannels, chunk % 8)) = words;
     }
   }
 
@@ -213,7 +230,7 @@ struct FirstLayer {
 
   FUSED_RNN_DEVICE void forward() const {
     const int group = warp_number() / 4;
-    char* out = reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes;
+    char* out = reinterpret_cast<char*>(pixels) + FirstLayerMemory::kPixelBytes;
     T* lines = reinterpret_cast<T*>(out + 2 * FirstLayerMemory::kOutBytes);
     out += group * FirstLayerMemory::kOutBytes;
     describe_columns();
@@ -247,7 +264,7 @@ struct FirstLayer {
   FUSED_RNN_DEVICE void gradient() const {
     constexpr int64_t kStageBytes = int64_t(kOutBlocks) * FirstLayerMemory::kBlockBytes;
     const int group = warp_number() / 4;
-    auto* full = reinterpret_cast<Barrier*>(reinterpret_cast<char*>(table) + FirstLayerMemory::kColumnBytes);
+    auto* full = reinterpret_cast<Barrier*>(reinterpret_cast<char*>(pixels) + FirstLayerMemory::kPixelBytes);
     T* lines = reinterpret_cast<T*>(full + 2);
     const auto load = [&](int tile, int stage) {
       if (threadIdx.x != 0 || tile >= params.plan.tiles) return;

@@ -100,7 +100,7 @@ struct WeightGradientPlan {
   // Values of a slot, in which a block leaves its part of a unit; and of all scratch memory, with a part of the bias
   // gradient for each block.
   constexpr int64_t slot_values() const { return int64_t(channel_groups) * kChannels * kChannels * kMostTaps; }
-  constexpr int64_t scratch_values(int64_t out_channels) const { return blocks * (slot_values() + out_channels); }
+  constexpr int64_t scratch_values() const { return blocks * (slot_values() + channel_groups * kChannels); }
 };
 
 // A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is computed

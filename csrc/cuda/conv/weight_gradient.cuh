@@ -6,8 +6,8 @@
 // and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its slot; a second
 // kernel adds the slots of each unit, in their order. So the result is the same in every run.
 //
-// Three warps of each block that have nothing else to do sum the bias gradient over some of the pixels. They read them from
-// global memory, or rather from the L2 cache: a matrix instruction for it, or waiting for each tile, took longer.
+// The bias gradient is summed from the same copies of grad_output by three warps of each block that have nothing else to do.
+// All units with the same output channels read all tiles, so they take turns.
 
 #pragma once
 
@@ -23,10 +23,9 @@ struct PlacedRun {
 
 struct WeightGradientParams {
   TensorMap grad_output;  // [out channels, width, height, batch], boxes of 64 x 8 x rows
-  const void* all_grads;  // the same, for the bias gradient
   TensorMap input;        // [in channels, width, height, batch], boxes of 64 x pitch x rows
   float* slots;           // [blocks, slot_values]
-  float* bias_slots;      // [blocks, out channels], the parts of the bias gradient
+  float* bias_slots;      // [blocks, 64 * channel_groups], the parts of the bias gradient
   void* grad_weight;      // [out channels, kernel taps, in channels] by strides, or null
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
@@ -35,7 +34,7 @@ struct WeightGradientParams {
   Taps taps;
   int runs, in_blocks, out_blocks;  // units of a run: by block of output channels, then block of input channels
   PlacedRun run[kMostRuns];
-  int pitch, pixels;
+  int pitch;
   int columns, rows;  // tiles across an image, and down an image
   WeightGradientPlan plan;
 };
@@ -45,6 +44,7 @@ struct Part {
   Run run;
   int out_channel, in_channel;
   int first_tile, tile_step;  // its tiles of pixels
+  int unit, units;            // which it is of the units that have the same output channels, and how many they are
 };
 template <int kGroups>
 FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
@@ -54,7 +54,8 @@ FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
   const int splits = params.plan.splits[run.count - 1], within = block - params.run[index].first_block;
   const int unit = within / splits;
   return {run, unit / params.in_blocks * kGroups * kChannels, unit % params.in_blocks * kChannels,
-          within - unit * splits, splits};
+          within - unit * splits, splits,
+          index * params.in_blocks + unit % params.in_blocks, params.runs * params.in_blocks};
 }
 
 constexpr int kBiasThreads = 96;
@@ -89,7 +90,7 @@ struct WeightGradient {
     if (threadIdx.x == 0) {
       for (int i = 0; i < params.plan.stages; ++i) {
         barrier_prepare(full + i, 1);
-        barrier_prepare(empty + i, kConsumers / 32);
+        barrier_prepare(empty + i, (kConsumers + (params.grad_bias ? kBiasThreads : 0)) / 32);
       }
       barriers_ready();
     }
@@ -171,33 +172,42 @@ struct WeightGradient {
     }
   }
 
-  // Sums the bias gradient over this block's share of the pixels. A thread has 8 channels of every so many pixels; as many
-  // threads as there are channels have a pixel.
+  // Sums the bias gradient over the tiles for which it is this unit's turn. Each thread has 8 channels of every 12th pixel.
   FUSED_RNN_DEVICE void sum_bias(int thread) const {
-    auto* shared = reinterpret_cast<float*>(reinterpret_cast<char*>(empty + WeightGradientMemory::kMostStages));
-    const int chunks = params.out_channels / 8, blocks = params.plan.blocks;
-    for (int first = 0; first < chunks; first += kBiasThreads) {
-      const int across = chunks - first < kBiasThreads ? chunks - first : kBiasThreads, down = kBiasThreads / across;
-      const int pixel_of = thread / across, chunk = thread - pixel_of * across;
-      float sum[8] = {0, 0, 0, 0, 0, 0, 0, 0};
-      if (pixel_of < down) {
-        const T* grads = static_cast<const T*>(params.all_grads) + (first + chunk) * 8;
-#pragma unroll 4
-        for (int pixel = static_cast<int>(blockIdx.x) * down + pixel_of; pixel < params.pixels; pixel += blocks * down) {
-          const uint4 words = *reinterpret_cast<const uint4*>(grads + int64_t(pixel) * params.out_channels);
-          T values[8];
-          memcpy(values, &words, sizeof(words));
+    constexpr int kAcross = kChannels / 8, kDown = kBiasThreads / kAcross;
+    const int chunk = thread % kAcross, first = thread / kAcross, pixels = params.plan.rows * kTileWidth;
+    float sum[kGroups][8] = {};
+    RingPosition at;
+    for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
+      barrier_wait(full + at.stage, at.parity);
+      if (tile / params.columns % part.units == part.unit) {
 #pragma unroll
-          for (int i = 0; i < 8; ++i) sum[i] += widen(values[i]);
+        for (int group = 0; group < kGroups; ++group) {
+          char* grads = ring + at.stage * params.plan.stage_bytes + group * grad_bytes();
+#pragma unroll 4
+          for (int pixel = first; pixel < pixels; pixel += kDown) {
+            T values[8];
+            const uint4 words = *reinterpret_cast<const uint4*>(chunk_at(grads, pixel, chunk));
+            memcpy(values, &words, sizeof(words));
+#pragma unroll
+            for (int i = 0; i < 8; ++i) sum[group][i] += widen(values[i]);
+          }
         }
       }
+      warp_barrier();
+      if (thread % 32 == 0) barrier_arrive(empty + at.stage);
+      at.advance(params.plan.stages);
+    }
+    auto* shared = reinterpret_cast<float*>(reinterpret_cast<char*>(empty + WeightGradientMemory::kMostStages));
 #pragma unroll
-      for (int i = 0; i < 8; ++i) shared[thread * 8 + i] = sum[i];
+    for (int group = 0; group < kGroups; ++group) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) shared[thread * 8 + i] = sum[group][i];
       group_barrier(1, kBiasThreads);
-      for (int channel = thread; channel < across * 8; channel += kBiasThreads) {
+      if (thread < kChannels) {
         float total = 0;
-        for (int i = 0; i < down; ++i) total += shared[i * across * 8 + channel];
-        params.bias_slots[int64_t(blockIdx.x) * params.out_channels + first * 8 + channel] = total;
+        for (int i = 0; i < kDown; ++i) total += shared[i * kChannels + thread];
+        params.bias_slots[(int64_t(blockIdx.x) * kGroups + group) * kChannels + thread] = total;
       }
       group_barrier(1, kBiasThreads);
     }
@@ -236,14 +246,17 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
 // masked taps it has. Further blocks add the bias gradient, each of 64 channels.
 constexpr int kAddends = 4, kAddThreads = kAddends * kChannels * kMostTaps / 4;
 
-// The sum of 4 values of so many slots, in the first of the groups that share it.
-FUSED_RNN_DEVICE float4 add_slots(const float* from, int slots, int64_t slot_values) {
+// Adds to `sum` 4 values of so many slots, those of this thread's group alone.
+FUSED_RNN_DEVICE void add_slots(float4& sum, const float* from, int slots, int64_t slot_values) {
+#pragma unroll 4
+  for (int slot = static_cast<int>(threadIdx.x) / (kAddThreads / kAddends); slot < slots; slot += kAddends)
+    sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
+}
+
+// The sum over all groups, in the threads of the first; every thread of the block calls it.
+FUSED_RNN_DEVICE float4 add_groups(float4 sum) {
   auto* shared = reinterpret_cast<float4*>(shared_memory());
   const int thread = static_cast<int>(threadIdx.x), of_group = kAddThreads / kAddends;
-  float4 sum = {0, 0, 0, 0};
-#pragma unroll 4
-  for (int slot = thread / of_group; slot < slots; slot += kAddends)
-    sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
   shared[thread] = sum;
   block_barrier();
   for (int i = 1; thread < of_group && i < kAddends; ++i) sum += shared[thread + i * of_group];
@@ -259,12 +272,18 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   const int thread = static_cast<int>(threadIdx.x), lane = thread % (kAddThreads / kAddends);
   const int of_weight = params.grad_weight ? params.out_channels * params.in_blocks * params.runs : 0;
   const int index = static_cast<int>(blockIdx.x);
+  float4 sum = {0, 0, 0, 0};
   if (index >= of_weight) {
-    // The threads of a group have more channels than there may be.
-    const int channel = (index - of_weight) * kChannels + lane * 4;
+    // All units with these output channels have a part of their bias gradient. The threads of a group are more than needed.
+    const int block = index - of_weight, channel = block * kChannels + lane * 4;
     const bool exists = lane < kChannels / 4 && channel < params.out_channels;
-    const float4 sum =
-        add_slots(params.bias_slots + (exists ? channel : 0), exists ? params.plan.blocks : 0, params.out_channels);
+    for (int run = 0; exists && run < params.runs; ++run) {
+      const int slots = params.in_blocks * params.plan.splits[params.run[run].run.count - 1];
+      const int64_t slot = params.run[run].first_block + int64_t(block / kGroups) * slots;
+      add_slots(sum, params.bias_slots + (slot * kGroups + block % kGroups) * kChannels + lane * 4, slots,
+                kGroups * kChannels);
+    }
+    sum = add_groups(sum);
     if (!exists || thread >= kAddThreads / kAddends) return;
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
     for (int i = 0; i < 4; ++i) static_cast<T*>(params.grad_bias)[channel + i] = narrow<T>(values[i]);
@@ -278,7 +297,8 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   const bool exists = lane < placed.run.count * kChannels / 4;
   const float* from = params.slots + slot * params.plan.slot_values() +
                       out % (kGroups * kChannels) * (kChannels * kMostTaps) + (exists ? lane : 0) * 4;
-  const float4 sum = add_slots(from, exists ? splits : 0, params.plan.slot_values());
+  add_slots(sum, from, exists ? splits : 0, params.plan.slot_values());
+  sum = add_groups(sum);
   T* to = static_cast<T*>(params.grad_weight) + out * params.out_stride;
   if (thread < kAddThreads / kAddends) {
     const int tap = placed.run.first + lane / (kChannels / 4), in = in_block * kChannels + lane % (kChannels / 4) * 4;

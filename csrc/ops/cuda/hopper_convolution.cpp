@@ -102,7 +102,7 @@ void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_ou
                                                        slots.mutable_data_ptr<float>(), plan, stream));
   } else {
     const auto plan = cuda::plan_weight_gradient(s, gpu);
-    const Tensor slots = scratch(plan.scratch_values(s.out_channels));
+    const Tensor slots = scratch(plan.scratch_values());
     check_launch(cuda::masked_conv2d_parameter_gradients(is_bfloat16(grad), params, slots.mutable_data_ptr<float>(),
                                                          plan, stream));
   }
