@@ -201,17 +201,29 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .runs = count_runs(taps),
       .in_blocks = static_cast<int>(divide_up(sizes.in_channels, kChannels)),
       .out_blocks = static_cast<int>(divide_up(sizes.out_channels, plan.channel_groups * kChannels)),
+      .turns = 0,
+      .bias_parts = 0,
       .run = {},
       .pitch = pitch,
       .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
       .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
+      .addends = 1,
       .plan = plan,
   };
-  int first_block = 0;
+  // Runs of the count whose blocks are done first take turns with the bias gradient.
+  const auto time = [&](int count) { return run_cost(count) * divide_up(plan.tiles, plan.splits[count - 1]); };
+  int soonest = run_at(taps, 0).count, first_block = 0;
+  for (int i = 1; i < kernel.runs; ++i)
+    if (const int count = run_at(taps, i).count; time(count) < time(soonest)) soonest = count;
   for (int i = 0; i < kernel.runs; ++i) {
-    kernel.run[i] = {run_at(taps, i), first_block};
-    first_block += kernel.in_blocks * kernel.out_blocks * plan.splits[kernel.run[i].run.count - 1];
+    const Run run = run_at(taps, i);
+    kernel.run[i] = {run, first_block, run.count == soonest ? kernel.turns++ : -1};
+    first_block += kernel.in_blocks * kernel.out_blocks * plan.splits[run.count - 1];
   }
+  kernel.bias_parts = kernel.turns * kernel.in_blocks * plan.splits[soonest - 1];
+  for (int i = 0; i < kernel.runs && kernel.addends < kAddGroups; ++i)
+    while (kernel.addends < kAddGroups && plan.splits[kernel.run[i].run.count - 1] > 2 * kernel.addends)
+      kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
                                  sizes.out_channels, kTileWidth, plan.rows);
   if (!error)

@@ -57,11 +57,13 @@ struct FirstLayerParams {
 struct FirstLayerMemory {
   static constexpr int kBlockBytes = kFirstPixels * kRowBytes;     // 64 columns of the matrix
   static constexpr int kWeightBytes = kChannels * kRowBytes;       // of 64 output channels, for 64 columns
-  static constexpr int kOutBytes = 64 * kRowBytes;                 // of a warpgroup: 64 pixels of 64 channels
+  static constexpr int kOutBytes = 64 * kRowBytes;                 // 64 pixels of 64 channels
+  static constexpr int kOutBuffers = 2;                            // of a warpgroup
   static constexpr int kColumnBytes = kMostColumns * sizeof(Column), kPixelBytes = kFirstPixels * sizeof(Pixel);
 
   static constexpr int64_t forward_bytes(const FirstLayerPlan& plan) {
-    return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) + 2 * kOutBytes +
+    return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) +
+           2 * kOutBuffers * kOutBytes +
            kColumnBytes + kPixelBytes + plan.line_bytes;
   }
   static constexpr int64_t gradient_bytes(const FirstLayerPlan& plan) {
@@ -99,19 +101,24 @@ struct FirstLayer {
   // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line has zeros for
   // the pixels beyond both ends that taps reach.
   FUSED_RNN_DEVICE void load_lines(T* lines, int first_line, int count) const {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    for (int which = static_cast<int>(threadIdx.x) / 32; which < count; which += kFirstThreads / 32) {
-      const int line = first_line + which, image = line / params.height, y = line - image * params.height;
-      const T* from = static_cast<const T*>(params.input) + image * params.batch_stride + y * params.row_stride;
-#pragma unroll 4
-      for (int i = lane; i < params.pitch; i += 32) {
-        const int column = i / params.in_channels, channel = i - column * params.in_channels;
-        const int x = column - params.taps.before_x;
-        T value = narrow<T>(0);
-        if (line >= 0 && x >= 0 && x < params.width)
-          value = from[x * params.column_stride + channel * params.channel_stride];
-        lines[which * params.pitch + i] = value;
+    constexpr int kAtOnce = 8;  // loads of a thread that do not wait for each other
+    for (int start = static_cast<int>(threadIdx.x); start < count * params.pitch; start += kAtOnce * kFirstThreads) {
+      T values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int at = start + i * kFirstThreads, which = at / params.pitch, within = at - which * params.pitch;
+        const int column = within / params.in_channels, channel = within - column * params.in_channels;
+        const int x = column - params.taps.before_x, line = first_line + which;
+        values[i] = narrow<T>(0);
+        if (which < count && line >= 0 && x >= 0 && x < params.width) {
+          const int image = line / params.height, y = line - image * params.height;
+          values[i] = static_cast<const T*>(params.input)[image * params.batch_stride + y * params.row_stride +
+                                                          x * params.column_stride + channel * params.channel_stride];
+        }
       }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i)
+        if (const int at = start + i * kFirstThreads; at < count * params.pitch) lines[at] = values[i];
     }
   }
 
@@ -217,12 +224,13 @@ struct FirstLayer {
     const Epilogue<T> epilogue(params.bias, channel, range.end, params.relu);
 #pragma unroll
     for (int start = 0; start < 128; start += 64) {
-      if (stores) boxes_read<0>();
+      char* box = out + start / 64 * FirstLayerMemory::kOutBytes;
+      if (stores) boxes_read<FirstLayerMemory::kOutBuffers - 1>();
       group_barrier(1 + group, 128);
-      epilogue.template store<8>(sum, start / 8, out);
+      epilogue.template store<8>(sum, start / 8, box);
       group_barrier(1 + group, 128);
       if (stores) {
-        store_box(range.target, out, channel, first + group * 128 + start, 0, 0);
+        store_box(range.target, box, channel, first + group * 128 + start, 0, 0);
         boxes_started();
       }
     }
@@ -231,8 +239,9 @@ struct FirstLayer {
   FUSED_RNN_DEVICE void forward() const {
     const int group = warp_number() / 4;
     char* out = reinterpret_cast<char*>(pixels) + FirstLayerMemory::kPixelBytes;
-    T* lines = reinterpret_cast<T*>(out + 2 * FirstLayerMemory::kOutBytes);
-    out += group * FirstLayerMemory::kOutBytes;
+    constexpr int kOutBytes = FirstLayerMemory::kOutBuffers * FirstLayerMemory::kOutBytes;
+    T* lines = reinterpret_cast<T*>(out + 2 * kOutBytes);
+    out += group * kOutBytes;
     describe_columns();
     wait_for_last_kernel();
     let_next_kernel_start();

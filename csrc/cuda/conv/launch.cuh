@@ -30,7 +30,8 @@ const char* launch_weight_gradient(const WeightGradientParams& params, void* str
       launch(sum_weight_gradient<kBFloat16, kGroups>,
              {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   if (error) return error;
-  const int64_t of_weight = params.grad_weight ? int64_t(params.out_channels) * params.in_blocks * params.runs : 0;
+  const int64_t row_blocks = params.grad_weight ? divide_up(params.out_channels, kAddGroups / params.addends) : 0;
+  const int64_t of_weight = row_blocks * params.in_blocks * params.runs;
   const int64_t of_bias = params.grad_bias ? divide_up(params.out_channels, kChannels) : 0;
   if (of_weight + of_bias == 0) return nullptr;
   return launch(add_weight_gradient<kBFloat16, kGroups>,

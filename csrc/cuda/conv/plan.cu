@@ -120,12 +120,19 @@ int64_t count_line_bytes(const MaskedConv2dSizes& sizes) {
 
 }  // namespace
 
+MaskedConv2dSizes pad_in_channels(MaskedConv2dSizes sizes) {
+  if (!sizes.centre_depends_on_groups()) sizes.in_channels = round_up(sizes.in_channels, 8);
+  return sizes;
+}
+
 ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device) {
   constexpr auto kRectangles = Kernels::kRectangles;
   if (const char* reason = why_no_kernels(sizes, device)) return {kRectangles, kRectangles, kRectangles, reason};
   const char* reason = why_no_boxes(sizes, device);
   const Kernels others = reason ? kRectangles : Kernels::kBoxes;
   ConvolutionChoice choice = {others, others, others, reason};
+  // The input gradient of any number of channels is computed as if there were more; see pad_in_channels.
+  if (why_no_boxes(pad_in_channels(sizes), device) == nullptr) choice.input_gradient = Kernels::kBoxes;
   if (sizes.in_channels < kFewChannels) {
     if (plan_first_layer(sizes, device).blocks > 0) choice.forward = Kernels::kFirstLayer;
     if (plan_first_layer_gradient(sizes, device).blocks > 0) choice.parameter_gradients = Kernels::kFirstLayer;
@@ -207,7 +214,8 @@ FirstLayerPlan plan_first_layer(const MaskedConv2dSizes& sizes, const Device& de
   plan.shared_bytes = FirstLayerMemory::forward_bytes(plan);
   if (count_columns(sizes) > kMostColumns || plan.shared_bytes > device.shared_bytes) return {};
   plan.tiles = static_cast<int>(divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels));
-  plan.blocks = std::min(plan.tiles, 2 * device.multiprocessors);
+  const int on_each = 2 * (plan.shared_bytes + kReservedBytes) <= device.shared_bytes + kReservedBytes ? 2 : 1;
+  plan.blocks = std::min(plan.tiles, on_each * device.multiprocessors);
   return plan;
 }
 

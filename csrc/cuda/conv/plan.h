@@ -144,6 +144,10 @@ struct ConvolutionChoice {
 };
 ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device);
 
+// The sizes with a multiple of 8 input channels, as boxes need it. With groups of channels, more of them would not be the
+// same groups.
+MaskedConv2dSizes pad_in_channels(MaskedConv2dSizes sizes);
+
 // The plan with these tiles, without blocks if there is none; and the best of all.
 CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
                                       int rows, int channel_groups);

@@ -6,8 +6,8 @@
 // and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its slot; a second
 // kernel adds the slots of each unit, in their order. So the result is the same in every run.
 //
-// The bias gradient is summed from the same copies of grad_output by three warps of each block that have nothing else to do.
-// All units with the same output channels read all tiles, so they take turns.
+// The bias gradient is summed from the same copies of grad_output by three warps of each block that have nothing else to
+// do. All units with the same output channels read all tiles, so some of them take turns.
 
 #pragma once
 
@@ -19,13 +19,14 @@ namespace fused_rnn::cuda {
 struct PlacedRun {
   Run run;
   int first_block;
+  int turn;  // which it is of those that take turns with the bias gradient; -1 for others
 };
 
 struct WeightGradientParams {
   TensorMap grad_output;  // [out channels, width, height, batch], boxes of 64 x 8 x rows
   TensorMap input;        // [in channels, width, height, batch], boxes of 64 x pitch x rows
   float* slots;           // [blocks, slot_values]
-  float* bias_slots;      // [blocks, 64 * channel_groups], the parts of the bias gradient
+  float* bias_slots;      // [out_blocks, bias_parts, 64 * channel_groups], the parts of the bias gradient
   void* grad_weight;      // [out channels, kernel taps, in channels] by strides, or null
   void* grad_bias;        // [out channels], or null
   int64_t out_stride, in_stride, tap_stride;
@@ -33,9 +34,12 @@ struct WeightGradientParams {
   Centre centre;
   Taps taps;
   int runs, in_blocks, out_blocks;  // units of a run: by block of output channels, then block of input channels
+  int turns;       // runs that take turns with the bias gradient
+  int bias_parts;  // blocks that do, for the same output channels
   PlacedRun run[kMostRuns];
   int pitch;
   int columns, rows;  // tiles across an image, and down an image
+  int addends;        // 1, 2 or 4; see add_weight_gradient
   WeightGradientPlan plan;
 };
 
@@ -44,18 +48,28 @@ struct Part {
   Run run;
   int out_channel, in_channel;
   int first_tile, tile_step;  // its tiles of pixels
-  int unit, units;            // which it is of the units that have the same output channels, and how many they are
+  int bias_slot;
+  // Which it is of the units that take turns with the bias gradient of their output channels, and how many these are; none
+  // where other units do. They have runs of the same count, so that equal blocks of them have equal tiles.
+  int turn, turns;
 };
 template <int kGroups>
 FUSED_RNN_DEVICE Part part_of(const WeightGradientParams& params, int block) {
   int index = 0;
   while (index + 1 < params.runs && params.run[index + 1].first_block <= block) ++index;
-  const Run run = params.run[index].run;
-  const int splits = params.plan.splits[run.count - 1], within = block - params.run[index].first_block;
-  const int unit = within / splits;
-  return {run, unit / params.in_blocks * kGroups * kChannels, unit % params.in_blocks * kChannels,
-          within - unit * splits, splits,
-          index * params.in_blocks + unit % params.in_blocks, params.runs * params.in_blocks};
+  const PlacedRun& placed = params.run[index];
+  const int splits = params.plan.splits[placed.run.count - 1], within = block - placed.first_block;
+  const int unit = within / splits, split = within - unit * splits;
+  const int out_block = unit / params.in_blocks, in_block = unit - out_block * params.in_blocks;
+  const int turn = placed.turn * params.in_blocks + in_block;
+  return {placed.run,
+          out_block * kGroups * kChannels,
+          in_block * kChannels,
+          split,
+          splits,
+          out_block * params.bias_parts + turn * splits + split,
+          turn,
+          placed.turn < 0 ? 0 : params.turns * params.in_blocks};
 }
 
 constexpr int kBiasThreads = 96;
@@ -90,13 +104,14 @@ struct WeightGradient {
     if (threadIdx.x == 0) {
       for (int i = 0; i < params.plan.stages; ++i) {
         barrier_prepare(full + i, 1);
-        barrier_prepare(empty + i, (kConsumers + (params.grad_bias ? kBiasThreads : 0)) / 32);
+        barrier_prepare(empty + i, (kConsumers + (sums_bias() ? kBiasThreads : 0)) / 32);
       }
       barriers_ready();
     }
     block_barrier();
   }
 
+  FUSED_RNN_DEVICE bool sums_bias() const { return params.grad_bias && part.turns > 0; }
   FUSED_RNN_DEVICE int grad_bytes() const { return params.plan.rows * kTileWidth * kRowBytes; }
 
   // Copies all boxes, in the order in which they are used; called by one thread.
@@ -178,9 +193,11 @@ struct WeightGradient {
     const int chunk = thread % kAcross, first = thread / kAcross, pixels = params.plan.rows * kTileWidth;
     float sum[kGroups][8] = {};
     RingPosition at;
+    int wait = part.turn;  // tiles until this unit's turn
     for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
       barrier_wait(full + at.stage, at.parity);
-      if (tile / params.columns % part.units == part.unit) {
+      if (wait-- == 0) {
+        wait = part.turns - 1;
 #pragma unroll
         for (int group = 0; group < kGroups; ++group) {
           char* grads = ring + at.stage * params.plan.stage_bytes + group * grad_bytes();
@@ -207,7 +224,7 @@ struct WeightGradient {
       if (thread < kChannels) {
         float total = 0;
         for (int i = 0; i < kDown; ++i) total += shared[i * kChannels + thread];
-        params.bias_slots[(int64_t(blockIdx.x) * kGroups + group) * kChannels + thread] = total;
+        params.bias_slots[(int64_t(part.bias_slot) * kGroups + group) * kChannels + thread] = total;
       }
       group_barrier(1, kBiasThreads);
     }
@@ -234,33 +251,43 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
       fewer_registers<56>();
       const int thread = static_cast<int>(threadIdx.x) - 128 * kGroups;
       if (thread == 0) gradient.produce();
-      if (thread >= 32 && params.grad_bias) gradient.sum_bias(thread - 32);
+      if (thread >= 32 && gradient.sums_bias()) gradient.sum_bias(thread - 32);
     }
   } else {
     trap("this kernel was not compiled for this GPU");
   }
 }
 
-// Adds the slots, in the order of the blocks. A block has one output channel of a unit: all values that its slots have of it,
-// four for each of 64 threads, while four such groups of threads add every fourth slot. It also sets to zero what of the
-// masked taps it has. Further blocks add the bias gradient, each of 64 channels.
-constexpr int kAddends = 4, kAddThreads = kAddends * kChannels * kMostTaps / 4;
+// Adds the slots, in the order of the blocks. A block has four groups of 64 threads. `addends` groups share the values of one
+// output channel of a unit, four values a thread, and each adds every addends-th slot. They also set to zero what of the
+// masked taps belongs to them. Further blocks add the bias gradient, each of 64 channels, in groups of 16 threads.
+constexpr int kAddThreads = 256, kAddGroup = kChannels * kMostTaps / 4, kAddGroups = kAddThreads / kAddGroup;
 
-// Adds to `sum` 4 values of so many slots, those of this thread's group alone.
-FUSED_RNN_DEVICE void add_slots(float4& sum, const float* from, int slots, int64_t slot_values) {
+// The sum of 4 values of so many slots over `groups` groups of `threads` threads, of which this thread is in number
+// `group`; in the first of them. Every thread of the block calls it.
+FUSED_RNN_DEVICE float4 add_slots(const float* from, int slots, int64_t slot_values, int group, int groups, int threads) {
+  auto* shared = reinterpret_cast<float4*>(shared_memory());
+  float4 sum = {0, 0, 0, 0};
 #pragma unroll 4
-  for (int slot = static_cast<int>(threadIdx.x) / (kAddThreads / kAddends); slot < slots; slot += kAddends)
-    sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
+  for (int slot = group; slot < slots; slot += groups) sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
+  shared[threadIdx.x] = sum;
+  block_barrier();
+  for (int i = 1; group == 0 && i < groups; ++i) sum += shared[threadIdx.x + i * threads];
+  return sum;
 }
 
-// The sum over all groups, in the threads of the first; every thread of the block calls it.
-FUSED_RNN_DEVICE float4 add_groups(float4 sum) {
-  auto* shared = reinterpret_cast<float4*>(shared_memory());
-  const int thread = static_cast<int>(threadIdx.x), of_group = kAddThreads / kAddends;
-  shared[thread] = sum;
-  block_barrier();
-  for (int i = 1; thread < of_group && i < kAddends; ++i) sum += shared[thread + i * of_group];
-  return sum;
+template <bool kBFloat16, int kGroups>
+FUSED_RNN_DEVICE void add_bias_gradient(const WeightGradientParams& params, int block) {
+  using T = std::conditional_t<kBFloat16, bfloat16, float16>;
+  constexpr int kThreads = kChannels / 4;
+  const int group = static_cast<int>(threadIdx.x) / kThreads, lane = static_cast<int>(threadIdx.x) % kThreads;
+  const int slots = params.bias_parts, channel = block * kChannels + lane * 4;
+  const float* from =
+      params.bias_slots + (int64_t(block / kGroups) * slots * kGroups + block % kGroups) * kChannels + lane * 4;
+  const float4 sum = add_slots(from, slots, kGroups * kChannels, group, kAddThreads / kThreads, kThreads);
+  const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+  for (int i = 0; group == 0 && i < 4; ++i)
+    if (channel + i < params.out_channels) static_cast<T*>(params.grad_bias)[channel + i] = narrow<T>(values[i]);
 }
 
 template <bool kBFloat16, int kGroups>
@@ -269,52 +296,36 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
   wait_for_last_kernel();
   let_next_kernel_start();
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % (kAddThreads / kAddends);
-  const int of_weight = params.grad_weight ? params.out_channels * params.in_blocks * params.runs : 0;
+  const int rows = kAddGroups / params.addends;  // output channels of a block
+  const int row_blocks = params.grad_weight ? (params.out_channels + rows - 1) / rows : 0;
+  const int of_weight = row_blocks * params.in_blocks * params.runs;
   const int index = static_cast<int>(blockIdx.x);
-  float4 sum = {0, 0, 0, 0};
-  if (index >= of_weight) {
-    // All units with these output channels have a part of their bias gradient. The threads of a group are more than needed.
-    const int block = index - of_weight, channel = block * kChannels + lane * 4;
-    const bool exists = lane < kChannels / 4 && channel < params.out_channels;
-    for (int run = 0; exists && run < params.runs; ++run) {
-      const int slots = params.in_blocks * params.plan.splits[params.run[run].run.count - 1];
-      const int64_t slot = params.run[run].first_block + int64_t(block / kGroups) * slots;
-      add_slots(sum, params.bias_slots + (slot * kGroups + block % kGroups) * kChannels + lane * 4, slots,
-                kGroups * kChannels);
-    }
-    sum = add_groups(sum);
-    if (!exists || thread >= kAddThreads / kAddends) return;
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
-    for (int i = 0; i < 4; ++i) static_cast<T*>(params.grad_bias)[channel + i] = narrow<T>(values[i]);
-    return;
-  }
+  if (index >= of_weight) return add_bias_gradient<kBFloat16, kGroups>(params, index - of_weight);
   const int which = index / params.runs, run_index = index - which * params.runs;
-  const int out = which / params.in_blocks, in_block = which - out * params.in_blocks;
+  const int row_block = which / params.in_blocks, in_block = which - row_block * params.in_blocks;
+  const int group = static_cast<int>(threadIdx.x) / kAddGroup, lane = static_cast<int>(threadIdx.x) % kAddGroup;
+  const int out = row_block * rows + group / params.addends, addend = group % params.addends;
   const PlacedRun& placed = params.run[run_index];
   const int splits = params.plan.splits[placed.run.count - 1];
   const int64_t slot = placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
-  const bool exists = lane < placed.run.count * kChannels / 4;
+  const bool exists = out < params.out_channels && lane < placed.run.count * kChannels / 4;
   const float* from = params.slots + slot * params.plan.slot_values() +
-                      out % (kGroups * kChannels) * (kChannels * kMostTaps) + (exists ? lane : 0) * 4;
-  add_slots(sum, from, exists ? splits : 0, params.plan.slot_values());
-  sum = add_groups(sum);
+                      out % (kGroups * kChannels) * (kChannels * kMostTaps) + lane * 4;
+  const float4 sum =
+      add_slots(from, exists ? splits : 0, params.plan.slot_values(), addend, params.addends, kAddGroup);
+  if (out >= params.out_channels) return;
   T* to = static_cast<T*>(params.grad_weight) + out * params.out_stride;
-  if (thread < kAddThreads / kAddends) {
+  if (exists && addend == 0) {
     const int tap = placed.run.first + lane / (kChannels / 4), in = in_block * kChannels + lane % (kChannels / 4) * 4;
     const float values[4] = {sum.x, sum.y, sum.z, sum.w};
     const bool all = params.centre.groups == 1 || tap + 1 < params.taps.count;
     for (int i = 0; i < 4; ++i)
-      if (exists && in + i < params.in_channels)
+      if (in + i < params.in_channels)
         to[tap * params.tap_stride + (in + i) * params.in_stride] =
             narrow<T>(all || params.centre.sees(out, in + i) ? values[i] : 0);
-    return;
   }
-  // The other groups set masked taps to zero, those of every run some of them.
-  const int in = in_block * kChannels + thread % kChannels;
-  const int others = kAddThreads / kChannels * (kAddends - 1) / kAddends;
-  const int first = run_index * others + thread / kChannels - kAddThreads / kAddends / kChannels;
-  for (int tap = params.taps.count + first; tap < params.kernel_taps; tap += params.runs * others)
+  const int in = in_block * kChannels + lane, step = params.runs * params.addends;
+  for (int tap = params.taps.count + run_index * params.addends + addend; tap < params.kernel_taps; tap += step)
     if (in < params.in_channels) to[tap * params.tap_stride + in * params.in_stride] = narrow<T>(0);
 }
 

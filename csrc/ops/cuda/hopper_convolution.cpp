@@ -1,5 +1,6 @@
 #include "ops/cuda/hopper_convolution.h"
 
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
@@ -67,14 +68,16 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kerne
 }
 
 Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output) {
-  const MaskedConv2dSizes& s = layer.sizes;
-  const Tensor grad = channels_last(grad_output), weight = channels_last(layer.weight);
+  const MaskedConv2dSizes s = cuda::pad_in_channels(layer.sizes);
+  const int64_t missing = s.in_channels - layer.sizes.in_channels;
+  const Tensor padded = missing == 0 ? layer.weight : at::constant_pad_nd(layer.weight, {0, 0, 0, 0, 0, missing});
+  const Tensor grad = channels_last(grad_output), weight = channels_last(padded);
   const Tensor grad_input = empty_images(layer, s.in_channels);
   const MaskedConv2dInputGradientParams<void> params = {
       s, {grad.const_data_ptr(), true}, weight_params(weight, s), {grad_input.mutable_data_ptr(), true}};
   const auto plan = cuda::plan_correlation(s, s.in_channels, gpu_of(grad));
   check_launch(cuda::masked_conv2d_input_gradient(is_bfloat16(grad), params, plan, current_stream(grad.device())));
-  return grad_input.contiguous(layer.format);
+  return grad_input.narrow(1, 0, layer.sizes.in_channels).contiguous(layer.format);
 }
 
 void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
