@@ -105,8 +105,10 @@ const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedCo
   if (!error)
     error = map_images(params.source, bfloat16, arrays.source, sizes, arrays.source_channels, arrays.source_channels,
                        pitch, params.box_rows);
-  if (!error)
-    error = map_weight(params.weight, bfloat16, arrays.weight, sizes, sizes.in_channels, sizes.out_channels);
+  // The gradient may read more input channels than there are, up to those of the next tap: they are rows of the product
+  // that nobody reads. What is outside the tensor would take longer to fill with zeros.
+  const int64_t in_channels = gradient ? arrays.weight.tap_stride : sizes.in_channels;
+  if (!error) error = map_weight(params.weight, bfloat16, arrays.weight, sizes, in_channels, sizes.out_channels);
   return error;
 }
 

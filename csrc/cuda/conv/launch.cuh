@@ -30,12 +30,18 @@ const char* launch_weight_gradient(const WeightGradientParams& params, void* str
       launch(sum_weight_gradient<kBFloat16, kGroups>,
              {params.plan.blocks, gradient_threads(kGroups), params.plan.shared_bytes, 1, false, stream, /*early=*/true}, params);
   if (error) return error;
-  const int64_t row_blocks = params.grad_weight ? divide_up(params.out_channels, kAddGroups / params.addends) : 0;
-  const int64_t of_weight = row_blocks * params.in_blocks * params.runs;
-  const int64_t of_bias = params.grad_bias ? divide_up(params.out_channels, kChannels) : 0;
-  if (of_weight + of_bias == 0) return nullptr;
-  return launch(add_weight_gradient<kBFloat16, kGroups>,
-                {of_weight + of_bias, kAddThreads, kAddThreads * 16, 1, false, stream, /*early=*/true}, params);
+  const auto add = [&]<int kRows>() -> const char* {
+    const int64_t row_blocks = params.grad_weight ? divide_up(params.out_channels, kRows * kAddGroups / params.addends) : 0;
+    const int64_t blocks = row_blocks * params.in_blocks * params.runs +
+                           (params.grad_bias ? divide_up(params.out_channels, kChannels) : 0);
+    if (blocks == 0) return nullptr;
+    return launch(add_weight_gradient<kBFloat16, kGroups, kRows>,
+                  {blocks, kAddThreads, kRows * kAddThreads * 16, 1, false, stream, /*early=*/true}, params);
+  };
+  constexpr int64_t kEnoughBlocks = 264;  // twice as many as a H200 has multiprocessors
+  const int64_t outputs = int64_t(params.out_channels) * params.in_blocks * params.runs;
+  return outputs * params.addends / (kAddRows * kAddGroups) >= kEnoughBlocks ? add.template operator()<kAddRows>()
+                                                                            : add.template operator()<1>();
 }
 
 template <bool kBFloat16>

@@ -31,19 +31,20 @@ bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool dee
   return false;
 }
 
-// The time that a correlation takes, about, where each tile sums so many taps of 64 channels. The numbers are fitted to
-// what an H200 took (benchmarks/results/nvidia-h200-masked-conv-tiles.csv): a matrix instruction takes at least half as
-// many cycles as it has columns; a tile ends with storing it, which other blocks of the multiprocessor hide in part.
-double estimate(const CorrelationPlan& plan, int64_t taps, const Device& device) {
-  constexpr double kCyclesOfMicrosecond = 1755, kStart = 5.3;
+// The time that a correlation takes, about, where each tile sums so many taps over so many blocks of 64 channels. The
+// numbers are fitted to what an H200 took (benchmarks/results/nvidia-h200-masked-conv-tiles.csv): a matrix instruction
+// takes half as many cycles as it has columns, but at least some; a tile ends with storing it, which other blocks of the
+// multiprocessor hide in part; and for each block of channels it waits for their pixels, which takes longer where nothing
+// else runs meanwhile.
+double estimate(const CorrelationPlan& plan, int64_t taps, int64_t depth_blocks, const Device& device) {
+  constexpr double kCyclesOfMicrosecond = 1755, kStart = 5.1;
   const double columns = plan.rows * kTileWidth;
-  const double instruction = std::max(columns / 2, 53 + 0.1 * columns);
-  const double tile = double(4 * taps * plan.channel_groups) * instruction;
-  const double store = (127 + 8.5 * columns) * (plan.channel_groups == 1 ? 1 / 1.3 : plan.channel_groups);
-  const double each = double(plan.tiles) / device.multiprocessors;
-  // Where blocks have many tiles, those of a multiprocessor even out.
-  const double rounds = each > 8 ? each : std::ceil(each);
-  return kStart + rounds * (tile + store) / kCyclesOfMicrosecond;
+  const double instructions = double(4 * taps * depth_blocks * plan.channel_groups) * std::max(columns / 2, 40.0);
+  const double store = (50 + 6.6 * columns) * (plan.channel_groups == 1 ? 1 / 1.3 : plan.channel_groups);
+  const bool alone = plan.source_stages == 1 && plan.tiles <= device.multiprocessors;
+  const double wait = double(depth_blocks) * (alone ? 2100 : 470);
+  const double rounds = double(divide_up(plan.tiles, device.multiprocessors));
+  return kStart + rounds * (instructions + store + wait) / kCyclesOfMicrosecond;
 }
 
 // Gives the units of a weight gradient their blocks: as many as run at once, or a small multiple of that, and the next
@@ -159,7 +160,7 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
   plan.tiles =
       divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch * channel_blocks;
   plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
-  plan.microseconds = estimate(plan, divide_up(source_channels, kChannels) * Taps(sizes, /*with_centre=*/true).count, device);
+  plan.microseconds = estimate(plan, Taps(sizes, /*with_centre=*/true).count, divide_up(source_channels, kChannels), device);
   return plan;
 }
 
@@ -194,12 +195,20 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
 }
 
 WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device) {
-  const int channel_groups = sizes.out_channels > kChannels ? 2 : 1;
   WeightGradientPlan best = {};
-  for (int rows = 16; rows >= 2; rows -= 2) {
-    const WeightGradientPlan plan = plan_weight_gradient_with(sizes, device, channel_groups, rows);
-    if (plan.blocks > 0 && (best.blocks == 0 || plan.tiles * rows < best.tiles * best.rows)) best = plan;
-  }
+  double best_time = 0;
+  for (int channel_groups : {1, 2})
+    for (int rows = 16; rows >= 2; rows -= 2) {
+      const WeightGradientPlan plan = plan_weight_gradient_with(sizes, device, channel_groups, rows);
+      if (plan.blocks == 0) continue;
+      // Two groups share the pixels that they multiply with, so that they take less than twice as long as one; where that
+      // is for nothing, as there are no more than 64 channels in a last unit, one is faster.
+      const double time = double(plan.tiles) * rows * double(plan.units) * (channel_groups == 1 ? 1 : 1.6);
+      if (best.blocks == 0 || time < best_time) {
+        best = plan;
+        best_time = time;
+      }
+    }
   return best;
 }
 

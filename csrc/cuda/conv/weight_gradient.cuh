@@ -258,22 +258,32 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
   }
 }
 
-// Adds the slots, in the order of the blocks. A block has four groups of 64 threads. `addends` groups share the values of one
-// output channel of a unit, four values a thread, and each adds every addends-th slot. They also set to zero what of the
-// masked taps belongs to them. Further blocks add the bias gradient, each of 64 channels, in groups of 16 threads.
+// Adds the slots, in the order of the blocks. A block has four groups of 64 threads. `addends` groups share the values of
+// kRows output channels of a unit, four values of each a thread, and each adds every addends-th slot. They also set to zero what
+// of the masked taps belongs to them. Further blocks add the bias gradient, each of 64 channels, in groups of 16 threads.
 constexpr int kAddThreads = 256, kAddGroup = kChannels * kMostTaps / 4, kAddGroups = kAddThreads / kAddGroup;
+constexpr int kAddRows = 4;  // where that leaves enough blocks; else 1
 
-// The sum of 4 values of so many slots over `groups` groups of `threads` threads, of which this thread is in number
-// `group`; in the first of them. Every thread of the block calls it.
-FUSED_RNN_DEVICE float4 add_slots(const float* from, int slots, int64_t slot_values, int group, int groups, int threads) {
+// Sets sum[r] to the sum of the 4 values at from + r * row_values of so many slots, over `groups` groups of `threads`
+// threads, of which this thread is in number `group`; in the first of them. Every thread of the block calls it.
+template <int kRows>
+FUSED_RNN_DEVICE void add_slots(float4 (&sum)[kRows], const float* from, int64_t row_values, int slots,
+                                int64_t slot_values, int group, int groups, int threads) {
   auto* shared = reinterpret_cast<float4*>(shared_memory());
-  float4 sum = {0, 0, 0, 0};
-#pragma unroll 4
-  for (int slot = group; slot < slots; slot += groups) sum += *reinterpret_cast<const float4*>(from + slot * slot_values);
-  shared[threadIdx.x] = sum;
+#pragma unroll
+  for (float4& value : sum) value = {0, 0, 0, 0};
+#pragma unroll 2
+  for (int slot = group; slot < slots; slot += groups)
+#pragma unroll
+    for (int row = 0; row < kRows; ++row)
+      sum[row] += *reinterpret_cast<const float4*>(from + slot * slot_values + row * row_values);
+  if (groups == 1) return;
+#pragma unroll
+  for (int row = 0; row < kRows; ++row) shared[row * kAddThreads + threadIdx.x] = sum[row];
   block_barrier();
-  for (int i = 1; group == 0 && i < groups; ++i) sum += shared[threadIdx.x + i * threads];
-  return sum;
+#pragma unroll
+  for (int row = 0; row < kRows; ++row)
+    for (int i = 1; group == 0 && i < groups; ++i) sum[row] += shared[row * kAddThreads + threadIdx.x + i * threads];
 }
 
 template <bool kBFloat16, int kGroups>
@@ -284,19 +294,20 @@ FUSED_RNN_DEVICE void add_bias_gradient(const WeightGradientParams& params, int 
   const int slots = params.bias_parts, channel = block * kChannels + lane * 4;
   const float* from =
       params.bias_slots + (int64_t(block / kGroups) * slots * kGroups + block % kGroups) * kChannels + lane * 4;
-  const float4 sum = add_slots(from, slots, kGroups * kChannels, group, kAddThreads / kThreads, kThreads);
-  const float values[4] = {sum.x, sum.y, sum.z, sum.w};
+  float4 sum[1];
+  add_slots(sum, from, 0, slots, kGroups * kChannels, group, kAddThreads / kThreads, kThreads);
+  const float values[4] = {sum[0].x, sum[0].y, sum[0].z, sum[0].w};
   for (int i = 0; group == 0 && i < 4; ++i)
     if (channel + i < params.out_channels) static_cast<T*>(params.grad_bias)[channel + i] = narrow<T>(values[i]);
 }
 
-template <bool kBFloat16, int kGroups>
+template <bool kBFloat16, int kGroups, int kRows>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
     add_weight_gradient(const FUSED_RNN_PARAM WeightGradientParams params) {
   using T = std::conditional_t<kBFloat16, bfloat16, float16>;
   wait_for_last_kernel();
   let_next_kernel_start();
-  const int rows = kAddGroups / params.addends;  // output channels of a block
+  const int rows = kRows * kAddGroups / params.addends;  // output channels of a block
   const int row_blocks = params.grad_weight ? (params.out_channels + rows - 1) / rows : 0;
   const int of_weight = row_blocks * params.in_blocks * params.runs;
   const int index = static_cast<int>(blockIdx.x);
@@ -304,29 +315,37 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kAddThreads)
   const int which = index / params.runs, run_index = index - which * params.runs;
   const int row_block = which / params.in_blocks, in_block = which - row_block * params.in_blocks;
   const int group = static_cast<int>(threadIdx.x) / kAddGroup, lane = static_cast<int>(threadIdx.x) % kAddGroup;
-  const int out = row_block * rows + group / params.addends, addend = group % params.addends;
+  const int first_out = row_block * rows + group / params.addends * kRows, addend = group % params.addends;
   const PlacedRun& placed = params.run[run_index];
   const int splits = params.plan.splits[placed.run.count - 1];
-  const int64_t slot = placed.first_block + (int64_t(out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
-  const bool exists = out < params.out_channels && lane < placed.run.count * kChannels / 4;
+  const int64_t slot =
+      placed.first_block + (int64_t(first_out / (kGroups * kChannels)) * params.in_blocks + in_block) * splits;
+  // Output channels are a multiple of 8, and slots have all 64.
+  const bool exists = first_out < params.out_channels && lane < placed.run.count * kChannels / 4;
   const float* from = params.slots + slot * params.plan.slot_values() +
-                      out % (kGroups * kChannels) * (kChannels * kMostTaps) + lane * 4;
-  const float4 sum =
-      add_slots(from, exists ? splits : 0, params.plan.slot_values(), addend, params.addends, kAddGroup);
-  if (out >= params.out_channels) return;
-  T* to = static_cast<T*>(params.grad_weight) + out * params.out_stride;
+                      first_out % (kGroups * kChannels) * (kChannels * kMostTaps) + lane * 4;
+  float4 sum[kRows];
+  add_slots(sum, from, kChannels * kMostTaps, exists ? splits : 0, params.plan.slot_values(), addend, params.addends,
+            kAddGroup);
+  if (first_out >= params.out_channels) return;
+  T* to = static_cast<T*>(params.grad_weight) + first_out * params.out_stride;
   if (exists && addend == 0) {
     const int tap = placed.run.first + lane / (kChannels / 4), in = in_block * kChannels + lane % (kChannels / 4) * 4;
-    const float values[4] = {sum.x, sum.y, sum.z, sum.w};
     const bool all = params.centre.groups == 1 || tap + 1 < params.taps.count;
-    for (int i = 0; i < 4; ++i)
-      if (in + i < params.in_channels)
-        to[tap * params.tap_stride + (in + i) * params.in_stride] =
-            narrow<T>(all || params.centre.sees(out, in + i) ? values[i] : 0);
+#pragma unroll
+    for (int row = 0; row < kRows; ++row) {
+      const float values[4] = {sum[row].x, sum[row].y, sum[row].z, sum[row].w};
+      for (int i = 0; i < 4; ++i)
+        if (in + i < params.in_channels)
+          to[row * params.out_stride + tap * params.tap_stride + (in + i) * params.in_stride] =
+              narrow<T>(all || params.centre.sees(first_out + row, in + i) ? values[i] : 0);
+    }
   }
   const int in = in_block * kChannels + lane, step = params.runs * params.addends;
   for (int tap = params.taps.count + run_index * params.addends + addend; tap < params.kernel_taps; tap += step)
-    if (in < params.in_channels) to[tap * params.tap_stride + in * params.in_stride] = narrow<T>(0);
+    for (int row = 0; row < kRows; ++row)
+      if (in < params.in_channels)
+        to[row * params.out_stride + tap * params.tap_stride + in * params.in_stride] = narrow<T>(0);
 }
 
 }  // namespace fused_rnn::cuda

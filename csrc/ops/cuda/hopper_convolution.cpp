@@ -29,7 +29,7 @@ Tensor empty_images(const MaskedConv2d& layer, int64_t channels) {
 
 // Not the tensor's strides, which may be anything for dimensions of size 1.
 Weights<const void> weight_params(const Tensor& weight, const MaskedConv2dSizes& sizes) {
-  return {weight.const_data_ptr(), sizes.taps() * sizes.in_channels, 1, sizes.in_channels};
+  return {weight.const_data_ptr(), sizes.taps() * weight.size(1), 1, weight.size(1)};
 }
 
 cuda::ImageStrides strides_of(const Tensor& images) {
@@ -69,10 +69,13 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kerne
 
 Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output) {
   const MaskedConv2dSizes s = cuda::pad_in_channels(layer.sizes);
-  const int64_t missing = s.in_channels - layer.sizes.in_channels;
-  const Tensor padded = missing == 0 ? layer.weight : at::constant_pad_nd(layer.weight, {0, 0, 0, 0, 0, missing});
-  const Tensor grad = channels_last(grad_output), weight = channels_last(padded);
-  const Tensor grad_input = empty_images(layer, s.in_channels);
+  Tensor weight = layer.weight;
+  if (s.in_channels != layer.sizes.in_channels) {
+    const int64_t missing = cuda::round_up(s.in_channels, cuda::kChannels) - layer.sizes.in_channels;
+    weight = at::constant_pad_nd(weight, {0, 0, 0, 0, 0, missing});
+  }
+  weight = channels_last(weight);
+  const Tensor grad = channels_last(grad_output), grad_input = empty_images(layer, s.in_channels);
   const MaskedConv2dInputGradientParams<void> params = {
       s, {grad.const_data_ptr(), true}, weight_params(weight, s), {grad_input.mutable_data_ptr(), true}};
   const auto plan = cuda::plan_correlation(s, s.in_channels, gpu_of(grad));
