@@ -7,6 +7,8 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "ops/cuda/matmul.h"
 
 namespace fused_rnn::ops {
@@ -72,14 +74,29 @@ std::vector<Run> runs_of(const cells::Description& cell, bool recurrent) {
   return runs;
 }
 
+// Writes a product of a weight's gradient, a sum over all rows of all steps. In float32 it is computed in up to 8
+// pieces of at least 128 rows: added up in one chain, so many values lose more in roundings than torch.nn does, which
+// adds up each step by itself. cuBLAS adds up in float32 in half precision too, but there other roundings are far
+// larger.
+void multiply_all_steps(const CudaLayer& cuda, const Tensor& result, const Tensor& sums, const Tensor& values) {
+  constexpr int64_t kMostPieces = 8, kFewestRows = 128;
+  const int64_t rows = values.size(0);
+  const bool exact = cuda.layer.type == at::kFloat && !cuda.allow_tf32;
+  const int64_t pieces = exact ? std::clamp<int64_t>(rows / kFewestRows, 1, kMostPieces) : 1;
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t first = rows * piece / pieces, count = rows * (piece + 1) / pieces - first;
+    multiply(cuda, result, sums.narrow(0, first, count).t(), values.narrow(0, first, count), /*add=*/piece > 0);
+  }
+}
+
 // Returns the gradient of a weight, the product of the gradients of the sums, [rows, sums * hidden_size], and the
 // values that were multiplied by it.
 Tensor matrix_gradient(const CudaLayer& cuda, const Tensor& sums, const Tensor& values, bool recurrent) {
   const int64_t size = cuda.layer.sizes.hidden_size;
   const Tensor result = cuda.empty({cuda.gates_size(), values.size(1)});
   for (const Run& run : runs_of(cuda.layer.cell, recurrent))
-    multiply(cuda, result.narrow(0, run.gate * size, run.count * size),
-             sums.narrow(1, run.sum * size, run.count * size).t(), values);
+    multiply_all_steps(cuda, result.narrow(0, run.gate * size, run.count * size),
+                       sums.narrow(1, run.sum * size, run.count * size), values);
   return result;
 }
 
@@ -103,7 +120,7 @@ Tensor projection_gradient(const CudaLayer& cuda, const RecurrentSaved& saved, c
   Tensor hidden = output_gate.mul(saved.history[0].select(0, direction).tanh());
   if (cuda.lengths.defined()) hidden = at::where(cuda.running().view({-1, 1}), hidden, zero_like(hidden));
   const Tensor result = cuda.empty({cuda.layer.sizes.output_size, size});
-  multiply(cuda, result, projected.t(), hidden.to(cuda.layer.type));
+  multiply_all_steps(cuda, result, projected, hidden.to(cuda.layer.type));
   return result;
 }
 
