@@ -51,7 +51,7 @@ def build_glue() -> Path:
     # glue.cpp stands in for torch_cuda.cpp and recurrent_cpu.cpp, and for the kernels' questions to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
     glue += [CSRC / "ops" / f"{name}.cpp" for name in ("layer", "recurrent", "schemas")] + [HERE / "glue.cpp"]
-    others = {"exports", "device_info", "runtime"}
+    others = {"exports", "device_info", "launch", "runtime"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"

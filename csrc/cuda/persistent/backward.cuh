@@ -135,10 +135,10 @@ class PersistentBackward : PersistentWalk<Traits> {
 #pragma unroll
       for (int s = 0; s < Cell::kSums; ++s) handover_.publish(to + s * size_, grads[s]);
     }
+    Message of_gates[Cell::kGates];
 #pragma unroll
-    for (int gate = 0; gate < Cell::kGates; ++gate)
-      handover_.publish_in_cluster(tile.step, tile.first + offset_, gate, coordinates_.first_unit + unit_,
-                                   grads[Cell::hidden_sum(gate)]);
+    for (int gate = 0; gate < Cell::kGates; ++gate) of_gates[gate] = grads[Cell::hidden_sum(gate)];
+    handover_.publish_in_cluster(tile.step, tile.first + offset_, coordinates_.first_unit + unit_, of_gates);
   }
 
   // Turns the gradients of this thread's hidden values into those of their sums, and into the part of the gradients of

@@ -134,8 +134,8 @@ class PersistentForward : PersistentWalk<Traits> {
     if constexpr (Traits::kCluster)
       if (tile.step + 1 < p_.steps.time) {
         const float unchanged[2] = {hidden_[own], hidden_[own + 1]};
-        handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, 0, coordinates_.first_unit + unit_,
-                                     handover_.message(now.runs ? hidden : narrow_pair<T>(unchanged)));
+        handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, coordinates_.first_unit + unit_,
+                                     {handover_.message(now.runs ? hidden : narrow_pair<T>(unchanged))});
       }
   }
 
