@@ -1,6 +1,8 @@
 // The functions that the tests call through ctypes; null, or what is wrong.
 
 #include "cuda/kit/device_info.h"
+#include "cuda/kit/launch.h"
+#include "cuda/persistent/estimate.h"
 #include "cuda/recurrent.h"
 #include "fibers.h"
 
@@ -42,10 +44,12 @@ int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* pro
   return shared_layout(*plan, *problem).total;
 }
 
+const char* prepare(const void* kernel, bool large_clusters) { return prepare_kernel(kernel, large_clusters); }
+
 void device_of(int index, Device* device) { *device = device_at(index); }
 
-double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem) {
-  return estimate_step(*plan, *problem);
+double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem, const Device* device) {
+  return estimate_step(*plan, *problem, *device);
 }
 
 // For Python to check that its structs are laid out like these.

@@ -98,11 +98,18 @@ struct PersistentProblem {
   constexpr bool operator==(const PersistentProblem& other) const = default;
 };
 
+constexpr int kMostClusterBlocks = 16;  // the most blocks that a cluster has on any GPU
+
 // What the GPU has.
 struct Device {
   int multiprocessors;
   int64_t shared_bytes;  // that a block may have
-  int cluster;           // the most blocks of a cluster; 1 where the GPU, or what was built for it, has no clusters
+  // How many clusters of so many blocks run at once, each block on a multiprocessor of its own. Zeros where the GPU, or
+  // what was built for it, has no such clusters.
+  int clusters[kMostClusterBlocks + 1];
+  int most_blocks;  // that one launch may have, if the user has set a limit; else 0
+
+  constexpr bool operator==(const Device& other) const = default;
 };
 
 // Which plans may be chosen, for tests and for tuning.
@@ -139,9 +146,5 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
 
 // Returns why choose_plan has no plan for a problem.
 const char* why_stepwise(const PersistentProblem& problem, const PlanOverride& plan_override);
-
-// Estimated microseconds of one step, with a plan and on the stepwise path.
-double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
-double estimate_stepwise(const PersistentProblem& problem);
 
 }  // namespace fused_rnn::cuda

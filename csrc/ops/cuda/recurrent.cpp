@@ -20,10 +20,20 @@ struct Guards {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
-PlannedPass plan_of(const CudaLayer& cuda, bool backward) {
+// Returns run(pass) with the plan of a pass over the layer, and with another one where the GPU has no room for the
+// first.
+template <typename Run>
+auto with_plan(const CudaLayer& cuda, bool backward, const Run& run) {
   const RecurrentLayer& layer = cuda.layer;
-  return plan_pass(layer.cell, layer.sizes, layer.input.element_size(), layer.projected, backward,
-                   layer.input.device().index());
+  for (;;) {
+    // Each one that does not fit makes the next one smaller; the stepwise path always fits.
+    const PlannedPass pass = plan_pass(layer.cell, layer.sizes, layer.input.element_size(), layer.projected, backward,
+                                       layer.input.device().index());
+    try {
+      return run(pass);
+    } catch (const PlanDoesNotFit&) {
+    }
+  }
 }
 
 // Writes the input's part of the gates' sums, without biases, for all steps.
@@ -125,10 +135,10 @@ void as_given(Tensor& tensor, const RecurrentLayer& given) {
 RecurrentOutputs forward_on_cuda(const RecurrentLayer& layer, bool save_for_backward) {
   const Guards guards(layer);
   const CudaLayer cuda(layer);
-  const PlannedPass pass = plan_of(cuda, /*backward=*/false);
-  RecurrentOutputs outputs = pass.stepwise() && cuda.stepwise_in_float32()
-                                 ? forward_in_float32(cuda, pass, save_for_backward)
-                                 : forward(cuda, pass, save_for_backward);
+  RecurrentOutputs outputs = with_plan(cuda, /*backward=*/false, [&](const PlannedPass& pass) {
+    return pass.stepwise() && cuda.stepwise_in_float32() ? forward_in_float32(cuda, pass, save_for_backward)
+                                                         : forward(cuda, pass, save_for_backward);
+  });
   as_given(outputs.output, layer);
   for (Tensor& state : outputs.states) as_given(state, layer);
   return outputs;
@@ -147,15 +157,12 @@ RecurrentInputGradients backward_on_cuda(const RecurrentLayer& layer, const Recu
   saved.output = as_sequence(saved.output, layer);
   saved.gates = saved.gates.contiguous();
   for (Tensor& states : saved.history) states = states.contiguous();
-  const PlannedPass pass = plan_of(cuda, /*backward=*/true);
-  RecurrentInputGradients result;
-  if (pass.stepwise() && cuda.stepwise_in_float32()) {
-    result = backward_in_float32(cuda, pass, std::move(gradients), std::move(saved), wanted);
-  } else {
+  RecurrentInputGradients result = with_plan(cuda, /*backward=*/true, [&](const PlannedPass& pass) {
+    if (pass.stepwise() && cuda.stepwise_in_float32()) return backward_in_float32(cuda, pass, gradients, saved, wanted);
     std::array<Tensor, 2> before;
     if (wanted.weights) before = hidden_before(cuda, saved.output);
-    result = backward(cuda, pass, gradients, saved, before, wanted);
-  }
+    return backward(cuda, pass, gradients, saved, before, wanted);
+  });
   as_given(result.input, layer);
   for (Tensor& gradient : result.states) as_given(gradient, layer);
   return result;
