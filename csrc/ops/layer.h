@@ -70,8 +70,12 @@ struct RecurrentLayer {
 // Returns the cell with this name. Raises a ValueError that lists all names if there is none.
 cells::Kind kind_of(std::string_view name);
 
-// Checks every tensor of a layer before any of its values is read; an error message names the argument. The values of
-// lengths are checked only on the CPU, since reading them from another device would wait for it.
+// Lets the values of lengths be checked on every device from now on, for all threads; else only on the CPU, since
+// reading them from another device waits for it. The kernels take a length that is too large for the number of steps,
+// and a negative one for 0.
+void set_debug(bool enabled);
+
+// Checks every tensor of a layer before any of its values is read; an error message names the argument.
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
                            const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
 
