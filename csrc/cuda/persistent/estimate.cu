@@ -35,9 +35,9 @@ double waves(const PersistentPlan& plan, const Device& device) {
   return at_once > 0 ? static_cast<double>(divide_up(int64_t(plan.groups) * plan.directions, at_once)) : 1;
 }
 
-// How many times as long a product of float32 takes in full precision as with tf32: it is three products, and their
-// factors are split.
-constexpr double kFullPrecision = 25.0 / 9;
+// How many times as long a product of float32 takes in full precision as with tf32, forward and backward: it is three
+// products, and their factors are split. From the few layers in nvidia-h200.json.
+constexpr double kFullPrecision[] = {2.5, 2.0};
 
 // Nanoseconds of a step of a persistent kernel.
 struct PersistentTimes {
@@ -54,12 +54,12 @@ struct PersistentTimes {
 const PersistentTimes& times_of(const PersistentPlan& plan, const PersistentProblem& problem) {
   // For each pass, for half precision and tf32: on a grid, in clusters.
   static constexpr PersistentTimes kForward[2][2] = {
-      {{360, 0, 900, 1.9, 1.1, 3.3, 0.59, 200}, {600, 0, 670, 5.0, 0, 5.3, 0, 0}},
-      {{580, 13, 0, 0, 14, 8.3, 1.8, 0}, {400, 0, 0, 3.3, 0, 12, 2.6, 0}},
+      {{330, 0, 920, 2.0, 1.2, 3.1, 0.6, 200}, {570, 0, 740, 1.0, 4.3, 4.7, 0, 0}},
+      {{480, 15, 0, 0, 16, 8.1, 1.7, 0}, {400, 0, 0, 3.3, 0, 12, 2.7, 0}},
   };
   static constexpr PersistentTimes kBackward[2][2] = {
-      {{980, 7.7, 0, 0.91, 1.7, 7.3, 3.0, 410}, {400, 17, 760, 0, 0.014, 18, 0.9, 0}},
-      {{4300, 5.4, 0, 0, 17, 7.2, 0, 0}, {1200, 48, 0, 0, 0, 27, 8.1, 0}},
+      {{1100, 10, 0, 0.93, 1.3, 5.5, 3.8, 310}, {430, 16, 750, 0.13, 1.8, 20, 0.49, 0}},
+      {{3300, 11, 0, 0, 26, 9.4, 0, 0}, {400, 56, 0, 0, 0, 32, 8.6, 0}},
   };
   return (problem.backward ? kBackward : kForward)[problem.element_bytes > 2][plan.cluster];
 }
@@ -73,8 +73,8 @@ struct StepwiseTimes {
   double states;    // for 1000 hidden units of a sequence
 };
 
-constexpr StepwiseTimes kStepwiseForward[] = {{5.2, 0, 0.12, 0.44, 0.015}, {6.5, 3.3, 0, 0, 0.019}};
-constexpr StepwiseTimes kStepwiseBackward[] = {{5.5, 3.1, 0, 0, 0.026}, {5.6, 4.0, 0, 2.9, 0.061}};
+constexpr StepwiseTimes kStepwiseForward[] = {{5.0, 0, 0.13, 0.2, 0.017}, {7.0, 3.5, 0, 0, 0.015}};
+constexpr StepwiseTimes kStepwiseBackward[] = {{7.0, 2.6, 0, 0, 0.022}, {7.9, 3.2, 0, 4.6, 0.053}};
 // For a gigaflop without tf32: a third of the peak of an H200. Assumed, not fitted.
 constexpr double kFullPrecisionProducts = 25;
 
@@ -102,7 +102,7 @@ double estimate_step(const PersistentPlan& plan, const PersistentProblem& proble
   const PersistentTimes& times = times_of(plan, problem);
   const bool full_precision = problem.element_bytes == 4 && !problem.allow_tf32;
   const double pass = times.pass + times.received * work.received +
-                      times.product * (full_precision ? kFullPrecision : 1) * work.products +
+                      times.product * (full_precision ? kFullPrecision[problem.backward] : 1) * work.products +
                       times.weights * work.weights + times.partial * work.partials;
   double nanoseconds = times.step + times.block * plan.blocks * work.segments + work.passes * pass;
   if (work.written < (problem.backward ? 64 : 32)) nanoseconds += times.narrow;
