@@ -22,8 +22,8 @@ def saved_by_cudnn(case: Case, module: torch.nn.RNNBase, input: Tensor, states: 
     weights: Any = list(module.parameters())
     h0, c0 = states[0], states[1] if len(states) > 1 else None
     *_, reserve, _ = torch._cudnn_rnn(
-        input, weights, WEIGHTS_OF_A_DIRECTION, None, h0, c0, CUDNN_MODES[case.kind], case.hidden_size, 0, 1, False, 0.0,
-        True, case.bidirectional, [], None,
+        input, weights, WEIGHTS_OF_A_DIRECTION, None, h0, c0, CUDNN_MODES[case.kind], case.hidden_size, 0, 1, False,
+        0.0, True, case.bidirectional, [], None,
     )  # fmt: skip
     return reserve.nbytes
 
