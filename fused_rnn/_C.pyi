@@ -10,6 +10,9 @@ class BuildInfo(TypedDict):
     cuda_archs: str
     cuda_devices: int
 
+# See csrc/params/cuda_steps.h.
+MOST_UNITS_IN_FLOAT32: int
+
 def build_info() -> BuildInfo: ...
 
 class CellInfo(TypedDict):

@@ -13,10 +13,10 @@ extern "C" {
 
 void choose_schedule(unsigned seed) { host::set_schedule(seed); }
 
-const char* persistent_forward(int cell, int element, const PersistentForwardParams<void, void>* params) {
+const char* persistent_forward(int cell, int element, const PersistentForwardParams<void>* params) {
   return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
-const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void, void>* params) {
+const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void>* params) {
   return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
 const char* pointwise_forward(int cell, int element, const PointwiseForwardParams<void, void>* params) {
@@ -54,7 +54,7 @@ double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem,
 
 // For Python to check that its structs are laid out like these.
 void struct_sizes(int64_t (&sizes)[8]) {
-  sizes[0] = sizeof(PersistentForwardParams<void, void>), sizes[1] = sizeof(PersistentBackwardParams<void, void>);
+  sizes[0] = sizeof(PersistentForwardParams<void>), sizes[1] = sizeof(PersistentBackwardParams<void>);
   sizes[2] = sizeof(PointwiseForwardParams<void, void>), sizes[3] = sizeof(PointwiseBackwardParams<void, void>);
   sizes[4] = sizeof(PersistentPlan), sizes[5] = sizeof(PersistentProblem);
   sizes[6] = sizeof(Device), sizes[7] = sizeof(PlanOverride);

@@ -102,8 +102,8 @@ FAULTS = {
         layer=replace(LSTM, nan=True), says="waits for what no block will write",
     ),
     "cell of the wrong step": Fault(
-        "cuda/persistent/backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
-        "load_states(p_.cells + this->in_saved(row, 1))", kernel="backward",
+        "cuda/persistent/backward.cuh", "has_before ? p_.cells + this->in_saved(before, 1)",
+        "has_before ? p_.cells + this->in_saved(row, 1)", kernel="backward",
     ),
     "gradients of another segment": Fault(
         "cuda/persistent/backward.cuh", "= grads[Cell::hidden_sum(gate)];", "= grads[Cell::hidden_sum(gate / 2)];",

@@ -21,7 +21,7 @@ int main(int count, char** arguments) {
     return reinterpret_cast<bfloat16*>(memory + static_cast<size_t>(index) * kEach);
   };
 
-  PersistentForwardParams<bfloat16, float> params = {};
+  PersistentForwardParams<bfloat16> params = {};
   params.steps = {kTime, kBatch, kTime * kBatch, nullptr, nullptr, nullptr};
   params.plan.cluster = cluster;
   params.plan.units = 8;

@@ -184,7 +184,7 @@ class PersistentForward : PersistentWalk<Traits> {
       const float pair[2] = {sums[0][s], sums[1][s]};
       store_pair(saved + s * size_, narrow_pair<T>(pair));
     }
-    if constexpr (Traits::kHasCellState) store_states(p_.cells + this->in_saved(row, 1), cell);
+    if constexpr (Traits::kHasCellState) store_pair(p_.cells + this->in_saved(row, 1), narrow_pair<T>(cell));
     return words;
   }
 
@@ -197,7 +197,7 @@ class PersistentForward : PersistentWalk<Traits> {
     const float zeros[2] = {};
     handover_.publish(p_.output + this->in_output(row), handover_.message(narrow_pair<T>(zeros)));
     if constexpr (Traits::kHasCellState)
-      if (p_.save_for_backward) store_states(p_.cells + this->in_saved(row, 1), zeros);
+      if (p_.save_for_backward) store_pair(p_.cells + this->in_saved(row, 1), narrow_pair<T>(zeros));
   }
 
   float bias_[Cell::kSums][2];  // of each sum of this thread's two units

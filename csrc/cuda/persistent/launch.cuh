@@ -58,14 +58,14 @@ const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typenam
 }
 
 template <typename Cell, typename T>
-const char* launch_persistent(const PersistentForwardParams<T, float>& params, void* stream) {
+const char* launch_persistent(const PersistentForwardParams<T>& params, void* stream) {
   return with_traits<Cell, T, /*kBackward=*/false>(params.plan, [&]<typename Traits>() {
     return launch_with(persistent_forward<Traits>, Traits(), params, stream);
   });
 }
 
 template <typename Cell, typename T>
-const char* launch_persistent(const PersistentBackwardParams<T, float>& params, void* stream) {
+const char* launch_persistent(const PersistentBackwardParams<T>& params, void* stream) {
   return with_traits<Cell, T, /*kBackward=*/true>(params.plan, [&]<typename Traits>() {
     return launch_with(persistent_backward<Traits>, Traits(), params, stream);
   });

@@ -133,7 +133,7 @@ constexpr int64_t kStepsToPad = 16;
 // Whether the stepwise path computes a half-precision layer in float32; CudaLayer::stepwise_in_float32() in ops/ says
 // why.
 constexpr bool stepwise_in_float32(int64_t hidden_size, int element_bytes) {
-  return element_bytes == 2 && hidden_size <= 64;
+  return element_bytes == 2 && hidden_size <= kMostUnitsInFloat32;
 }
 
 // Returns the hidden size that a layer of so many steps is to be padded to for the persistent kernels: the next one

@@ -31,6 +31,9 @@ struct CudaLayer {
   // near 0 and 1 leave little of a gradient that contains gate * (1 - gate), so rounding them spoils it. The errors of
   // many units average out, but small layers need this.
   bool stepwise_in_float32() const;
+  // The type in which cell states are saved for backward: that of the layer, or float32 for the small layers above, for
+  // which rounding them spoils gradients, too. It must not depend on the path, since tracing does not know that.
+  at::ScalarType history_type() const { return stepwise_in_float32() ? state_type : layer.type; }
   // Returns which sequences have which steps, [time, batch, 1]; only for a layer with lengths.
   Tensor running() const;
 };

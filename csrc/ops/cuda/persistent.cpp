@@ -181,7 +181,7 @@ void persistent_forward(const CudaLayer& cuda, const PlannedPass& pass, Recurren
                         bool save_for_backward) {
   const Padding padding(cuda, pass.problem.hidden_size);
   KeepAlive keep_alive;
-  PersistentForwardParams<void, void> params = {};
+  PersistentForwardParams<void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
   for (int64_t d = 0; cuda.layer.biased && d < params.directions; ++d) {
     params.bias_ih[d] = keep_alive(padding.pad(cuda.layer.weights[d].bias_ih));
@@ -211,7 +211,7 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
                          const RecurrentSaved& saved, StepGradients& steps) {
   const Padding padding(cuda, pass.problem.hidden_size);
   KeepAlive keep_alive;
-  PersistentBackwardParams<void, void> params = {};
+  PersistentBackwardParams<void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
   params.output = keep_alive(padding.pad(saved.output));
   params.gates = keep_alive(padding.pad(saved.gates));

@@ -50,8 +50,7 @@ RecurrentOutputs forward(const CudaLayer& cuda, const PlannedPass& pass, bool sa
   for (const Tensor& state : cuda.layer.states) outputs.states.push_back(cuda.empty(state.sizes()));
   outputs.gates = cuda.empty(cuda.layer.gates_shape());
   for (int i = 0; i < cuda.layer.cell.cell_states(); ++i)
-    outputs.history.push_back(
-        cuda.empty_state(save_for_backward ? cuda.layer.history_shape() : std::vector<int64_t>{0}));
+    outputs.history.push_back(cuda.empty(save_for_backward ? cuda.layer.history_shape() : std::vector<int64_t>{0}));
   if (cuda.steps.batch > 0) {
     multiply_input(cuda, outputs.gates);
     if (pass.stepwise())
@@ -139,6 +138,9 @@ RecurrentOutputs forward_on_cuda(const RecurrentLayer& layer, bool save_for_back
     return pass.stepwise() && cuda.stepwise_in_float32() ? forward_in_float32(cuda, pass, save_for_backward)
                                                          : forward(cuda, pass, save_for_backward);
   });
+  std::vector<Tensor*> histories;
+  for (Tensor& states : outputs.history) histories.push_back(&states);
+  convert(histories, cuda.history_type());
   as_given(outputs.output, layer);
   for (Tensor& state : outputs.states) as_given(state, layer);
   return outputs;
@@ -159,9 +161,15 @@ RecurrentInputGradients backward_on_cuda(const RecurrentLayer& layer, const Recu
   for (Tensor& states : saved.history) states = states.contiguous();
   RecurrentInputGradients result = with_plan(cuda, /*backward=*/true, [&](const PlannedPass& pass) {
     if (pass.stepwise() && cuda.stepwise_in_float32()) return backward_in_float32(cuda, pass, gradients, saved, wanted);
+    RecurrentGradients own_gradients = gradients;
+    RecurrentSaved own_saved = saved;
+    std::vector<Tensor*> histories;
+    for (Tensor& states : own_saved.history) histories.push_back(&states);
+    for (Tensor& gradient : own_gradients.history) histories.push_back(&gradient);
+    convert(histories, cuda.layer.type);
     std::array<Tensor, 2> before;
     if (wanted.weights) before = hidden_before(cuda, saved.output);
-    return backward(cuda, pass, gradients, saved, before, wanted);
+    return backward(cuda, pass, own_gradients, own_saved, before, wanted);
   });
   as_given(result.input, layer);
   for (Tensor& gradient : result.states) as_given(gradient, layer);
