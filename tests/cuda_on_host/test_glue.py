@@ -309,15 +309,24 @@ def test_infinite_states_spread_as_in_torch(kind: str, dtype: torch.dtype, value
     assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
 
 
-@pytest.mark.parametrize(("dtype", "pieces"), [(torch.float32, 4), (torch.bfloat16, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "rows", "pieces"),
+    [
+        (torch.float32, 200, 1), (torch.float32, 520, 4), (torch.float32, 1600, 8), (torch.float32, 20_480, 20),
+        (torch.bfloat16, 520, 1),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("kind", KINDS)
-def test_long_sums_of_float32_are_in_pieces(kind: str, dtype: torch.dtype, pieces: int, operators: Any) -> None:
+def test_long_sums_of_float32_are_in_pieces(
+    kind: str, dtype: torch.dtype, rows: int, pieces: int, operators: Any
+) -> None:
     """Gradients of weights are sums over all rows, which lose more the longer they are; torch.nn sums by step."""
     operators.set_path(PATHS["grid"])
-    case = Case(kind, time=64, batch=8, hidden_size=72)
+    case = Case(kind, time=40, batch=rows // 40, hidden_size=72 if rows < 2000 else 8)
     module = case.module(fused_rnn, dtype)
     output = flatten(module(case.tensors(dtype)[0]))[0]
     _, products = with_products(lambda: output.sum().backward())
     # The GRU's recurrent sums lie in two places, so that weight_hh takes two products.
     assert products == pieces * (3 if kind == "GRU" else 2)
-    check(case, dtype)
+    if rows < 2000:  # else the CPU's products add up in another order than torch.nn's by step
+        check(case, dtype)

@@ -74,15 +74,14 @@ std::vector<Run> runs_of(const cells::Description& cell, bool recurrent) {
   return runs;
 }
 
-// Writes a product of a weight's gradient, a sum over all rows of all steps. In float32 it is computed in up to 8
-// pieces of at least 128 rows: added up in one chain, so many values lose more in roundings than torch.nn does, which
-// adds up each step by itself. cuBLAS adds up in float32 in half precision too, but there other roundings are far
-// larger.
+// Writes a product of a weight's gradient, a sum over all rows of all steps. In exact float32 it is computed in pieces
+// of 128 to 1024 rows, 8 of them where there are enough rows: added up in one chain, so many values lose more in
+// roundings than in torch.nn, which adds up each step by itself. In other precisions other roundings are far larger.
 void multiply_all_steps(const CudaLayer& cuda, const Tensor& result, const Tensor& sums, const Tensor& values) {
-  constexpr int64_t kMostPieces = 8, kFewestRows = 128;
+  constexpr int64_t kPieces = 8, kFewestRows = 128, kMostRows = 1024;
   const int64_t rows = values.size(0);
-  const bool exact = cuda.layer.type == at::kFloat && !cuda.allow_tf32;
-  const int64_t pieces = exact ? std::clamp<int64_t>(rows / kFewestRows, 1, kMostPieces) : 1;
+  const int64_t wanted = std::max(std::min(rows / kFewestRows, kPieces), rows / kMostRows);
+  const int64_t pieces = cuda.exact_float32 ? std::max<int64_t>(wanted, 1) : 1;
   for (int64_t piece = 0; piece < pieces; ++piece) {
     const int64_t first = rows * piece / pieces, count = rows * (piece + 1) / pieces - first;
     multiply(cuda, result, sums.narrow(0, first, count).t(), values.narrow(0, first, count), /*add=*/piece > 0);

@@ -48,6 +48,7 @@ CudaLayer::CudaLayer(const RecurrentLayer& given)
       element(element_of(layer.type)),
       state_type(layer.accumulation_type()),
       allow_tf32(allows_tf32(layer.input.element_size())),
+      exact_float32(layer.type == at::kFloat && !allow_tf32),
       steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.rows(), nullptr, nullptr, nullptr},
       stream(current_stream(layer.input.device())) {
   const at::Device device = layer.input.device();

@@ -19,6 +19,7 @@ struct CudaLayer {
   cuda::Element element;
   at::ScalarType state_type;                // of what is never rounded to the layer's type: float32, or float64
   bool allow_tf32;                          // whether products of float32 may be rounded to tf32
+  bool exact_float32;                       // whether the caller's layer is of float32 and its products are not rounded
   Tensor lengths, batch_sizes, first_rows;  // those of `layer`, on the GPU
   CudaSteps steps;
   void* stream;
