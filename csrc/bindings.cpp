@@ -8,7 +8,6 @@
 #include "cpu/recurrent/plan.h"
 #include "ops/dispatch.h"
 #include "ops/layer.h"
-#include "params/cuda_steps.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/kit/device_info.h"
@@ -148,7 +147,7 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
-  module.attr("MOST_UNITS_IN_FLOAT32") = fused_rnn::kMostUnitsInFloat32;
+  module.attr("MOST_UNITS_IN_FLOAT32") = fused_rnn::ops::kMostUnitsInFloat32;
   module.def("build_info", &build_info);
   module.def("cells", &cells);
   module.def("set_debug", &fused_rnn::ops::set_debug);

@@ -10,6 +10,7 @@
 
 #include "cells/cells.h"
 #include "ops/dtype.h"
+#include "params/cuda_steps.h"
 #include "params/layer.h"
 
 namespace fused_rnn::ops {
@@ -17,6 +18,7 @@ namespace fused_rnn::ops {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using OptionalTensors = c10::List<OptionalTensor>;
+using fused_rnn::kMostUnitsInFloat32;
 
 // The weights of one direction, or their gradients. gates * hidden_size is the first dimension of all but weight_hr.
 struct DirectionWeights {
