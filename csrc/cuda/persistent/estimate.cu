@@ -1,6 +1,7 @@
 // How long a step takes, by formulas whose constants were fitted to what an NVIDIA H200 measured: to the files
 // benchmarks/results/nvidia-h200-paths.csv, for the choice between paths, and nvidia-h200-plans.csv, for the choice
-// among the plans of one path. docs/notes/recurrent-gpu.md says how well they agree.
+// among the plans of one path. docs/notes/recurrent-gpu.md says how well they agree. tests/cuda_on_host/fit.py prints
+// the constants of the first choice.
 
 #include "cuda/persistent/estimate.h"
 
@@ -54,12 +55,12 @@ struct PersistentTimes {
 const PersistentTimes& times_of(const PersistentPlan& plan, const PersistentProblem& problem) {
   // For each pass, for half precision and tf32: on a grid, in clusters.
   static constexpr PersistentTimes kForward[2][2] = {
-      {{330, 0, 920, 2.0, 1.2, 3.1, 0.6, 200}, {570, 0, 740, 1.0, 4.3, 4.7, 0, 0}},
-      {{480, 15, 0, 0, 16, 8.1, 1.7, 0}, {400, 0, 0, 3.3, 0, 12, 2.7, 0}},
+      {{330, 0, 920, 2, 1.2, 3.1, 0.58, 210}, {400, 18, 940, 0, 3.6, 4.9, 0, 0}},
+      {{480, 15, 0, 0, 16, 8.1, 1.7, 0}, {400, 0, 0, 0, 0, 10, 3.6, 0}},
   };
   static constexpr PersistentTimes kBackward[2][2] = {
-      {{1100, 10, 0, 0.93, 1.3, 5.5, 3.8, 310}, {430, 16, 750, 0.13, 1.8, 20, 0.49, 0}},
-      {{3300, 11, 0, 0, 26, 9.4, 0, 0}, {400, 56, 0, 0, 0, 32, 8.6, 0}},
+      {{1200, 11, 0, 0.93, 1.6, 5.1, 3.5, 82}, {400, 16, 790, 0, 2.4, 20, 0.47, 0}},
+      {{4900, 5.9, 0, 0, 21, 4.3, 0, 0}, {900, 43, 0, 1.7, 0, 30, 8.3, 0}},
   };
   return (problem.backward ? kBackward : kForward)[problem.element_bytes > 2][plan.cluster];
 }
@@ -73,8 +74,8 @@ struct StepwiseTimes {
   double states;    // for 1000 hidden units of a sequence
 };
 
-constexpr StepwiseTimes kStepwiseForward[] = {{5.0, 0, 0.13, 0.2, 0.017}, {7.0, 3.5, 0, 0, 0.015}};
-constexpr StepwiseTimes kStepwiseBackward[] = {{7.0, 2.6, 0, 0, 0.022}, {7.9, 3.2, 0, 4.6, 0.053}};
+constexpr StepwiseTimes kStepwiseForward[] = {{4.9, 0.023, 0.13, 0.21, 0.018}, {7, 3.5, 0, 0, 0.015}};
+constexpr StepwiseTimes kStepwiseBackward[] = {{7, 2.7, 0, 0, 0.022}, {6.3, 5.5, 0, 3, 0.054}};
 // For a gigaflop without tf32: a third of the peak of an H200. Assumed, not fitted.
 constexpr double kFullPrecisionProducts = 25;
 
