@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, check_accuracy, flatten, hx_of
+from cases import CELLS, DTYPES, KINDS, Case, check_accuracy, flatten, hx_of, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, assert_identical
 from on_gpu import float32_precision, require_path
 from torch import Tensor
@@ -139,6 +139,15 @@ def test_infinite_states_in_float32(kind: str, path: str, precision: str, value:
     # float16 has as many bits of mantissa as tf32.
     exact, peer = (outputs_of(torch.nn, dtype, "cpu") for dtype in (torch.float64, torch.float16))
     assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
+
+
+@pytest.mark.parametrize("hidden_size", [64, 72])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fake_kernels_know_what_is_saved(kind: str, dtype: torch.dtype, hidden_size: int, path: str) -> None:
+    """The dtypes of results do not depend on the path, which tracing does not know."""
+    arguments = (CELLS[kind], *layer_inputs(Case(kind, hidden_size=hidden_size), dtype, "cuda"), None, None, True)
+    torch.library.opcheck(torch.ops.fused_rnn.recurrent.default, arguments, test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("kind", KINDS)
