@@ -13,6 +13,7 @@
 #ifdef FUSED_RNN_CUDA
 #include "cuda/conv/plan.h"
 #include "cuda/kit/device_info.h"
+#include "cuda/persistent/estimate.h"
 #include "ops/cuda/hopper_convolution.h"
 #include "ops/cuda/persistent.h"
 #include "ops/cuda/rectangles.h"
@@ -104,6 +105,16 @@ void set_plan_override(const std::string& path, int blocks, int groups, int batc
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
 }
 
+// Returns what plans are made for: what a GPU has.
+py::dict cuda_device(int index) {
+  const fused_rnn::cuda::Device device = fused_rnn::cuda::device_at(index);
+  py::dict result;
+  result["multiprocessors"] = device.multiprocessors;
+  result["shared_bytes"] = device.shared_bytes;
+  result["clusters"] = std::vector<int>(std::begin(device.clusters), std::end(device.clusters));
+  return result;
+}
+
 // Returns the plan of one pass over a layer on a GPU, and the hidden size that it is padded to; for the stepwise path,
 // the reason why no persistent kernel is used.
 py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, int64_t hidden_size, int64_t directions,
@@ -112,8 +123,8 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   sizes.steps = {time, batch, nullptr, nullptr};
   sizes.hidden_size = hidden_size;
   sizes.directions = directions;
-  const auto [problem, plan] = fused_rnn::ops::plan_pass(describe(fused_rnn::ops::kind_of(cell)), sizes, element_bytes,
-                                                         projected, backward, device);
+  const auto [problem, gpu, plan] = fused_rnn::ops::plan_pass(describe(fused_rnn::ops::kind_of(cell)), sizes,
+                                                              element_bytes, projected, backward, device);
   py::dict result;
   if (plan.blocks == 0) {
     result["path"] = "stepwise";
@@ -131,7 +142,7 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   result["chunks_in_registers"] = plan.chunks_in_registers;
   result["launches"] = directions / plan.directions;
   result["shared_bytes"] = fused_rnn::cuda::shared_layout(plan, problem).total;
-  result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem);
+  result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem, gpu);
   return result;
 }
 
@@ -179,8 +190,10 @@ py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::v
 
 PYBIND11_MODULE(_C, module) {
   module.doc() = "Registers torch.ops.fused_rnn.* and tells how it was built.";
+  module.attr("MOST_UNITS_IN_FLOAT32") = fused_rnn::ops::kMostUnitsInFloat32;
   module.def("build_info", &build_info);
   module.def("cells", &cells);
+  module.def("set_debug", &fused_rnn::ops::set_debug);
   module.def("cpu_plan", &cpu_plan, py::kw_only(), py::arg("cell"), py::arg("time"), py::arg("batch"),
              py::arg("input_size"), py::arg("hidden_size"), py::arg("directions"), py::arg("threads"), py::arg("lanes"),
              py::arg("max_rows"));
@@ -193,6 +206,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("cuda_masked_conv2d_plan", &cuda_masked_conv2d_plan, py::arg("input"), py::arg("weight"),
              py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"),
              py::arg("half_precision"), py::arg("device") = 0);
+  module.def("cuda_device", &cuda_device, py::arg("index") = 0);
+  module.def("multiprocessor_limit", &fused_rnn::ops::multiprocessor_limit);
+  module.def("set_multiprocessor_limit", &fused_rnn::ops::set_multiprocessor_limit);
   module.def("finds_cublas", &fused_rnn::ops::finds_cublas);
 #endif
 }

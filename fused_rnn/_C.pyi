@@ -11,6 +11,9 @@ class BuildInfo(TypedDict):
     cuda_archs: str
     cuda_devices: int
 
+# See csrc/params/cuda_steps.h.
+MOST_UNITS_IN_FLOAT32: int
+
 def build_info() -> BuildInfo: ...
 
 class CellInfo(TypedDict):
@@ -22,6 +25,7 @@ class CellInfo(TypedDict):
     may_project: bool
 
 def cells() -> dict[str, CellInfo]: ...
+def set_debug(enabled: bool) -> None: ...
 
 # The plan of a layer on the CPU, for an instruction set with `lanes` values in a vector and `max_rows` rows in a tile;
 # see csrc/cpu/recurrent/plan.h.
@@ -48,8 +52,8 @@ def cpu_plan(
 
 # The functions below exist only in builds with CUDA. set_plan_override restricts which plans of the persistent
 # kernels may be chosen from now on, cuda_plan returns the plan of one pass over a layer on a GPU,
-# cuda_masked_conv2d_plan how a GPU computes a masked convolution of the given shapes, and finds_cublas tells whether
-# torch's cuBLAS was found.
+# cuda_masked_conv2d_plan how a GPU computes a masked convolution of the given shapes, cuda_device what the GPU has for
+# plans, and finds_cublas tells whether torch's cuBLAS was found. The limit on multiprocessors is 0 for none.
 def set_plan_override(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...
@@ -74,4 +78,7 @@ def cuda_masked_conv2d_plan(
     half_precision: bool,
     device: int = 0,
 ) -> dict[str, dict[str, Any]]: ...
+def cuda_device(index: int = 0) -> dict[str, int | list[int]]: ...
+def multiprocessor_limit() -> int: ...
+def set_multiprocessor_limit(limit: int) -> None: ...
 def finds_cublas() -> bool: ...

@@ -3,7 +3,7 @@
 from fused_rnn import flops, functional, models, onnx, reference
 from fused_rnn._version import __version__
 from fused_rnn.autoregressive import check_autoregressive
-from fused_rnn.config import show_config
+from fused_rnn.config import set_debug, set_multiprocessor_limit, show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
@@ -32,5 +32,7 @@ __all__ = [
     "onnx",
     "reference",
     "revert",
+    "set_debug",
+    "set_multiprocessor_limit",
     "show_config",
 ]

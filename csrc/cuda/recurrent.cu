@@ -10,10 +10,10 @@ namespace fused_rnn::cuda {
 
 // The persistent kernels are built in persistent/instances/, a file for each direction and type and one or two cells,
 // so that compilers can work side by side.
-#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                        \
-  extern template const char* launch_persistent<cells::Cell, T>(const PersistentForwardParams<T, float>& params,  \
-                                                                void* stream);                                    \
-  extern template const char* launch_persistent<cells::Cell, T>(const PersistentBackwardParams<T, float>& params, \
+#define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                 \
+  extern template const char* launch_persistent<cells::Cell, T>(const PersistentForwardParams<T>& params,  \
+                                                                void* stream);                             \
+  extern template const char* launch_persistent<cells::Cell, T>(const PersistentBackwardParams<T>& params, \
                                                                 void* stream);
 #define FUSED_RNN_BUILT_ELSEWHERE_FOR_EACH_TYPE(Cell) \
   FUSED_RNN_BUILT_ELSEWHERE(Cell, float)              \
@@ -40,13 +40,13 @@ const char* with_types(cells::Kind cell, Element element, const Body& body) {
   });
 }
 
-template <template <typename, typename> typename Params>
-const char* start_persistent(cells::Kind cell, Element element, const Params<void, void>& params, void* stream) {
+template <template <typename> typename Params>
+const char* start_persistent(cells::Kind cell, Element element, const Params<void>& params, void* stream) {
   return with_types(cell, element, [&]<typename Cell, typename T>() -> const char* {
     if constexpr (__is_same(T, double))
       return "there is no persistent kernel for float64";
     else
-      return launch_persistent<Cell, T>(std::bit_cast<Params<T, float>>(params), stream);
+      return launch_persistent<Cell, T>(std::bit_cast<Params<T>>(params), stream);
   });
 }
 
@@ -59,12 +59,10 @@ const char* start_pointwise(cells::Kind cell, Element element, const Params<void
 
 }  // namespace
 
-const char* persistent(cells::Kind cell, Element element, const PersistentForwardParams<void, void>& params,
-                       void* stream) {
+const char* persistent(cells::Kind cell, Element element, const PersistentForwardParams<void>& params, void* stream) {
   return start_persistent<PersistentForwardParams>(cell, element, params, stream);
 }
-const char* persistent(cells::Kind cell, Element element, const PersistentBackwardParams<void, void>& params,
-                       void* stream) {
+const char* persistent(cells::Kind cell, Element element, const PersistentBackwardParams<void>& params, void* stream) {
   return start_persistent<PersistentBackwardParams>(cell, element, params, stream);
 }
 const char* pointwise(cells::Kind cell, Element element, const PointwiseForwardParams<void, void>& params,

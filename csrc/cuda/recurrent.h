@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cells/cells.h"
+#include "cuda/kit/launch.h"
 #include "cuda/persistent/plan.h"
 #include "params/persistent.h"
 #include "params/stepwise.h"
@@ -13,11 +14,10 @@ namespace fused_rnn::cuda {
 
 enum class Element { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// All steps of a layer in one kernel, shared out as params.plan says; there is none for kFloat64.
-const char* persistent(cells::Kind cell, Element element, const PersistentForwardParams<void, void>& params,
-                       void* stream);
-const char* persistent(cells::Kind cell, Element element, const PersistentBackwardParams<void, void>& params,
-                       void* stream);
+// All steps of a layer in one kernel, shared out as params.plan says; there is none for kFloat64. If they return
+// kDoesNotFit, nothing was launched that writes more than `output` or `grad_gates`.
+const char* persistent(cells::Kind cell, Element element, const PersistentForwardParams<void>& params, void* stream);
+const char* persistent(cells::Kind cell, Element element, const PersistentBackwardParams<void>& params, void* stream);
 
 // One step of the stepwise path, between the products.
 const char* pointwise(cells::Kind cell, Element element, const PointwiseForwardParams<void, void>& params,

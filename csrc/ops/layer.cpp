@@ -6,6 +6,8 @@
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/sub.h>
 
+#include <atomic>
+
 namespace fused_rnn::ops {
 
 cells::Kind kind_of(std::string_view name) {
@@ -105,6 +107,8 @@ Steps check_steps(RecurrentLayer& layer, const OptionalTensor& batch_sizes, int6
   return {sizes.size(0), batch, begin, layer.first_rows.const_data_ptr<int64_t>()};
 }
 
+std::atomic<bool> checks_values_on_gpu = false;
+
 void check_lengths(const Tensor& lengths, const Tensor& input) {
   const int64_t time = input.size(0), batch = input.size(1);
   TORCH_CHECK(lengths.dim() == 1 && lengths.size(0) == batch && lengths.scalar_type() == at::kLong,
@@ -112,8 +116,8 @@ void check_lengths(const Tensor& lengths, const Tensor& input) {
               lengths.sizes());
   TORCH_CHECK(lengths.device() == input.device(), "lengths is on ", lengths.device(), ", but input is on ",
               input.device());
-  if (!lengths.is_cpu()) return;
-  const Tensor dense = lengths.contiguous();
+  if (!lengths.is_cpu() && !checks_values_on_gpu) return;
+  const Tensor dense = lengths.cpu().contiguous();
   const int64_t* begin = dense.const_data_ptr<int64_t>();
   for (const int64_t* length = begin; length != begin + batch; ++length)
     TORCH_CHECK_VALUE(0 <= *length && *length <= time, "lengths must lie between 0 and the number of time steps, ",
@@ -121,6 +125,8 @@ void check_lengths(const Tensor& lengths, const Tensor& input) {
 }
 
 }  // namespace
+
+void set_debug(bool enabled) { checks_values_on_gpu = enabled; }
 
 void check_shape(const Tensor& tensor, const char* name, at::IntArrayRef expected) {
   TORCH_CHECK(tensor.sizes() == expected, name, " must have shape ", expected, ", got ", tensor.sizes());

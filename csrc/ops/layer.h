@@ -10,6 +10,7 @@
 
 #include "cells/cells.h"
 #include "ops/dtype.h"
+#include "params/cuda_steps.h"
 #include "params/layer.h"
 
 namespace fused_rnn::ops {
@@ -17,6 +18,7 @@ namespace fused_rnn::ops {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using OptionalTensors = c10::List<OptionalTensor>;
+using fused_rnn::kMostUnitsInFloat32;
 
 // The weights of one direction, or their gradients. gates * hidden_size is the first dimension of all but weight_hr.
 struct DirectionWeights {
@@ -63,15 +65,19 @@ struct RecurrentLayer {
   std::vector<int64_t> output_shape() const;
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
-  // The dtype in which the kernels sum, and in which they save the history.
+  // The dtype in which the kernels sum, and in which those for a CPU save gates and history.
   at::ScalarType accumulation_type() const { return ops::accumulation_type(type); }
 };
 
 // Returns the cell with this name. Raises a ValueError that lists all names if there is none.
 cells::Kind kind_of(std::string_view name);
 
-// Checks every tensor of a layer before any of its values is read; an error message names the argument. The values of
-// lengths are checked only on the CPU, since reading them from another device would wait for it.
+// Lets the values of lengths be checked on every device from now on, for all threads; else only on the CPU, since
+// reading them from another device waits for it. The kernels take a length that is too large for the number of steps,
+// and a negative one for 0.
+void set_debug(bool enabled);
+
+// Checks every tensor of a layer before any of its values is read; an error message names the argument.
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
                            const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
 

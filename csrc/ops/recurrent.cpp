@@ -116,14 +116,16 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
   TORCH_CHECK(output || layer.sizes.steps.time == 1, "output may be None only if there is one time step, got ",
               layer.sizes.steps.time);
   saved.output = checked(output, "output", layer.output_shape(), layer.type, layer);
-  // On a GPU the gates are saved in the dtype of the layer.
-  const at::ScalarType gates_type = gates.scalar_type() == layer.type ? layer.type : layer.accumulation_type();
-  saved.gates = checked(gates, "gates", layer.gates_shape(), gates_type, layer);
+  // On a GPU gates, and the history of a layer of many units, are saved in the dtype of the layer.
+  const auto saved_type = [&](const Tensor& tensor) {
+    return tensor.scalar_type() == layer.type ? layer.type : layer.accumulation_type();
+  };
+  saved.gates = checked(gates, "gates", layer.gates_shape(), saved_type(gates), layer);
   for (size_t i = 0; i < cell_states; ++i) {
     const std::vector<int64_t> shape = layer.history_shape();
-    gradients.history.push_back(
-        checked(grad_history[i], "a tensor of grad_history", shape, layer.accumulation_type(), layer));
-    saved.history.push_back(checked(history[i], "a tensor of history", shape, layer.accumulation_type(), layer));
+    const at::ScalarType type = saved_type(history[i]);
+    gradients.history.push_back(checked(grad_history[i], "a tensor of grad_history", shape, type, layer));
+    saved.history.push_back(checked(history[i], "a tensor of history", shape, type, layer));
   }
   RecurrentInputGradients result = backward(layer, gradients, saved, {input_grad, state_grad, weight_grad});
   std::vector<Tensor> of_weights;

@@ -6,6 +6,11 @@
 
 namespace fused_rnn {
 
+// The most hidden units of a half-precision layer that a GPU computes in float32 on the stepwise path, and whose cell
+// states it saves for backward in float32. Roundings of many units average out, but small layers need this; see
+// docs/notes/recurrent-gpu.md.
+constexpr int64_t kMostUnitsInFloat32 = 64;
+
 // The steps of a padded batch, with or without a length for each sequence, or those of a packed batch, whose sequences
 // are sorted by decreasing length. At most one of lengths and batch_sizes is given. The arrays are in device memory,
 // belong to the caller, and live until the kernel has run.

@@ -1,9 +1,9 @@
 // What the persistent CUDA kernels are given: all steps of one recurrent layer, in one or both directions.
 //
 // All arrays are in device memory, dense and row-major. They belong to the caller, do not overlap, and live until the
-// kernel has run; what is not said to be written is only read. T is the type of the layer's tensors, Accumulator the
-// type of what is never rounded to T. kGates and kSums are the cell's, see cells/cells.h. "Second state" means state 1
-// of a cell that has two, such as c of the LSTM; its arrays are null for a cell of one state.
+// kernel has run; what is not said to be written is only read. T is the type of the layer's tensors. kGates and kSums
+// are the cell's, see cells/cells.h. "Second state" means state 1 of a cell that has two, such as c of the LSTM; its
+// arrays are null for a cell of one state.
 
 #pragma once
 
@@ -29,7 +29,7 @@ struct PersistentPlan {
   int32_t first_direction;  // the first direction of a launch; the launch sets it
 };
 
-template <typename T, typename Accumulator>
+template <typename T>
 struct PersistentForwardParams {
   CudaSteps steps;
   PersistentPlan plan;
@@ -48,29 +48,29 @@ struct PersistentForwardParams {
   // `values`; rows of steps that a sequence does not have stay as they were.
   T* gates;
   // [directions, rows, hidden_size]: with save_for_backward written, the second state after each step, zero where a
-  // sequence has no step; else it may be null.
-  Accumulator* cells;
+  // sequence has no step; else it may be null. The next step goes on with values that are not rounded to T.
+  T* cells;
   bool save_for_backward;
 };
 
-template <typename T, typename Accumulator>
+template <typename T>
 struct PersistentBackwardParams {
   CudaSteps steps;
   PersistentPlan plan;
   int64_t hidden_size, directions;
-  bool full_precision;            // whether float32 products are as precise as float32; else they are rounded to tf32
-  const T* weight_hh[2];          // [kGates * hidden_size, hidden_size] for each direction
-  const T* h0;                    // [directions, batch, hidden_size]; read only for a cell with kReadsHidden
-  const T* c0;                    // [directions, batch, hidden_size]: the second state before the first step
-  const T* output;                // [rows, directions * hidden_size]; read only for a cell with kReadsHidden
-  const T* gates;                 // [directions, rows, kSums * hidden_size], as forward left them
-  const Accumulator* cells;       // [directions, rows, hidden_size], as forward left them
-  const T* grad_output;           // [rows, directions * hidden_size], or null for zero
-  const Accumulator* grad_cells;  // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
-  const T* grad_h_n;              // [directions, batch, hidden_size], or null for zero
-  const T* grad_c_n;              // [directions, batch, hidden_size], or null for zero
-  T* grad_h0;                     // [directions, batch, hidden_size]: written
-  T* grad_c0;                     // [directions, batch, hidden_size]: written
+  bool full_precision;    // whether float32 products are as precise as float32; else they are rounded to tf32
+  const T* weight_hh[2];  // [kGates * hidden_size, hidden_size] for each direction
+  const T* h0;            // [directions, batch, hidden_size]; read only for a cell with kReadsHidden
+  const T* c0;            // [directions, batch, hidden_size]: the second state before the first step
+  const T* output;        // [rows, directions * hidden_size]; read only for a cell with kReadsHidden
+  const T* gates;         // [directions, rows, kSums * hidden_size], as forward left them
+  const T* cells;         // [directions, rows, hidden_size], as forward left them
+  const T* grad_output;   // [rows, directions * hidden_size], or null for zero
+  const T* grad_cells;    // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
+  const T* grad_h_n;      // [directions, batch, hidden_size], or null for zero
+  const T* grad_c_n;      // [directions, batch, hidden_size], or null for zero
+  T* grad_h0;             // [directions, batch, hidden_size]: written
+  T* grad_c0;             // [directions, batch, hidden_size]: written
   T* grad_gates;  // [directions, rows, kSums * hidden_size]: written, the gradients of the sums; zero where a sequence
                   // has no step
 };

@@ -35,7 +35,7 @@ struct PointwiseForwardParams {
   T* c_n;                  // [batch, hidden_size]: written, the second state after the step; or null
   T* output;               // as in PersistentForwardParams, or null with a projection
   T* gates;                // as in PersistentForwardParams
-  Accumulator* cells;      // as in PersistentForwardParams
+  T* cells;                // as in PersistentForwardParams
   bool save_for_backward;  // as in PersistentForwardParams
 };
 
@@ -45,13 +45,13 @@ struct PointwiseBackwardParams {
   CudaSteps steps;
   int64_t t, before, sequences;  // the step, the step before it in the direction (-1 for none), and its sequences
   int64_t hidden_size, directions, direction;
-  const T* h0;                    // as in PersistentBackwardParams
-  const T* c0;                    // as in PersistentBackwardParams
-  const T* output;                // as in PersistentBackwardParams
-  const T* gates;                 // as in PersistentBackwardParams
-  const Accumulator* cells;       // as in PersistentBackwardParams
-  const T* grad_output;           // as in PersistentBackwardParams; not read with grad_projected
-  const Accumulator* grad_cells;  // as in PersistentBackwardParams
+  const T* h0;           // as in PersistentBackwardParams
+  const T* c0;           // as in PersistentBackwardParams
+  const T* output;       // as in PersistentBackwardParams
+  const T* gates;        // as in PersistentBackwardParams
+  const T* cells;        // as in PersistentBackwardParams
+  const T* grad_output;  // as in PersistentBackwardParams; not read with grad_projected
+  const T* grad_cells;   // as in PersistentBackwardParams
   // [sequences, hidden_size]: with a projection, the whole gradient of the hidden values after the step; else null.
   const Accumulator* grad_projected;
   // Whether this is the first step that is run backward. Then the gradients of the states after it are grad_h_n and

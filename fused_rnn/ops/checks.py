@@ -174,8 +174,9 @@ def check_gradients(
     gates_dtype = gates.dtype if gates.dtype == input.dtype else wide  # the dtype of the input on a GPU
     check(gates, "gates", (directions, rows, CELLS[cell].sums * hidden_size), gates_dtype)
     for gradient, values in zip(grad_history, history, strict=True):
-        check(gradient, "a tensor of grad_history", (directions, rows, hidden_size), wide)
-        check(values, "a tensor of history", (directions, rows, hidden_size), wide)
+        dtype = values.dtype if values.dtype == input.dtype else wide  # as for the gates
+        check(gradient, "a tensor of grad_history", (directions, rows, hidden_size), dtype)
+        check(values, "a tensor of history", (directions, rows, hidden_size), dtype)
 
 
 def check_masked_conv2d(

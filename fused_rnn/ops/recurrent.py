@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fused_rnn.ops.cells import CELLS
 from fused_rnn.ops.checks import check_gradients, check_layer
-from fused_rnn.ops.shapes import directions_of, gradient, saved, saved_gates
+from fused_rnn.ops.shapes import directions_of, gradient, saved_gates, saved_states
 
 _recurrent = torch.ops.fused_rnn.recurrent.default
 _recurrent_backward = torch.ops.fused_rnn.recurrent_backward.default
@@ -49,7 +49,8 @@ def recurrent(
         ``history``: for an LSTM, c after every step, ``[directions, rows, hidden_size]``, zero in the padding; for
         other cells an empty list.
         ``gates`` and ``history`` are float64 for float64 input, else float32, except that on a GPU ``gates`` have the
-        dtype of the input; they have shape ``[0]`` without ``save_for_backward``.
+        dtype of the input, and so has ``history`` if there are more than 64 hidden units; they have shape ``[0]``
+        without ``save_for_backward``.
     """
     return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward)
 
@@ -120,7 +121,7 @@ def _(
         input.new_empty(*input.shape[:-1], directions * states[0].shape[-1]),
         [input.new_empty(state.shape) for state in states],
         saved_gates(input, directions, structure.sums * hidden_size, save_for_backward),
-        [saved(input, directions, hidden_size, save_for_backward) for _ in states[1:]],
+        [saved_states(input, directions, hidden_size, save_for_backward) for _ in states[1:]],
     )
 
 

@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from fused_rnn import _C
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the kernels for ``dtype`` compute, and in which they save states for backward."""
+    """The dtype in which the kernels for ``dtype`` compute, and in which those for a CPU save what backward needs."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -21,6 +23,13 @@ def saved_gates(input: Tensor, directions: int, size: int, save_for_backward: bo
     """The same as :func:`saved` for the gates, which are saved in the dtype of the input on a GPU."""
     gates = saved(input, directions, size, save_for_backward)
     return gates.to(input.dtype) if input.device.type == "cuda" else gates
+
+
+def saved_states(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
+    """The same for the states of every step, which on a GPU are in the dtype of the input if a layer has many units."""
+    states = saved(input, directions, size, save_for_backward)
+    narrow = input.device.type == "cuda" and size > _C.MOST_UNITS_IN_FLOAT32
+    return states.to(input.dtype) if narrow else states
 
 
 def directions_of(state: Tensor) -> int:

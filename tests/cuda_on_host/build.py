@@ -55,7 +55,7 @@ def build_glue() -> Path:
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
     common = ("layer", "masked_conv2d", "recurrent", "schemas")
     glue += [CSRC / "ops" / f"{name}.cpp" for name in common] + [HERE / "glue.cpp"]
-    others = {"exports", "device_info", "hopper_kernels"}
+    others = {"exports", "device_info", "hopper_kernels", "launch"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"

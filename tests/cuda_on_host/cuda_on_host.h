@@ -4,10 +4,12 @@
 
 #include <vector_types.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "cuda/kit/launch.h"
 #include "fibers.h"
 
 #define FUSED_RNN_DEVICE inline
@@ -33,6 +35,9 @@ inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
 inline void wait_for_last_kernel() {}
 inline void let_next_kernel_start() {}
 inline void pause() { host::pause(); }
+inline uint64_t nanoseconds() { return host::nanoseconds(); }
+inline void release_to_cluster() { std::atomic_thread_fence(std::memory_order_release); }
+inline void acquire_from_cluster() { std::atomic_thread_fence(std::memory_order_acquire); }
 
 inline uint4 load_fresh(const void* from) {
   if (reinterpret_cast<uintptr_t>(from) % sizeof(uint4) != 0) host::fail("load_fresh: the address is not aligned");
@@ -77,6 +82,7 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
     void (*kernel)(Params);
     const Params& params;
   };
+  if ((how.cooperative && how.blocks > host::room()) || how.cluster > host::room()) return kDoesNotFit;
   const Call call = {kernel, params};
   return host::run({[](const void* of) { static_cast<const Call*>(of)->kernel(static_cast<const Call*>(of)->params); },
                     &call, how.blocks, how.threads, how.shared_bytes, how.cluster, how.cooperative});

@@ -1,6 +1,8 @@
 // The functions that the tests call through ctypes; null, or what is wrong.
 
 #include "cuda/kit/device_info.h"
+#include "cuda/kit/launch.h"
+#include "cuda/persistent/estimate.h"
 #include "cuda/recurrent.h"
 #include "fibers.h"
 
@@ -11,10 +13,10 @@ extern "C" {
 
 void choose_schedule(unsigned seed) { host::set_schedule(seed); }
 
-const char* persistent_forward(int cell, int element, const PersistentForwardParams<void, void>* params) {
+const char* persistent_forward(int cell, int element, const PersistentForwardParams<void>* params) {
   return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
-const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void, void>* params) {
+const char* persistent_backward(int cell, int element, const PersistentBackwardParams<void>* params) {
   return persistent(cells::Kind(cell), Element(element), *params, nullptr);
 }
 const char* pointwise_forward(int cell, int element, const PointwiseForwardParams<void, void>* params) {
@@ -42,15 +44,17 @@ int64_t shared_bytes_of(const PersistentPlan* plan, const PersistentProblem* pro
   return shared_layout(*plan, *problem).total;
 }
 
+const char* prepare(const void* kernel, bool large_clusters) { return prepare_kernel(kernel, large_clusters); }
+
 void device_of(int index, Device* device) { *device = device_at(index); }
 
-double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem) {
-  return estimate_step(*plan, *problem);
+double estimate_of(const PersistentPlan* plan, const PersistentProblem* problem, const Device* device) {
+  return estimate_step(*plan, *problem, *device);
 }
 
 // For Python to check that its structs are laid out like these.
 void struct_sizes(int64_t (&sizes)[8]) {
-  sizes[0] = sizeof(PersistentForwardParams<void, void>), sizes[1] = sizeof(PersistentBackwardParams<void, void>);
+  sizes[0] = sizeof(PersistentForwardParams<void>), sizes[1] = sizeof(PersistentBackwardParams<void>);
   sizes[2] = sizeof(PointwiseForwardParams<void, void>), sizes[3] = sizeof(PointwiseBackwardParams<void, void>);
   sizes[4] = sizeof(PersistentPlan), sizes[5] = sizeof(PersistentProblem);
   sizes[6] = sizeof(Device), sizes[7] = sizeof(PlanOverride);

@@ -16,7 +16,17 @@ namespace {
 
 constexpr int64_t kMostShared = 227 * 1024;  // of a block of an H100
 
+
+// What the clock of the kernels moves on at each reading; it stands still where the kernels' own limit must not come first.
+#ifdef FUSED_RNN_KERNELS_GIVE_UP
+constexpr uint64_t kTick = 10'000'000'000;
+#else
+constexpr uint64_t kTick = 0;
+#endif
+
 std::atomic<unsigned> schedule = 0;
+std::atomic<int64_t> most_blocks = 1 << 30, most_launched = 0;
+std::atomic<uint64_t> clock_reads = 0;
 
 }  // namespace
 
@@ -25,6 +35,7 @@ const char* run(const Kernel& kernel) {
       kernel.shared_bytes > kMostShared || kernel.cluster < 1 || kernel.cluster > 16 ||
       kernel.blocks % kernel.cluster != 0)
     return "CUDA refuses to launch this many blocks or threads, or this much shared memory";
+  if (kernel.cooperative || kernel.cluster > 1) most_launched = std::max<int64_t>(most_launched, kernel.blocks);
   static thread_local std::string failure;
   const int64_t at_once = kernel.cooperative ? kernel.blocks : kernel.cluster;
   for (int64_t first = 0; first < kernel.blocks; first += at_once) {
@@ -47,6 +58,13 @@ const char* run(const Kernel& kernel) {
 }
 
 void set_schedule(unsigned seed) { schedule = seed; }
+
+int64_t room() { return most_blocks; }
+void set_room(int64_t blocks) { most_blocks = blocks; }
+
+int64_t most_blocks_launched() { return most_launched.exchange(0); }
+
+uint64_t nanoseconds() { return 1 + ++clock_reads * kTick; }
 
 char* shared_memory() { return Block::current().shared(); }
 int this_rank() { return Block::current().rank(); }

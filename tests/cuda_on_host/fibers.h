@@ -34,6 +34,12 @@ const char* run(const Kernel& kernel);
 // Chooses among the schedules of the runs that follow.
 void set_schedule(unsigned seed);
 
+// How many blocks find room at once: those of a cluster, or of a cooperative launch. set_room() changes it.
+int64_t room();
+void set_room(int64_t blocks);
+// Returns the most blocks of a launch, of clusters or cooperative, since the last call.
+int64_t most_blocks_launched();
+
 // What follows is for the threads of a kernel.
 
 // The shared memory of this block; the number of the block in its cluster; and the address in the shared memory of the
@@ -77,6 +83,10 @@ char* at_shared_address(uint32_t address, int64_t bytes);
 
 // Lets all other threads go on.
 void pause();
+
+// Returns the time of the kernels' clock. It stands still, unless this is built to let kernels give up by themselves:
+// then it is ten seconds later at each call.
+uint64_t nanoseconds();
 
 // Says that another block may now have what it waits for.
 void note_progress();

@@ -9,6 +9,8 @@
 #include <algorithm>
 
 #include "cuda/kit/device_info.h"
+#include "cuda/kit/launch.h"
+#include "fibers.h"
 #include "ops/cuda/gated_activation.h"
 #include "ops/cuda/masked_conv2d.h"
 #include "ops/cuda/persistent.h"
@@ -19,7 +21,17 @@
 
 namespace fused_rnn::cuda {
 
-Device device_at(int /*index*/) { return {132, 227 * 1024, 16, true}; }
+// Those of a Hopper.
+Device device_at(int /*index*/) {
+  Device device = {132, 227 * 1024, {}, 0, true};
+  for (int blocks = 1; blocks <= kMostClusterBlocks; ++blocks) device.clusters[blocks] = 132 / blocks;
+  return device;
+}
+
+namespace {
+bool capturing = false;
+}
+bool is_capturing(void* /*stream*/) { return capturing; }
 
 }  // namespace fused_rnn::cuda
 
@@ -94,6 +106,11 @@ TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) { library.impl("gated_activation", g
 TORCH_LIBRARY(cuda_on_host, library) {
   library.def("set_path(int path) -> ()", set_path);
   library.def("tf32_products() -> int", [] { return tf32_products; });
+  library.def("set_room(int blocks) -> ()", cuda::host::set_room);
+  library.def("most_blocks_launched() -> int", cuda::host::most_blocks_launched);
+  library.def("set_capturing(bool capturing) -> ()", [](bool value) { cuda::capturing = value; });
+  library.def("set_multiprocessor_limit(int limit) -> ()",
+              [](int64_t limit) { set_multiprocessor_limit(static_cast<int>(limit)); });
 }
 
 }  // namespace fused_rnn::ops

@@ -2,8 +2,8 @@
 
 The matrix instructions take only half precision, and what is saved for backward is saved in it to be half as large. So
 these are rounded, and nothing else: the input's part of the gates' sums; the hidden values that blocks hand to one
-another (but not the LSTM's cell state, nor the hidden value that a GRU adds the next one to); what backward reads, but
-not what forward goes on with; and the gradients of the gates' sums.
+another (but not the LSTM's cell state, nor the hidden value that a GRU adds the next one to); what backward reads, the
+cell states among it, but not what forward goes on with; and the gradients of the gates' sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,7 +44,7 @@ class LSTMStep(torch.autograd.Function):
         gates = [i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()]
         cell = gates[1] * before + gates[0] * gates[2]
         ctx.dtype = dtype
-        ctx.save_for_backward(before, cell, *(gate.to(dtype).float() for gate in gates))
+        ctx.save_for_backward(*(values.to(dtype).float() for values in (before, cell, *gates)))
         return gates[3] * cell.tanh(), cell
 
     @staticmethod

@@ -27,7 +27,7 @@ class OnHost:
         self.initial = dict(zip(("h0", "c0"), self.states, strict=False))
         self.output = self.empty(layer.rows, layer.directions * size)
         self.final = {f"{name[0]}_n": torch.full_like(state, float("nan")) for name, state in self.initial.items()}
-        self.cells = {"cells": self.per_row(size, state=True)} if layer.has_cell_state else {}
+        self.cells = {"cells": self.per_row(size)} if layer.has_cell_state else {}
         self.gates = self.input_part()
         self.grad_initial = {
             f"grad_{name}": torch.full_like(state, float("nan")) for name, state in self.initial.items()
@@ -43,9 +43,9 @@ class OnHost:
         dtype = torch.float32 if state and self.layer.dtype != torch.float64 else self.layer.dtype
         return torch.full(shape, float("nan"), dtype=dtype)
 
-    def per_row(self, size: int, state: bool = False) -> Tensor:
+    def per_row(self, size: int) -> Tensor:
         """Return the same, ``[directions, rows, size]``."""
-        return self.empty(self.layer.directions, self.layer.rows, size, state=state)
+        return self.empty(self.layer.directions, self.layer.rows, size)
 
     def input_part(self) -> Tensor:
         """Return the gates before forward: the input's part of the sums, NaN where there is no step."""
@@ -99,8 +99,8 @@ class OnHost:
         """Return the gradients of the outputs, as the kernels take them."""
         grads = {f"grad_{name}": tensor for name, tensor in self.grads.items() if name not in self.layer.unused}
         if "grad_cells" in grads:
-            cells = grads["grad_cells"].view(self.layer.rows, self.layer.directions, -1).transpose(0, 1)
-            grads["grad_cells"] = cells.to(self.cells["cells"].dtype).contiguous()
+            cells = grads["grad_cells"].view(self.layer.rows, self.layer.directions, -1)
+            grads["grad_cells"] = cells.transpose(0, 1).contiguous()
         return grads
 
     def result(self) -> Result:

@@ -164,4 +164,4 @@ def peer_of(layer: Layer) -> Result:
     """
     dtype = torch.float32 if layer.is_half else layer.dtype
     results = by_reference(layer, dtype, rounded=layer.is_half or layer.allow_tf32)
-    return {name: values if name == "cells" else values.to(layer.dtype) for name, values in results.items()}
+    return {name: values.to(layer.dtype) for name, values in results.items()}

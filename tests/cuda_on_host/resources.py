@@ -20,9 +20,8 @@ from compiled import kernels, logs
 
 from benchmarks.cases import BATCHES, HIDDEN_SIZES, PRECISIONS, Precision
 from cuda_on_host.build import build
-from cuda_on_host.structs import Device, Kernels, Plan, PlanOverride, Problem
+from cuda_on_host.structs import H200, Kernels, Plan, PlanOverride, Problem
 
-H200 = Device(132, 227 * 1024, 16)
 CLOCK = 1980  # MHz
 L2_TERABYTES = 5.0  # a second, for all blocks
 SHARED_BYTES = 128  # a clock, for a block
@@ -105,7 +104,7 @@ def rows() -> Iterator[dict[str, float | str]]:
             "groups": plan.groups, "blocks": plan.blocks, "units": plan.units, "sequences": plan.sequences,
             "registers": built[key], "shared_kb": round(library.shared_bytes(plan, problem) / 1024, 1),
             "multiprocessors": min(plan.groups * plan.blocks, H200.multiprocessors),
-            **floor_of(plan, problem, precision), "estimate_us": round(library.estimate(plan, problem), 2),
+            **floor_of(plan, problem, precision), "estimate_us": round(library.estimate(plan, problem, H200), 2),
         }  # fmt: skip
 
 

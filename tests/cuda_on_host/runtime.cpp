@@ -5,6 +5,8 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
+
 namespace {
 
 struct Gpu {
@@ -15,7 +17,9 @@ struct Gpu {
 };
 constexpr int kGpus = 16;
 Gpu gpus[kGpus] = {};
+constexpr int kStaticShared = 1024;  // shared memory of a kernel besides what a launch asks for
 int current = 0, granted_shared = 0, granted_blocks = 8;
+std::atomic<int> attributes_set = 0;
 
 }  // namespace
 
@@ -26,6 +30,7 @@ cudaError_t cudaSetDevice(int device) {
   return cudaSuccess;
 }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
+const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "an error"; }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device) {
   const Gpu& gpu = gpus[device];
@@ -36,15 +41,21 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int device)
 }
 
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* /*kernel*/) {
+  attributes->sharedSizeBytes = kStaticShared;
   attributes->ptxVersion = gpus[current].ptx_version;
   attributes->binaryVersion = gpus[current].major * 10;
   return cudaSuccess;
 }
 
 cudaError_t cudaFuncSetAttribute(const void* /*kernel*/, cudaFuncAttribute which, int value) {
+  attributes_set += 1;
   if (which == cudaFuncAttributeNonPortableClusterSizeAllowed) granted_blocks = value ? 16 : 8;
   if (which == cudaFuncAttributeMaxDynamicSharedMemorySize) granted_shared = value;
-  return granted_shared <= gpus[current].shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
+  return 0 <= granted_shared && granted_shared <= gpus[current].shared_bytes ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t /*stream*/, cudaStreamCaptureStatus* status) {
+  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
 }
 
 cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, const void* /*kernel*/, const cudaLaunchConfig_t* config) {
@@ -67,3 +78,10 @@ extern "C" void pretend_gpu(int index, int multiprocessors, int shared_bytes, in
 }
 extern "C" int times_asked(int index) { return gpus[index].asked; }
 extern "C" int current_gpu() { return current; }
+// Makes a GPU the current one, and forgets what was granted.
+extern "C" void choose_gpu(int index) { cudaSetDevice(index); }
+// How much shared memory and how many blocks of a cluster a kernel may have, and how often either was set since the
+// last call.
+extern "C" void granted(int* shared, int* blocks, int* times) {
+  *shared = granted_shared, *blocks = granted_blocks, *times = attributes_set.exchange(0);
+}

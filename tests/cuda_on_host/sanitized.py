@@ -6,6 +6,8 @@ Ends by letting a kernel write past the end of the output, for AddressSanitizer 
 """
 
 import sys
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -41,9 +43,15 @@ def main(library: Path) -> None:
                 host.forward(plans[False])
                 host.backward(plans[True])
                 assert_all_accurate(host.result(), by_reference(layer, torch.float64), peer_of(layer))
-        host = OnHost(kernels, Layer(kind, dtype, batch=5, hidden_size=7, lengths=(3, 0, 2, 1, 3)))
-        stepwise.forward(host)
-        stepwise.backward(host)
+                outside = (layer.time + 5, -1, 2**62, layer.time, -(2**62))
+                lengths = tuple(islice(cycle(outside), layer.batch))
+                host = OnHost(kernels, replace(layer, lengths=lengths, batch_sizes=None))
+                host.forward(plans[False])
+                host.backward(plans[True])
+        for lengths in ((3, 0, 2, 1, 3), (8, -1, 2**62, 3, -(2**62))):
+            host = OnHost(kernels, Layer(kind, dtype, batch=5, hidden_size=7, lengths=lengths))
+            stepwise.forward(host)
+            stepwise.backward(host)
     print("all have run", flush=True)
     host = OnHost(kernels, Layer("LSTM", batch=9, hidden_size=20))
     host.output = host.output[:-1].clone()

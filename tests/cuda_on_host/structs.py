@@ -94,7 +94,21 @@ class Problem(ctypes.Structure):
 
 
 class Device(ctypes.Structure):
-    _fields_ = [("multiprocessors", c_int), ("shared_bytes", c_int64), ("cluster", c_int), ("hopper", c_bool)]
+    """What a GPU has. Clusters have at most ``cluster`` blocks, and as many run at once as find multiprocessors."""
+
+    _fields_ = [
+        ("multiprocessors", c_int), ("shared_bytes", c_int64), ("clusters", c_int * 17), ("most_blocks", c_int),
+        ("hopper", c_bool),
+    ]  # fmt: skip
+
+    def __init__(self, multiprocessors: int = 0, shared_bytes: int = 0, cluster: int = 1, most_blocks: int = 0) -> None:
+        at_once = [multiprocessors // blocks if 1 <= blocks <= cluster and cluster > 1 else 0 for blocks in range(17)]
+        super().__init__(multiprocessors, shared_bytes, (c_int * 17)(*at_once), most_blocks, False)
+
+
+H200 = Device(132, 227 * 1024, 16)
+# Measured times of plans in clusters tell this: seven clusters of 9 to 16 blocks run at once, and fourteen of 8.
+H200.clusters[5:] = [7 * (18 // blocks) for blocks in range(5, 17)]
 
 
 class PlanOverride(ctypes.Structure):
@@ -153,10 +167,10 @@ class Kernels:
         self._library.padded_size_of.restype = c_int64
         return int(self._library.padded_size_of(ctypes.byref(problem), c_int64(time), ctypes.byref(plan_override)))
 
-    def estimate(self, plan: Plan, problem: Problem) -> float:
+    def estimate(self, plan: Plan, problem: Problem, device: Device) -> float:
         """Return the microseconds that a step should take."""
         self._library.estimate_of.restype = ctypes.c_double
-        return float(self._library.estimate_of(ctypes.byref(plan), ctypes.byref(problem)))
+        return float(self._library.estimate_of(ctypes.byref(plan), ctypes.byref(problem), ctypes.byref(device)))
 
     def device(self, index: int, gpu: tuple[int, ...] | None = None) -> Device:
         """Return what csrc/cuda/kit/device_info.cu says of a GPU, after pretending that it is ``gpu``."""
@@ -173,6 +187,20 @@ class Kernels:
     def current_gpu(self) -> int:
         """Return the current device."""
         return int(self._library.current_gpu())
+
+    def prepare(self, kernel: int, gpu: int, large_clusters: bool) -> str | None:
+        """Call prepare_kernel of csrc/cuda/kit/launch.cu for a kernel at an address, and return its error."""
+        self._library.choose_gpu(gpu)
+        self._library.prepare.restype = c_char_p
+        error: bytes | None = self._library.prepare(c_void_p(kernel), c_bool(large_clusters))
+        return None if error is None else error.decode()
+
+    def granted(self) -> tuple[int, int, int]:
+        """Return the shared memory and the blocks of a cluster that are granted, and how often either was set."""
+        numbers = [c_int() for _ in range(3)]
+        self._library.granted(*map(ctypes.byref, numbers))
+        shared, blocks, times = (number.value for number in numbers)
+        return shared, blocks, times
 
     def why_stepwise(self, problem: Problem, plan_override: PlanOverride) -> str:
         """Return why there is no plan."""

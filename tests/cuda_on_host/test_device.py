@@ -24,11 +24,15 @@ def test_clusters_are_what_the_gpu_and_the_build_have(kernels: Kernels, name: st
     gpu, cluster = GPUS[name]
     index = list(GPUS).index(name)
     device = kernels.device(index, gpu)
-    assert (device.multiprocessors, device.shared_bytes, device.cluster) == (*gpu[:2], cluster)
+    assert (device.multiprocessors, device.shared_bytes, device.most_blocks) == (*gpu[:2], 0)
+    fitting = range(1, cluster + 1) if cluster > 1 else ()
+    assert list(device.clusters) == [
+        (gpu[0] if blocks == 1 else gpu[4] // blocks) if blocks in fitting else 0 for blocks in range(17)
+    ]
     asked = kernels.times_asked(index)
     assert asked <= 16
     # The driver is not asked again, and the caller's device is as before.
-    assert kernels.device(index, (1, 1, 9, 90, 4)).cluster == cluster
+    assert bytes(kernels.device(index, (1, 1, 9, 90, 4))) == bytes(device)
     assert kernels.times_asked(index) == 0
     assert kernels.current_gpu() == 0
 
@@ -36,7 +40,7 @@ def test_clusters_are_what_the_gpu_and_the_build_have(kernels: Kernels, name: st
 def test_no_such_gpu(kernels: Kernels) -> None:
     for index in (-1, 16, 1000):
         device = kernels.device(index)
-        assert (device.multiprocessors, device.shared_bytes, device.cluster) == (0, 0, 1)
+        assert not any(bytes(device))
 
 
 def test_too_large_a_cluster_falls_back(kernels: Kernels) -> None:
@@ -45,3 +49,27 @@ def test_too_large_a_cluster_falls_back(kernels: Kernels) -> None:
     whole, part, none = (kernels.choose_plan(problem, Device(132, SHARED, most), PlanOverride()) for most in (16, 7, 1))
     assert [plan.cluster for plan in (whole, part, none)] == [True, False, False]
     assert min(plan.blocks for plan in (whole, part, none)) > 0
+
+
+def test_a_kernel_is_granted_all_it_may_need_once(kernels: Kernels) -> None:
+    """Each kernel on each GPU, whatever size is launched first, so that launches of other sizes change nothing."""
+    gpus = {10: (132, SHARED, 9, 90, 16), 11: (170, 99 * 1024, 12, 90, 8)}
+    for index, gpu in gpus.items():
+        kernels.device(index, gpu)
+    kernels.granted()
+    for kernel in (0x1000, 0x2000):
+        for index, (_, shared, *_) in gpus.items():
+            for large_clusters in (False, True):
+                assert kernels.prepare(kernel, index, large_clusters) is None
+                # 1024 bytes are those of the kernel's own variables.
+                assert kernels.granted() == (shared - 1024, 16 if large_clusters else 8, 1 + large_clusters)
+                assert kernels.prepare(kernel, index, large_clusters) is None
+                assert kernels.granted()[2] == 0
+
+
+def test_a_refused_grant_is_an_error_and_tried_again(kernels: Kernels) -> None:
+    kernels.device(12, (1, 500, 9, 90, 16))  # less than the kernel's own variables take
+    kernels.granted()
+    for _ in range(2):
+        assert kernels.prepare(0x1000, 12, False) is not None
+        assert kernels.granted()[2] == 1

@@ -102,11 +102,11 @@ FAULTS = {
         layer=replace(LSTM, nan=True), says="waits for what no block will write",
     ),
     "cell of the wrong step": Fault(
-        "cuda/persistent/backward.cuh", "load_states(p_.cells + this->in_saved(before, 1))",
-        "load_states(p_.cells + this->in_saved(row, 1))", kernel="backward",
+        "cuda/persistent/backward.cuh", "has_before ? p_.cells + this->in_saved(before, 1)",
+        "has_before ? p_.cells + this->in_saved(row, 1)", kernel="backward",
     ),
     "gradients of another segment": Fault(
-        "cuda/persistent/backward.cuh", "grads[Cell::hidden_sum(gate)]);", "grads[Cell::hidden_sum(gate / 2)]);",
+        "cuda/persistent/backward.cuh", "= grads[Cell::hidden_sum(gate)];", "= grads[Cell::hidden_sum(gate / 2)];",
         kernel="backward", cluster=True,
     ),
     # In the GRU.
@@ -266,6 +266,26 @@ def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
     host.forward(plan_of(layer, False, False, units=8))
     with pytest.raises(RuntimeError, match="no code for clusters"):
         host.backward(plan_of(layer, True, True, units=8))
+
+
+@pytest.mark.parametrize("cluster", [False, True], ids=["grid", "cluster"])
+def test_a_kernel_gives_up_when_a_value_does_not_come(cluster: bool) -> None:
+    """The kernel's own limit of time: here nothing else ends it, and a clock runs ten seconds at each look."""
+    layer = Layer("LSTM", torch.bfloat16, batch=4, hidden_size=24)
+    missing = {
+        False: ("{ store_fresh(to, message.words); }", "{ if (blockIdx.x > 0) store_fresh(to, message.words); }"),
+        True: ("for (int rank = 0; rank < plan_.blocks;", "for (int rank = 1; rank < plan_.blocks;"),
+    }
+    edits = [
+        FEW,
+        ("cuda/persistent/handover.cuh", *missing[cluster]),
+        ("cuda/persistent/handover.cuh", "kLooksPerClock = 1024", "kLooksPerClock = 4"),
+    ]
+    name = f"a_store_left_out_{'cluster' if cluster else 'grid'}"
+    stems = ["fibers", "lstm_forward_bfloat16"]
+    kernels = Kernels(build_variant(name, edits, stems, "-O1 -DFUSED_RNN_KERNELS_GIVE_UP"))
+    with pytest.raises(RuntimeError, match="has waited 30 seconds for a value of another one"):
+        OnHost(kernels, layer).forward(plan_of(layer, False, cluster, units=8))
 
 
 def test_an_edit_that_finds_nothing_is_an_error() -> None:

@@ -1,7 +1,6 @@
 """The operators that csrc/ops/ has for a GPU, run on the CPU within the package: the glue and the kernels below it."""
 
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
@@ -18,6 +17,7 @@ from cases import (
     cell_case,
     comparable,
     flatten,
+    hx_of,
     layer_inputs,
     result,
     shapes_of_layers,
@@ -29,12 +29,14 @@ from layer_results import CASES_WITH_STATES, check_padding_is_never_read, result
 from torch import Tensor
 
 import fused_rnn
+from cuda_on_host.conftest import PATHS
 from cuda_on_host.tf32 import tf32_cell
 from fused_rnn import ops
 from fused_rnn.reference.sequence import run_directions
 
+pytestmark = pytest.mark.usefixtures("glue")
+
 KINDS = tuple(CELLS)
-PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
 # Sizes that the persistent kernels take, or take padded; a single step has the stepwise path.
 PERSISTENT = [
     Case(kind, **sizes)
@@ -59,27 +61,6 @@ LENGTHS_CASES = [
     Case("GRU", batch=6, bias=False, hidden_size=33),
     *(Case(kind, batch=batch) for kind in KINDS for batch in (0, 1, 2)),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the operators replace those for the CPU, with memory that is NaN at first, and without tf32."""
-    module = importlib.import_module("fused_rnn.ops.recurrent")
-    for name in ("recurrent", "recurrent_backward"):
-        monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
-    setting: Any = torch.backends.cudnn.rnn
-    monkeypatch.setattr(setting, "fp32_precision", "ieee")
-    operators.set_path(PATHS["stepwise"])
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.fixture(params=["stepwise", "cluster", "grid"])
-def path(request: pytest.FixtureRequest, operators: Any) -> str:
-    """Let the kernels take one path only."""
-    operators.set_path(PATHS[request.param])
-    return request.param
 
 
 def check_results(
@@ -310,3 +291,42 @@ def test_padding_stays_zero_beside_infinite_input(kind: str, value: float, path:
             for package, dtype in ((fused_rnn, torch.float32), (torch.nn, torch.float64), (torch.nn, torch.float32))
         )
     assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_infinite_states_spread_as_in_torch(kind: str, dtype: torch.dtype, value: float, path: str) -> None:
+    """Also in full precision, where float32 is split into parts whose products may be infinities of both signs."""
+    case = Case(kind, time=2, hidden_size=80)
+    input, states = case.tensors(torch.float32)
+    states[0][0, 1, 7] = value
+    with torch.no_grad():
+        ours, exact, peer = (
+            flatten(case.module(package, of)(input.to(of), hx_of([state.to(of) for state in states])))
+            for package, of in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype))
+        )
+    assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "pieces"),
+    [
+        (torch.float32, 200, 1), (torch.float32, 520, 4), (torch.float32, 1600, 8), (torch.float32, 20_480, 20),
+        (torch.bfloat16, 520, 1),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
+def test_long_sums_of_float32_are_in_pieces(
+    kind: str, dtype: torch.dtype, rows: int, pieces: int, operators: Any
+) -> None:
+    """Gradients of weights are sums over all rows, which lose more the longer they are; torch.nn sums by step."""
+    operators.set_path(PATHS["grid"])
+    case = Case(kind, time=40, batch=rows // 40, hidden_size=72 if rows < 2000 else 8)
+    module = case.module(fused_rnn, dtype)
+    output = flatten(module(case.tensors(dtype)[0]))[0]
+    _, products = with_products(lambda: output.sum().backward())
+    # The GRU's recurrent sums lie in two places, so that weight_hh takes two products.
+    assert products == pieces * (3 if kind == "GRU" else 2)
+    if rows < 2000:  # else the CPU's products add up in another order than torch.nn's by step
+        check(case, dtype)

@@ -143,6 +143,19 @@ def test_nothing_saved(kernels: Kernels, kind: str, path: str) -> None:
     assert all(cells.isnan().all() for cells in not_saved.cells.values())
 
 
+@pytest.mark.parametrize("path", CLUSTER)
+@pytest.mark.parametrize("kind", CELLS)
+def test_lengths_out_of_range_count_as_the_nearest_in_range(kernels: Kernels, kind: str, path: str) -> None:
+    """On a GPU nobody checks the values of lengths, and no kernel reads or writes outside of its arrays for them."""
+    lengths = (5, 9, -1, 3, 2**62, -(2**62), 0, 6, 1)
+    results = []
+    for given in (lengths, tuple(min(max(length, 0), 5) for length in lengths)):
+        layer = Layer(kind, time=5, batch=9, hidden_size=20, lengths=given, directions=2)
+        forward, backward = (plan_of(layer, backward, CLUSTER[path], units=16) for backward in (False, True))
+        results.append(run(kernels, layer, forward, backward))
+    assert_identical(*results)
+
+
 def test_gates_are_saved_as_the_cell_has_them(kernels: Kernels) -> None:
     for kind in CELLS:
         layer = Layer(kind, time=1, batch=5, hidden_size=20)

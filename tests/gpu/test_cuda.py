@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, check_accuracy, flatten
+from cases import CELLS, DTYPES, KINDS, Case, check_accuracy, flatten, hx_of, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, assert_identical
 from on_gpu import float32_precision, require_path
 from torch import Tensor
@@ -92,8 +92,8 @@ def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
         assert taken["stepwise", name, "stepwise"] == len(cases)
         assert taken["grid", name, "grid"] >= len(cases) - 1
         assert taken["cluster", name, "cluster"] >= 4 * has_clusters
-    # Without an override, a persistent kernel is chosen wherever one fits.
-    assert all({*case.paths(dtype).values()} <= {"grid", "cluster"} for case in cases if case.hidden_size < 1024)
+    # Without an override, small layers have a persistent kernel.
+    assert all({*case.paths(dtype).values()} <= {"grid", "cluster"} for case in cases if case.hidden_size < 512)
 
 
 SMALL = {"time": 3, "batch": 9, "hidden_size": 32, "bidirectional": True, "lengths": (3, 1, 2, 3, 3, 1, 1, 2, 3)}
@@ -120,6 +120,34 @@ def test_deterministic(case: Case, dtype: torch.dtype, path: str) -> None:
     first = case.result(fused_rnn, dtype, "cuda")
     for _ in range(2):
         assert_identical(case.result(fused_rnn, dtype, "cuda"), first)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_infinite_states_in_float32(kind: str, path: str, precision: str, value: float) -> None:
+    """They spread as in torch.nn, also where products of float32 are split into parts."""
+    case = Case(kind, time=8, batch=5, input_size=16, hidden_size=256)
+    input, states = case.tensors(torch.float32)
+    states[0][0, 1, 7] = value
+
+    def outputs_of(package: Any, dtype: torch.dtype, device: str) -> list[Tensor]:
+        hx = hx_of([state.to(device, dtype) for state in states])
+        with torch.no_grad():
+            return flatten(case.module(package, dtype, device)(input.to(device, dtype), hx))
+
+    ours = outputs_of(fused_rnn, torch.float32, "cuda")
+    # float16 has as many bits of mantissa as tf32.
+    exact, peer = (outputs_of(torch.nn, dtype, "cpu") for dtype in (torch.float64, torch.float16))
+    assert_all_accurate(*(dict(enumerate(outputs)) for outputs in (ours, exact, peer)))
+
+
+@pytest.mark.parametrize("hidden_size", [64, 72])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_fake_kernels_know_what_is_saved(kind: str, dtype: torch.dtype, hidden_size: int, path: str) -> None:
+    """The dtypes of results do not depend on the path, which tracing does not know."""
+    arguments = (CELLS[kind], *layer_inputs(Case(kind, hidden_size=hidden_size), dtype, "cuda"), None, None, True)
+    torch.library.opcheck(torch.ops.fused_rnn.recurrent.default, arguments, test_utils="test_faketensor")
 
 
 @pytest.mark.parametrize("kind", KINDS)

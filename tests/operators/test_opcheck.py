@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import CELLS, DTYPES, Case, batch_sizes, cell_case, layer_inputs
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fused_rnn import ops
 
@@ -46,6 +47,23 @@ def test_forward_operators_with_gradients(case: Case, save_for_backward: bool) -
     torch.library.opcheck(
         FORWARD, (CELLS[case.kind], input, states, weights, batch_sizes(case), None, save_for_backward)
     )
+
+
+@pytest.mark.parametrize("hidden_size", [64, 65])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", CELLS)
+def test_dtypes_of_what_a_gpu_saves(kind: str, dtype: torch.dtype, hidden_size: int) -> None:
+    """As the fake kernel has them, without a GPU; tests/gpu/test_cuda.py compares them with those of the kernels."""
+    input, states, weights = layer_inputs(Case(kind, hidden_size=hidden_size), dtype)
+    with FakeTensorMode() as mode:
+        on_gpu = [mode.from_tensor(tensor).to("cuda:0") for tensor in (input, *states, *weights)]
+        fake_states, fake_weights = on_gpu[1 : 1 + len(states)], on_gpu[1 + len(states) :]
+        _, _, gates, history = recurrent(CELLS[kind], on_gpu[0], fake_states, fake_weights, None, None, True)
+    assert gates.dtype == dtype
+    # c of few units is saved in float32, or in float64.
+    wide = torch.promote_types(dtype, torch.float32)
+    assert {values.dtype for values in history} <= {dtype if hidden_size > 64 else wide}
+    assert len(history) == len(states) - 1
 
 
 @pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False)], ids=str)

@@ -6,12 +6,19 @@
 
 namespace fused_rnn::cuda {
 
+constexpr int kMostClusterBlocks = 16;  // the most blocks that a cluster has on any GPU
+
 // What a GPU has for kernels.
 struct Device {
   int multiprocessors;
   int64_t shared_bytes;  // that a block may have
-  int cluster;           // the most blocks of a cluster; 1 where the GPU, or what was built for it, has no clusters
-  bool hopper;           // whether it has compute capability 9.0, and kernels were built for that alone
+  // How many clusters of so many blocks run at once, each block on a multiprocessor of its own. Zeros where the GPU, or
+  // what was built for it, has no such clusters.
+  int clusters[kMostClusterBlocks + 1];
+  int most_blocks;  // that one launch may have, if the user has set a limit; else 0
+  bool hopper;      // whether it has compute capability 9.0, and kernels were built for that alone
+
+  constexpr bool operator==(const Device& other) const = default;
 };
 
 // Returns the CUDA version that the kernels were built with, such as "13.0"; a static string.

@@ -100,7 +100,7 @@ struct MmaTraits<float> {
     // The matrix units round towards zero, and over a long sum that would add up; so each part starts from zero and is
     // added here, where sums are rounded to nearest.
     float part[4] = {0, 0, 0, 0};
-    mma_tf32(part, low, high0, high1);
+    mma_tf32(part, low, finite(high0), finite(high1));
     mma_tf32(part, high, rest(b0, high0), rest(b1, high1));
     mma_tf32(part, high, high0, high1);
 #pragma unroll
@@ -113,6 +113,12 @@ struct MmaTraits<float> {
   static FUSED_RNN_DEVICE uint32_t rest(uint32_t value, uint32_t high) {
     const float all = bits_as<float>(value), rounded = bits_as<float>(high);
     return all == rounded ? 0 : round_to_tf32(all - rounded);
+  }
+  // Returns zero for an infinity or NaN. Its product with the high part is all that counts: the product with a low part
+  // is an infinity of either sign, and the sum of both could be NaN.
+  static FUSED_RNN_DEVICE uint32_t finite(uint32_t high) {
+    constexpr uint32_t kExponent = 0x7f800000u;
+    return (high & kExponent) == kExponent ? 0 : high;
   }
 };
 

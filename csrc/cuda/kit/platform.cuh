@@ -13,6 +13,8 @@
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
+#include "cuda/kit/launch.h"
+
 #define FUSED_RNN_DEVICE __device__ __forceinline__
 #define FUSED_RNN_KERNEL __global__
 #define FUSED_RNN_PARAM __grid_constant__
@@ -34,14 +36,21 @@ FUSED_RNN_DEVICE char* shared_memory() {
   return memory;
 }
 
-// Ends the kernel with an error, where code must never be reached.
-FUSED_RNN_DEVICE void trap(const char* /*why*/) { __trap(); }
+// Ends the kernel with an error: the driver prints where and why, and every later call of CUDA in this process fails.
+FUSED_RNN_DEVICE void trap(const char* why) { __assert_fail(why, "fused_rnn", 0, "a CUDA kernel"); }
+
+// Nanoseconds of a clock that all multiprocessors share, and which moves on about every microsecond.
+FUSED_RNN_DEVICE uint64_t nanoseconds() {
+  uint64_t now;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+  return now;
+}
 
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 
-// Loads 16 bytes of global memory, or of this block's shared memory, into which other blocks may be storing at the same
-// time. Each of the four words is loaded whole; their order is not defined.
+// Loads 16 bytes of global memory into which other blocks may be storing at the same time. Each of the four words is
+// loaded whole; their order is not defined.
 FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
   uint4 value;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -50,12 +59,15 @@ FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {
                : "memory");
   return value;
 }
+// The same from this block's shared memory, into which other blocks of the cluster may be storing.
 FUSED_RNN_DEVICE uint4 load_fresh_shared(const void* from) {
-  uint4 value;
-  asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+  uint4 value = {0, 0, 0, 0};
+#if __CUDA_ARCH__ >= 900
+  asm volatile("ld.relaxed.cluster.shared::cta.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
                : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(from)))
                : "memory");
+#endif
   return value;
 }
 
@@ -101,6 +113,22 @@ FUSED_RNN_DEVICE void wait_for_last_kernel() {
 FUSED_RNN_DEVICE void let_next_kernel_start() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+// Fences for stores between blocks of a cluster. A block that has loaded with load_fresh_shared() what another one
+// stored with store_shared_of(), and then calls acquire_from_cluster(), comes after all that the other one did in its
+// own shared memory before its thread called release_to_cluster(), also by the block's other threads before a barrier.
+// They order accesses of shared memory alone and so need not wait for stores to global memory, for which
+// fence.acq_rel.cluster does.
+FUSED_RNN_DEVICE void release_to_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.release.sync_restrict::shared::cta.cluster;" ::: "memory");
+#endif
+}
+FUSED_RNN_DEVICE void acquire_from_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
 #endif
 }
 
@@ -153,16 +181,11 @@ struct Launch {
   bool early = false;  // whether blocks may start while the last kernel of the stream ends; see wait_for_last_kernel
 };
 
-// Starts a kernel; returns null, or what CUDA says is wrong.
+// Starts a kernel; returns null, kDoesNotFit, or what CUDA says is wrong.
 template <typename Params>
 const char* launch(void (*kernel)(Params), const Launch& how, const Params& params) {
-  cudaError_t error = cudaSuccess;
-  const auto function = reinterpret_cast<const void*>(kernel);
-  if (how.shared_bytes > 48 * 1024)
-    error =
-        cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(how.shared_bytes));
-  if (error == cudaSuccess && how.cluster > 8)
-    error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (how.shared_bytes > 48 * 1024 || how.cluster > 8)
+    if (const char* error = prepare_kernel(reinterpret_cast<const void*>(kernel), how.cluster > 8)) return error;
   cudaLaunchAttribute attributes[3];
   unsigned int count = 0;
   if (how.cluster > 1) {
@@ -188,10 +211,12 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   config.stream = static_cast<cudaStream_t>(how.stream);
   config.attrs = attributes;
   config.numAttrs = count;
-  if (error == cudaSuccess) error = cudaLaunchKernelEx(&config, kernel, params);
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, params);
   if (error == cudaSuccess) return nullptr;
   cudaGetLastError();  // this launch's error alone; the next call starts without it
-  return cudaGetErrorString(error);
+  const bool too_large = error == cudaErrorCooperativeLaunchTooLarge || error == cudaErrorInvalidClusterSize ||
+                         error == cudaErrorLaunchOutOfResources;
+  return too_large ? kDoesNotFit : cudaGetErrorString(error);
 }
 
 // Sets every byte of device memory to `value`, on a stream; returns null, or what CUDA says is wrong.

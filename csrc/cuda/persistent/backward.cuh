@@ -73,8 +73,7 @@ class PersistentBackward : PersistentWalk<Traits> {
   // have is not loaded.
   struct Prefetched {
     bool runs;
-    Pair<T> gates[Cell::kSums], grad_output, hidden_before;
-    float2 cell, cell_before, grad_cell;
+    Pair<T> gates[Cell::kSums], grad_output, hidden_before, cell, cell_before, grad_cell;
   };
 
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
@@ -90,21 +89,13 @@ class PersistentBackward : PersistentWalk<Traits> {
     for (int s = 0; s < Cell::kSums; ++s) prefetched.gates[s] = load_pair(gates + s * size_);
     prefetched.grad_output = p_.grad_output ? load_pair(p_.grad_output + this->in_output(row)) : Pair<T>{};
     if constexpr (Traits::kHasCellState) {
-      prefetched.cell = load_states(p_.cells + this->in_saved(row, 1));
-      prefetched.grad_cell = p_.grad_cells ? load_states(p_.grad_cells + this->in_saved(row, 1)) : float2{0, 0};
-      if (has_before) {
-        prefetched.cell_before = load_states(p_.cells + this->in_saved(before, 1));
-      } else {
-        float cell[2];
-        widen_pair<T>(load_pair(p_.c0 + initial), cell);
-        prefetched.cell_before = {cell[0], cell[1]};
-      }
+      prefetched.cell = load_pair(p_.cells + this->in_saved(row, 1));
+      prefetched.grad_cell = p_.grad_cells ? load_pair(p_.grad_cells + this->in_saved(row, 1)) : Pair<T>{};
+      prefetched.cell_before = load_pair(has_before ? p_.cells + this->in_saved(before, 1) : p_.c0 + initial);
     }
     if constexpr (Cell::kReadsHidden)
       prefetched.hidden_before = load_pair(has_before ? p_.output + this->in_output(before) : p_.h0 + initial);
   }
-
-  static FUSED_RNN_DEVICE float2 load_states(const float* from) { return *reinterpret_cast<const float2*>(from); }
 
   // Returns where the gradients of a sequence's sums in the step after are. `row` is that of the tile in that step.
   FUSED_RNN_DEVICE Source after(const WorkTile& tile, int64_t row, int sequence) const {
@@ -135,10 +126,10 @@ class PersistentBackward : PersistentWalk<Traits> {
 #pragma unroll
       for (int s = 0; s < Cell::kSums; ++s) handover_.publish(to + s * size_, grads[s]);
     }
+    Message of_gates[Cell::kGates];
 #pragma unroll
-    for (int gate = 0; gate < Cell::kGates; ++gate)
-      handover_.publish_in_cluster(tile.step, tile.first + offset_, gate, coordinates_.first_unit + unit_,
-                                   grads[Cell::hidden_sum(gate)]);
+    for (int gate = 0; gate < Cell::kGates; ++gate) of_gates[gate] = grads[Cell::hidden_sum(gate)];
+    handover_.publish_in_cluster(tile.step, tile.first + offset_, coordinates_.first_unit + unit_, of_gates);
   }
 
   // Turns the gradients of this thread's hidden values into those of their sums, and into the part of the gradients of
@@ -150,8 +141,12 @@ class PersistentBackward : PersistentWalk<Traits> {
     for (int s = 0; s < Cell::kSums; ++s) widen_pair<T>(now.gates[s], gates[s]);
     widen_pair<T>(now.grad_output, grad_output);
     if constexpr (Cell::kReadsHidden) widen_pair<T>(now.hidden_before, hidden_before);
-    const float cells[2] = {now.cell.x, now.cell.y}, cells_before[2] = {now.cell_before.x, now.cell_before.y};
-    const float grad_cells[2] = {now.grad_cell.x, now.grad_cell.y};
+    float cells[2] = {}, cells_before[2] = {}, grad_cells[2] = {};
+    if constexpr (Traits::kHasCellState) {
+      widen_pair<T>(now.cell, cells);
+      widen_pair<T>(now.cell_before, cells_before);
+      widen_pair<T>(now.grad_cell, grad_cells);
+    }
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
       float values[Cell::kSums], before[Cell::kStates] = {hidden_before[u]}, after[Cell::kStates] = {};

@@ -134,8 +134,8 @@ class PersistentForward : PersistentWalk<Traits> {
     if constexpr (Traits::kCluster)
       if (tile.step + 1 < p_.steps.time) {
         const float unchanged[2] = {hidden_[own], hidden_[own + 1]};
-        handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, 0, coordinates_.first_unit + unit_,
-                                     handover_.message(now.runs ? hidden : narrow_pair<T>(unchanged)));
+        handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, coordinates_.first_unit + unit_,
+                                     {handover_.message(now.runs ? hidden : narrow_pair<T>(unchanged))});
       }
   }
 
@@ -184,7 +184,7 @@ class PersistentForward : PersistentWalk<Traits> {
       const float pair[2] = {sums[0][s], sums[1][s]};
       store_pair(saved + s * size_, narrow_pair<T>(pair));
     }
-    if constexpr (Traits::kHasCellState) store_states(p_.cells + this->in_saved(row, 1), cell);
+    if constexpr (Traits::kHasCellState) store_pair(p_.cells + this->in_saved(row, 1), narrow_pair<T>(cell));
     return words;
   }
 
@@ -197,7 +197,7 @@ class PersistentForward : PersistentWalk<Traits> {
     const float zeros[2] = {};
     handover_.publish(p_.output + this->in_output(row), handover_.message(narrow_pair<T>(zeros)));
     if constexpr (Traits::kHasCellState)
-      if (p_.save_for_backward) store_states(p_.cells + this->in_saved(row, 1), zeros);
+      if (p_.save_for_backward) store_pair(p_.cells + this->in_saved(row, 1), narrow_pair<T>(zeros));
   }
 
   float bias_[Cell::kSums][2];  // of each sum of this thread's two units

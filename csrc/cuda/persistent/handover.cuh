@@ -7,6 +7,9 @@
 // Therefore no fence is needed either. As float, or as two values of half precision, a word of ones is NaN; a computed
 // NaN of the same bits is stored as another NaN, so that it does not look missing for ever.
 //
+// Whoever waits gives up after 30 seconds and ends the kernel with a message: a value that does not come is a fault of
+// this code, which must not occupy a user's GPU for ever.
+//
 // On a grid the values travel through the L2 cache, in the array where they are wanted anyway: `output`, or
 // `grad_gates`. It is filled with the sentinel before the launch, and each of its words is stored once, so a slot never
 // needs to be emptied. The launch is cooperative: all blocks run at once, and whoever is waited for goes on.
@@ -21,9 +24,9 @@
 //     because all blocks publish all sequences in every step, also those that have ended or not yet begun.
 //   - B publishes what it made of step s after a barrier of its block, and its lanes have read and emptied all slots of
 //     step s before they come to that barrier.
-// All these loads and stores are relaxed. That P's store comes after B's sentinel therefore also takes that a block's
-// stores to its own shared memory are done when its barrier is, which the hardware does but the PTX memory model does
-// not promise across blocks.
+// That P's store comes after B's sentinel also takes fences, since all these loads and stores are relaxed: the thread
+// of B that publishes releases what its block did in its shared memory, and the lane of P that receives acquires it,
+// before P's next barrier and stores.
 // A barrier of the cluster is needed only at the start, before anyone stores into a buffer that is not yet empty, and
 // at the end, since a block's shared memory must not go away while others store into it.
 
@@ -48,6 +51,9 @@ class Handover {
   static constexpr int kSegments = Traits::kSegments, kChunks = Traits::kChunksInFlight;
   static constexpr int kBatchTiles = Traits::kBatchTiles;
   static constexpr uint32_t kSentinel = 0xffffffffu;
+  static constexpr uint64_t kMostWait = 30'000'000'000;  // nanoseconds
+  // Loads of a missing value between two looks at the clock: so many take a millisecond at most.
+  static constexpr uint32_t kLooksPerClock = 1024;
 
  public:
   // Two neighbouring values that other blocks may wait for. Only message() makes them, so that none looks missing.
@@ -99,12 +105,17 @@ class Handover {
   // there.
   FUSED_RNN_DEVICE void publish(T* to, Message message) const { store_fresh(to, message.words); }
 
-  // In a cluster, hands two neighbouring values to all blocks, for them to read in `step`.
-  FUSED_RNN_DEVICE void publish_in_cluster(int64_t step, int sequence, int segment, int unit, Message message) const {
+  // In a cluster, hands two neighbouring values of each segment to all blocks, for them to read in `step`.
+  FUSED_RNN_DEVICE void publish_in_cluster(int64_t step, int sequence, int unit,
+                                           const Message (&messages)[kSegments]) const {
     if constexpr (Traits::kCluster) {
-      char* const mine = slot(step, sequence, segment, unit);
+      release_to_cluster();
+#pragma unroll
+      for (int segment = 0; segment < kSegments; ++segment) {
+        char* const mine = slot(step, sequence, segment, unit);
 #pragma unroll 4
-      for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, message.words);
+        for (int rank = 0; rank < plan_.blocks; ++rank) store_shared_of(mine, rank, messages[segment].words);
+      }
     }
   }
 
@@ -138,14 +149,11 @@ class Handover {
         if (!sources[n].waits || !missing(value)) return;
         const char* from = slot_of(received, s, j, n);
         value = load(from);
-        if (!again)
-          while (missing(value)) {
-            pause();
-            value = load(from);
-          }
+        if (!again && missing(value)) value = wait_for(from);
         again = true;
       });
     }
+    if constexpr (Traits::kCluster) acquire_from_cluster();
     recycle(received);
     warp_barrier();  // lanes have waited for different words, and the matrix instructions take a whole warp
   }
@@ -193,6 +201,21 @@ class Handover {
         if (received.at[n] && j < received.chunks)
           *reinterpret_cast<uint4*>(slot_of(received, s, j, n)) = {kSentinel, kSentinel, kSentinel, kSentinel};
       });
+  }
+
+  // Loads again what is missing until it has come, and gives up after kMostWait.
+  static FUSED_RNN_DEVICE uint4 wait_for(const char* from) {
+    uint64_t since = 0;
+    for (uint32_t looks = 1;; ++looks) {
+      pause();
+      const uint4 value = load(from);
+      if (!missing(value)) return value;
+      if (looks % kLooksPerClock != 0) continue;
+      const uint64_t now = nanoseconds();
+      if (since == 0) since = now;
+      if (now - since > kMostWait)
+        trap("a thread block has waited 30 seconds for a value of another one, which must have come long ago");
+    }
   }
 
   static FUSED_RNN_DEVICE uint4 load(const char* from) {

@@ -48,20 +48,24 @@ const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typenam
                       plan.cluster ? plan.blocks : 1,
                       !plan.cluster && plan.blocks > 1,
                       stream};
-  for (plan.first_direction = 0; plan.first_direction < params.directions; plan.first_direction += plan.directions)
-    if (const char* error = launch(kernel, how, params)) return error;
+  for (plan.first_direction = 0; plan.first_direction < params.directions; plan.first_direction += plan.directions) {
+    const char* error = launch(kernel, how, params);
+    // After kDoesNotFit the caller takes another plan, for which nothing must have been written yet.
+    if (error == kDoesNotFit && plan.first_direction > 0) return "the GPU had room for one direction, but not for both";
+    if (error != nullptr) return error;
+  }
   return nullptr;
 }
 
 template <typename Cell, typename T>
-const char* launch_persistent(const PersistentForwardParams<T, float>& params, void* stream) {
+const char* launch_persistent(const PersistentForwardParams<T>& params, void* stream) {
   return with_traits<Cell, T, /*kBackward=*/false>(params.plan, [&]<typename Traits>() {
     return launch_with(persistent_forward<Traits>, Traits(), params, stream);
   });
 }
 
 template <typename Cell, typename T>
-const char* launch_persistent(const PersistentBackwardParams<T, float>& params, void* stream) {
+const char* launch_persistent(const PersistentBackwardParams<T>& params, void* stream) {
   return with_traits<Cell, T, /*kBackward=*/true>(params.plan, [&]<typename Traits>() {
     return launch_with(persistent_backward<Traits>, Traits(), params, stream);
   });

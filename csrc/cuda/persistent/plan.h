@@ -112,7 +112,7 @@ constexpr int64_t kStepsToPad = 16;
 // Whether the stepwise path computes a half-precision layer in float32; CudaLayer::stepwise_in_float32() in ops/ says
 // why.
 constexpr bool stepwise_in_float32(int64_t hidden_size, int element_bytes) {
-  return element_bytes == 2 && hidden_size <= 64;
+  return element_bytes == 2 && hidden_size <= kMostUnitsInFloat32;
 }
 
 // Returns the hidden size that a layer of so many steps is to be padded to for the persistent kernels: the next one
@@ -125,9 +125,5 @@ PersistentPlan choose_plan(const PersistentProblem& problem, const Device& devic
 
 // Returns why choose_plan has no plan for a problem.
 const char* why_stepwise(const PersistentProblem& problem, const PlanOverride& plan_override);
-
-// Estimated microseconds of one step, with a plan and on the stepwise path.
-double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem);
-double estimate_stepwise(const PersistentProblem& problem);
 
 }  // namespace fused_rnn::cuda

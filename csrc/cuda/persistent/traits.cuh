@@ -31,7 +31,7 @@ struct PersistentTraits {
                 "a block keeps h and at most one more state in shared memory, and the params have "
                 "pointers for no other");
 
-  using Params = std::conditional_t<kBackward, PersistentBackwardParams<T, float>, PersistentForwardParams<T, float>>;
+  using Params = std::conditional_t<kBackward, PersistentBackwardParams<T>, PersistentForwardParams<T>>;
   using Math = ActivationOf<T>;
 
   static constexpr bool kHasCellState = Cell::kStates > 1;

@@ -55,11 +55,11 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     p.hidden[state] = hidden;
     if (output) *output = hidden;
     for (int s = 0; p.save_for_backward && s < Cell::kSums; ++s) gates[s * size] = narrow<T>(sums[s]);
-    if (kHasCellState && p.save_for_backward) p.cells[saved * size + unit] = carried;
+    if (kHasCellState && p.save_for_backward) p.cells[saved * size + unit] = narrow<T>(carried);
   } else {
     if (p.before) p.hidden[state] = p.before[state];
     if (output) *output = narrow<T>(V(0));
-    if (kHasCellState && p.save_for_backward) p.cells[saved * size + unit] = V(0);
+    if (kHasCellState && p.save_for_backward) p.cells[saved * size + unit] = narrow<T>(V(0));
   }
   if (p.cell) p.cell[state] = carried;
   if (kHasCellState && p.c_n) p.c_n[state] = narrow<T>(carried);
@@ -87,16 +87,16 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     const int64_t row_before = has_before ? p.steps.row(p.before, sequence) : 0;
     V before[Cell::kStates] = {}, after[Cell::kStates] = {};
     if constexpr (kHasCellState)
-      before[1] = has_before ? p.cells[(p.direction * p.steps.rows + row_before) * size + unit]
-                             : widen(p.c0[(batch + sequence) * size + unit]);
+      before[1] = widen(has_before ? p.cells[(p.direction * p.steps.rows + row_before) * size + unit]
+                                   : p.c0[(batch + sequence) * size + unit]);
     if constexpr (Cell::kReadsHidden)
       before[0] = widen(has_before ? p.output[(row_before * p.directions + p.direction) * size + unit]
                                    : p.h0[(batch + sequence) * size + unit]);
     for (int s = 0; s < Cell::kSums; ++s) gates[s] = widen(p.gates[(saved * Cell::kSums + s) * size + unit]);
     if (p.grad_output) grads[0] += widen(p.grad_output[(row * p.directions + p.direction) * size + unit]);
     if constexpr (kHasCellState) {
-      if (p.grad_cells) grads[1] += p.grad_cells[saved * size + unit];
-      after[1] = p.cells[saved * size + unit];
+      if (p.grad_cells) grads[1] += widen(p.grad_cells[saved * size + unit]);
+      after[1] = widen(p.cells[saved * size + unit]);
     }
     Cell::template backward<Activation>(gates, before, after, grads);
   }

@@ -3,6 +3,7 @@
 #include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/arange.h>
 
+#include "cuda/kit/launch.h"
 #include "ops/cuda/matmul.h"
 #include "ops/cuda/torch_cuda.h"
 
@@ -47,6 +48,7 @@ CudaLayer::CudaLayer(const RecurrentLayer& given)
       element(element_of(layer.type)),
       state_type(layer.accumulation_type()),
       allow_tf32(allows_tf32(layer.input.element_size())),
+      exact_float32(layer.type == at::kFloat && !allow_tf32),
       steps{layer.sizes.steps.time, layer.sizes.steps.batch, layer.rows(), nullptr, nullptr, nullptr},
       stream(current_stream(layer.input.device())) {
   const at::Device device = layer.input.device();
@@ -55,6 +57,11 @@ CudaLayer::CudaLayer(const RecurrentLayer& given)
     steps.lengths = lengths.const_data_ptr<int64_t>();
   }
   if (layer.batch_sizes.defined()) {
+    // A replay would copy again from memory that has another use by then. What frees memory together with a graph may
+    // not call CUDA, so that the graph cannot keep pinned memory either.
+    TORCH_CHECK(!cuda::is_capturing(stream),
+                "a PackedSequence cannot be captured in a CUDA graph, since its batch_sizes lie on the CPU: give the "
+                "padded input and `lengths` that lie on the GPU");
     // One copy brings both to the GPU, from pinned memory: then the CPU does not wait for the GPU to come to it.
     const Tensor both = at::empty({2, steps.time}, layer.batch_sizes.options().pinned_memory(device.is_cuda()));
     both.select(0, 0).copy_(layer.batch_sizes);

@@ -19,6 +19,7 @@ struct CudaLayer {
   cuda::Element element;
   at::ScalarType state_type;                // of what is never rounded to the layer's type: float32, or float64
   bool allow_tf32;                          // whether products of float32 may be rounded to tf32
+  bool exact_float32;                       // whether the caller's layer is of float32 and its products are not rounded
   Tensor lengths, batch_sizes, first_rows;  // those of `layer`, on the GPU
   CudaSteps steps;
   void* stream;
@@ -31,6 +32,9 @@ struct CudaLayer {
   // near 0 and 1 leave little of a gradient that contains gate * (1 - gate), so rounding them spoils it. The errors of
   // many units average out, but small layers need this.
   bool stepwise_in_float32() const;
+  // The type in which cell states are saved for backward: that of the layer, or float32 for the small layers above, for
+  // which rounding them spoils gradients, too. It must not depend on the path, since tracing does not know that.
+  at::ScalarType history_type() const { return stepwise_in_float32() ? state_type : layer.type; }
   // Returns which sequences have which steps, [time, batch, 1]; only for a layer with lengths.
   Tensor running() const;
 };

@@ -6,6 +6,11 @@
 
 #include <ATen/ops/constant_pad_nd.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <limits>
+
 #include "cuda/kit/device_info.h"
 #include "ops/cuda/matmul.h"
 
@@ -18,12 +23,51 @@ cuda::PlanOverride& current_plan_override() {
 
 namespace {
 
-PersistentPlan plan_for(const cuda::PersistentProblem& problem, int64_t device) {
+// What a GPU turned out to have no room for, as a process that has a part of it learns only when it launches.
+struct NoRoom {
+  std::atomic<int> grid = std::numeric_limits<int>::max();     // this many blocks of a grid, or more
+  std::atomic<int> cluster = std::numeric_limits<int>::max();  // this many blocks of a cluster, or more
+
+  void add(const PersistentPlan& plan) {
+    if (plan.cluster)
+      cluster = std::min<int>(cluster, plan.blocks);
+    else
+      grid = std::min<int>(grid, plan.blocks * plan.groups * plan.directions);
+  }
+  void clear() { grid = cluster = std::numeric_limits<int>::max(); }
+};
+
+// Of each GPU. A device index is at most 127, and negative on the CPU, where only tests plan.
+std::array<NoRoom, 128> no_room;
+NoRoom& no_room_of(int64_t device) { return no_room[static_cast<size_t>(std::max<int64_t>(device, 0))]; }
+
+std::atomic<int> most_multiprocessors = 0;
+
+// Returns what a GPU has for plans: what it says, less what it had no room for, within the user's limit.
+cuda::Device usable(int64_t device) {
+  cuda::Device gpu = cuda::device_at(static_cast<int>(device));
+  const NoRoom& refused = no_room_of(device);
+  gpu.multiprocessors = std::min(gpu.multiprocessors, refused.grid - 1);
+  for (int blocks = refused.cluster; blocks <= cuda::kMostClusterBlocks; ++blocks) gpu.clusters[blocks] = 0;
+  gpu.most_blocks = most_multiprocessors;
+  return gpu;
+}
+
+// Raises what a launch returned, if that is not null.
+void check_plan_launch(const char* error, const CudaLayer& cuda, const PersistentPlan& plan) {
+  if (error == cuda::kDoesNotFit) {
+    no_room_of(cuda.layer.input.device().index()).add(plan);
+    throw PlanDoesNotFit();
+  }
+  check_launch(error);
+}
+
+PersistentPlan plan_for(const cuda::PersistentProblem& problem, const cuda::Device& device) {
   // Most calls repeat the problem of a call shortly before, so the last choices are kept.
   struct Choice {
     cuda::PersistentProblem problem;
     cuda::PlanOverride plan_override;
-    int64_t device;
+    cuda::Device device;
     PersistentPlan plan;
   };
   thread_local Choice choices[16] = {};
@@ -32,12 +76,19 @@ PersistentPlan plan_for(const cuda::PersistentProblem& problem, int64_t device) 
   for (const Choice& choice : choices)
     if (choice.problem == problem && choice.plan_override == plan_override && choice.device == device)
       return choice.plan;
-  const PersistentPlan plan = choose_plan(problem, cuda::device_at(static_cast<int>(device)), plan_override);
+  const PersistentPlan plan = choose_plan(problem, device, plan_override);
   choices[next++ % 16] = {problem, plan_override, device, plan};
   return plan;
 }
 
 }  // namespace
+
+int multiprocessor_limit() { return most_multiprocessors; }
+
+void set_multiprocessor_limit(int limit) {
+  most_multiprocessors = limit;
+  for (NoRoom& refused : no_room) refused.clear();
+}
 
 PlannedPass plan_pass(const cells::Description& cell, const RecurrentSizes& sizes, int64_t element_bytes,
                       bool projected, bool backward, int64_t device) {
@@ -52,7 +103,8 @@ PlannedPass plan_pass(const cells::Description& cell, const RecurrentSizes& size
   problem.projected = projected;
   problem.one_step = sizes.steps.time == 1;
   problem.hidden_size = padded_size(problem, sizes.steps.time, current_plan_override());
-  return {problem, plan_for(problem, device)};
+  const cuda::Device gpu = usable(device);
+  return {problem, gpu, plan_for(problem, gpu)};
 }
 
 namespace {
@@ -129,7 +181,7 @@ void persistent_forward(const CudaLayer& cuda, const PlannedPass& pass, Recurren
                         bool save_for_backward) {
   const Padding padding(cuda, pass.problem.hidden_size);
   KeepAlive keep_alive;
-  PersistentForwardParams<void, void> params = {};
+  PersistentForwardParams<void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
   for (int64_t d = 0; cuda.layer.biased && d < params.directions; ++d) {
     params.bias_ih[d] = keep_alive(padding.pad(cuda.layer.weights[d].bias_ih));
@@ -146,7 +198,7 @@ void persistent_forward(const CudaLayer& cuda, const PlannedPass& pass, Recurren
   params.gates = data_of(gates);
   params.cells = data_of(padded_cells);
   params.save_for_backward = save_for_backward;
-  check_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream));
+  check_plan_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream), cuda, pass.plan);
   padding.unpad(padded_output, outputs.output);
   padding.unpad(padded_h_n, h_n);
   padding.unpad(padded_c_n, c_n);
@@ -159,7 +211,7 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
                          const RecurrentSaved& saved, StepGradients& steps) {
   const Padding padding(cuda, pass.problem.hidden_size);
   KeepAlive keep_alive;
-  PersistentBackwardParams<void, void> params = {};
+  PersistentBackwardParams<void> params = {};
   fill(params, cuda, pass, padding, keep_alive);
   params.output = keep_alive(padding.pad(saved.output));
   params.gates = keep_alive(padding.pad(saved.gates));
@@ -172,7 +224,7 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
   params.grad_h0 = data_of(h0);
   params.grad_c0 = data_of(c0);
   params.grad_gates = data_of(gates);
-  check_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream));
+  check_plan_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream), cuda, pass.plan);
   padding.unpad(h0, steps.h0);
   padding.unpad(c0, steps.c0);
   padding.unpad(gates, steps.gates);

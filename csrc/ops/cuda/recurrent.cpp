@@ -20,10 +20,20 @@ struct Guards {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
 };
 
-PlannedPass plan_of(const CudaLayer& cuda, bool backward) {
+// Returns run(pass) with the plan of a pass over the layer, and with another one where the GPU has no room for the
+// first.
+template <typename Run>
+auto with_plan(const CudaLayer& cuda, bool backward, const Run& run) {
   const RecurrentLayer& layer = cuda.layer;
-  return plan_pass(layer.cell, layer.sizes, layer.input.element_size(), layer.projected, backward,
-                   layer.input.device().index());
+  for (;;) {
+    // Each one that does not fit makes the next one smaller; the stepwise path always fits.
+    const PlannedPass pass = plan_pass(layer.cell, layer.sizes, layer.input.element_size(), layer.projected, backward,
+                                       layer.input.device().index());
+    try {
+      return run(pass);
+    } catch (const PlanDoesNotFit&) {
+    }
+  }
 }
 
 // Writes the input's part of the gates' sums, without biases, for all steps.
@@ -40,8 +50,7 @@ RecurrentOutputs forward(const CudaLayer& cuda, const PlannedPass& pass, bool sa
   for (const Tensor& state : cuda.layer.states) outputs.states.push_back(cuda.empty(state.sizes()));
   outputs.gates = cuda.empty(cuda.layer.gates_shape());
   for (int i = 0; i < cuda.layer.cell.cell_states(); ++i)
-    outputs.history.push_back(
-        cuda.empty_state(save_for_backward ? cuda.layer.history_shape() : std::vector<int64_t>{0}));
+    outputs.history.push_back(cuda.empty(save_for_backward ? cuda.layer.history_shape() : std::vector<int64_t>{0}));
   if (cuda.steps.batch > 0) {
     multiply_input(cuda, outputs.gates);
     if (pass.stepwise())
@@ -125,10 +134,13 @@ void as_given(Tensor& tensor, const RecurrentLayer& given) {
 RecurrentOutputs forward_on_cuda(const RecurrentLayer& layer, bool save_for_backward) {
   const Guards guards(layer);
   const CudaLayer cuda(layer);
-  const PlannedPass pass = plan_of(cuda, /*backward=*/false);
-  RecurrentOutputs outputs = pass.stepwise() && cuda.stepwise_in_float32()
-                                 ? forward_in_float32(cuda, pass, save_for_backward)
-                                 : forward(cuda, pass, save_for_backward);
+  RecurrentOutputs outputs = with_plan(cuda, /*backward=*/false, [&](const PlannedPass& pass) {
+    return pass.stepwise() && cuda.stepwise_in_float32() ? forward_in_float32(cuda, pass, save_for_backward)
+                                                         : forward(cuda, pass, save_for_backward);
+  });
+  std::vector<Tensor*> histories;
+  for (Tensor& states : outputs.history) histories.push_back(&states);
+  convert(histories, cuda.history_type());
   as_given(outputs.output, layer);
   for (Tensor& state : outputs.states) as_given(state, layer);
   return outputs;
@@ -147,15 +159,18 @@ RecurrentInputGradients backward_on_cuda(const RecurrentLayer& layer, const Recu
   saved.output = as_sequence(saved.output, layer);
   saved.gates = saved.gates.contiguous();
   for (Tensor& states : saved.history) states = states.contiguous();
-  const PlannedPass pass = plan_of(cuda, /*backward=*/true);
-  RecurrentInputGradients result;
-  if (pass.stepwise() && cuda.stepwise_in_float32()) {
-    result = backward_in_float32(cuda, pass, std::move(gradients), std::move(saved), wanted);
-  } else {
+  RecurrentInputGradients result = with_plan(cuda, /*backward=*/true, [&](const PlannedPass& pass) {
+    if (pass.stepwise() && cuda.stepwise_in_float32()) return backward_in_float32(cuda, pass, gradients, saved, wanted);
+    RecurrentGradients own_gradients = gradients;
+    RecurrentSaved own_saved = saved;
+    std::vector<Tensor*> histories;
+    for (Tensor& states : own_saved.history) histories.push_back(&states);
+    for (Tensor& gradient : own_gradients.history) histories.push_back(&gradient);
+    convert(histories, cuda.layer.type);
     std::array<Tensor, 2> before;
     if (wanted.weights) before = hidden_before(cuda, saved.output);
-    result = backward(cuda, pass, gradients, saved, before, wanted);
-  }
+    return backward(cuda, pass, own_gradients, own_saved, before, wanted);
+  });
   as_given(result.input, layer);
   for (Tensor& gradient : result.states) as_given(gradient, layer);
   return result;

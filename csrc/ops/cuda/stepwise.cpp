@@ -245,7 +245,7 @@ void recompute_gates(const CudaLayer& cuda, const Tensor& before, int64_t direct
   // Every row is a sequence of one step. No cell has gates that depend on the cell state before the step, so that it
   // may be anything here.
   const Tensor hidden = cuda.empty({rows, size});
-  const Tensor cells = has_cell_state(cuda) ? cuda.empty_state({rows, size}) : Tensor();
+  const Tensor cells = has_cell_state(cuda) ? cuda.empty({rows, size}) : Tensor();
   const Tensor sums = product(cuda, before, cuda.layer.weights[direction].weight_hh.t());
   auto params = forward_params(cuda, direction, gates, cells, sums);
   params.steps = {1, rows, rows, nullptr, nullptr, nullptr};
@@ -253,7 +253,7 @@ void recompute_gates(const CudaLayer& cuda, const Tensor& before, int64_t direct
   params.sequences = rows;
   params.before = cuda.layer.projected ? nullptr : data_of(before);
   params.hidden = data_of(hidden);
-  params.cell = params.cells;
+  params.cell = params.cells;  // the layer is in float32 here, so that both have one type
   params.save_for_backward = true;
   check_launch(pointwise(cuda.layer.kind, cuda.element, params, cuda.stream));
 }

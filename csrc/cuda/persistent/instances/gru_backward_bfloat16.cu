@@ -4,7 +4,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::GRU, bfloat16>(const PersistentBackwardParams<bfloat16, float>& params,
+template const char* launch_persistent<cells::GRU, bfloat16>(const PersistentBackwardParams<bfloat16>& params,
                                                              void* stream);
 
 }  // namespace fused_rnn::cuda

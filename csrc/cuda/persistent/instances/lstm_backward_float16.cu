@@ -4,7 +4,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::LSTM, float16>(const PersistentBackwardParams<float16, float>& params,
+template const char* launch_persistent<cells::LSTM, float16>(const PersistentBackwardParams<float16>& params,
                                                              void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -4,7 +4,6 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::LSTM, float>(const PersistentBackwardParams<float, float>& params,
-                                                           void* stream);
+template const char* launch_persistent<cells::LSTM, float>(const PersistentBackwardParams<float>& params, void* stream);
 
 }  // namespace fused_rnn::cuda

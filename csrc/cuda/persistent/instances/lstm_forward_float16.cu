@@ -4,7 +4,7 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::LSTM, float16>(const PersistentForwardParams<float16, float>& params,
+template const char* launch_persistent<cells::LSTM, float16>(const PersistentForwardParams<float16>& params,
                                                              void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -4,9 +4,9 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::RNNTanh, bfloat16>(
-    const PersistentBackwardParams<bfloat16, float>& params, void* stream);
-template const char* launch_persistent<cells::RNNReLU, bfloat16>(
-    const PersistentBackwardParams<bfloat16, float>& params, void* stream);
+template const char* launch_persistent<cells::RNNTanh, bfloat16>(const PersistentBackwardParams<bfloat16>& params,
+                                                                 void* stream);
+template const char* launch_persistent<cells::RNNReLU, bfloat16>(const PersistentBackwardParams<bfloat16>& params,
+                                                                 void* stream);
 
 }  // namespace fused_rnn::cuda

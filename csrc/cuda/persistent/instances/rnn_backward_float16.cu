@@ -4,9 +4,9 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::RNNTanh, float16>(const PersistentBackwardParams<float16, float>& params,
+template const char* launch_persistent<cells::RNNTanh, float16>(const PersistentBackwardParams<float16>& params,
                                                                 void* stream);
-template const char* launch_persistent<cells::RNNReLU, float16>(const PersistentBackwardParams<float16, float>& params,
+template const char* launch_persistent<cells::RNNReLU, float16>(const PersistentBackwardParams<float16>& params,
                                                                 void* stream);
 
 }  // namespace fused_rnn::cuda

@@ -4,9 +4,9 @@
 
 namespace fused_rnn::cuda {
 
-template const char* launch_persistent<cells::RNNTanh, float>(const PersistentForwardParams<float, float>& params,
+template const char* launch_persistent<cells::RNNTanh, float>(const PersistentForwardParams<float>& params,
                                                               void* stream);
-template const char* launch_persistent<cells::RNNReLU, float>(const PersistentForwardParams<float, float>& params,
+template const char* launch_persistent<cells::RNNReLU, float>(const PersistentForwardParams<float>& params,
                                                               void* stream);
 
 }  // namespace fused_rnn::cuda
