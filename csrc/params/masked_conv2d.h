@@ -11,6 +11,11 @@
 
 namespace fused_rnn {
 
+// Returns the first of `channels` channels that is in group `group` of `groups` or a later one.
+constexpr int64_t first_of_group(int64_t group, int64_t groups, int64_t channels) {
+  return (group * channels + groups - 1) / groups;
+}
+
 struct MaskedConv2dSizes {
   int64_t batch, height, width;
   int64_t in_channels, out_channels;

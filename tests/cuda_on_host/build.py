@@ -46,11 +46,13 @@ def build() -> Path:
 
 
 def build_glue() -> Path:
-    """Build the library of the recurrent operators with all that csrc/ops/ has for a GPU, and return its path."""
+    """Build the library of the operators with all that csrc/ops/ has for a GPU, and return its path."""
     build()
-    # glue.cpp stands in for torch_cuda.cpp and recurrent_cpu.cpp, and for the kernels' questions to the GPU.
+    # glue.cpp stands in for torch_cuda.cpp, recurrent_cpu.cpp and masked_conv2d_cpu.cpp, and for the kernels' questions
+    # to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
-    glue += [CSRC / "ops" / f"{name}.cpp" for name in ("layer", "recurrent", "schemas")] + [HERE / "glue.cpp"]
+    common = ("layer", "masked_conv2d", "recurrent", "schemas")
+    glue += [CSRC / "ops" / f"{name}.cpp" for name in common] + [HERE / "glue.cpp"]
     others = {"exports", "device_info", "runtime"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())

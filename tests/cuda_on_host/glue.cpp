@@ -9,9 +9,12 @@
 #include <algorithm>
 
 #include "cuda/kit/device_info.h"
+#include "ops/cuda/gated_activation.h"
+#include "ops/cuda/masked_conv2d.h"
 #include "ops/cuda/persistent.h"
 #include "ops/cuda/recurrent.h"
 #include "ops/cuda/torch_cuda.h"
+#include "ops/masked_conv2d_cpu.h"
 #include "ops/recurrent_cpu.h"
 
 namespace fused_rnn::cuda {
@@ -29,6 +32,15 @@ RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backw
 RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
                                         const RecurrentSaved& saved, Wanted wanted) {
   return backward_on_cuda(layer, gradients, saved, wanted);
+}
+
+Tensor masked_conv2d_on_cpu(const MaskedConv2d& layer, const Tensor& bias) {
+  return masked_conv2d_on_cuda(layer, bias);
+}
+
+MaskedConv2dGradients masked_conv2d_backward_on_cpu(const MaskedConv2d& layer, const Tensor& grad_output,
+                                                    MaskedConv2dWanted wanted) {
+  return masked_conv2d_backward_on_cuda(layer, grad_output, wanted);
 }
 
 namespace {
@@ -76,6 +88,8 @@ _TORCH_LIBRARY_IMPL(aten, CPU, library, C10_UID) {
   library.impl("mm.dtype", mm);
   library.impl("mm.dtype_out", mm_out);
 }
+
+TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) { library.impl("gated_activation", gated_activation_on_cuda); }
 
 TORCH_LIBRARY(cuda_on_host, library) {
   library.def("set_path(int path) -> ()", set_path);

@@ -13,12 +13,12 @@ namespace {
 
 // Returns the first of `channels` channels that is in group `group` or a later one.
 inline int64_t group_begin(const MaskedConv2dSizes& sizes, int64_t group, int64_t channels) {
-  return divide_up(group * channels, sizes.data_channels);
+  return first_of_group(group, sizes.data_channels, channels);
 }
 
 // Returns those of `channels` channels that are in group `group` of `groups`.
 inline Range channels_of(int64_t group, int64_t groups, int64_t channels) {
-  return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
+  return {first_of_group(group, groups, channels), first_of_group(group + 1, groups, channels)};
 }
 
 // How many target channels are computed together, at most: the columns of a register tile.
