@@ -98,9 +98,9 @@ def test_changed_input_is_noticed_in_backward() -> None:
         output.sum().backward()
 
 
-def test_autocast() -> None:
-    layer, input = MaskedConv2d(2, 4, 3), randn(1, 2, 5, 5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast(device: str) -> None:
+    layer, input = MaskedConv2d(2, 4, 3, device=device), randn(1, 2, 5, 5, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         output = layer(input)
         assert layer.double()(input.double()).dtype == F64
     assert output.dtype == torch.bfloat16
@@ -185,8 +185,8 @@ DTYPES = [F64, torch.float32, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory_format) -> None:
-    tensors = case.tensors(dtype)
+def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory_format, device: str) -> None:
+    tensors = {name: tensor.to(device) for name, tensor in case.tensors(dtype).items()}
     input, weight, bias = tensors["input"], tensors["weight"], tensors.get("bias")
     input, weight = input.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
     operators = torch.ops.fused_rnn
@@ -197,10 +197,10 @@ def test_opcheck(case: ConvolutionCase, dtype: torch.dtype, layout: torch.memory
         torch.library.opcheck(operators.masked_conv2d_backward.default, arguments)
 
 
-def test_compile_without_graph_breaks() -> None:
-    layer = MaskedConv2d(3, 8, 3, "B", 3)
+def test_compile_without_graph_breaks(device: str) -> None:
+    layer = MaskedConv2d(3, 8, 3, "B", 3, device=device)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=True)
-    for images in (randn(2, 3, 5, 6), channels_last(randn(3, 3, 7, 8))):
+    for images in (randn(2, 3, 5, 6, device=device), channels_last(randn(3, 3, 7, 8, device=device))):
         expected, actual = layer(images), compiled(images)
         assert torch.equal(actual, expected)
         assert actual.stride() == expected.stride()

@@ -44,33 +44,37 @@ def test_reference(case: ConvolutionCase) -> None:
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("layout", [as_made, channels_last])
 @pytest.mark.parametrize("case", FORMS + TAILS, ids=str)
-def test_float64(case: ConvolutionCase, layout: Layout) -> None:
-    assert_all_accurate(case.result(case.ours, F64, layout, layout), case.result(case.oracle, F64))
+def test_float64(case: ConvolutionCase, layout: Layout, device: str) -> None:
+    ours = case.result(case.ours, F64, layout, layout, device=device)
+    assert_all_accurate(ours, case.result(case.oracle, F64))
 
 
 @pytest.mark.instruction_sets
-def test_long_sums_have_little_noise() -> None:
+def test_long_sums_have_little_noise(device: str) -> None:
     case = ConvolutionCase(batch=2, in_channels=128, out_channels=128, size=(12, 12), kernel_size=(5, 5))
-    ours, exact = case.result(case.ours, torch.float32), case.result(case.oracle, F64)
+    ours, exact = case.result(case.ours, torch.float32, device=device), case.result(case.oracle, F64)
+    ours = {name: tensor.cpu() for name, tensor in ours.items()}
     assert_little_noise(ours, exact, case.result(case.oracle, torch.float32))
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", FORMS[::5] + TAILS, ids=str)
-def test_other_dtypes(case: ConvolutionCase, dtype: torch.dtype) -> None:
+def test_other_dtypes(case: ConvolutionCase, dtype: torch.dtype, device: str) -> None:
     exact, peer = case.result(case.oracle, F64), case.result(case.oracle, dtype)
-    assert_all_accurate(case.result(case.ours, dtype), exact, peer)
+    assert_all_accurate(case.result(case.ours, dtype, device=device), exact, peer)
 
 
 @pytest.mark.parametrize("grad_layout", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", [1, 3, 16, 20])
-def test_layouts(channels: int, layout: Layout, grad_layout: Layout) -> None:
+def test_layouts(channels: int, layout: Layout, grad_layout: Layout, device: str) -> None:
     case = ConvolutionCase(channels, 17, size=(6, 7))
-    once = case.result(case.ours, F64)
-    assert_all_accurate(once, case.result(case.oracle, F64))
-    assert_identical(case.result(case.ours, F64, layout, grad_layout), once)
+    exact = case.result(case.oracle, F64)
+    ours = case.result(case.ours, F64, layout, grad_layout, device=device)
+    assert_all_accurate(ours, exact)
+    if device == "cpu":
+        assert_identical(ours, case.result(case.ours, F64))
 
 
 def inside(weight: Tensor) -> Tensor:
@@ -104,44 +108,49 @@ def test_expanded_input_and_gradient() -> None:
 @pytest.mark.parametrize("input_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("in_channels", "size"), [(4, (5, 6)), (1, (5, 6)), (4, (1, 1))])
 def test_memory_format_is_that_of_conv2d(
-    in_channels: int, size: tuple[int, int], input_format: torch.memory_format, weight_format: torch.memory_format
+    in_channels: int,
+    size: tuple[int, int],
+    input_format: torch.memory_format,
+    weight_format: torch.memory_format,
+    device: str,
 ) -> None:
     case = ConvolutionCase(in_channels, size=size)
     input, weight, bias = case.tensors(torch.float32).values()
     input, weight = input.contiguous(memory_format=input_format), weight.contiguous(memory_format=weight_format)
     masked = (weight * case.mask()).contiguous(memory_format=weight_format)
     expected = torch.nn.functional.conv2d(input, masked, bias, padding=1)
-    assert case.ours(input, weight, bias).stride() == expected.stride()
+    assert case.ours(input.to(device), weight.to(device), bias.to(device)).stride() == expected.stride()
 
 
 @pytest.mark.parametrize("case", [ConvolutionCase(batch=0), ConvolutionCase(batch=0, bias=False)], ids=str)
-def test_empty_batch(case: ConvolutionCase) -> None:
-    result = case.result(case.ours, torch.float32)
+def test_empty_batch(case: ConvolutionCase, device: str) -> None:
+    result = {name: tensor.cpu() for name, tensor in case.result(case.ours, torch.float32, device=device).items()}
     assert_identical(result, case.result(case.oracle, torch.float32))
     assert not result["grad weight"].any()
 
 
 @pytest.mark.parametrize("case", [ConvolutionCase(kernel_size=(1, 1), mask_type="A"), ConvolutionCase(0)], ids=str)
-def test_nothing_to_sum(case: ConvolutionCase) -> None:
-    result = case.result(case.ours, F64)
+def test_nothing_to_sum(case: ConvolutionCase, device: str) -> None:
+    result = {name: tensor.cpu() for name, tensor in case.result(case.ours, F64, device=device).items()}
     assert torch.equal(result["output"], case.tensors(F64)["bias"].view(1, -1, 1, 1).expand_as(result["output"]))
     assert not result["grad weight"].any()
     assert not result["grad input"].any()
 
 
 @pytest.mark.parametrize("dilation", [(5, 6), (1, 2**62), (2**62, 1), (2**63 - 1, 2**63 - 1)], ids=str)
-def test_dilation_beyond_the_image(dilation: tuple[int, int]) -> None:
+def test_dilation_beyond_the_image(dilation: tuple[int, int], device: str) -> None:
     far, near = ConvolutionCase(kernel_size=(5, 5), dilation=dilation), ConvolutionCase(kernel_size=(5, 5))
     tensors = far.tensors(F64)
-    output = far.ours(*tensors.values())
+    output = far.ours(*(tensor.to(device) for tensor in tensors.values()))
     # Only taps in the row or column of the centre are inside the image for any pixel.
     rows = slice(2, 3) if dilation[0] > 1 else slice(5)
     columns = slice(2, 3) if dilation[1] > 1 else slice(5)
     meets = torch.zeros(5, 5, dtype=F64)
     meets[rows, columns] = 1
     tensors["weight"] *= meets
-    assert torch.equal(output, near.ours(*tensors.values()))
     assert_accurate(output, near.oracle(*tensors.values()))
+    if device == "cpu":
+        assert torch.equal(output, near.ours(*tensors.values()))
 
 
 def test_unbatched() -> None:
@@ -166,14 +175,14 @@ def test_masked_weights_get_no_gradient(mask_type: str, groups: int) -> None:
 @pytest.mark.parametrize(("mask_type", "groups"), MASKS)
 @pytest.mark.parametrize(("in_channels", "out_channels"), [(7, 9), (40, 67)])
 def test_nan_in_the_input_reaches_no_masked_weight(
-    in_channels: int, out_channels: int, mask_type: str, groups: int
+    in_channels: int, out_channels: int, mask_type: str, groups: int, device: str
 ) -> None:
     case = ConvolutionCase(in_channels, out_channels, mask_type=mask_type, data_channels=groups)
     input, weight, bias = case.tensors(F64).values()
     input[0, ::2, 2, 3] = float("nan")
     masked, grads = weight * case.mask(), list[Tensor]()
-    for convolution, kernel in ((case.ours, weight), (partial(conv2d, padding=1), masked)):
-        output = convolution(input, kernel.requires_grad_(), bias)
+    for convolution, kernel, on in ((case.ours, weight, device), (partial(conv2d, padding=1), masked, "cpu")):
+        output = convolution(input.to(on), kernel.requires_grad_().to(on), bias.to(on))
         grads += torch.autograd.grad(output, kernel, torch.ones_like(output))
     ours, dense = grads
     assert not ours[~case.mask()].any()
@@ -224,16 +233,16 @@ GRADCHECK = [
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("case", GRADCHECK, ids=str)
-def test_gradcheck(case: ConvolutionCase, check: Callable[..., bool]) -> None:
-    leaves = [tensor.requires_grad_() for tensor in case.tensors(F64).values()]
+def test_gradcheck(case: ConvolutionCase, check: Callable[..., bool], device: str) -> None:
+    leaves = [tensor.to(device).requires_grad_() for tensor in case.tensors(F64).values()]
     assert check(case.ours, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
 
 
-def test_second_derivatives_where_a_first_one_is_not_needed() -> None:
+def test_second_derivatives_where_a_first_one_is_not_needed(device: str) -> None:
     case = ConvolutionCase()
     results = []
-    for convolution in (case.ours, case.oracle):
-        input, weight, bias = case.tensors(F64).values()
+    for convolution, on in ((case.ours, device), (case.oracle, "cpu")):
+        input, weight, bias = (tensor.to(on) for tensor in case.tensors(F64).values())
         weight.requires_grad_()
         (first,) = torch.autograd.grad(convolution(input, weight, bias).square().sum(), weight, create_graph=True)
         (second,) = torch.autograd.grad(first.square().sum(), weight)

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 from convolution_cases import MASKS, VERTICAL, ConvolutionCase, Layout, as_made, channels_last
+from nan_in_images import NAN_CASES, check_nan_in_the_future, check_nan_in_the_gradient_of_the_past
 from torch import Tensor
 
 from fused_rnn import MaskedConv2d
@@ -104,59 +105,22 @@ def test_model_is_complete(groups: int) -> None:
     assert torch.equal(last[:, 8], torch.ones(groups, groups, dtype=torch.bool).tril(-1))
 
 
-def future(case: ConvolutionCase, pixel: int, group: int) -> Tensor:
-    """Return which values, ``[in_channels, height * width]``, a pixel's outputs of ``group`` must not depend on."""
-    groups = torch.arange(case.in_channels) * case.data_channels // case.in_channels
-    pixels = torch.arange(case.size[0] * case.size[1])
-    if case.mask_type in VERTICAL:
-        rows, row = pixels // case.size[1], pixel // case.size[1]
-        return (rows > row if case.mask_type == "vertical_B" else rows >= row).expand(case.in_channels, -1)
-    at_pixel = groups > group if case.mask_type == "B" else groups >= group
-    return (pixels > pixel) | ((pixels == pixel) & at_pixel.view(-1, 1))
-
-
-NAN_CASES = [
-    ConvolutionCase(channels, out_channels, kernel, mask_type, groups, (4, 9), dilation)
-    for (mask_type, groups), (kernel, dilation), (channels, out_channels) in product(
-        MASKS, [((3, 3), (1, 1)), ((5, 5), (1, 1)), ((1, 1), (1, 1)), ((3, 3), (1, 2))], [(3, 7), (40, 67)]
-    )
-]
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
+@pytest.mark.parametrize("case", NAN_CASES, ids=str)
+def test_nan_in_the_future(case: ConvolutionCase, dtype: torch.dtype, layout: Layout, device: str) -> None:
+    check_nan_in_the_future(case, dtype, layout, device)
 
 
 @pytest.mark.instruction_sets
 @pytest.mark.parametrize("layout", [as_made, channels_last])
 @pytest.mark.parametrize("dtype", [F64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", NAN_CASES, ids=str)
-def test_nan_in_the_future(case: ConvolutionCase, dtype: torch.dtype, layout: Layout) -> None:
-    input, weight, bias = case.tensors(dtype).values()
-    clean = case.ours(layout(input), weight, bias).flatten(2)
-    out_groups = torch.arange(case.out_channels) * case.data_channels // case.out_channels
-    for pixel, group in product((0, 8, 9, 22, 35), range(case.data_channels)):
-        spoilt = input.flatten(2).masked_fill(future(case, pixel, group), float("nan")).view_as(input)
-        output = case.ours(layout(spoilt), weight, bias).flatten(2)
-        assert torch.equal(output[..., :pixel], clean[..., :pixel])
-        assert torch.equal(output[:, out_groups <= group, pixel], clean[:, out_groups <= group, pixel])
-
-
-@pytest.mark.instruction_sets
-@pytest.mark.parametrize("layout", [as_made, channels_last])
-@pytest.mark.parametrize("case", NAN_CASES, ids=str)
-def test_nan_in_the_gradient_of_the_past(case: ConvolutionCase, layout: Layout) -> None:
-    """NaN in the gradient of an output does not reach the gradients of inputs on which it does not depend."""
-    input, weight, bias = case.tensors(F64).values()
-    input.requires_grad_()
-    grad = torch.randn(case.batch, case.out_channels, *case.size, dtype=F64)
-
-    def grad_input(grad: Tensor) -> Tensor:
-        return torch.autograd.grad(case.ours(layout(input), weight, bias), input, layout(grad))[0].flatten(2)
-
-    clean = grad_input(grad)
-    for pixel in (0, 8, 9, 22, 35):
-        spoilt = grad.flatten(2).clone()
-        spoilt[..., :pixel] = float("nan")
-        spoilt[:, 0, pixel] = float("nan")
-        unseen = future(case, pixel, 0)
-        assert torch.equal(grad_input(spoilt.view_as(grad))[:, unseen], clean[:, unseen])
+def test_nan_in_the_gradient_of_the_past(
+    case: ConvolutionCase, dtype: torch.dtype, layout: Layout, device: str
+) -> None:
+    check_nan_in_the_gradient_of_the_past(case, dtype, layout, device)
 
 
 def test_nan_in_masked_weights_is_not_used() -> None:

@@ -93,13 +93,14 @@ def convolution() -> tuple[dict[str, Tensor], tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_masked_conv2d(biased: bool) -> None:
+def test_masked_conv2d(biased: bool, device: str) -> None:
     leaves, options = convolution()
     if not biased:
         del leaves["bias"]
     results = []
-    for operator in (ops.masked_conv2d, reference.masked_conv2d):
-        output = operator(leaves["input"], leaves["weight"], leaves.get("bias"), *options)
+    for operator, on in ((ops.masked_conv2d, device), (reference.masked_conv2d, "cpu")):
+        input, weight, *bias = (leaf.to(on) for leaf in leaves.values())
+        output = operator(input, weight, bias[0] if biased else None, *options)
         results.append(differentiate([output], leaves))
     assert_all_accurate(*results)
 

@@ -91,9 +91,10 @@ class ConvolutionCase:
         layout: Layout = as_made,
         grad_layout: Layout = as_made,
         weight_layout: Layout = as_made,
+        device: str = "cpu",
     ) -> dict[str, Tensor]:
         """Return the output and all gradients; the layouts change the images and the weight in memory."""
-        leaves = {name: tensor.requires_grad_() for name, tensor in self.tensors(dtype).items()}
+        leaves = {name: tensor.to(device).requires_grad_() for name, tensor in self.tensors(dtype).items()}
         input, weight, *bias = leaves.values()
         output = convolution(layout(input), weight_layout(weight), *bias)
         # The view of the output receives its gradient in the layout of grad_layout.
