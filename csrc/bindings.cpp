@@ -8,10 +8,12 @@
 #include "cpu/recurrent/plan.h"
 #include "ops/dispatch.h"
 #include "ops/layer.h"
+#include "ops/mask_type.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/kit/device_info.h"
 #include "ops/cuda/persistent.h"
+#include "ops/cuda/rectangles.h"
 #include "ops/cuda/torch_cuda.h"
 #endif
 
@@ -130,6 +132,20 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem);
   return result;
 }
+
+// Returns how a GPU computes a masked convolution of images [batch, in_channels, height, width].
+py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
+                                 const std::string& mask_type, int64_t data_channels, int64_t dilation_height,
+                                 int64_t dilation_width) {
+  fused_rnn::MaskedConv2dSizes sizes = {input.at(0),  input.at(2),  input.at(3),     input.at(1),    weight.at(0),
+                                        weight.at(2), weight.at(3), dilation_height, dilation_width, data_channels};
+  fused_rnn::ops::set_mask(sizes, mask_type);
+  py::dict plan;
+  plan["path"] = "rectangles";
+  plan["rectangles"] = fused_rnn::ops::active_rectangles(sizes).size();
+  plan["reason"] = "there are no kernels for masked convolution on a GPU yet";
+  return plan;
+}
 #endif
 
 }  // namespace
@@ -147,6 +163,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
              py::arg("device") = 0);
+  module.def("cuda_masked_conv2d_plan", &cuda_masked_conv2d_plan, py::arg("input"), py::arg("weight"),
+             py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"));
   module.def("finds_cublas", &fused_rnn::ops::finds_cublas);
 #endif
 }

@@ -1,4 +1,5 @@
 # ruff: noqa: N999  (the name of the extension)
+from collections.abc import Sequence
 from typing import TypedDict
 
 class BuildInfo(TypedDict):
@@ -46,8 +47,9 @@ def cpu_plan(
 ) -> CpuPlan: ...
 
 # The functions below exist only in builds with CUDA. set_plan_override restricts which plans of the persistent
-# kernels may be chosen from now on, cuda_plan returns the plan of one pass over a layer on a GPU, and finds_cublas
-# tells whether torch's cuBLAS was found.
+# kernels may be chosen from now on, cuda_plan returns the plan of one pass over a layer on a GPU,
+# cuda_masked_conv2d_plan how a GPU computes a masked convolution of the given shapes, and finds_cublas tells whether
+# torch's cuBLAS was found.
 def set_plan_override(
     path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
 ) -> None: ...
@@ -62,4 +64,12 @@ def cuda_plan(
     time: int,
     device: int = 0,
 ) -> dict[str, str | int | float]: ...
+def cuda_masked_conv2d_plan(
+    input: Sequence[int],
+    weight: Sequence[int],
+    mask_type: str,
+    data_channels: int,
+    dilation_height: int,
+    dilation_width: int,
+) -> dict[str, str | int]: ...
 def finds_cublas() -> bool: ...

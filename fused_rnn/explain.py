@@ -7,16 +7,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fused_rnn import _C
 from fused_rnn.functional.autocast import computed_dtype
-from fused_rnn.modules import GRU, LSTM, RNN
+from fused_rnn.functional.masked_conv1d import as_row
+from fused_rnn.modules import GRU, LSTM, RNN, MaskedConv1d, MaskedConv2d
 
 
-def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
+def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tensor | PackedSequence) -> str:
     """Tell which kernels run a layer for an input, forward and backward, and why.
 
-    On a GPU a layer runs in persistent kernels, which keep the recurrent weights on the chip over all steps, in one of
-    two ways: thread blocks exchange the hidden values within clusters ("cluster") or through the L2 cache ("grid").
-    Otherwise it runs on the stepwise path: one product and one pointwise kernel for each step. The hidden size may be
-    padded with zeros, which changes no result.
+    On a GPU a recurrent layer runs in persistent kernels, which keep the recurrent weights on the chip over all steps,
+    in one of two ways: thread blocks exchange the hidden values within clusters ("cluster") or through the L2 cache
+    ("grid"). Otherwise it runs on the stepwise path: one product and one pointwise kernel for each step. The hidden
+    size may be padded with zeros, which changes no result. A masked convolution runs in torch's own convolutions over
+    rectangles of active taps, so that a masked tap is not computed there either.
 
     Args:
         module: the layer.
@@ -34,8 +36,10 @@ def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
         >>> print(fused_rnn.explain(fused_rnn.LSTM(4, 8), torch.randn(5, 3, 4)))  # doctest: +ELLIPSIS
         LSTM on cpu, torch.float32: kernels for ...
     """
-    if not isinstance(module, (LSTM, GRU, RNN)):
-        raise TypeError(f"module must be a fused_rnn.LSTM, fused_rnn.GRU or fused_rnn.RNN, got {type(module).__name__}")
+    if not isinstance(module, (LSTM, GRU, RNN, MaskedConv1d, MaskedConv2d)):
+        raise TypeError(
+            f"module must be a fused_rnn.LSTM, GRU, RNN, MaskedConv1d or MaskedConv2d, got {type(module).__name__}"
+        )
     data: Tensor = input.data if isinstance(input, PackedSequence) else input
     dtype = computed_dtype(data)
     head = f"{type(module).__name__} on {data.device}, {dtype}"
@@ -43,6 +47,8 @@ def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
         return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
     if not hasattr(_C, "cuda_plan"):
         raise NotImplementedError("input is on a GPU, and fused_rnn was built without CUDA kernels")
+    if isinstance(module, (MaskedConv1d, MaskedConv2d)):
+        return f"{head}: {_describe_convolution(module, data)}"
     if isinstance(input, PackedSequence):
         time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
     else:
@@ -65,6 +71,20 @@ def explain(module: LSTM | GRU | RNN, input: Tensor | PackedSequence) -> str:
         for backward, plan in plans.items()
     ]
     return "\n".join([f"{head}:", *lines])
+
+
+def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor) -> str:
+    weight, rank = module.weight, module.weight.dim()
+    images = input if input.dim() == rank else input.unsqueeze(0)
+    if isinstance(module, MaskedConv1d):
+        images, weight = images.unsqueeze(2), as_row(weight)
+    down, across = (1, *module.dilation)[-2:]
+    plan = _C.cuda_masked_conv2d_plan(
+        images.shape, weight.shape, module.mask_type, module.data_channels, dilation_height=down, dilation_width=across
+    )
+    count = plan["rectangles"]
+    convolutions = f"{count} convolution{'' if count == 1 else 's'} of torch"
+    return f"{convolutions} over rectangles of active taps, since {plan['reason']}"
 
 
 def _describe(plan: dict[str, Any], hidden_size: int) -> str:

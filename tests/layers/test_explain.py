@@ -16,8 +16,43 @@ def test_on_a_cpu(kind: str) -> None:
     assert text == f"{kind} on cpu, torch.float32: kernels for {capability}"
 
 
+CONVOLUTIONS = [
+    # Rows above the centre, and its own row up to the centre.
+    (fused_rnn.MaskedConv2d(4, 8, 3, "B"), (2, 4, 9, 9), 2),
+    (fused_rnn.MaskedConv2d(4, 8, 3, "B"), (4, 9, 9), 2),
+    # The centre by itself for each group that sees any channel there.
+    (fused_rnn.MaskedConv2d(4, 8, 3, "B", 4), (2, 4, 9, 9), 6),
+    (fused_rnn.MaskedConv2d(4, 8, 3, "A", 4), (2, 4, 9, 9), 5),
+    (fused_rnn.MaskedConv2d(4, 8, 5, "vertical_A"), (2, 4, 9, 9), 1),
+    # No row above meets a pixel of an image of one row.
+    (fused_rnn.MaskedConv2d(4, 8, 3, "B"), (2, 4, 1, 9), 1),
+    (fused_rnn.MaskedConv2d(4, 8, 3, "B", dilation=(9, 1)), (2, 4, 9, 9), 1),
+    (fused_rnn.MaskedConv2d(4, 8, 1, "A"), (2, 4, 9, 9), 0),
+    # Three rows above, of three taps each, are not computed at once.
+    (fused_rnn.MaskedConv2d(4, 8, (7, 3), "B"), (2, 4, 9, 9), 3),
+    (fused_rnn.MaskedConv1d(4, 8, 2, "B", dilation=4), (2, 4, 9), 1),
+    (fused_rnn.MaskedConv1d(4, 8, 2, "B", 2, dilation=4), (4, 9), 3),
+]
+
+
+@pytest.mark.parametrize(("module", "shape", "count"), CONVOLUTIONS, ids=str)
+def test_masked_convolutions(
+    module: fused_rnn.MaskedConv1d | fused_rnn.MaskedConv2d, shape: tuple[int, ...], count: int
+) -> None:
+    name = type(module).__name__
+    capability = torch.backends.cpu.get_cpu_capability()
+    text = fused_rnn.explain(module, torch.randn(shape))
+    assert text == f"{name} on cpu, torch.float32: kernels for {capability}"
+    with FakeTensorMode():
+        input = torch.empty(shape, device="cuda:15", dtype=torch.bfloat16)
+    if hasattr(_C, "cuda_masked_conv2d_plan"):
+        text = fused_rnn.explain(module, input)
+        assert text.startswith(f"{name} on cuda:15, torch.bfloat16: {count} convolution")
+        assert "of torch over rectangles of active taps, since" in text
+
+
 def test_other_modules() -> None:
-    with pytest.raises(TypeError, match=r"must be a fused_rnn\.LSTM, fused_rnn\.GRU or fused_rnn\.RNN, got LSTM"):
+    with pytest.raises(TypeError, match=r"must be a fused_rnn\.LSTM, GRU, RNN, MaskedConv1d or MaskedConv2d, got LSTM"):
         fused_rnn.explain(torch.nn.LSTM(4, 8), torch.randn(5, 3, 4))  # type: ignore[arg-type]
 
 

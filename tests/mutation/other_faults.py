@@ -43,7 +43,7 @@ CONVOLUTIONS = [
         CONVOLUTION, CONVOLUTION_KERNEL,
     ),
     Fault(
-        "groups that begin a channel early", TAPS, "return divide_up(group * channels, sizes.data_channels);",
+        "groups that begin a channel early", TAPS, "return first_of_group(group, sizes.data_channels, channels);",
         "return group * channels / sizes.data_channels;", PROPERTIES, CONVOLUTION_KERNEL,
     ),
     Fault(
@@ -119,9 +119,9 @@ OPERATORS = [
         "options.dilation[1];", CONVOLUTION, "ops/masked_conv2d.cpp",
     ),
     Fault(
-        "a weight of one column read as if it had more", "csrc/ops/masked_conv2d.cpp",
+        "a weight of one column read as if it had more", "csrc/ops/masked_conv2d_cpu.cpp",
         "return weight.stride(weight.size(3) == 1 ? 2 : 3);", "return weight.stride(3);", CONVOLUTION,
-        "ops/masked_conv2d.cpp",
+        "ops/masked_conv2d_cpu.cpp",
     ),
 ]  # fmt: skip
 

@@ -24,7 +24,13 @@ SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.n
 OPERATORS = sorted({re.sub("^fused_rnn::|_backward$|_pack$", "", name) for name in SCHEMAS})
 # The suffixes of operators that belong to another one. The gradient of the gated activation is made of PyTorch's.
 SECOND = {"recurrent": ["_backward"], "masked_conv2d": ["_backward"], "pixel_network": ["_pack"]}
-ON_A_GPU = {"recurrent"}
+# The files of operators that run on a GPU, beside those that all have. Masked convolution and its gate have no kernels
+# of their own there.
+ON_A_GPU = {
+    "recurrent": ["csrc/ops/cuda/recurrent.cpp", "csrc/cuda/recurrent.cu"],
+    "masked_conv2d": ["csrc/ops/cuda/masked_conv2d.cpp"],
+    "gated_activation": ["csrc/ops/cuda/gated_activation.cpp"],
+}
 # The evaluation of a network pixel by pixel is not differentiable, and is defined by what the whole image gives.
 WITHOUT_GRADIENT = {"pixel_network"}
 # Each header of csrc/cells/ has the cells of one public name; rnn.h, for example, has those with tanh and with ReLU.
@@ -164,8 +170,7 @@ def test_an_operator_has_one_name_in_every_folder(operator: str) -> None:
     differentiable = () if operator in WITHOUT_GRADIENT else ("autograd", "reference")
     python = [f"fused_rnn/{folder}/{operator}.py" for folder in ("ops", "functional", *differentiable)]
     cpp = [f"csrc/ops/{operator}.cpp", f"csrc/cpu/{operator}.h"]
-    cuda = [f"csrc/ops/cuda/{operator}.cpp", f"csrc/cuda/{operator}.cu"] if operator in ON_A_GPU else []
-    for file in [*python, *cpp, *cuda, f"tests/operators/test_{operator}.py"]:
+    for file in [*python, *cpp, *ON_A_GPU.get(operator, ()), f"tests/operators/test_{operator}.py"]:
         assert (ROOT / file).exists(), file
 
 

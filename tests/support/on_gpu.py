@@ -13,7 +13,8 @@ from fused_rnn import _C
 @contextmanager
 def float32_precision(precision: str) -> Iterator[None]:
     """Compute float32 with full precision ("ieee") or tf32: in ours, in cuDNN and in torch.nn without cuDNN."""
-    settings: Any = [torch.backends.cudnn.rnn, torch.backends.cudnn.conv, torch.backends.cuda.matmul]
+    backends: Any = torch.backends
+    settings = [backends.cudnn.rnn, backends.cudnn.conv, backends.cuda.matmul]
     before = [setting.fp32_precision for setting in settings]
     try:
         for setting in settings:
