@@ -62,8 +62,8 @@ class Case:
         past = (self.taps - 1) * self.dilation
         return conv1d(pad(input, (past, 0)), weight * self.mask(), bias, dilation=self.dilation)
 
-    def result(self, convolution: Callable[..., Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        leaves = {name: tensor.requires_grad_() for name, tensor in self.tensors(dtype).items()}
+    def result(self, convolution: Callable[..., Tensor], dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+        leaves = {name: tensor.to(device).requires_grad_() for name, tensor in self.tensors(dtype).items()}
         output = convolution(**leaves)
         return {"output": output.detach(), **differentiate([output], leaves)}
 
@@ -81,8 +81,8 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_float64(case: Case) -> None:
-    assert_all_accurate(case.result(case.ours, F64), case.result(case.oracle, F64))
+def test_float64(case: Case, device: str) -> None:
+    assert_all_accurate(case.result(case.ours, F64, device), case.result(case.oracle, F64))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -97,9 +97,9 @@ def test_reference(case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES[::6] + CASES[-4:], ids=str)
-def test_other_dtypes(case: Case, dtype: torch.dtype) -> None:
+def test_other_dtypes(case: Case, dtype: torch.dtype, device: str) -> None:
     exact, peer = case.result(case.oracle, F64), case.result(case.oracle, dtype)
-    assert_all_accurate(case.result(case.ours, dtype), exact, peer)
+    assert_all_accurate(case.result(case.ours, dtype, device), exact, peer)
 
 
 @pytest.mark.parametrize(("mask_type", "groups"), [("A", 1), ("A", 3), ("B", 1), ("B", 3)])
@@ -120,8 +120,8 @@ def test_nan_in_the_future_and_in_masked_weights(mask_type: str, groups: int) ->
 
 @pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
 @pytest.mark.parametrize("case", [Case(2, 3, 2, time=5), Case(3, 4, 3, "A", 3, 2, time=6)], ids=str)
-def test_gradcheck(case: Case, check: Callable[..., bool]) -> None:
-    leaves = [tensor.requires_grad_() for tensor in case.tensors(F64).values()]
+def test_gradcheck(case: Case, check: Callable[..., bool], device: str) -> None:
+    leaves = [tensor.to(device).requires_grad_() for tensor in case.tensors(F64).values()]
     assert check(case.ours, leaves, rtol=1e-6, atol=1e-8, fast_mode=check is torch.autograd.gradgradcheck)
 
 

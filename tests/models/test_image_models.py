@@ -96,16 +96,16 @@ def test_sampling_is_consistent_with_one_pass(model: AutoregressiveImageModel) -
             assert torch.equal(images[:, :, row, column], expected)
 
 
-def test_training(model: AutoregressiveImageModel) -> None:
+def test_training(model: AutoregressiveImageModel, device: str) -> None:
     """A model learns a fixed image by heart, under autocast too."""
-    image = images_of(model, 1).expand(2, -1, -1, -1)
-    cond = cond_of(model, 2)
+    image = images_of(model, 1).expand(2, -1, -1, -1).to(device)
+    cond = tuple(labels.to(device) for labels in cond_of(model, 2))
     for autocast in (False, True):
-        trained, losses = copy.deepcopy(model), []
+        trained, losses = copy.deepcopy(model).to(device), []
         optimizer = torch.optim.Adam(trained.parameters(), 1e-2)
         for _ in range(80):
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
                 loss = trained.loss(image, *cond)
             assert loss.dtype == torch.float32
             loss.backward()
