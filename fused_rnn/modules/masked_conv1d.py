@@ -109,7 +109,9 @@ class MaskedConv1d(Stepping, torch.nn.Conv1d):
         """
         if isinstance(input, Proxy) and (node := leaf(self, MaskedConv1d.forward, input, residual)) is not None:
             return node
-        return self._conv_forward(input, self.weight, self.bias, residual)
+        # A subclass may override this method with the arguments that torch.nn gives it.
+        added = () if residual is None else (residual,)
+        return self._conv_forward(input, self.weight, self.bias, *added)
 
     def init_state(self, batch: int, time: int) -> PixelState:
         """Return the state before the first time step, from which :meth:`step` goes on.

@@ -118,7 +118,9 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
         """
         if isinstance(input, Proxy) and (node := leaf(self, MaskedConv2d.forward, input, residual)) is not None:
             return node
-        return self._conv_forward(input, self.weight, self.bias, residual)
+        # A subclass may override this method with the arguments that torch.nn gives it.
+        added = () if residual is None else (residual,)
+        return self._conv_forward(input, self.weight, self.bias, *added)
 
     def init_state(self, batch: int, height: int, width: int) -> PixelState:
         """Return the state before the first pixel, from which :meth:`step` goes on pixel by pixel.
