@@ -96,10 +96,10 @@ Tensor gated_activation_backward(const Tensor& grad_output, const Tensor& input,
   const auto expected = output_shape(input);
   TORCH_CHECK(grad_output.sizes() == at::IntArrayRef(expected), "Expected grad_output of size ",
               at::IntArrayRef(expected), ", but got grad_output of size ", grad_output.sizes());
-  TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), "grad_output has dtype ", grad_output.scalar_type(),
-              ", but input has dtype ", input.scalar_type());
-  TORCH_CHECK(grad_output.device() == input.device(), "grad_output is on ", grad_output.device(), ", but input is on ",
-              input.device());
+  TORCH_CHECK(grad_output.scalar_type() == input.scalar_type(), "Input type (", input.scalar_type(),
+              ") and grad_output type (", grad_output.scalar_type(), ") should be the same");
+  TORCH_CHECK(grad_output.device() == input.device(), "input is on ", input.device(), ", but grad_output is on ",
+              grad_output.device());
 #ifdef FUSED_RNN_CUDA
   if (input.is_cuda()) return gated_activation_backward_on_cuda(grad_output, input, data_channels);
 #endif

@@ -130,10 +130,12 @@ class Translator:
             self.known[node.args[0]] = translated  # type: ignore[index]
         return translated
 
-    def _module(self, module: nn.Module, input: Value, residual: Any = None) -> Value | None:
+    def _module(self, module: nn.Module, input: Any, residual: Any = None) -> Value | None:
         """Append the operations of a module; return None if it is unknown."""
         if isinstance(module, MaskedConv2d):
-            output = self._activated(module, self._convolution(module, input))
+            # The images may reach it only as the residual.
+            is_known = not isinstance(input, Value)
+            output = module(input) if is_known else self._activated(module, self._convolution(module, input))
             return output if residual is None else self._both(Kind.ADD, output, residual)
         if isinstance(module, GatedActivation):
             return self._gate(input, module.data_channels)

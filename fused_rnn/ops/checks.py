@@ -241,6 +241,18 @@ def check_epilogue(input: Tensor, weight: Tensor, residual: Tensor | None, data_
     return channels
 
 
+def check_gated_activation(input: Tensor, data_channels: int) -> None:
+    """Check the arguments of a gated activation."""
+    check_dtype(input)
+    if input.dim() != 4:
+        raise ValueError(f"input must have 4 dimensions, [batch, channels, height, width], got {input.dim()}")
+    if data_channels < 1 or input.size(1) % (2 * data_channels) != 0:
+        raise ValueError(
+            f"the channels of input must be a multiple of 2 * data_channels, got {input.size(1)} channels and "
+            f"data_channels={data_channels}"
+        )
+
+
 def check_images(images: Tensor, name: str, input: Tensor, channels: int) -> None:
     """Check that images have the size of the input's, ``channels`` channels, and the dtype and device of the input."""
     expected = [input.size(0), channels, input.size(2), input.size(3)]

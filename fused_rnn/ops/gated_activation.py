@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
+from fused_rnn.ops.checks import check_gated_activation, check_images
+
 _gated_activation = torch.ops.fused_rnn.gated_activation.default
 _gated_activation_backward = torch.ops.fused_rnn.gated_activation_backward.default
 
@@ -37,6 +39,7 @@ def gated_activation_backward(grad_output: Tensor, input: Tensor, data_channels:
 
 @torch.library.register_fake("fused_rnn::gated_activation")
 def _(input: Tensor, data_channels: int) -> Tensor:
+    check_gated_activation(input, data_channels)
     batch, channels, height, width = input.shape
     return torch.empty(
         (batch, channels // 2, height, width),
@@ -48,4 +51,6 @@ def _(input: Tensor, data_channels: int) -> Tensor:
 
 @torch.library.register_fake("fused_rnn::gated_activation_backward")
 def _(grad_output: Tensor, input: Tensor, data_channels: int) -> Tensor:
+    check_gated_activation(input, data_channels)
+    check_images(grad_output, "grad_output", input, input.size(1) // 2)
     return torch.empty(input.shape, dtype=input.dtype, device=input.device, memory_format=suggest_memory_format(input))
