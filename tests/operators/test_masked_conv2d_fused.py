@@ -109,7 +109,7 @@ def test_transforms(case: ConvolutionCase) -> None:
         )
         gradients = per_sample(*batches.values())
         tangents = tuple(torch.ones_like(leaf) for leaf in leaves.values())
-        _, tangent = torch.func.jvp(lambda *t, f=convolution: convolve(f, *t), tuple(leaves.values()), tangents)
+        tangent = torch.func.jvp(lambda *t, f=convolution: convolve(f, *t), tuple(leaves.values()), tangents)[1]
         results.append({**dict(zip(names, gradients, strict=True)), "tangent": tangent})
     assert_all_accurate(*results)
 
@@ -152,7 +152,7 @@ def test_changes_in_place(device: str) -> None:
     for case in SMALL:
         tensors = {name: tensor.to(device) for name, tensor in case.tensors(F64).items()}
         weight = tensors["weight"].requires_grad_()
-        gradients = []
+        gradients: list[Tensor] = []
         for change in (torch.Tensor.mul, torch.Tensor.mul_):
             output = case.ours(**tensors)
             changed = change(output, 3)
@@ -216,10 +216,10 @@ def test_the_same_tensor_as_input_and_residual() -> None:
     input.requires_grad_()
     torch._dynamo.reset()
     for function in (case.ours, torch.compile(case.ours, fullgraph=True, backend="aot_eager")):
-        results = [convolution(input, weight, bias, input) for convolution in (function, case.oracle)]
-        gradients = [torch.autograd.grad(output.cos().sum(), input)[0] for output in results]
-        assert_accurate(*results)
-        assert_accurate(*gradients)
+        ours, exact = (convolution(input, weight, bias, input) for convolution in (function, case.oracle))
+        assert_accurate(ours, exact)
+        gradient, exact = (torch.autograd.grad(output.cos().sum(), input)[0] for output in (ours, exact))
+        assert_accurate(gradient, exact)
 
 
 def test_unbatched() -> None:
