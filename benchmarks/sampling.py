@@ -156,6 +156,12 @@ def _taps_inside(layer: MaskedConv2d, size: int) -> int:
     )
 
 
+def _activated(layer: MaskedConv2d, sums: Tensor) -> Tensor:
+    """What a layer without a gate makes of its sums."""
+    assert layer.activation in (None, "relu")
+    return sums.relu() if layer.activation == "relu" else sums
+
+
 def dense_pass(model: AutoregressiveImageModel, images: Tensor) -> Tensor:
     """One pass over whole images with torch's convolutions, whose masked weights are zero.
 
@@ -169,9 +175,10 @@ def dense_pass(model: AutoregressiveImageModel, images: Tensor) -> Tensor:
 
     def apply(module: nn.Module, input: Tensor) -> Tensor:
         if isinstance(module, MaskedConv2d):
-            return conv2d(input, module.weight, module.bias, padding=[size // 2 for size in module.kernel_size])
+            padding = [size // 2 for size in module.kernel_size]
+            return _activated(module, conv2d(input, module.weight, module.bias, padding=padding))
         if isinstance(module, ResidualBlock):
-            return input + apply(module.steps, input)
+            return input + apply(module.last, apply(module.steps, input))
         if isinstance(module, nn.Sequential):
             for layer in module:
                 input = apply(layer, input)
@@ -221,10 +228,12 @@ class Cache:
             if value is not None:
                 kept[:, row + height // 2, column + width // 2] = value
             patch = kept[:, row : row + height // 2 + 1, column : column + width]
-            return torch.addmm(module.bias, patch.flatten(1), self.weights[module])  # type: ignore[arg-type]
+            sums = torch.addmm(module.bias, patch.flatten(1), self.weights[module])  # type: ignore[arg-type]
+            return _activated(module, sums)
         if isinstance(module, ResidualBlock):
             assert value is not None
-            return value + self._apply(module.steps, value, row, column)
+            inner = self._apply(module.steps, value, row, column)
+            return value + self._apply(module.last, inner, row, column)
         if isinstance(module, nn.Sequential):
             for layer in module:
                 if not isinstance(layer, nn.Dropout2d):  # which does nothing here, and takes no single pixel

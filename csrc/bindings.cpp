@@ -180,7 +180,8 @@ py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::v
   const auto first = [&] { return plan_first_layer(sizes, gpu); };
   add("forward", choice.forward, [&] { return plan_correlation(sizes, sizes.out_channels, gpu); }, first);
   add("input gradient", choice.input_gradient, [&] { return plan_correlation(sizes, sizes.in_channels, gpu); }, first);
-  add("parameter gradients", choice.parameter_gradients, [&] { return plan_weight_gradient(sizes, gpu); },
+  add(
+      "parameter gradients", choice.parameter_gradients, [&] { return plan_weight_gradient(sizes, gpu); },
       [&] { return plan_first_layer_gradient(sizes, gpu); });
   return passes;
 }

@@ -78,9 +78,10 @@ class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
         True
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve images `[batch, in_channels, height, width]`."""
-        return conv2d(input, self.weight * self.mask, self.bias, padding="same", dilation=self.dilation)
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve images `[batch, in_channels, height, width]`, and add a residual if there is one."""
+        output = conv2d(input, self.weight * self.mask, self.bias, padding="same", dilation=self.dilation)
+        return output if residual is None else output + residual
 
 
 @dataclass(frozen=True)

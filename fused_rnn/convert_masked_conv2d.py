@@ -166,6 +166,7 @@ def converted(cls: type[nn.Module], mask_type: str, data_channels: int) -> type[
             # Properties, since the module may have attributes of these names.
             "mask_type": property(lambda self: mask_type),
             "data_channels": property(lambda self: data_channels),
+            "activation": property(lambda self: None),
         }
         # cls must be the first base, so that instances have its memory layout: else __class__ cannot be assigned.
         _converted[key] = type(cls.__name__, (cls, ConvertedMaskedConv2d), namespace)

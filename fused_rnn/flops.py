@@ -19,7 +19,13 @@ from torch.utils.flop_counter import register_flop_formula
 from fused_rnn import reference
 from fused_rnn.ops.shapes import directions_of
 
-__all__ = ["masked_conv2d_backward_flops", "masked_conv2d_flops", "recurrent_backward_flops", "recurrent_flops"]
+__all__ = [
+    "masked_conv2d_backward_flops",
+    "masked_conv2d_flops",
+    "masked_conv2d_fused_flops",
+    "recurrent_backward_flops",
+    "recurrent_flops",
+]
 
 
 def _rows(input: Tensor, lengths: Any) -> int:
@@ -108,6 +114,24 @@ def masked_conv2d_flops(
     """Count those of :func:`fused_rnn.ops.masked_conv2d`: each pixel is multiplied by each active weight."""
     batch, _, height, width = input.shape
     return 2 * batch * height * width * _active(*map(int, weight.shape), mask_type, data_channels)
+
+
+@register_flop_formula(torch.ops.fused_rnn.masked_conv2d_fused, get_raw=True)
+def masked_conv2d_fused_flops(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask_type: str,
+    data_channels: int,
+    dilation: Sequence[int],
+    activation: str,
+    save_for_backward: bool,
+    *,
+    out_val: Any = None,
+) -> int:
+    """Count those of :func:`fused_rnn.ops.masked_conv2d_fused`: those of the convolution."""
+    return masked_conv2d_flops(input, weight, bias, mask_type, data_channels, dilation)
 
 
 @register_flop_formula(torch.ops.fused_rnn.masked_conv2d_backward, get_raw=True)

@@ -10,7 +10,8 @@
 namespace fused_rnn::cpu {
 
 FUSED_RNN_PER_CAPABILITY(
-    // output[p] = bias + sum over active taps of weight[tap] input[p + tap].
+    // sums[p] = bias + sum over active taps of weight[tap] input[p + tap]; output[p] = activation(sums[p]) +
+    // residual[p].
     void masked_conv2d(const MaskedConv2dForwardParams<float>& params);
     void masked_conv2d(const MaskedConv2dForwardParams<double>& params);
     // grad_input[q] = sum over active taps of weight[tap]^T grad_output[q - tap].

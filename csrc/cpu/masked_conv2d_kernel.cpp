@@ -2,6 +2,7 @@
 // weights transposed.
 
 #include "cpu/conv/correlation.h"
+#include "cpu/conv/epilogue.h"
 #include "cpu/conv/images.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/masked_conv2d.h"
@@ -58,6 +59,18 @@ void add_row(const Correlation<T>& c, const Panel& panel, const T* weights, Rows
   });
 }
 
+// What becomes of the sums, and where.
+template <typename T>
+struct Results {
+  Images<T> sums;  // without data if they are only needed for the output
+  Images<T> output;
+  MaskedConv2dActivation activation;
+  const T* residual;  // like the output, or null
+
+  // Whether the output is computed where the sums were.
+  bool replaces_sums() const { return sums.data == output.data; }
+};
+
 // Computes the target in strips of rows, which are small enough to stay in the cache while the source is copied to, and
 // the sums are copied from, the channels-last layout. Sources with channels last are copied, too: a tile reads several
 // pixels at once, an access pattern that the hardware prefetcher predicts less well than that of a copy.
@@ -65,12 +78,13 @@ template <typename T>
 struct Strips {
   const Correlation<T>& c;
   Images<const T> images;  // the source
-  Images<T> result;        // the target
-  int64_t max_rows;        // the most rows of a strip, all of one image
-  int64_t above, below;    // how many rows above and below a strip its taps read
-  RowLayout source, target;
+  Results<T> results;
+  int64_t max_rows;      // the most rows of a strip, all of one image
+  int64_t above, below;  // how many rows above and below a strip its taps read
+  RowLayout source;
+  StripTarget<T> target, output;  // of the sums, and of their activation
 
-  Strips(const Correlation<T>& c, Images<const T> images, Images<T> result) : c(c), images(images), result(result) {
+  Strips(const Correlation<T>& c, Images<const T> images, Results<T> results) : c(c), images(images), results(results) {
     const MaskedConv2dSizes& s = c.sizes;
     constexpr int64_t kPixels = 256;
     const int64_t reach = s.kernel_height / 2 * s.dilation_height;
@@ -78,41 +92,49 @@ struct Strips {
     above = c.mirrored ? 0 : reach;
     below = c.mirrored ? reach : 0;
     source = {s.height, s.width, c.channels, merges_taps(s, c.channels) ? s.kernel_width / 2 : 0};
-    target = {s.height, s.width, c.columns, 0};
+    target = {{s.height, s.width, c.columns, 0}, results.sums, max_rows};
+    const int64_t halves = results.activation == MaskedConv2dActivation::kGated ? 2 : 1;
+    output = {{s.height, s.width, c.columns / halves, 0}, results.output, max_rows};
   }
 
-  // How many values the copies of a strip's source and target take.
+  // How many values the copies of a strip's source, sums and output take.
   int64_t source_size() const { return smaller(max_rows + above + below, source.height) * source.stride(); }
-  int64_t target_size() const { return target.fits(result) ? 0 : max_rows * target.stride(); }
+  int64_t size() const { return source_size() + target.size() + (results.replaces_sums() ? 0 : output.size()); }
 
   // Computes a strip of rows; `image` are all rows of its image, `memory` is for the copies.
   void compute(Range rows, Range image, const T* packed, T* memory) const {
     const Range read = {larger(image.begin, rows.begin - above), smaller(image.end, rows.end + below)};
     const Rows<T> from = source.rows_at(memory, read.begin);
     copy_rows(source, images, read, from);
-    const bool in_place = target.fits(result);
-    const Rows<T> to = in_place ? target.rows_at(result.data, 0) : target.rows_at(memory + source_size(), rows.begin);
+    const Rows<T> to = target.at(rows, memory + source_size());
     for_each_panel(c, [&](const Panel& panel) {
       for_vectors_of<T>(panel.columns.size(), [&](auto vectors) {
         for (int64_t row = rows.begin; row < rows.end; ++row)
           add_row<T, vectors()>(c, panel, packed + panel.packed, from, to, image, row);
       });
     });
-    if (!in_place)
-      transpose(rows.size() * target.width, c.columns, to.data, c.columns,
-                result.data + (image.begin * c.columns + rows.begin - image.begin) * target.width,
-                target.height * target.width);
+    finish(rows, image, to, memory + source_size() + target.size());
+  }
+
+  // Writes the output of a strip, whose sums have been computed.
+  void finish(Range rows, Range image, const Rows<T>& sums, T* memory) const {
+    const Rows<T> to = results.replaces_sums() ? sums : output.at(rows, memory);
+    activate(results.activation, c.sizes.data_channels, rows.size() * c.sizes.width, c.columns, sums.at(rows.begin, 0),
+             to.at(rows.begin, 0));
+    if (!results.replaces_sums()) target.finish(rows, image, sums);
+    output.finish(rows, image, to);
+    if (results.residual) add_residual(output.layout, rows, image, results.output, results.residual);
   }
 };
 
 template <typename T>
-void correlate(Correlation<T> c, Images<const T> source, Images<T> target) {
+void correlate(Correlation<T> c, Images<const T> source, Results<T> results) {
   const MaskedConv2dSizes& s = c.sizes;
   Scratch<T> zeros(c.columns);
   std::memset(zeros.data(), 0, c.columns * sizeof(T));
   if (c.bias == nullptr) c.bias = zeros.data();
-  const Strips<T> strips(c, source, target);
-  const int64_t memory_size = strips.source_size() + strips.target_size();
+  const Strips<T> strips(c, source, results);
+  const int64_t memory_size = strips.size();
   Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
   Scratch<T> memory(s.threads * memory_size);
   Barrier barrier;
@@ -128,7 +150,10 @@ void correlate(Correlation<T> c, Images<const T> source, Images<T> target) {
 template <typename T>
 void forward(const MaskedConv2dForwardParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  correlate<T>({s, false, s.in_channels, s.out_channels, p.bias, p.weight}, p.input, p.output);
+  // Unless the sums are wanted too, or are more than the output, the output is computed in their place.
+  const bool in_place = p.sums.data == nullptr && p.activation != MaskedConv2dActivation::kGated;
+  correlate<T>({s, false, s.in_channels, s.out_channels, p.bias, p.weight}, p.input,
+               {in_place ? p.output : p.sums, p.output, p.activation, p.residual});
 }
 
 template <typename T>
@@ -136,7 +161,8 @@ void input_gradient(const MaskedConv2dInputGradientParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
   const auto& w = p.weight;
   const Weights<const T> mirrored = {w.data + (s.taps() - 1) * w.tap_stride, w.in_stride, w.out_stride, -w.tap_stride};
-  correlate<T>({s, true, s.out_channels, s.in_channels, nullptr, mirrored}, p.grad_output, p.grad_input);
+  correlate<T>({s, true, s.out_channels, s.in_channels, nullptr, mirrored}, p.grad_output,
+               {p.grad_input, p.grad_input, MaskedConv2dActivation::kNone, nullptr});
 }
 
 }  // namespace

@@ -1,8 +1,7 @@
 // From the arguments of masked convolution to those of its kernels.
 
-#include "cuda/masked_conv2d.h"
-
 #include "cuda/conv/launch.cuh"
+#include "cuda/masked_conv2d.h"
 
 namespace fused_rnn::cuda {
 
@@ -68,8 +67,8 @@ const char* set_range(ChannelRange& range, bool bfloat16, const MaskedConv2dSize
     range.centre_begin = range.centre_end = 0;
     return nullptr;
   }
-  error = map_images(range.source, bfloat16, arrays.source, sizes, arrays.source_channels, range.centre_end,
-                     kTileWidth, rows);
+  error = map_images(range.source, bfloat16, arrays.source, sizes, arrays.source_channels, range.centre_end, kTileWidth,
+                     rows);
   if (error) return error;
   return map_weight(range.weight, bfloat16, arrays.weight, sizes, gradient ? sizes.in_channels : range.centre_end,
                     gradient ? range.centre_end : sizes.out_channels);
@@ -113,8 +112,8 @@ const char* correlation(CorrelationParams& params, bool bfloat16, const MaskedCo
 }
 
 // Describes the first `channels` of images of out_channels as rows of pixels, with boxes of 64 channels.
-const char* map_pixels(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t channels,
-                       int box_pixels) {
+const char* map_pixels(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes,
+                       int64_t channels, int box_pixels) {
   const int64_t pixels = sizes.batch * sizes.height * sizes.width, bytes = sizes.out_channels * kBytes;
   const int64_t dims[] = {channels, pixels, 1, 1}, strides[] = {bytes, pixels * bytes, pixels * bytes};
   const int box[] = {kChannels, box_pixels, 1, 1};
@@ -156,15 +155,15 @@ FirstLayerParams first_layer_params(const MaskedConv2dSizes& sizes, const void* 
 
 }  // namespace
 
-const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
-                          const CorrelationPlan& plan, void* stream) {
+const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const CorrelationPlan& plan,
+                          void* stream) {
   CorrelationParams kernel = {};
   kernel.bias = params.bias;
-  kernel.relu = relu;
+  kernel.relu = params.activation == MaskedConv2dActivation::kReLU;
   const MaskedConv2dSizes& sizes = params.sizes;
-  const char* error = correlation(
-      kernel, bfloat16, sizes, false,
-      {params.input.data, params.weight, params.output.data, sizes.in_channels, sizes.out_channels}, plan);
+  const char* error =
+      correlation(kernel, bfloat16, sizes, false,
+                  {params.input.data, params.weight, params.output.data, sizes.in_channels, sizes.out_channels}, plan);
   if (error) return error;
   return bfloat16 ? launch_correlation<true, false>(kernel, stream) : launch_correlation<false, false>(kernel, stream);
 }
@@ -233,12 +232,13 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
                        plan.rows);
   if (error) return error;
   if (plan.channel_groups == 1)
-    return bfloat16 ? launch_weight_gradient<true, 1>(kernel, stream) : launch_weight_gradient<false, 1>(kernel, stream);
+    return bfloat16 ? launch_weight_gradient<true, 1>(kernel, stream)
+                    : launch_weight_gradient<false, 1>(kernel, stream);
   return bfloat16 ? launch_weight_gradient<true, 2>(kernel, stream) : launch_weight_gradient<false, 2>(kernel, stream);
 }
 
 const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const ImageStrides& strides,
-                        bool relu, const FirstLayerPlan& plan, void* stream) {
+                        const FirstLayerPlan& plan, void* stream) {
   const MaskedConv2dSizes& sizes = params.sizes;
   FirstLayerParams kernel = first_layer_params(sizes, params.input.data, strides, plan);
   kernel.weight = params.weight.data;
@@ -246,7 +246,7 @@ const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& pa
   kernel.in_stride = params.weight.in_stride;
   kernel.tap_stride = params.weight.tap_stride;
   kernel.bias = params.bias;
-  kernel.relu = relu;
+  kernel.relu = params.activation == MaskedConv2dActivation::kReLU;
   int first_block = 0;
   for (int group = 0; group < kernel.ranges; ++group) {
     ColumnRange& range = kernel.range[group];

@@ -12,9 +12,9 @@ namespace fused_rnn::cuda {
 // Images are channels last, and their addresses multiples of 16. Weights that are read have in_stride 1, and other
 // strides that are multiples of 8. Gradients of weights have any strides.
 
-// Computes the forward pass; with `relu`, stores the greater of each value and zero.
-const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, bool relu,
-                          const CorrelationPlan& plan, void* stream);
+// Computes the forward pass, with the activation kNone or kReLU, without residual and sums.
+const char* masked_conv2d(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const CorrelationPlan& plan,
+                          void* stream);
 
 const char* masked_conv2d_input_gradient(bool bfloat16, const MaskedConv2dInputGradientParams<void>& params,
                                          const CorrelationPlan& plan, void* stream);
@@ -29,7 +29,7 @@ struct ImageStrides {
   int64_t batch, channel, row, column;
 };
 const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& params, const ImageStrides& strides,
-                        bool relu, const FirstLayerPlan& plan, void* stream);
+                        const FirstLayerPlan& plan, void* stream);
 const char* first_layer_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
                                             const ImageStrides& strides, float* scratch, const FirstLayerPlan& plan,
                                             void* stream);

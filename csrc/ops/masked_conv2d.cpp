@@ -1,4 +1,5 @@
-// The operators masked_conv2d and masked_conv2d_backward: they check their arguments and compute on the input's device.
+// The operators masked_conv2d, masked_conv2d_fused and masked_conv2d_backward: they check their arguments and compute
+// on the input's device.
 
 #include "ops/masked_conv2d.h"
 
@@ -8,6 +9,7 @@
 #include <algorithm>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 #include "ops/dtype.h"
 #include "ops/mask_type.h"
@@ -91,19 +93,63 @@ MaskedConv2d check_layer(const Tensor& input, const Tensor& weight, const Option
   return {sizes, input, weight, result_format(input, weight)};
 }
 
+void check_bias(const Tensor& bias, const MaskedConv2d& layer) {
+  const Tensor& weight = layer.weight;
+  TORCH_CHECK(bias.dim() == 1 && bias.size(0) == weight.size(0), "Given weight of size ", weight.sizes(),
+              ", expected bias to be 1-dimensional with ", weight.size(0), " elements, but got bias of size ",
+              bias.sizes(), " instead");
+  check_like_input(bias, "bias", layer.input);
+}
+
+// Checks that images have a shape, and the dtype and device of the input.
+void check_images(const Tensor& images, const char* name, at::IntArrayRef expected, const MaskedConv2d& layer) {
+  TORCH_CHECK(images.sizes() == expected, "Expected ", name, " of size ", expected, ", but got ", name, " of size ",
+              images.sizes());
+  check_like_input(images, name, layer.input);
+}
+
 Tensor masked_conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                      std::string_view mask_type, int64_t data_channels, at::IntArrayRef dilation) {
   const MaskedConv2d layer = check_layer(input, weight, {mask_type, data_channels, dilation});
-  if (bias) {
-    TORCH_CHECK(bias->dim() == 1 && bias->size(0) == weight.size(0), "Given weight of size ", weight.sizes(),
-                ", expected bias to be 1-dimensional with ", weight.size(0), " elements, but got bias of size ",
-                bias->sizes(), " instead");
-    check_like_input(*bias, "bias", input);
-  }
+  if (bias) check_bias(*bias, layer);
 #ifdef FUSED_RNN_CUDA
   if (input.is_cuda()) return masked_conv2d_on_cuda(layer, bias.value_or(Tensor()));
 #endif
   return masked_conv2d_on_cpu(layer, bias.value_or(Tensor()));
+}
+
+MaskedConv2dActivation activation_of(std::string_view name) {
+  TORCH_CHECK_VALUE(name == "none" || name == "relu" || name == "gated",
+                    "activation must be 'none', 'relu' or 'gated', got '", name, "'");
+  if (name == "relu") return MaskedConv2dActivation::kReLU;
+  return name == "gated" ? MaskedConv2dActivation::kGated : MaskedConv2dActivation::kNone;
+}
+
+MaskedConv2dResults fused(const MaskedConv2d& layer, const Tensor& bias, const MaskedConv2dEpilogue& epilogue) {
+#ifdef FUSED_RNN_CUDA
+  if (layer.input.is_cuda()) return masked_conv2d_fused_on_cuda(layer, bias, epilogue);
+#endif
+  return masked_conv2d_fused_on_cpu(layer, bias, epilogue);
+}
+
+std::tuple<Tensor, Tensor> masked_conv2d_fused(const Tensor& input, const Tensor& weight,
+                                               const std::optional<Tensor>& bias, const std::optional<Tensor>& residual,
+                                               std::string_view mask_type, int64_t data_channels,
+                                               at::IntArrayRef dilation, std::string_view activation,
+                                               bool save_for_backward) {
+  const MaskedConv2d layer = check_layer(input, weight, {mask_type, data_channels, dilation});
+  if (bias) check_bias(*bias, layer);
+  MaskedConv2dEpilogue epilogue = {activation_of(activation), residual.value_or(Tensor())};
+  const bool gated = epilogue.activation == MaskedConv2dActivation::kGated;
+  TORCH_CHECK_VALUE(!gated || weight.size(0) % (2 * data_channels) == 0,
+                    "with activation 'gated', out_channels must be a multiple of 2 * data_channels, got out_channels=",
+                    weight.size(0), " and data_channels=", data_channels);
+  if (residual) check_images(*residual, "residual", layer.output_shape(epilogue.activation), layer);
+  // Without a residual, the output of ReLU says where its derivative is zero.
+  const bool relu = epilogue.activation == MaskedConv2dActivation::kReLU;
+  epilogue.keeps_sums = save_for_backward && (gated || (relu && residual));
+  MaskedConv2dResults results = fused(layer, bias.value_or(Tensor()), epilogue);
+  return {std::move(results.output), std::move(results.sums)};
 }
 
 MaskedConv2dGradients backward(const MaskedConv2d& layer, const Tensor& grad_output, MaskedConv2dWanted wanted) {
@@ -118,10 +164,7 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
                                                           int64_t data_channels, at::IntArrayRef dilation,
                                                           bool input_grad, bool weight_grad, bool bias_grad) {
   const MaskedConv2d layer = check_layer(input, weight, {mask_type, data_channels, dilation});
-  const auto expected = layer.output_shape();
-  TORCH_CHECK(grad_output.sizes() == at::IntArrayRef(expected), "Expected grad_output of size ",
-              at::IntArrayRef(expected), ", but got grad_output of size ", grad_output.sizes());
-  check_like_input(grad_output, "grad_output", input);
+  check_images(grad_output, "grad_output", layer.output_shape(), layer);
   MaskedConv2dGradients gradients = backward(layer, grad_output, {input_grad, weight_grad, bias_grad});
   return {std::move(gradients.input), std::move(gradients.weight), std::move(gradients.bias)};
 }
@@ -130,12 +173,14 @@ std::tuple<Tensor, Tensor, Tensor> masked_conv2d_backward(const Tensor& grad_out
 
 TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
   library.impl("masked_conv2d", masked_conv2d);
+  library.impl("masked_conv2d_fused", masked_conv2d_fused);
   library.impl("masked_conv2d_backward", masked_conv2d_backward);
 }
 
 #ifdef FUSED_RNN_CUDA
 TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {
   library.impl("masked_conv2d", masked_conv2d);
+  library.impl("masked_conv2d_fused", masked_conv2d_fused);
   library.impl("masked_conv2d_backward", masked_conv2d_backward);
 }
 #endif

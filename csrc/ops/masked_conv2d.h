@@ -18,7 +18,23 @@ struct MaskedConv2d {
   Tensor weight;            // [out_channels, in_channels, kernel_height, kernel_width]
   at::MemoryFormat format;  // of the output and of the input's gradient
 
-  std::array<int64_t, 4> output_shape() const { return {sizes.batch, sizes.out_channels, sizes.height, sizes.width}; }
+  // The shape of the output, which a gate makes of twice as many channels.
+  std::array<int64_t, 4> output_shape(MaskedConv2dActivation activation = MaskedConv2dActivation::kNone) const {
+    const int64_t halves = activation == MaskedConv2dActivation::kGated ? 2 : 1;
+    return {sizes.batch, sizes.out_channels / halves, sizes.height, sizes.width};
+  }
+};
+
+// What is done with the sums of a fused masked convolution.
+struct MaskedConv2dEpilogue {
+  MaskedConv2dActivation activation = MaskedConv2dActivation::kNone;
+  Tensor residual = Tensor();  // of the output's shape, added to the activation; undefined if there is none
+  bool keeps_sums = false;     // whether the sums before the activation are returned, too
+};
+
+// What a fused masked convolution returns; sums that are not kept are of shape [0].
+struct MaskedConv2dResults {
+  Tensor output, sums;
 };
 
 // Which gradients the backward pass must compute.

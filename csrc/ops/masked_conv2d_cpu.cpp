@@ -60,20 +60,35 @@ void for_type(at::ScalarType compute, const Body& body) {
 
 }  // namespace
 
-Tensor masked_conv2d_on_cpu(const MaskedConv2d& layer, const Tensor& bias) {
+MaskedConv2dResults masked_conv2d_fused_on_cpu(const MaskedConv2d& layer, const Tensor& bias,
+                                               const MaskedConv2dEpilogue& epilogue) {
   const at::ScalarType compute = compute_type(layer.input);
   const Tensor kernel_input = images_for_kernel(layer.input);
   const Tensor kernel_weight = weight_for_kernel(layer.weight);
   const Tensor kernel_bias = bias.defined() ? bias.to(compute).contiguous() : Tensor();
-  const Tensor output = empty(layer.input, layer.output_shape(), layer.format);
+  const Tensor output = empty(layer.input, layer.output_shape(epilogue.activation), layer.format);
+  const Tensor residual =
+      epilogue.residual.defined() ? epilogue.residual.to(compute).contiguous(layer.format) : Tensor();
+  const Tensor sums =
+      epilogue.keeps_sums ? empty(layer.input, layer.output_shape(), layer.format) : empty(layer.input, {0});
   for_type(compute, [&](auto zero) {
     using T = decltype(zero);
-    const MaskedConv2dForwardParams<T> params = {layer.sizes, images<T>(kernel_input), weights<T>(kernel_weight),
+    const MaskedConv2dForwardParams<T> params = {layer.sizes,
+                                                 images<T>(kernel_input),
+                                                 weights<T>(kernel_weight),
                                                  bias.defined() ? kernel_bias.const_data_ptr<T>() : nullptr,
-                                                 mutable_images<T>(output)};
+                                                 mutable_images<T>(output),
+                                                 epilogue.activation,
+                                                 residual.defined() ? residual.const_data_ptr<T>() : nullptr,
+                                                 epilogue.keeps_sums ? mutable_images<T>(sums) : Images<T>()};
     FUSED_RNN_CPU_CALL(masked_conv2d, params);
   });
-  return output.to(layer.input.scalar_type());
+  const auto type = layer.input.scalar_type();
+  return {output.to(type), sums.to(type)};
+}
+
+Tensor masked_conv2d_on_cpu(const MaskedConv2d& layer, const Tensor& bias) {
+  return masked_conv2d_fused_on_cpu(layer, bias, {}).output;
 }
 
 MaskedConv2dGradients masked_conv2d_backward_on_cpu(const MaskedConv2d& layer, const Tensor& grad_output,

@@ -49,13 +49,27 @@ struct Weights {
   T* at(int64_t out, int64_t in) const { return data + out * out_stride + in * in_stride; }
 };
 
+// What becomes of the convolution's sums.
+enum class MaskedConv2dActivation {
+  kNone,
+  kReLU,
+  kGated  // tanh(a) * sigmoid(b), where a and b are the first and the second half of the channels of each group
+};
+
 template <typename T>
 struct MaskedConv2dForwardParams {
   MaskedConv2dSizes sizes;
   Images<const T> input;    // of in_channels
   Weights<const T> weight;  // masked entries are not read
   const T* bias;            // [out_channels], or null
-  Images<T> output;         // of out_channels, written
+  Images<T> output;         // of output_channels(), written: the activation of the sums, plus the residual
+  MaskedConv2dActivation activation;
+  const T* residual;  // like the output, in its memory format; or null
+  Images<T> sums;     // of out_channels, written with the sums before the activation; its data is null if not wanted
+
+  int64_t output_channels() const {
+    return activation == MaskedConv2dActivation::kGated ? sizes.out_channels / 2 : sizes.out_channels;
+  }
 };
 
 template <typename T>

@@ -1,5 +1,6 @@
 """The operator ``gated_activation`` with its gradient."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,8 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from fused_rnn import ops, reference
-from fused_rnn.autograd.graph import apply, needs_graph, reaches_operator
-from fused_rnn.reference.gated_activation import halves
+from fused_rnn.autograd.graph import apply, legacy_vmap, needs_graph, reaches_operator, reference_gradients
 
 
 def gated_activation(input: Tensor, data_channels: int) -> Tensor:
@@ -48,12 +48,17 @@ class GatedActivationFunction(Function):
         ctx.save_for_backward(input)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None]:
         """Return the gradient of the input."""
         (input,) = ctx.saved_tensors
-        a, b = halves(input, ctx.data_channels)
-        tanh, sigmoid = a.tanh(), b.sigmoid()
-        grad = grad_output.unflatten(1, (ctx.data_channels, a.size(2)))
-        grad_a = grad * sigmoid * (1 - tanh * tanh)
-        grad_b = grad * tanh * sigmoid * (1 - sigmoid)
-        return torch.stack([grad_a, grad_b], 2).flatten(1, 3), None
+        if needs_graph(grad_output, input) or legacy_vmap(grad_output):
+            function = partial(_reference, ctx.data_channels)
+            (grad_input,) = reference_gradients(function, (input,), (True,), (grad_output,))
+        else:
+            grad_input = ops.gated_activation_backward(grad_output, input, ctx.data_channels)
+        return grad_input, None
+
+
+def _reference(data_channels: int, input: Tensor) -> tuple[Tensor]:
+    """Return what the operator does, computed by the reference."""
+    return (reference.gated_activation(input, data_channels),)

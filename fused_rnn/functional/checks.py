@@ -128,3 +128,28 @@ def check_attributes(input: Tensor, hx: Sequence[Tensor], weights: Sequence[Tens
         raise NotImplementedError(f"input has dtype {dtype}, for which fused_rnn has no kernel")
     if device.type not in KERNEL_DEVICES[operator]:
         raise NotImplementedError(f"input is on device {device}, for which fused_rnn has no kernel")
+
+
+def check_epilogue(input: Tensor, activation: str | None, residual: Tensor | None) -> None:
+    """Check what a masked convolution is to do with its sums; the operator checks the sizes."""
+    check_activation(activation)
+    if residual is not None and residual.dim() != input.dim():
+        raise RuntimeError(f"Expected residual to be {input.dim()}D as input is, got {residual.dim()}D instead")
+
+
+def check_activation(activation: str | None) -> None:
+    """Check that a masked convolution has such an activation.
+
+    Raises:
+        ValueError: it is unknown.
+    """
+    if activation not in (None, "relu", "gated"):
+        raise ValueError(f"activation must be None, 'relu' or 'gated', got {activation!r}")
+
+
+def check_residual(input: Tensor, residual: Tensor) -> None:
+    """Check that a residual has the dtype and device of the input."""
+    if residual.device != input.device:
+        raise RuntimeError(f"input is on {input.device}, but residual is on {residual.device}")
+    if residual.dtype != input.dtype:
+        raise RuntimeError(f"Input type ({input.dtype}) and residual type ({residual.dtype}) should be the same")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from fused_rnn.functional.checks import check_epilogue
 from fused_rnn.functional.fx import node_of_graph
 from fused_rnn.functional.masked_conv2d import masked_conv2d
 from fused_rnn.reference.masked_conv1d import check_mask_type
@@ -17,13 +18,15 @@ def masked_conv1d(
     mask_type: str = "A",
     data_channels: int = 1,
     dilation: int | tuple[int] = 1,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolve sequences so that no output sees a later time step.
 
     Van den Oord et al., "WaveNet: A Generative Model for Raw Audio", 2016, section 2.1;
     :func:`fused_rnn.reference.masked_conv1d` states the definition. The output is as long as the input, and earlier
     steps than its first are zero. Masked entries of ``weight`` are never multiplied, not even with NaN, and get a
-    gradient of exactly zero.
+    gradient of exactly zero. The result is ``activation(conv(input) + bias) + residual``.
 
     Args:
         input: ``[batch, in_channels, time]`` or ``[in_channels, time]``.
@@ -35,12 +38,17 @@ def masked_conv1d(
             channel of sound. At its own step, an output sees only the channels of earlier groups, with type B also
             those of its own. Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
         dilation: the distance between neighbouring taps, in time steps.
+        activation: what is applied to the convolution's result: ``"relu"``; ``"gated"``, which is
+            :func:`gated_activation` with ``data_channels`` and halves the number of channels; or None.
+        residual: what is added after the activation, in the shape of the result; None for nothing.
 
     Returns:
-        ``[batch, out_channels, time]``, without ``batch`` if the input is.
+        ``[batch, out_channels, time]``, without ``batch`` if the input is; with ``"gated"`` of ``out_channels / 2``
+        channels.
 
     Raises:
-        ValueError: ``mask_type`` is unknown, the kernel has no taps, or there are fewer channels than groups.
+        ValueError: ``mask_type`` is unknown, the kernel has no taps, there are fewer channels than groups,
+            ``activation`` is unknown, or the channels cannot be halved in each group.
         RuntimeError: ranks or sizes do not fit, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -58,13 +66,17 @@ def masked_conv1d(
         )
     if weight.dim() != 3:
         raise RuntimeError(f"Expected 3D weight for masked_conv1d, but got weight of size: {list(weight.shape)}")
+    check_epilogue(input, activation, residual)
     if not torch.jit.is_tracing():  # a trace serves other sizes, which the operator checks
         _check_sizes(input, weight)
     if not isinstance(dilation, int) and len(dilation) != 1:
         raise RuntimeError(f"expected dilation to be a single integer value or a list of 1 value, got {dilation}")
     distance = dilation if isinstance(dilation, int) else dilation[0]
     # An image of one row.
-    return masked_conv2d(input.unsqueeze(-2), as_row(weight), bias, mask_type, data_channels, (1, distance)).squeeze(-2)
+    row, added = input.unsqueeze(-2), None if residual is None else residual.unsqueeze(-2)
+    return masked_conv2d(row, as_row(weight), bias, mask_type, data_channels, (1, distance), activation, added).squeeze(
+        -2
+    )
 
 
 def as_row(weight: Tensor) -> Tensor:

@@ -150,6 +150,8 @@ def masked_conv2d(
     mask_type: str,
     data_channels: int,
     dilation: tuple[int, int],
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolve with a weight whose masked entries are replaced by zero; they may be NaN.
 
@@ -160,7 +162,12 @@ def masked_conv2d(
         active = reference.mask(out_channels, in_channels, (height, width), mask_type, data_channels, weight.device)
     padding = (height // 2 * dilation[0], width // 2 * dilation[1])
     weight = torch.where(active, weight, torch.zeros_like(weight))
-    return torch.nn.functional.conv2d(input, weight, bias, padding=padding, dilation=dilation)
+    output = torch.nn.functional.conv2d(input, weight, bias, padding=padding, dilation=dilation)
+    if activation == "relu":
+        output = output.relu()
+    elif activation == "gated":
+        output = reference.gated_activation(output, data_channels)
+    return output if residual is None else output + residual
 
 
 def _stacked(

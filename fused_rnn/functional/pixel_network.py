@@ -59,6 +59,15 @@ class PixelNetwork:
         details = (at, -1 if bias is None else at + 1, MASK_TYPES.index(mask_type), data_channels, *dilation)
         return self.add(Kind.CONVOLUTION, (input,), self.add_value(weight.size(0)), whole_row, details)
 
+    def add_activation(self, input: int, activation: str | None, data_channels: int, whole_row: bool = False) -> int:
+        """Append the activation of a masked convolution, if it has one, and return the position of its output."""
+        channels = self.channels[input]
+        if activation == "relu":
+            return self.add(Kind.RELU, (input,), self.add_value(channels), whole_row)
+        if activation == "gated":
+            return self.add(Kind.GATE, (input,), self.add_value(channels // 2), whole_row, (0, 0, data_channels))
+        return input
+
 
 class PixelState:
     """What the layers of a network know about the pixels before the current one.

@@ -72,8 +72,7 @@ class GatedPixelCNN(AutoregressiveImageModel):
         ]
         head = nn.Sequential(
             nn.ReLU(),
-            MaskedConv2d(channels, channels, 1, "B", groups),
-            nn.ReLU(),
+            MaskedConv2d(channels, channels, 1, "B", groups, activation="relu"),
             MaskedConv2d(channels, distribution.outputs, 1, "B", groups),
         )
         super().__init__(GatedNetwork(stack, head), distribution, condition_size)
@@ -186,8 +185,7 @@ class GatedLayer(nn.Module):
         if self.vertical_condition is not None and self.horizontal_condition is not None:
             above = above + self.vertical_condition(cond)[:, :, None, None]
             left = left + self.horizontal_condition(cond)[:, :, None, None]
-        gated = self.dropout(self.horizontal_gate(left + self.vertical_to_horizontal(above)))
+        gated = self.dropout(self.horizontal_gate(self.vertical_to_horizontal(above, residual=left)))
         if self.residual is not None:
-            residual = self.residual(gated)
-            horizontal = residual if self.is_first else horizontal + residual
+            horizontal = self.residual(gated, residual=None if self.is_first else horizontal)
         return self.vertical_gate(above), horizontal, self.skip(gated)

@@ -54,8 +54,7 @@ class PixelCNN(AutoregressiveImageModel):
             MaskedConv2d(distribution.channels, channels, kernel_size, "A", groups),
             *(ResidualBlock(channels, groups, dropout) for _ in range(blocks)),
             nn.ReLU(),
-            MaskedConv2d(channels, channels, 1, "B", groups),
-            nn.ReLU(),
+            MaskedConv2d(channels, channels, 1, "B", groups, activation="relu"),
             MaskedConv2d(channels, distribution.outputs, 1, "B", groups),
         )
         super().__init__(network, distribution)
@@ -84,13 +83,11 @@ class ResidualBlock(nn.Module):
         half = channels // 2
         self.steps = nn.Sequential(
             nn.ReLU(),
-            MaskedConv2d(channels, half, 1, "B", data_channels),
-            nn.ReLU(),
-            MaskedConv2d(half, half, 3, "B", data_channels),
-            nn.ReLU(),
+            MaskedConv2d(channels, half, 1, "B", data_channels, activation="relu"),
+            MaskedConv2d(half, half, 3, "B", data_channels, activation="relu"),
             nn.Dropout2d(dropout),
-            MaskedConv2d(half, channels, 1, "B", data_channels),
         )
+        self.last = MaskedConv2d(half, channels, 1, "B", data_channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the block.
@@ -101,4 +98,4 @@ class ResidualBlock(nn.Module):
         Returns:
             ``[batch, channels, height, width]``.
         """
-        return input + self.steps(input)
+        return self.last(self.steps(input), residual=input)

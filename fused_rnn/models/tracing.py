@@ -130,10 +130,13 @@ class Translator:
             self.known[node.args[0]] = translated  # type: ignore[index]
         return translated
 
-    def _module(self, module: nn.Module, input: Value) -> Value | None:
+    def _module(self, module: nn.Module, input: Any, residual: Any = None) -> Value | None:
         """Append the operations of a module; return None if it is unknown."""
         if isinstance(module, MaskedConv2d):
-            return self._convolution(module, input)
+            # The images may reach it only as the residual.
+            is_known = not isinstance(input, Value)
+            output = module(input) if is_known else self._activated(module, self._convolution(module, input))
+            return output if residual is None else self._both(Kind.ADD, output, residual)
         if isinstance(module, GatedActivation):
             return self._gate(input, module.data_channels)
         if isinstance(module, nn.ReLU):
@@ -188,6 +191,11 @@ class Translator:
             input.position, layer.weight, layer.bias, mask_type, layer.data_channels, (down, across), above
         )
         return Value(position, layer.out_channels, Sees.ROWS_ABOVE if above else Sees.PIXELS_BEFORE)
+
+    def _activated(self, layer: MaskedConv2d, sums: Value) -> Value:
+        if layer.activation == "relu":
+            return self._each(Kind.RELU, sums)
+        return self._gate(sums, layer.data_channels) if layer.activation == "gated" else sums
 
     def _append(self, kind: Kind, inputs: tuple[Value, ...], channels: int, details: tuple[int, ...] = ()) -> Value:
         """Append an operation that computes each pixel from the same pixel of its inputs."""

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from fused_rnn import functional
 from fused_rnn.functional.masked_conv1d import as_row
 from fused_rnn.modules.fx import leaf
-from fused_rnn.modules.masked_weight import check_arguments, check_channels
+from fused_rnn.modules.masked_weight import check_arguments, check_channels, check_gate
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.stepping import PixelState, Stepping
 from fused_rnn.reference.masked_conv1d import check_mask_type, mask
@@ -39,11 +39,15 @@ class MaskedConv1d(Stepping, torch.nn.Conv1d):
             those of its own. Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
         bias: whether the layer has a bias.
         dilation: the distance between neighbouring taps, in time steps.
+        activation: what is applied to the convolution's result: ``"relu"``; ``"gated"``, which is
+            :class:`fused_rnn.GatedActivation` with ``data_channels`` and halves the number of channels, so that the
+            layer returns ``out_channels / 2``; or None.
         dtype: the dtype of the weights.
         device: the device of the weights.
 
     Raises:
-        ValueError: ``mask_type`` is unknown, a size is not positive, or there are fewer channels than groups.
+        ValueError: ``mask_type`` is unknown, a size is not positive, there are fewer channels than groups,
+            ``activation`` is unknown, or the channels cannot be halved in each group.
         TypeError: it is given an argument of torch.nn.Conv1d that it does not have. The stride is always 1, the
             output has the size of the input, everything before the input is zero, and ``data_channels`` takes the
             place of ``groups``.
@@ -67,6 +71,7 @@ class MaskedConv1d(Stepping, torch.nn.Conv1d):
         *excess: Any,
         bias: bool = True,
         dilation: int | tuple[int] = 1,
+        activation: str | None = None,
         dtype: torch.dtype | None = None,
         device: Any = None,
         **others: Any,
@@ -78,29 +83,35 @@ class MaskedConv1d(Stepping, torch.nn.Conv1d):
             if len(sizes) != 1 or sizes[0] < 1:
                 raise ValueError(f"{name} must be a positive number, got {value}")
         check_channels(in_channels, out_channels, data_channels)
+        check_gate(activation, out_channels, data_channels)
         # Set before torch.nn.Conv1d's constructor, since it calls reset_parameters(), which reads them.
         self.mask_type = mask_type
         self.data_channels = data_channels
+        self.activation = activation
         super().__init__(
             in_channels, out_channels, kernel_size, dilation=dilation, bias=bias, dtype=dtype, device=device
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve sequences.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve sequences, apply the activation, and add a residual: ``activation(conv(input) + bias) + residual``.
 
         Args:
             input: ``[batch, in_channels, time]`` or ``[in_channels, time]``.
+            residual: in the shape of the result; None for nothing.
 
         Returns:
-            ``[batch, out_channels, time]``, without ``batch`` if the input is.
+            ``[batch, out_channels, time]``, without ``batch`` if the input is; with ``activation="gated"`` of
+            ``out_channels / 2`` channels.
 
         Raises:
             RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv1d.forward, input)) is not None:
+        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv1d.forward, input, residual)) is not None:
             return node
-        return self._conv_forward(input, self.weight, self.bias)
+        # A subclass may override this method with the arguments that torch.nn gives it.
+        added = () if residual is None else (residual,)
+        return self._conv_forward(input, self.weight, self.bias, *added)
 
     def init_state(self, batch: int, time: int) -> PixelState:
         """Return the state before the first time step, from which :meth:`step` goes on.
@@ -128,9 +139,13 @@ class MaskedConv1d(Stepping, torch.nn.Conv1d):
         """
         return self._state(as_row(self.weight), (1, self.dilation[0]), batch, 1, time)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
+    ) -> Tensor:
         """Convolve with another weight, as subclasses of torch.nn.Conv1d do."""
-        return functional.masked_conv1d(input, weight, bias, self.mask_type, self.data_channels, self.dilation[0])
+        return functional.masked_conv1d(
+            input, weight, bias, self.mask_type, self.data_channels, self.dilation[0], self.activation, residual
+        )
 
     def _active_taps(self) -> int:
         return self.kernel_size[0] - (self.mask_type == "A" and self.data_channels == 1)

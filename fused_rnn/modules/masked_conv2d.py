@@ -8,7 +8,7 @@ from torch.fx import Proxy
 
 from fused_rnn import functional
 from fused_rnn.modules.fx import leaf
-from fused_rnn.modules.masked_weight import check_arguments, check_channels
+from fused_rnn.modules.masked_weight import check_arguments, check_channels, check_gate
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.stepping import PixelState, Stepping
 from fused_rnn.reference.masked_conv2d import check_mask_type, identify, mask
@@ -41,12 +41,16 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
             their taps all see every channel.
         bias: whether the layer has a bias.
         dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
+        activation: what is applied to the convolution's result: ``"relu"``; ``"gated"``, which is
+            :class:`fused_rnn.GatedActivation` with ``data_channels`` and halves the number of channels, so that the
+            layer returns ``out_channels / 2``; or None.
         dtype: the dtype of the weights.
         device: the device of the weights.
 
     Raises:
         ValueError: ``mask_type`` is unknown or vertical with several groups, a kernel size is even, a size is not
-            positive, or there are fewer channels than groups.
+            positive, there are fewer channels than groups, ``activation`` is unknown, or the channels cannot be halved
+            in each group.
         TypeError: it is given an argument of torch.nn.Conv2d that it does not have. The stride is always 1, the
             output has the size of the input, everything outside of the input is zero, and ``data_channels`` takes the
             place of ``groups``.
@@ -55,6 +59,10 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
         >>> import torch, fused_rnn
         >>> layer = fused_rnn.MaskedConv2d(3, 12, 5, mask_type="A", data_channels=3)
         >>> layer(torch.randn(2, 3, 16, 16)).shape
+        torch.Size([2, 12, 16, 16])
+        >>> layer = fused_rnn.MaskedConv2d(12, 24, 3, mask_type="B", activation="gated")
+        >>> x = torch.randn(2, 12, 16, 16)
+        >>> layer(x, residual=x).shape
         torch.Size([2, 12, 16, 16])
     """
 
@@ -70,6 +78,7 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
         *excess: Any,
         bias: bool = True,
         dilation: int | tuple[int, int] = 1,
+        activation: str | None = None,
         dtype: torch.dtype | None = None,
         device: Any = None,
         **others: Any,
@@ -83,29 +92,35 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
         if len(spacing) != 2 or any(distance < 1 for distance in spacing):
             raise ValueError(f"dilation must be two positive numbers, got {spacing}")
         check_channels(in_channels, out_channels, data_channels)
+        check_gate(activation, out_channels, data_channels)
         # Set before torch.nn.Conv2d's constructor, since it calls reset_parameters(), which reads them.
         self.mask_type = mask_type
         self.data_channels = data_channels
+        self.activation = activation
         super().__init__(
             in_channels, out_channels, sizes, padding="same", dilation=spacing, bias=bias, dtype=dtype, device=device
         )
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve images.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Convolve images, apply the activation, and add a residual: ``activation(conv(input) + bias) + residual``.
 
         Args:
             input: ``[batch, in_channels, height, width]`` or ``[in_channels, height, width]``.
+            residual: in the shape of the result; None for nothing.
 
         Returns:
-            ``[batch, out_channels, height, width]``, without ``batch`` if the input is.
+            ``[batch, out_channels, height, width]``, without ``batch`` if the input is; with ``activation="gated"`` of
+            ``out_channels / 2`` channels.
 
         Raises:
             RuntimeError: ranks or sizes do not fit, or dtype or device differ from the weight's.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv2d.forward, input)) is not None:
+        if isinstance(input, Proxy) and (node := leaf(self, MaskedConv2d.forward, input, residual)) is not None:
             return node
-        return self._conv_forward(input, self.weight, self.bias)
+        # A subclass may override this method with the arguments that torch.nn gives it.
+        added = () if residual is None else (residual,)
+        return self._conv_forward(input, self.weight, self.bias, *added)
 
     def init_state(self, batch: int, height: int, width: int) -> PixelState:
         """Return the state before the first pixel, from which :meth:`step` goes on pixel by pixel.
@@ -137,10 +152,14 @@ class MaskedConv2d(Stepping, torch.nn.Conv2d):
         down, across = self.dilation
         return self._state(self.weight, (down, across), batch, height, width)
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None = None
+    ) -> Tensor:
         """Convolve with another weight, as subclasses of torch.nn.Conv2d do."""
         down, across = self.dilation
-        return functional.masked_conv2d(input, weight, bias, self.mask_type, self.data_channels, (down, across))
+        return functional.masked_conv2d(
+            input, weight, bias, self.mask_type, self.data_channels, (down, across), self.activation, residual
+        )
 
     def _active_taps(self) -> int:
         height, width = self.kernel_size

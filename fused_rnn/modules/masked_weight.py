@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.conv import _ConvNd
 
+from fused_rnn.functional.checks import check_activation
+
 # What the masked convolutions do in place of the arguments of torch.nn's convolutions.
 INSTEAD = {
     "stride": "its stride is always 1",
@@ -27,6 +29,7 @@ class MaskedWeight(_ConvNd):
 
     mask_type: str
     data_channels: int
+    activation: str | None = None  # also of layers that convert made, and of those pickled by an earlier version
 
     def reset_parameters(self) -> None:
         """Initialise weight and bias as torch.nn does, but with a fan-in that counts only active taps."""
@@ -65,6 +68,8 @@ class MaskedWeight(_ConvNd):
             text += f", data_channels={self.data_channels}"
         if any(distance != 1 for distance in self.dilation):
             text += f", dilation={self.dilation}"
+        if self.activation is not None:
+            text += f", activation={self.activation!r}"
         return text if self.bias is not None else f"{text}, bias=False"
 
     def _active_taps(self) -> int:
@@ -179,6 +184,20 @@ def check_channels(in_channels: int, out_channels: int, data_channels: int) -> N
         raise ValueError(
             f"data_channels must be positive and must not exceed in_channels and out_channels, got "
             f"data_channels={data_channels}, in_channels={in_channels}, out_channels={out_channels}"
+        )
+
+
+def check_gate(activation: str | None, out_channels: int, data_channels: int) -> None:
+    """Check that a layer has such an activation, and that its channels can be halved in each group if it is a gate.
+
+    Raises:
+        ValueError: they are not so.
+    """
+    check_activation(activation)
+    if activation == "gated" and out_channels % (2 * data_channels) != 0:
+        raise ValueError(
+            "with activation='gated', out_channels must be a multiple of 2 * data_channels, got "
+            f"out_channels={out_channels} and data_channels={data_channels}"
         )
 
 

@@ -23,7 +23,8 @@ class Stepping(MaskedWeight):
             state: what ``init_state`` returned; it changes.
 
         Returns:
-            ``[batch, out_channels]``.
+            ``[batch, out_channels]``, after the activation, without any residual; with ``activation="gated"``
+            ``[batch, out_channels / 2]``.
 
         Raises:
             ValueError: ``input`` is missing, has another shape than ``[batch, in_channels]``, or is given at a first
@@ -62,5 +63,6 @@ class Stepping(MaskedWeight):
         network = PixelNetwork()
         network.add_value(self.in_channels)
         above = self.mask_type == "vertical_A"
-        network.add_convolution(0, weight, self.bias, self.mask_type, self.data_channels, dilation, above)
+        sums = network.add_convolution(0, weight, self.bias, self.mask_type, self.data_channels, dilation, above)
+        network.add_activation(sums, self.activation, self.data_channels, above)
         return PixelState(network, batch, height, width)

@@ -31,7 +31,27 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
         False
     """
     operators = torch.ops.fused_rnn
-    return {operators.recurrent.default: _recurrent, operators.masked_conv2d.default: onnx_export.masked_conv2d}
+    return {
+        operators.recurrent.default: _recurrent,
+        operators.masked_conv2d.default: onnx_export.masked_conv2d,
+        operators.masked_conv2d_fused.default: _masked_conv2d_fused,
+    }
+
+
+def _masked_conv2d_fused(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    mask_type: str,
+    data_channels: int,
+    dilation: tuple[int, int],
+    activation: str,
+    save_for_backward: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return what :func:`fused_rnn.ops.masked_conv2d_fused` returns; a model has no backward pass."""
+    output = onnx_export.masked_conv2d(input, weight, bias, mask_type, data_channels, dilation, activation, residual)
+    return output, input.new_empty(0)
 
 
 def _recurrent(

@@ -6,8 +6,8 @@ The operators have no gradients; :mod:`fused_rnn.autograd` adds them.
 # Imported first, since loading it registers the operators.
 import fused_rnn._C  # noqa: F401
 from fused_rnn.ops.cells import CELLS, Cell
-from fused_rnn.ops.gated_activation import gated_activation
-from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward
+from fused_rnn.ops.gated_activation import gated_activation, gated_activation_backward
+from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward, masked_conv2d_fused
 from fused_rnn.ops.pixel_network import pixel_network, pixel_network_pack
 from fused_rnn.ops.recurrent import recurrent, recurrent_backward
 
@@ -15,8 +15,10 @@ __all__ = [
     "CELLS",
     "Cell",
     "gated_activation",
+    "gated_activation_backward",
     "masked_conv2d",
     "masked_conv2d_backward",
+    "masked_conv2d_fused",
     "pixel_network",
     "pixel_network_pack",
     "recurrent",

@@ -225,14 +225,43 @@ def check_masked_conv2d(
         _check_like_input(bias, "bias", input)
 
 
-def check_grad_output(grad_output: Tensor, input: Tensor, weight: Tensor) -> None:
-    """Check the gradient of a masked convolution's output."""
-    expected = [input.size(0), weight.size(0), input.size(2), input.size(3)]
+def check_epilogue(input: Tensor, weight: Tensor, residual: Tensor | None, data_channels: int, activation: str) -> int:
+    """Check the further arguments of a fused masked convolution, and return the number of its output's channels."""
+    if activation not in ("none", "relu", "gated"):
+        raise ValueError(f"activation must be 'none', 'relu' or 'gated', got {activation!r}")
+    channels = weight.size(0)
+    if activation == "gated":
+        if channels % (2 * data_channels) != 0:
+            raise ValueError(
+                "with activation 'gated', out_channels must be a multiple of 2 * data_channels, "
+                f"got out_channels={channels} and data_channels={data_channels}"
+            )
+        channels //= 2
+    if residual is not None:
+        check_images(residual, "residual", input, channels)
+    return channels
+
+
+def check_gated_activation(input: Tensor, data_channels: int) -> None:
+    """Check the arguments of a gated activation."""
+    check_dtype(input)
+    if input.dim() != 4:
+        raise ValueError(f"input must have 4 dimensions, [batch, channels, height, width], got {input.dim()}")
+    if data_channels < 1 or input.size(1) % (2 * data_channels) != 0:
+        raise ValueError(
+            f"the channels of input must be a multiple of 2 * data_channels, got {input.size(1)} channels and "
+            f"data_channels={data_channels}"
+        )
+
+
+def check_images(images: Tensor, name: str, input: Tensor, channels: int) -> None:
+    """Check that images have the size of the input's, ``channels`` channels, and the dtype and device of the input."""
+    expected = [input.size(0), channels, input.size(2), input.size(3)]
     require(
-        list(grad_output.shape) == expected,
-        f"Expected grad_output of size {expected}, but got grad_output of size {list(grad_output.shape)}",
+        list(images.shape) == expected,
+        f"Expected {name} of size {expected}, but got {name} of size {list(images.shape)}",
     )
-    _check_like_input(grad_output, "grad_output", input)
+    _check_like_input(images, name, input)
 
 
 def _check_like_input(tensor: Tensor, name: str, input: Tensor) -> None:

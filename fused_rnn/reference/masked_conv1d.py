@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from fused_rnn.reference import masked_conv2d as two_dimensional
+from fused_rnn.reference.gated_activation import gated_activation
 
 
 def mask(
@@ -63,11 +64,14 @@ def masked_conv1d(
     mask_type: str = "A",
     data_channels: int = 1,
     dilation: int = 1,
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolve sequences so that no output sees a later time step.
 
     ``output[t] = bias + sum over k of weight[k] input[t - (kernel_size - 1 - k) dilation]`` over the active entries of
-    the weight, where ``input`` is zero before its first step; see ``mask`` in this file.
+    the weight, where ``input`` is zero before its first step; see ``mask`` in this file. The result is the activation
+    of that, plus the residual.
 
     Args:
         input: ``[batch, in_channels, time]``.
@@ -76,9 +80,11 @@ def masked_conv1d(
         mask_type: ``"A"`` or ``"B"``.
         data_channels: the number of groups into which the channels are divided.
         dilation: the distance between neighbouring taps, in time steps.
+        activation: ``"relu"``; ``"gated"``, which halves the number of channels; or None.
+        residual: in the shape of the result, or None for zero.
 
     Returns:
-        ``[batch, out_channels, time]``.
+        ``[batch, out_channels, time]``; ``out_channels / 2`` channels with a gate.
 
     Example:
         >>> import torch
@@ -88,4 +94,15 @@ def masked_conv1d(
     """
     out_channels, in_channels, taps = weight.shape
     active = mask(out_channels, in_channels, taps, mask_type, data_channels, weight.device)
-    return conv1d(pad(input, ((taps - 1) * dilation, 0)), weight * active, bias, dilation=dilation)
+    output = conv1d(pad(input, ((taps - 1) * dilation, 0)), weight * active, bias, dilation=dilation)
+    if activation == "relu":
+        output = output.relu()
+    elif activation == "gated":
+        output = gated_activation(output.unsqueeze(-1), data_channels).squeeze(-1)
+    if residual is None:
+        return output
+    if residual.shape != output.shape:  # it is not broadcast
+        raise RuntimeError(
+            f"Expected residual of size {list(output.shape)}, but got residual of size {list(residual.shape)}"
+        )
+    return output + residual

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
+from fused_rnn.reference.gated_activation import gated_activation
+
 VERTICAL = ("vertical_A", "vertical_B")
 MASK_TYPES = ("A", "B", *VERTICAL)
 
@@ -115,10 +117,13 @@ def masked_conv2d(
     mask_type: str = "A",
     data_channels: int = 1,
     dilation: tuple[int, int] = (1, 1),
+    activation: str | None = None,
+    residual: Tensor | None = None,
 ) -> Tensor:
     """Convolve images so that no output sees a pixel that comes after its own in raster order.
 
-    Van den Oord, Kalchbrenner and Kavukcuoglu, 2016; see :func:`mask`.
+    Van den Oord, Kalchbrenner and Kavukcuoglu, 2016; see :func:`mask`. The result is
+    ``activation(conv(input) + bias) + residual``.
 
     Args:
         input: ``[batch, in_channels, height, width]``.
@@ -127,9 +132,12 @@ def masked_conv2d(
         mask_type: ``"A"``, ``"B"``, ``"vertical_A"`` or ``"vertical_B"``.
         data_channels: the number of groups into which the channels are divided.
         dilation: the distance between neighbouring taps, vertical and horizontal.
+        activation: ``"relu"``; ``"gated"``, the function ``gated_activation`` of this package, which halves the number
+            of channels; or None.
+        residual: in the shape of the result, or None for zero.
 
     Returns:
-        ``[batch, out_channels, height, width]``.
+        ``[batch, out_channels, height, width]``; ``out_channels / 2`` channels with a gate.
 
     Example:
         >>> import torch
@@ -140,4 +148,15 @@ def masked_conv2d(
     out_channels, in_channels, height, width = weight.shape
     active = mask(out_channels, in_channels, (height, width), mask_type, data_channels, weight.device)
     padding = (height // 2 * dilation[0], width // 2 * dilation[1])
-    return conv2d(input, weight * active, bias, padding=padding, dilation=dilation)
+    output = conv2d(input, weight * active, bias, padding=padding, dilation=dilation)
+    if activation == "relu":
+        output = output.relu()
+    elif activation == "gated":
+        output = gated_activation(output, data_channels)
+    if residual is None:
+        return output
+    if residual.shape != output.shape:  # it is not broadcast
+        raise RuntimeError(
+            f"Expected residual of size {list(output.shape)}, but got residual of size {list(residual.shape)}"
+        )
+    return output + residual

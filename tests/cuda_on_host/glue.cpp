@@ -50,6 +50,11 @@ Tensor masked_conv2d_on_cpu(const MaskedConv2d& layer, const Tensor& bias) {
   return masked_conv2d_on_cuda(layer, bias);
 }
 
+MaskedConv2dResults masked_conv2d_fused_on_cpu(const MaskedConv2d& layer, const Tensor& bias,
+                                               const MaskedConv2dEpilogue& epilogue) {
+  return masked_conv2d_fused_on_cuda(layer, bias, epilogue);
+}
+
 MaskedConv2dGradients masked_conv2d_backward_on_cpu(const MaskedConv2d& layer, const Tensor& grad_output,
                                                     MaskedConv2dWanted wanted) {
   return masked_conv2d_backward_on_cuda(layer, grad_output, wanted);
@@ -101,7 +106,10 @@ _TORCH_LIBRARY_IMPL(aten, CPU, library, C10_UID) {
   library.impl("mm.dtype_out", mm_out);
 }
 
-TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) { library.impl("gated_activation", gated_activation_on_cuda); }
+TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
+  library.impl("gated_activation", gated_activation_on_cuda);
+  library.impl("gated_activation_backward", gated_activation_backward_on_cuda);
+}
 
 TORCH_LIBRARY(cuda_on_host, library) {
   library.def("set_path(int path) -> ()", set_path);

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_accurate, assert_all_accurate, assert_identical, assert_little_noise
-from convolution_cases import FORMS, MASKS, TAILS, ConvolutionCase, Layout, as_made, channels_last
+from convolution_cases import FORMS, FUSED, MASKS, TAILS, ConvolutionCase, Layout, as_made, channels_last
 from nan_in_images import NAN_CASES, check_nan_in_the_future, check_nan_in_the_gradient_of_the_past
 from torch import Tensor
 
@@ -21,9 +21,14 @@ HALF = (torch.bfloat16, torch.float16)
 @pytest.fixture(autouse=True)
 def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the operators replace those for the CPU, with memory that is NaN at first."""
-    module = importlib.import_module("fused_rnn.ops.masked_conv2d")
-    for name in ("masked_conv2d", "masked_conv2d_backward"):
-        monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
+    names = {
+        "masked_conv2d": ("masked_conv2d", "masked_conv2d_fused", "masked_conv2d_backward"),
+        "gated_activation": ("gated_activation", "gated_activation_backward"),
+    }
+    for file, replaced in names.items():
+        module = importlib.import_module(f"fused_rnn.ops.{file}")
+        for name in replaced:
+            monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -40,6 +45,12 @@ def test_float64(case: ConvolutionCase, layout: Layout) -> None:
 def test_other_dtypes(case: ConvolutionCase, dtype: torch.dtype) -> None:
     exact, peer = case.result(case.oracle, F64), case.result(case.oracle, dtype)
     assert_all_accurate(case.result(case.ours, dtype, channels_last), exact, peer)
+
+
+@pytest.mark.parametrize("layout", [as_made, channels_last])
+@pytest.mark.parametrize("case", FUSED, ids=str)
+def test_activations_and_residuals(case: ConvolutionCase, layout: Layout) -> None:
+    assert_all_accurate(case.result(case.ours, F64, layout, layout), case.result(case.oracle, F64))
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
@@ -143,3 +154,12 @@ def test_gated_activation(
     assert_accurate(output, expected, reference.gated_activation(input, groups))
     assert torch.equal(input, before)
     assert output.stride() == torch.ops.fused_rnn.gated_activation(input.to("meta"), groups).stride()
+    grad = layout(torch.randn(output.shape).to(dtype))
+    gradient = operators.gated_activation_backward(grad, input, groups)
+    leaves = [tensor.clone().requires_grad_() for tensor in (input.double(), input)]
+    exact, peer = (
+        torch.autograd.grad(reference.gated_activation(leaf, groups), leaf, grad.to(leaf))[0] for leaf in leaves
+    )
+    assert_accurate(gradient, exact, peer)
+    meta = torch.ops.fused_rnn.gated_activation_backward(grad.to("meta"), input.to("meta"), groups)
+    assert gradient.stride() == meta.stride()

@@ -10,6 +10,8 @@ using namespace fused_rnn;
 struct ConvolutionProblem {
   MaskedConv2dSizes sizes;
   bool input_last, output_last, biased;
+  MaskedConv2dActivation activation = MaskedConv2dActivation::kNone;
+  bool residual, keeps_sums;
 
   explicit ConvolutionProblem(Random& random) {
     const auto channels = [&] { return random.once_in(2) ? random.between(1, 8) : random.between(1, 70); };
@@ -33,15 +35,21 @@ struct ConvolutionProblem {
     else
       sizes.dense_taps = sizes.centre() + (sizes.own_group && sizes.data_channels == 1);
     input_last = random.once_in(2), output_last = random.once_in(2), biased = random.once_in(2);
+    residual = random.once_in(2);
+    if (random.once_in(3)) activation = MaskedConv2dActivation::kReLU;
+    if (random.once_in(2) && sizes.out_channels % (2 * sizes.data_channels) == 0)
+      activation = MaskedConv2dActivation::kGated;
+    keeps_sums = activation != MaskedConv2dActivation::kNone && random.once_in(2);
   }
   int64_t pixels() const { return sizes.batch * sizes.height * sizes.width; }
   std::string text() const {
     char line[256];
     std::snprintf(line, sizeof line,
-                  "masked_conv2d (%ld, %ld, %ld, %ld x %ld, k %ld x %ld) dilation %ld x %ld groups %ld dense taps %ld",
+                  "masked_conv2d (%ld, %ld, %ld, %ld x %ld, k %ld x %ld) dilation %ld x %ld groups %ld dense taps %ld "
+                  "activation %d residual %d sums %d",
                   sizes.batch, sizes.in_channels, sizes.out_channels, sizes.height, sizes.width, sizes.kernel_height,
                   sizes.kernel_width, sizes.dilation_height, sizes.dilation_width, sizes.data_channels,
-                  sizes.dense_taps);
+                  sizes.dense_taps, static_cast<int>(activation), residual, keeps_sums);
     return line;
   }
 };
@@ -63,7 +71,11 @@ struct ConvolutionCall {
     const Weights<const T> weight = {arrays.input(weights), out_stride, taps, 1};
     const T* bias = p.biased ? arrays.input(s.out_channels) : nullptr;
     T* grad_bias = p.biased ? arrays.output("grad_bias", s.out_channels) : nullptr;
-    forward = {s, input, weight, bias, {arrays.output("output", outputs), p.output_last}};
+    forward = {s, input, weight, bias, {}, p.activation, nullptr, {}};
+    const int64_t activated = p.pixels() * forward.output_channels();
+    forward.output = {arrays.output("output", activated), p.output_last};
+    if (p.residual) forward.residual = arrays.input(activated);
+    if (p.keeps_sums) forward.sums = {arrays.output("sums", outputs), p.output_last};
     input_gradient = {s, grad_output, weight, {arrays.output("grad_input", inputs), p.input_last}};
     parameter_gradients = {
         s, grad_output, input, {arrays.output("grad_weight", weights), out_stride, taps, 1}, grad_bias};

@@ -245,18 +245,33 @@ int64_t at(const MaskedConv2dSizes& s, const Images<T>& images, int64_t channels
 template <typename T>
 void masked_conv2d(const MaskedConv2dForwardParams<T>& p) {
   const MaskedConv2dSizes& s = p.sizes;
-  const int64_t pixels = s.height * s.width;
-  Values output(s.batch * s.out_channels * pixels);
+  const int64_t pixels = s.height * s.width, channels = p.output_channels(), half = channels / s.data_channels;
+  const auto sum_at = [&](int64_t image, int64_t out, int64_t pixel) {
+    return at(s, p.output, s.out_channels, image, out, pixel);
+  };
+  Values sums(s.batch * s.out_channels * pixels), output(s.batch * channels * pixels);
   for (int64_t i = 0; i < s.batch * s.out_channels * pixels; ++i) {
     const int64_t image = i / (s.out_channels * pixels), out = i / pixels % s.out_channels;
-    output[at(s, p.output, s.out_channels, image, out, i % pixels)] = p.bias ? p.bias[out] : 0;
+    sums[sum_at(image, out, i % pixels)] = p.bias ? p.bias[out] : 0;
   }
   for_each_product(s, [&](int64_t image, int64_t out, int64_t pixel, int64_t in, int64_t tap, int64_t source) {
-    output[at(s, p.output, s.out_channels, image, out, pixel)] +=
-        double(p.weight.at(out, in)[tap * p.weight.tap_stride]) *
-        p.input.data[at(s, p.input, s.in_channels, image, in, source)];
+    sums[sum_at(image, out, pixel)] += double(p.weight.at(out, in)[tap * p.weight.tap_stride]) *
+                                       p.input.data[at(s, p.input, s.in_channels, image, in, source)];
   });
+  for (int64_t i = 0; i < s.batch * channels * pixels; ++i) {
+    const int64_t image = i / (channels * pixels), out = i / pixels % channels, pixel = i % pixels;
+    const int64_t to = at(s, p.output, channels, image, out, pixel);
+    if (p.activation == MaskedConv2dActivation::kGated) {
+      const int64_t a = 2 * half * (out / half) + out % half;
+      output[to] = std::tanh(sums[sum_at(image, a, pixel)]) / (1 + std::exp(-sums[sum_at(image, a + half, pixel)]));
+    } else {
+      const double sum = sums[sum_at(image, out, pixel)];
+      output[to] = p.activation == MaskedConv2dActivation::kReLU && sum < 0 ? 0 : sum;
+    }
+    if (p.residual) output[to] += p.residual[to];
+  }
   store(output, p.output.data);
+  store(sums, p.sums.data);
 }
 
 template <typename T>

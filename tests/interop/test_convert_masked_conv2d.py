@@ -60,6 +60,7 @@ class Padding(Masking):
 
     mask_type = "own"
     data_channels = 7
+    activation = "own"
 
     def forward(self, *args: Tensor) -> Tensor:
         sides = [size // 2 * distance for size, distance in zip(self.kernel_size, self.dilation, strict=True)]

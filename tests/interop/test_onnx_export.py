@@ -134,7 +134,8 @@ class Model(nn.Module):
         self.second = fused_rnn.MaskedConv2d(6, 4, 3, mask_type="vertical_B", dilation=(1, 2), bias=False)
         with torch.no_grad():
             self.first.weight[:, :, 3:] = torch.nan  # masked, so never used
-        self.causal = fused_rnn.MaskedConv1d(4, 4, 2, mask_type="B", dilation=2)
+        self.third = fused_rnn.MaskedConv2d(4, 8, 3, mask_type="B", data_channels=2, activation="gated")
+        self.causal = fused_rnn.MaskedConv1d(4, 4, 2, mask_type="B", dilation=2, activation="relu")
         self.gru = fused_rnn.GRU(8, 7, batch_first=True)
         self.lstm_cell = fused_rnn.LSTMCell(7, 6)
         self.gru_cell = fused_rnn.GRUCell(6, 5, bias=False)
@@ -142,6 +143,7 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         features = self.second(torch.relu(self.first(images)))
+        features = self.third(features, residual=features)
         output, h_n = self.gru(self.causal(features.mean(2)).transpose(1, 2).repeat(1, 1, 2))
         h, c = self.lstm_cell(output[:, -1])
         h = self.gru_cell(h)
@@ -152,7 +154,7 @@ class Model(nn.Module):
 def test_model(exporter: str) -> None:
     model = Model()
     exported = export(model, [torch.randn(2, 3, 6, 7)], [ROWS], exporter)
-    assert [node.op_type for node in operators(exported)] == ["Conv"] * 3 + ["GRU", "LSTM", "GRU", "RNN", "RNN"]
+    assert [node.op_type for node in operators(exported)] == ["Conv"] * 4 + ["GRU", "LSTM", "GRU", "RNN", "RNN"]
     input = torch.randn(5, 3, 6, 7)
     theirs = infer(exported.SerializeToString(), [input])
     assert all(tensor.isfinite().all() for tensor in theirs)

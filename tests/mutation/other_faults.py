@@ -3,6 +3,7 @@
 from mutation.fault import Fault
 
 CONVOLUTION = ("tests/operators/test_masked_conv2d.py",)
+FUSED = ("tests/operators/test_masked_conv2d_fused.py",)
 PROPERTIES = ("tests/operators/test_masked_conv2d_properties.py",)
 REFUSALS = ("tests/operators/test_refusals.py",)
 LENGTHS = ("tests/layers/test_lengths.py",)
@@ -13,6 +14,7 @@ OPCHECK = ("tests/operators/test_opcheck.py",)
 LAYERS = ("tests/operators/test_recurrent.py", "-k", "LSTM and equals_torch")
 AUTOGRAD = ("tests/autograd/test_autograd.py",)
 FUNC = ("tests/autograd/test_func.py",)
+EPILOGUE = "csrc/cpu/conv/epilogue.h"
 CONVOLUTION_KERNEL = "cpu/masked_conv2d_kernel.cpp"
 PARAMETERS_KERNEL = "cpu/masked_conv2d_parameter_gradients_kernel.cpp"
 
@@ -57,6 +59,23 @@ CONVOLUTIONS = [
         CONVOLUTION, CONVOLUTION_KERNEL,
     ),
     Fault(
+        "a gate of the halves of all channels", EPILOGUE, "const int64_t half = channels / groups / 2;",
+        "const int64_t half = channels / 2; groups = 1;", FUSED, CONVOLUTION_KERNEL,
+    ),
+    Fault(
+        "a residual of the image's first rows", EPILOGUE,
+        "add((image.begin * channels + channel * layout.height + rows.begin - image.begin) * width",
+        "add((image.begin * channels + channel * layout.height) * width", FUSED, CONVOLUTION_KERNEL,
+    ),
+    Fault(
+        "sums that are not written", "csrc/cpu/masked_conv2d_kernel.cpp",
+        "if (!results.replaces_sums()) target.finish(rows, image, sums);", "", FUSED, CONVOLUTION_KERNEL,
+    ),
+    Fault(
+        "a gate's gradient of the wrong derivative", "csrc/cpu/conv/gate.h", "scaled * (one - tanh * tanh)",
+        "scaled * (one - tanh)", ("tests/operators/test_gated_activation.py",), "cpu/gated_activation_kernel.cpp",
+    ),
+    Fault(
         "a weight gradient of the last lines only", PARAMETERS, "tile.add(sums, kWidth, kWidth);", "",
         CONVOLUTION, PARAMETERS_KERNEL,
     ),
@@ -85,7 +104,7 @@ OPERATORS = [
     ),
     Fault(
         "a convolution's gradient of another dtype", "csrc/ops/masked_conv2d.cpp",
-        'check_like_input(grad_output, "grad_output", input);', "", REFUSALS, "ops/masked_conv2d.cpp",
+        "check_like_input(images, name, layer.input);", "", REFUSALS, "ops/masked_conv2d.cpp",
     ),
     Fault(
         "a weight of another dtype", "csrc/ops/layer.cpp",
@@ -126,6 +145,10 @@ OPERATORS = [
 ]  # fmt: skip
 
 PYTHON = [
+    Fault(
+        "a gradient of ReLU that looks at the sum with a residual", "fused_rnn/autograd/masked_conv2d.py",
+        'from_output = ctx.activation == "relu" and residual is None', 'from_output = ctx.activation == "relu"', FUSED,
+    ),
     Fault(
         "any weight on meta tensors", "fused_rnn/ops/checks.py", "            check_shape(weight, name, shape)\n", "",
         REFUSALS,

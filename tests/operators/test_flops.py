@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CELLS, KINDS, Case, cell_case, flatten, hx_of, structure_of
-from convolution_cases import FORMS, Convolution, ConvolutionCase
+from convolution_cases import FORMS, FUSED, Convolution, ConvolutionCase
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -104,7 +104,7 @@ def test_padding_does_not_count(kind: str) -> None:
 
 
 @pytest.mark.parametrize("wanted", [(False, False), (True, False), (False, True), (True, True)], ids=str)
-@pytest.mark.parametrize("case", FORMS, ids=str)
+@pytest.mark.parametrize("case", [*FORMS, *FUSED[::5]], ids=str)
 def test_a_masked_convolution_counts_its_active_taps(case: ConvolutionCase, wanted: tuple[bool, bool]) -> None:
     """Of a dense convolution's operations, it takes the share that the mask leaves, forward and backward."""
     tensors, counts = case.tensors(torch.float64), []

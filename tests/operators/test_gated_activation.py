@@ -3,21 +3,13 @@
 import pytest
 import torch
 from comparing import assert_accurate, assert_all_accurate, differentiate
-from torch import Tensor
+from convolution_cases import gated
 from torch.autograd import gradcheck, gradgradcheck
 
 from fused_rnn import GatedActivation
 from fused_rnn.functional import gated_activation
 
 F64 = torch.float64
-
-
-def oracle(input: Tensor, groups: int) -> Tensor:
-    """Compute the gate channel by channel."""
-    channels = input.size(1) // 2
-    half = channels // groups
-    firsts = [2 * half * (channel // half) + channel % half for channel in range(channels)]
-    return input[:, firsts].tanh() * input[:, [first + half for first in firsts]].sigmoid()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64, torch.bfloat16, torch.float16], ids=str)
@@ -32,7 +24,7 @@ def test_values_and_gradients(
     torch.set_num_threads(2)
     exact = (3 * torch.randn(shape)).to(dtype).to(F64).contiguous(memory_format=layout).requires_grad_()
     input, peer = (exact.detach().to(dtype).requires_grad_() for _ in range(2))
-    output, expected, other = gated_activation(input, groups), oracle(exact, groups), oracle(peer, groups)
+    output, expected, other = gated_activation(input, groups), gated(exact, groups), gated(peer, groups)
     assert_accurate(output, expected, other)
     assert output.is_contiguous(memory_format=layout) or output.numel() == 0
     gradients = (differentiate([y], {"input": x}) for y, x in ((output, input), (expected, exact), (other, peer)))
@@ -43,12 +35,12 @@ def test_values_and_gradients(
 
 def test_on_every_device(device: str) -> None:
     input = torch.randn(2, 12, 3, 5, dtype=F64)
-    assert_accurate(GatedActivation(3).to(device)(input.to(device)), oracle(input, 3))
+    assert_accurate(GatedActivation(3).to(device)(input.to(device)), gated(input, 3))
 
 
 def test_an_input_that_is_not_contiguous() -> None:
     input = torch.randn(4, 9, 8, 5, dtype=F64).permute(0, 2, 3, 1)[:, :, ::2]
-    assert_accurate(gated_activation(input, 2), oracle(input, 2))
+    assert_accurate(gated_activation(input, 2), gated(input, 2))
 
 
 def test_higher_gradients_and_transforms() -> None:
@@ -56,21 +48,42 @@ def test_higher_gradients_and_transforms() -> None:
     assert gradcheck(lambda x: gated_activation(x, 3), input)
     assert gradgradcheck(lambda x: gated_activation(x, 3), input)
     batched = torch.randn(4, 2, 12, 2, 3, dtype=F64)
-    expected = torch.stack([oracle(one, 3) for one in batched])
+    expected = torch.stack([gated(one, 3) for one in batched])
     assert_accurate(torch.vmap(lambda one: gated_activation(one, 3))(batched), expected)
     tangent = torch.randn_like(input)
     ours, theirs = (
         torch.func.jvp(lambda x, f=function: f(x, 3), (input.detach(),), (tangent,))[1]
-        for function in (gated_activation, oracle)
+        for function in (gated_activation, gated)
     )
     assert_accurate(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize(("shape", "groups"), [((3, 12, 5, 7), 3), ((0, 4, 3, 3), 1), ((2, 0, 3, 3), 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_opcheck(
+    dtype: torch.dtype, shape: tuple[int, ...], groups: int, layout: torch.memory_format, device: str
+) -> None:
+    input = torch.randn(shape, device=device, dtype=dtype).contiguous(memory_format=layout)
+    operators = torch.ops.fused_rnn
+    torch.library.opcheck(operators.gated_activation.default, (input, groups))
+    grad = torch.randn_like(operators.gated_activation(input, groups))
+    torch.library.opcheck(operators.gated_activation_backward.default, (grad, input, groups))
+
+
+def test_many_gradients_at_once() -> None:
+    input = torch.randn(2, 4, 3, 3, dtype=F64, requires_grad=True)
+    output, grads = gated_activation(input), torch.randn(5, 2, 2, 3, 3, dtype=F64)
+    (together,) = torch.autograd.grad(output, input, grads, is_grads_batched=True, retain_graph=True)
+    alone = [torch.autograd.grad(output, input, grad, retain_graph=True)[0] for grad in grads]
+    assert_accurate(together, torch.stack(alone))
 
 
 def test_extreme_values() -> None:
     numbers = [0.0, -0.0, 1e-30, 40.0, -200.0, torch.inf, -torch.inf]
     a, b = torch.cartesian_prod(torch.tensor(numbers), torch.tensor(numbers)).T
     input = torch.cat([a, b]).view(1, -1, 1, 1)
-    assert_accurate(gated_activation(input), oracle(input.double(), 1))
+    assert_accurate(gated_activation(input), gated(input.double(), 1))
     spoiled = gated_activation(torch.tensor([torch.nan, 1.0, 1.0, 1.0]).view(1, 4, 1, 1))
     assert spoiled.isnan().flatten().tolist() == [True, False]
 
@@ -78,7 +91,7 @@ def test_extreme_values() -> None:
 def test_compile() -> None:
     input = torch.randn(2, 8, 3, 3)
     compiled = torch.compile(GatedActivation(2), fullgraph=True)
-    assert_accurate(compiled(input), oracle(input.double(), 2), oracle(input, 2))
+    assert_accurate(compiled(input), gated(input.double(), 2), gated(input, 2))
 
 
 def test_errors() -> None:
@@ -90,6 +103,17 @@ def test_errors() -> None:
         gated_activation(torch.randn(1, 10, 3, 3), 3)
     with pytest.raises(ValueError, match="data_channels must be positive, got 0"):
         GatedActivation(0)
+    operator = torch.ops.fused_rnn.gated_activation_backward
+    for grad, words in (
+        (torch.randn(1, 2, 3, 2), r"Expected grad_output of size \[1, 2, 3, 3\]"),
+        (torch.randn(1, 2, 3, 3).double(), "Input type .* and grad_output type .* should be the same"),
+        (torch.randn(1, 2, 3, 3, device="meta"), "input is on cpu, but grad_output is on meta"),
+    ):
+        with pytest.raises(RuntimeError, match=words):
+            operator(grad, torch.randn(1, 4, 3, 3), 1)
+        if grad.is_cpu:  # the same error where only shapes are computed
+            with pytest.raises(RuntimeError, match=words):
+                operator(grad.to("meta"), torch.randn(1, 4, 3, 3, device="meta"), 1)
     with pytest.raises(NotImplementedError, match="input must be float32, float64, bfloat16 or float16, got Long"):
         gated_activation(torch.ones(1, 2, 3, 3, dtype=torch.long))
 

@@ -21,9 +21,14 @@ ROOT = Path(__file__).parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
 SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fused_rnn::")]
 # An operator and those that belong to it are in the same files.
-OPERATORS = sorted({re.sub("^fused_rnn::|_backward$|_pack$", "", name) for name in SCHEMAS})
-# The suffixes of operators that belong to another one. The gradient of the gated activation is made of PyTorch's.
-SECOND = {"recurrent": ["_backward"], "masked_conv2d": ["_backward"], "pixel_network": ["_pack"]}
+OPERATORS = sorted({re.sub("^fused_rnn::|_backward$|_fused$|_pack$", "", name) for name in SCHEMAS})
+# The suffixes of operators that belong to another one.
+SECOND = {
+    "recurrent": ["_backward"],
+    "masked_conv2d": ["_fused", "_backward"],
+    "gated_activation": ["_backward"],
+    "pixel_network": ["_pack"],
+}
 # The files of operators that run on a GPU, beside those that all have. Masked convolution and its gate have no kernels
 # of their own there.
 ON_A_GPU = {

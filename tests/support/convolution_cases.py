@@ -26,6 +26,14 @@ def as_made(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def gated(sums: Tensor, groups: int) -> Tensor:
+    """Compute tanh(a) * sigmoid(b) channel by channel, where a and b are the halves of each group of channels."""
+    channels = sums.size(1) // 2
+    half = channels // groups
+    firsts = [2 * half * (channel // half) + channel % half for channel in range(channels)]
+    return sums[:, firsts].tanh() * sums[:, [first + half for first in firsts]].sigmoid()
+
+
 @dataclass(frozen=True)
 class ConvolutionCase:
     """A masked convolution and the images for it."""
@@ -39,6 +47,8 @@ class ConvolutionCase:
     dilation: tuple[int, int] = (1, 1)
     batch: int = 2
     bias: bool = True
+    activation: str | None = None
+    residual: bool = False
 
     def __str__(self) -> str:
         changed = {name: value for name, value in vars(self).items() if value != getattr(ConvolutionCase, name)}
@@ -49,7 +59,7 @@ class ConvolutionCase:
         return self.mask_type, self.data_channels, self.dilation
 
     def tensors(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Return input, weight and bias, with values that are exact in bfloat16."""
+        """Return input, weight, bias and residual, with values that are exact in bfloat16."""
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
@@ -59,7 +69,12 @@ class ConvolutionCase:
             "input": random(self.batch, self.in_channels, *self.size),
             "weight": random(self.out_channels, self.in_channels, *self.kernel_size),
         }
-        return {**tensors, "bias": random(self.out_channels)} if self.bias else tensors
+        if self.bias:
+            tensors["bias"] = random(self.out_channels)
+        if self.residual:
+            halves = 2 if self.activation == "gated" else 1
+            tensors["residual"] = random(self.batch, self.out_channels // halves, *self.size)
+        return tensors
 
     def mask(self) -> Tensor:
         """Return the mask of the weight, computed from its definition entry by entry."""
@@ -77,12 +92,19 @@ class ConvolutionCase:
                 mask[o, c, y, x] = (y, x) < centre
         return mask
 
-    def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        return functional.masked_conv2d(input, weight, bias, *self.options)
+    def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        return functional.masked_conv2d(input, weight, bias, *self.options, self.activation, residual)
 
-    def oracle(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    def oracle(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
         padding = [k // 2 * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-        return conv2d(input, weight * self.mask(), bias, padding=padding, dilation=self.dilation)
+        output = conv2d(input, weight * self.mask(), bias, padding=padding, dilation=self.dilation)
+        if self.activation == "relu":
+            output = output.relu()
+        if self.activation == "gated":
+            output = gated(output, self.data_channels)
+        return output if residual is None else output + residual
 
     def result(
         self,
@@ -95,8 +117,8 @@ class ConvolutionCase:
     ) -> dict[str, Tensor]:
         """Return the output and all gradients; the layouts change the images and the weight in memory."""
         leaves = {name: tensor.to(device).requires_grad_() for name, tensor in self.tensors(dtype).items()}
-        input, weight, *bias = leaves.values()
-        output = convolution(layout(input), weight_layout(weight), *bias)
+        layouts = {"input": layout, "residual": layout, "weight": weight_layout}
+        output = convolution(**{name: layouts.get(name, as_made)(leaf) for name, leaf in leaves.items()})
         # The view of the output receives its gradient in the layout of grad_layout.
         with_layout = WithGradientLayout.apply(output, grad_layout)
         return {"output": output.detach(), **differentiate([with_layout], leaves)}
@@ -139,4 +161,12 @@ TAILS = [
     ConvolutionCase(64, 3, (1, 1), "B", 3, (30, 28)),
     ConvolutionCase(65, 130, (3, 3), "B", 1, (17, 33), bias=False),
     ConvolutionCase(65, 130, (3, 3), "vertical_A", 1, (17, 33), bias=False),
+]
+# Every activation, with and without a residual, in images of several strips of rows, and of one pixel.
+FUSED = [
+    ConvolutionCase(channels, out_channels, (3, 5), mask_type, groups, size, activation=activation, residual=residual)
+    for activation, residual in product((None, "relu", "gated"), (False, True))
+    if activation or residual
+    for mask_type, groups in MASKS
+    for channels, out_channels, size in ((3, 6, (1, 1)), (4, 12, (5, 6)), (40, 72, (19, 17)))
 ]

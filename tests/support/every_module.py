@@ -21,7 +21,8 @@ NAMES = list(SHAPES)
 class ReferenceConv2d(fused_rnn.MaskedConv2d):
     """The masked convolution, computed by the reference."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        assert residual is None
         images = input if input.dim() == 4 else input[None]
         output = reference.masked_conv2d(images, self.weight, self.bias, self.mask_type, self.data_channels)
         return output if input.dim() == 4 else output[0]
@@ -30,7 +31,8 @@ class ReferenceConv2d(fused_rnn.MaskedConv2d):
 class ReferenceConv1d(fused_rnn.MaskedConv1d):
     """The causal convolution, computed by the reference."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        assert residual is None
         sequences = input if input.dim() == 3 else input[None]
         output = reference.masked_conv1d(sequences, self.weight, self.bias, self.mask_type, self.data_channels)
         return output if input.dim() == 3 else output[0]

@@ -2,11 +2,11 @@
 // units: target[pixel, :] = sum over taps of W_tap source[pixel + place of tap, :].
 //
 // A block computes tiles of kRows x 8 pixels and kGroups x 64 channels. For 64 channels of the source at a time, it
-// copies the tile's pixels with all that their taps reach once; each tap is then a view of the same copy that starts some rows
-// later, since a matrix instruction finds its operand by a start address and a distance between groups of 8 pixels. So a
-// tile costs one copy of its pixels and a copy of each tap's weights. One warp copies; each of the other warpgroups
-// multiplies the weights of its 64 channels with the pixels. What is outside the image is zero in the copies, and not
-// stored.
+// copies the tile's pixels with all that their taps reach once; each tap is then a view of the same copy that starts
+// some rows later, since a matrix instruction finds its operand by a start address and a distance between groups of 8
+// pixels. So a tile costs one copy of its pixels and a copy of each tap's weights. One warp copies; each of the other
+// warpgroups multiplies the weights of its 64 channels with the pixels. What is outside the image is zero in the
+// copies, and not stored.
 
 #pragma once
 
@@ -21,7 +21,7 @@ struct ChannelRange {
   int centre_begin, centre_end;  // the source channels that they see at the centre tap; none without groups
   TensorMap target;              // [end, width, height, batch], boxes of 64 x 8 x stored_rows
   TensorMap source;              // [centre_end, width, height, batch], boxes of a tile
-  TensorMap weight;              // [in channels, taps, out channels], of which centre_end source channels, boxes of 64 x 1 x 64
+  TensorMap weight;  // [in channels, taps, out channels], of which centre_end source channels, boxes of 64 x 1 x 64
 };
 
 struct CorrelationParams {
@@ -29,11 +29,11 @@ struct CorrelationParams {
   TensorMap weight;  // [in channels, taps, out channels], boxes of 64 x 1 x 64
   const void* bias;  // [target channels], or null
   int source_channels;
-  int before_y, before_x;          // pixels from a tile's first pixel back to the first of its box
-  int taps, row_length;            // that all channels see; tap t is at row t / row_length, column t % row_length
-  int first_row, tap_y, tap_x;     // the view of tap (y, x) starts with row first_row + y * tap_y + x * tap_x of the box
-  int pitch;                       // rows of the box from one row of pixels to the next
-  int box_rows;                    // of pixels
+  int before_y, before_x;       // pixels from a tile's first pixel back to the first of its box
+  int taps, row_length;         // that all channels see; tap t is at row t / row_length, column t % row_length
+  int first_row, tap_y, tap_x;  // the view of tap (y, x) starts with row first_row + y * tap_y + x * tap_x of the box
+  int pitch;                    // rows of the box from one row of pixels to the next
+  int box_rows;                 // of pixels
   int columns, rows, channel_blocks;  // tiles across an image, down an image, and of its channels
   bool relu;
   CorrelationPlan plan;
@@ -120,7 +120,9 @@ struct Correlation {
   }
 
   // The passes of a tile: those of the taps that all channels see, then those of the centre tap.
-  FUSED_RNN_DEVICE int dense_passes() const { return params.taps > 0 ? (params.source_channels + kChannels - 1) / kChannels : 0; }
+  FUSED_RNN_DEVICE int dense_passes() const {
+    return params.taps > 0 ? (params.source_channels + kChannels - 1) / kChannels : 0;
+  }
   FUSED_RNN_DEVICE int passes(const Tile& tile) const {
     const ChannelRange& range = params.range[tile.range];
     return dense_passes() + (range.centre_end - range.centre_begin + kChannels - 1) / kChannels;

@@ -25,8 +25,8 @@ struct Column {
   int row, offset;
 };
 
-// A pixel of a tile: where its place with tap 0 is in the lines, and from which row on the kernel is within the image; for
-// a pixel that does not exist, no row is.
+// A pixel of a tile: where its place with tap 0 is in the lines, and from which row on the kernel is within the image;
+// for a pixel that does not exist, no row is.
 struct Pixel {
   int offset, first_row;
 };
@@ -34,14 +34,14 @@ struct Pixel {
 struct FirstLayerParams {
   const void* input;
   int64_t batch_stride, row_stride, column_stride, channel_stride;  // of the input
-  const void* weight;  // the forward pass
-  int64_t out_stride, in_stride, tap_stride;  // of the weight or its gradient
-  const void* bias;       // [out_channels], or null
+  const void* weight;                                               // the forward pass
+  int64_t out_stride, in_stride, tap_stride;                        // of the weight or its gradient
+  const void* bias;                                                 // [out_channels], or null
   TensorMap grad_output;  // the weight gradient: [out_channels, pixels], boxes of 64 x 256
-  float* slots;           // the weight gradient: [2 * blocks, out_blocks, depth_blocks, 64, 64], a slot for each warpgroup
-  void* grad_weight;      // or null
-  void* grad_bias;        // or null
-  Taps taps;              // that all channels see; the centre tap follows if there are groups
+  float* slots;       // the weight gradient: [2 * blocks, out_blocks, depth_blocks, 64, 64], a slot for each warpgroup
+  void* grad_weight;  // or null
+  void* grad_bias;    // or null
+  Taps taps;          // that all channels see; the centre tap follows if there are groups
   int kernel_taps, in_channels, out_channels, height, width;
   int pixels;
   int columns;  // of the matrix, without the one of ones
@@ -55,20 +55,19 @@ struct FirstLayerParams {
 
 // The shared memory of a block.
 struct FirstLayerMemory {
-  static constexpr int kBlockBytes = kFirstPixels * kRowBytes;     // 64 columns of the matrix
-  static constexpr int kWeightBytes = kChannels * kRowBytes;       // of 64 output channels, for 64 columns
-  static constexpr int kOutBytes = 64 * kRowBytes;                 // 64 pixels of 64 channels
-  static constexpr int kOutBuffers = 2;                            // of a warpgroup
+  static constexpr int kBlockBytes = kFirstPixels * kRowBytes;  // 64 columns of the matrix
+  static constexpr int kWeightBytes = kChannels * kRowBytes;    // of 64 output channels, for 64 columns
+  static constexpr int kOutBytes = 64 * kRowBytes;              // 64 pixels of 64 channels
+  static constexpr int kOutBuffers = 2;                         // of a warpgroup
   static constexpr int kColumnBytes = kMostColumns * sizeof(Column), kPixelBytes = kFirstPixels * sizeof(Pixel);
 
   static constexpr int64_t forward_bytes(const FirstLayerPlan& plan) {
     return kAlignment + plan.depth_blocks * (kBlockBytes + int64_t(plan.out_blocks) * kWeightBytes) +
-           2 * kOutBuffers * kOutBytes +
-           kColumnBytes + kPixelBytes + plan.line_bytes;
+           2 * kOutBuffers * kOutBytes + kColumnBytes + kPixelBytes + plan.line_bytes;
   }
   static constexpr int64_t gradient_bytes(const FirstLayerPlan& plan) {
-    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + kPixelBytes + 2 * 8 +
-           plan.line_bytes;
+    return kAlignment + (plan.depth_blocks + 2 * int64_t(plan.out_blocks)) * kBlockBytes + kColumnBytes + kPixelBytes +
+           2 * 8 + plan.line_bytes;
   }
 };
 
@@ -78,7 +77,8 @@ struct FirstLayer {
 
   const FirstLayerParams& params;
   char* matrix;   // [depth_blocks][256 pixels][64 columns]
-  char* second;   // the weights, [depth_blocks][out_channels][64 columns]; or grad_output, [out_blocks][256 pixels][64 channels]
+  char* second;   // the weights, [depth_blocks][out_channels][64 columns]; or grad_output, [out_blocks][256 pixels][64
+                  // channels]
   Column* table;  // [columns]
   Pixel* pixels;  // [256]
 
@@ -98,8 +98,8 @@ struct FirstLayer {
     block_barrier();
   }
 
-  // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line has zeros for
-  // the pixels beyond both ends that taps reach.
+  // Copies the lines of the images that the taps of a tile reach: those of its pixels and before_y before them. A line
+  // has zeros for the pixels beyond both ends that taps reach.
   FUSED_RNN_DEVICE void load_lines(T* lines, int first_line, int count) const {
     constexpr int kAtOnce = 8;  // loads of a thread that do not wait for each other
     for (int start = static_cast<int>(threadIdx.x); start < count * params.pitch; start += kAtOnce * kFirstThreads) {
@@ -122,9 +122,9 @@ struct FirstLayer {
     }
   }
 
-  // Makes the rows of the matrix for the pixels from `first` on: what is outside the image is zero, and the columns after
-  // the last are zero, too, but for a column of ones that follows it if it is wanted. Those that no instruction reads, or
-  // only for sums that nobody reads, stay as they are.
+  // Makes the rows of the matrix for the pixels from `first` on: what is outside the image is zero, and the columns
+  // after the last are zero, too, but for a column of ones that follows it if it is wanted. Those that no instruction
+  // reads, or only for sums that nobody reads, stay as they are.
   FUSED_RNN_DEVICE void gather(T* lines, int first, int columns, bool ones) const {
     const int thread = static_cast<int>(threadIdx.x), first_line = first / params.width;
     const int last = first + kFirstPixels < params.pixels ? first + kFirstPixels : params.pixels;
@@ -316,7 +316,8 @@ struct FirstLayer {
           for (int d = 0; d < kDepthBlocks; ++d)
             multiply_matrices<kBFloat16, kChannels, false, false>(
                 sum[o][d], matrix_descriptor(grads + o * FirstLayerMemory::kBlockBytes, 8 * kRowBytes, 0),
-                matrix_descriptor(shared_address(matrix) + d * FirstLayerMemory::kBlockBytes + pixels, 8 * kRowBytes, 0),
+                matrix_descriptor(shared_address(matrix) + d * FirstLayerMemory::kBlockBytes + pixels, 8 * kRowBytes,
+                                  0),
                 true);
       }
       matrices_started();
@@ -325,7 +326,8 @@ struct FirstLayer {
       at.advance(2);
     }
     const int thread = static_cast<int>(threadIdx.x) % 128, row = thread / 32 * 16 + thread % 32 / 4;
-    float* slot = params.slots + (int64_t(blockIdx.x) * 2 + group) * params.plan.slot_values() + row * kChannels + thread % 4 * 2;
+    float* slot =
+        params.slots + (int64_t(blockIdx.x) * 2 + group) * params.plan.slot_values() + row * kChannels + thread % 4 * 2;
 #pragma unroll
     for (int o = 0; o < kOutBlocks; ++o)
 #pragma unroll
@@ -354,14 +356,15 @@ template <bool kBFloat16, int kOutBlocks, int kDepthBlocks>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kFirstThreads, first_blocks_on_each(kOutBlocks, kDepthBlocks))
     sum_first_layer_gradient(const FUSED_RNN_PARAM FirstLayerParams params) {
   if constexpr (kHasHopper) {
-    FirstLayer<kBFloat16>(params, 2 * kOutBlocks * FirstLayerMemory::kBlockBytes).template gradient<kOutBlocks, kDepthBlocks>();
+    FirstLayer<kBFloat16>(params, 2 * kOutBlocks * FirstLayerMemory::kBlockBytes)
+        .template gradient<kOutBlocks, kDepthBlocks>();
   } else {
     trap("this kernel was not compiled for this GPU");
   }
 }
 
-// Adds the slots, in order. A block has 64 columns of one output channel: 64 groups of 16 threads add every 64th slot, four
-// columns a thread. Masked entries are set to zero.
+// Adds the slots, in order. A block has 64 columns of one output channel: 64 groups of 16 threads add every 64th slot,
+// four columns a thread. Masked entries are set to zero.
 constexpr int kFirstAddends = 64, kFirstAddThreads = kFirstAddends * kChannels / 4;
 
 template <bool kBFloat16>
@@ -373,9 +376,9 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kFirstAddThreads)
   auto* shared = reinterpret_cast<float4*>(shared_memory());
   const int depth = params.plan.depth_blocks, out = static_cast<int>(blockIdx.x) / depth;
   const int block = static_cast<int>(blockIdx.x) % depth, thread = static_cast<int>(threadIdx.x);
-  const float* from =
-      params.slots + ((int64_t(out / kChannels) * depth + block) * kChannels + out % kChannels) * kChannels +
-      thread % (kChannels / 4) * 4;
+  const float* from = params.slots +
+                      ((int64_t(out / kChannels) * depth + block) * kChannels + out % kChannels) * kChannels +
+                      thread % (kChannels / 4) * 4;
   float4 sum = {0, 0, 0, 0};
 #pragma unroll 4
   for (int slot = thread / (kChannels / 4); slot < 2 * params.plan.blocks; slot += kFirstAddends)

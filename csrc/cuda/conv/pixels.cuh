@@ -43,8 +43,8 @@ struct Epilogue {
   float bias[2];  // of the thread's channels
   bool relu;
 
-  // `channel` is the first of the warpgroup's 64 channels, of which those before `end` exist; `all` has the bias of each
-  // channel, or is null.
+  // `channel` is the first of the warpgroup's 64 channels, of which those before `end` exist; `all` has the bias of
+  // each channel, or is null.
   FUSED_RNN_DEVICE Epilogue(const void* all, int channel, int end, bool relu) : relu(relu) {
     const int thread = static_cast<int>(threadIdx.x) % 128;
     for (int half = 0; half < 2; ++half) {

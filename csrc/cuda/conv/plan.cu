@@ -1,20 +1,19 @@
 // See plan.h.
 
-#include "cuda/conv/plan.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "cuda/conv/correlation.cuh"
 #include "cuda/conv/first_layer.cuh"
+#include "cuda/conv/plan.h"
 #include "cuda/conv/weight_gradient.cuh"
 
 namespace fused_rnn::cuda {
 namespace {
 
 constexpr int64_t kReservedBytes = 1024;  // of shared memory, by the system for each block
-constexpr int64_t kMostBox = 256;  // rows or columns of a box that is copied at once
+constexpr int64_t kMostBox = 256;         // rows or columns of a box that is copied at once
 
 // Fits the stages of a correlation's rings into `shared_bytes`; whether they fit.
 bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool deep) {
@@ -33,9 +32,9 @@ bool fit(CorrelationPlan& plan, const Taps& taps, int64_t shared_bytes, bool dee
 
 // The time that a correlation takes, about, where each tile sums so many taps over so many blocks of 64 channels. The
 // numbers are fitted to what an H200 took (benchmarks/results/nvidia-h200-masked-conv-tiles.csv): a matrix instruction
-// takes half as many cycles as it has columns, but at least some; a tile ends with storing it, which other blocks of the
-// multiprocessor hide in part; and for each block of channels it waits for their pixels, which takes longer where nothing
-// else runs meanwhile.
+// takes half as many cycles as it has columns, but at least some; a tile ends with storing it, which other blocks of
+// the multiprocessor hide in part; and for each block of channels it waits for their pixels, which takes longer where
+// nothing else runs meanwhile.
 double estimate(const CorrelationPlan& plan, int64_t taps, int64_t depth_blocks, const Device& device) {
   constexpr double kCyclesOfMicrosecond = 1755, kStart = 5.1;
   const double columns = plan.rows * kTileWidth;
@@ -98,7 +97,8 @@ const char* why_no_kernels(const MaskedConv2dSizes& sizes, const Device& device)
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2, kMostReach = std::numeric_limits<int16_t>::max();
   if (std::max({sizes.height * sizes.width * sizes.batch, sizes.in_channels, sizes.out_channels, sizes.taps()}) > kMost)
     return "a size is too large";
-  if (sizes.dilation_height * sizes.kernel_height > kMostReach || sizes.dilation_width * sizes.kernel_width > kMostReach)
+  if (sizes.dilation_height * sizes.kernel_height > kMostReach ||
+      sizes.dilation_width * sizes.kernel_width > kMostReach)
     return "the taps reach too far";
   return nullptr;
 }
@@ -157,10 +157,10 @@ CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t ta
     const GroupChannels of = channels_of_group(target_channels, sizes.data_channels, group);
     channel_blocks += divide_up(of.end - of.begin, channel_groups * kChannels);
   }
-  plan.tiles =
-      divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch * channel_blocks;
+  plan.tiles = divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch * channel_blocks;
   plan.blocks = std::min(plan.tiles, device.multiprocessors * on_each);
-  plan.microseconds = estimate(plan, Taps(sizes, /*with_centre=*/true).count, divide_up(source_channels, kChannels), device);
+  plan.microseconds =
+      estimate(plan, Taps(sizes, /*with_centre=*/true).count, divide_up(source_channels, kChannels), device);
   return plan;
 }
 
@@ -174,8 +174,8 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
   return best;
 }
 
-WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
-                                             int channel_groups, int rows) {
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device, int channel_groups,
+                                             int rows) {
   const Taps taps(sizes, /*with_centre=*/true);
   WeightGradientPlan plan = {};
   plan.channel_groups = channel_groups;
@@ -188,8 +188,7 @@ WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, con
   plan.shared_bytes = WeightGradientMemory::bytes(plan);
   plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
                divide_up(sizes.out_channels, plan.channel_groups * kChannels);
-  plan.tiles =
-      static_cast<int>(divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch);
+  plan.tiles = static_cast<int>(divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch);
   share_out(plan, taps, device);
   return plan;
 }
@@ -201,8 +200,8 @@ WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const De
     for (int rows = 16; rows >= 2; rows -= 2) {
       const WeightGradientPlan plan = plan_weight_gradient_with(sizes, device, channel_groups, rows);
       if (plan.blocks == 0) continue;
-      // Two groups share the pixels that they multiply with, so that they take less than twice as long as one; where that
-      // is for nothing, as there are no more than 64 channels in a last unit, one is faster.
+      // Two groups share the pixels that they multiply with, so that they take less than twice as long as one; where
+      // that is for nothing, as there are no more than 64 channels in a last unit, one is faster.
       const double time = double(plan.tiles) * rows * double(plan.units) * (channel_groups == 1 ? 1 : 1.6);
       if (best.blocks == 0 || time < best_time) {
         best = plan;
@@ -236,8 +235,7 @@ FirstLayerPlan plan_first_layer_gradient(const MaskedConv2dSizes& sizes, const D
   plan.shared_bytes = FirstLayerMemory::gradient_bytes(plan);
   if (!is_built_first(plan.out_blocks, plan.depth_blocks) || plan.shared_bytes > device.shared_bytes) return {};
   plan.tiles = static_cast<int>(divide_up(sizes.batch * sizes.height * sizes.width, kFirstPixels));
-  plan.blocks =
-      std::min(plan.tiles, device.multiprocessors * first_blocks_on_each(plan.out_blocks, plan.depth_blocks));
+  plan.blocks = std::min(plan.tiles, device.multiprocessors * first_blocks_on_each(plan.out_blocks, plan.depth_blocks));
   return plan;
 }
 

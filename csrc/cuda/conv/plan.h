@@ -10,20 +10,20 @@
 
 namespace fused_rnn::cuda {
 
-constexpr int kChannels = 64;   // of a box of images or weights: 128 bytes of half precision
-constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of rows of a matrix instruction
-constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
-constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
-constexpr int kMostRuns = 64;   // of such taps
-constexpr int kMostGroups = 4;  // of channels, whose centre taps differ
+constexpr int kChannels = 64;     // of a box of images or weights: 128 bytes of half precision
+constexpr int kTileWidth = 8;     // pixels of a tile's row, which is a group of rows of a matrix instruction
+constexpr int kMostRows = 32;     // of a tile: 256 pixels are the columns of one instruction
+constexpr int kMostTaps = 4;      // neighbouring taps whose weight gradient one instruction computes
+constexpr int kMostRuns = 64;     // of such taps
+constexpr int kMostGroups = 4;    // of channels, whose centre taps differ
 constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
 
-// Active taps: the first ones in raster order. With groups of channels, those that all channels see, or with_centre also the
-// centre tap, which some see.
+// Active taps: the first ones in raster order. With groups of channels, those that all channels see, or with_centre
+// also the centre tap, which some see.
 struct Taps {
-  int count;               // active taps
-  int row_length;          // of the kernel: tap t is at row t / row_length, column t % row_length
-  int rows;                // that have active taps
+  int count;       // active taps
+  int row_length;  // of the kernel: tap t is at row t / row_length, column t % row_length
+  int rows;        // that have active taps
   int dilation_y, dilation_x;
   int before_y, before_x;  // pixels from the place of tap 0 to the pixel that it counts for
 
@@ -87,8 +87,9 @@ struct CorrelationPlan {
 };
 
 // The parts of a weight gradient: units of kChannels x channel_groups output channels, kChannels input channels and a
-// run of neighbouring taps. The tiles of pixels of each unit are dealt out in turn to some blocks, more of them where runs
-// are longer, so that at any time all units read pixels that are close to each other, which are in the L2 cache then.
+// run of neighbouring taps. The tiles of pixels of each unit are dealt out in turn to some blocks, more of them where
+// runs are longer, so that at any time all units read pixels that are close to each other, which are in the L2 cache
+// then.
 struct WeightGradientPlan {
   int rows;            // of a tile of pixels, each of kTileWidth pixels
   int channel_groups;  // of kChannels output channels of a unit
@@ -103,8 +104,8 @@ struct WeightGradientPlan {
   constexpr int64_t scratch_values() const { return blocks * (slot_values() + channel_groups * kChannels); }
 };
 
-// A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is computed
-// with all of them as one depth, for so many pixels at a time.
+// A layer whose active taps and input channels together are at most so many, less one for the bias gradient, is
+// computed with all of them as one depth, for so many pixels at a time.
 constexpr int kMostColumns = 128, kFirstPixels = 256, kFirstThreads = 256;
 // With fewer channels than this, boxes of 64 would be mostly zeros.
 constexpr int kFewChannels = 16;
@@ -135,8 +136,8 @@ constexpr bool is_built_first(int out_blocks, int depth_blocks) {
   return depth_blocks <= 2 && out_blocks * depth_blocks <= 4;
 }
 
-// What computes each pass over a layer in half precision: the kernels of correlation.cuh and weight_gradient.cuh, those of
-// first_layer.cuh, or torch's convolutions over rectangles of active taps.
+// What computes each pass over a layer in half precision: the kernels of correlation.cuh and weight_gradient.cuh, those
+// of first_layer.cuh, or torch's convolutions over rectangles of active taps.
 enum class Kernels { kRectangles, kBoxes, kFirstLayer };
 struct ConvolutionChoice {
   Kernels forward, input_gradient, parameter_gradients;
@@ -144,16 +145,16 @@ struct ConvolutionChoice {
 };
 ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device);
 
-// The sizes with a multiple of 8 input channels, as boxes need it. With groups of channels, more of them would not be the
-// same groups.
+// The sizes with a multiple of 8 input channels, as boxes need it. With groups of channels, more of them would not be
+// the same groups.
 MaskedConv2dSizes pad_in_channels(MaskedConv2dSizes sizes);
 
 // The plan with these tiles, without blocks if there is none; and the best of all.
 CorrelationPlan plan_correlation_with(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device,
                                       int rows, int channel_groups);
 CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_channels, const Device& device);
-WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device,
-                                             int channel_groups, int rows);
+WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device, int channel_groups,
+                                             int rows);
 WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device);
 
 // Without blocks where such a layer is too large for it.

@@ -2,12 +2,12 @@
 // grad_output[p, o] * input[p + place of tap, c].
 //
 // One instruction computes up to four neighbouring taps of a row of the kernel for 64 input channels: its columns are
-// views of the same pixels in shared memory, each one pixel further. A unit is such a run of taps, with 64 input channels
-// and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its slot; a second
-// kernel adds the slots of each unit, in their order. So the result is the same in every run.
+// views of the same pixels in shared memory, each one pixel further. A unit is such a run of taps, with 64 input
+// channels and 64 or 128 output channels. A block sums some tiles of pixels of one unit and leaves the sums in its
+// slot; a second kernel adds the slots of each unit, in their order. So the result is the same in every run.
 //
-// The bias gradient is summed from the same copies of grad_output by three warps of each block that have nothing else to
-// do. All units with the same output channels read all tiles, so some of them take turns.
+// The bias gradient is summed from the same copies of grad_output by three warps of each block that have nothing else
+// to do. All units with the same output channels read all tiles, so some of them take turns.
 
 #pragma once
 
@@ -34,8 +34,8 @@ struct WeightGradientParams {
   Centre centre;
   Taps taps;
   int runs, in_blocks, out_blocks;  // units of a run: by block of output channels, then block of input channels
-  int turns;       // runs that take turns with the bias gradient
-  int bias_parts;  // blocks that do, for the same output channels
+  int turns;                        // runs that take turns with the bias gradient
+  int bias_parts;                   // blocks that do, for the same output channels
   PlacedRun run[kMostRuns];
   int pitch;
   int columns, rows;  // tiles across an image, and down an image
@@ -49,8 +49,8 @@ struct Part {
   int out_channel, in_channel;
   int first_tile, tile_step;  // its tiles of pixels
   int bias_slot;
-  // Which it is of the units that take turns with the bias gradient of their output channels, and how many these are; none
-  // where other units do. They have runs of the same count, so that equal blocks of them have equal tiles.
+  // Which it is of the units that take turns with the bias gradient of their output channels, and how many these are;
+  // none where other units do. They have runs of the same count, so that equal blocks of them have equal tiles.
   int turn, turns;
 };
 template <int kGroups>
@@ -93,8 +93,7 @@ struct WeightGradient {
   Barrier *full, *empty;
 
   FUSED_RNN_DEVICE explicit WeightGradient(const WeightGradientParams& of)
-      : params(of),
-        part(part_of<kGroups>(of, static_cast<int>(blockIdx.x))) {
+      : params(of), part(part_of<kGroups>(of, static_cast<int>(blockIdx.x))) {
     ring = aligned_for_boxes(shared_memory());
     full = reinterpret_cast<Barrier*>(ring + params.plan.stages * params.plan.stage_bytes);
     empty = full + WeightGradientMemory::kMostStages;
@@ -187,7 +186,8 @@ struct WeightGradient {
     }
   }
 
-  // Sums the bias gradient over the tiles for which it is this unit's turn. Each thread has 8 channels of every 12th pixel.
+  // Sums the bias gradient over the tiles for which it is this unit's turn. Each thread has 8 channels of every 12th
+  // pixel.
   FUSED_RNN_DEVICE void sum_bias(int thread) const {
     constexpr int kAcross = kChannels / 8, kDown = kBiasThreads / kAcross;
     const int chunk = thread % kAcross, first = thread / kAcross, pixels = params.plan.rows * kTileWidth;
@@ -258,9 +258,10 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(gradient_threads(kGroups))
   }
 }
 
-// Adds the slots, in the order of the blocks. A block has four groups of 64 threads. `addends` groups share the values of
-// kRows output channels of a unit, four values of each a thread, and each adds every addends-th slot. They also set to zero what
-// of the masked taps belongs to them. Further blocks add the bias gradient, each of 64 channels, in groups of 16 threads.
+// Adds the slots, in the order of the blocks. A block has four groups of 64 threads. `addends` groups share the values
+// of kRows output channels of a unit, four values of each a thread, and each adds every addends-th slot. They also set
+// to zero what of the masked taps belongs to them. Further blocks add the bias gradient, each of 64 channels, in groups
+// of 16 threads.
 constexpr int kAddThreads = 256, kAddGroup = kChannels * kMostTaps / 4, kAddGroups = kAddThreads / kAddGroup;
 constexpr int kAddRows = 4;  // where that leaves enough blocks; else 1
 

@@ -47,8 +47,8 @@ struct TensorMap {
 };
 
 // Describes a tensor of two-byte values with `rank` dimensions, the first of which is dense: their sizes, the strides
-// of the others in bytes (multiples of 16), and the sizes of the box, 64 values in the first dimension. Copies fill with
-// zeros, or leave out, what is outside the tensor. Returns null, or what is wrong.
+// of the others in bytes (multiples of 16), and the sizes of the box, 64 values in the first dimension. Copies fill
+// with zeros, or leave out, what is outside the tensor. Returns null, or what is wrong.
 const char* make_tensor_map(TensorMap& map, const void* data, bool bfloat16, int rank, const int64_t* sizes,
                             const int64_t* strides, const int* box);
 
@@ -77,11 +77,10 @@ FUSED_RNN_DEVICE void barrier_arrive_and_expect(Barrier* barrier, int bytes) {
 FUSED_RNN_DEVICE void barrier_wait(Barrier* barrier, int parity) {
   for (int tries = 0;; ++tries) {
     uint32_t done;
-    asm volatile(
-        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
-        : "=r"(done)
-        : "r"(shared_address(barrier)), "r"(parity)
-        : "memory");
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+                 : "=r"(done)
+                 : "r"(shared_address(barrier)), "r"(parity)
+                 : "memory");
     if (done) return;
     if (tries > 1 << 26) trap("a barrier was not reached");
   }
@@ -131,8 +130,8 @@ FUSED_RNN_DEVICE void group_barrier(int number, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-// The number of this thread's warp in the block, which the compiler then knows to be the same in all threads of the warp:
-// it must not take a branch that depends on it for one where matrix instructions may diverge.
+// The number of this thread's warp in the block, which the compiler then knows to be the same in all threads of the
+// warp: it must not take a branch that depends on it for one where matrix instructions may diverge.
 FUSED_RNN_DEVICE int warp_number() { return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / 32), 0); }
 
 // Gives registers back, or takes more of those that others gave back: called by all threads of four warps, the first of
@@ -163,8 +162,8 @@ FUSED_RNN_DEVICE void matrices_done() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kBatches) : "memory");
 }
 
-#define FUSED_RNN_SUMS(i)                                                                                            \
-  "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]),            \
+#define FUSED_RNN_SUMS(i)                                                                                 \
+  "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]), \
       "+f"(sum[i + 6]), "+f"(sum[i + 7])
 #define FUSED_RNN_SUMS_32(i) FUSED_RNN_SUMS(i), FUSED_RNN_SUMS(i + 8), FUSED_RNN_SUMS(i + 16), FUSED_RNN_SUMS(i + 24)
 #define FUSED_RNN_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
@@ -175,7 +174,8 @@ FUSED_RNN_DEVICE void matrices_done() {
 #define FUSED_RNN_NAMES_56 ", %56, %57, %58, %59, %60, %61, %62, %63"
 #define FUSED_RNN_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
 #define FUSED_RNN_NAMES_80 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
-#define FUSED_RNN_NAMES_96 ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define FUSED_RNN_NAMES_96 \
+  ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define FUSED_RNN_NAMES_112 \
   ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FUSED_RNN_NAMES_TO_32 FUSED_RNN_NAMES_0 FUSED_RNN_NAMES_16 FUSED_RNN_NAMES_24
@@ -183,27 +183,29 @@ FUSED_RNN_DEVICE void matrices_done() {
 
 // wgmma of `columns` columns: what its sums are called, those operands, and the names of the operands that follow: both
 // descriptors, whether to add to the sums, and whether left and right are depth first.
-#define FUSED_RNN_MATRICES(columns, names, left_name, right_name, add_name, left_order, right_order, ...)              \
-  if constexpr (kColumns == columns) {                                                                                 \
-    if constexpr (kBFloat16)                                                                                           \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name ", 0;\n"                                               \
-                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" names "}, " left_name ", "       \
-                   right_name ", p, 1, 1, " left_order ", " right_order ";\n}"                                         \
-                   : __VA_ARGS__                                                                                       \
-                   : "l"(left), "l"(right), "r"(static_cast<int>(add)), "n"(kLeftDepthFirst ? 0 : 1),                  \
-                     "n"(kRightDepthFirst ? 0 : 1));                                                                   \
-    else                                                                                                               \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name ", 0;\n"                                               \
-                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.f16.f16 {" names "}, " left_name ", "         \
-                   right_name ", p, 1, 1, " left_order ", " right_order ";\n}"                                         \
-                   : __VA_ARGS__                                                                                       \
-                   : "l"(left), "l"(right), "r"(static_cast<int>(add)), "n"(kLeftDepthFirst ? 0 : 1),                  \
-                     "n"(kRightDepthFirst ? 0 : 1));                                                                   \
+#define FUSED_RNN_MATRICES(columns, names, left_name, right_name, add_name, left_order, right_order, ...)   \
+  if constexpr (kColumns == columns) {                                                                      \
+    if constexpr (kBFloat16)                                                                                \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name                                             \
+                   ", 0;\n"                                                                                 \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" names "}, " left_name \
+                   ", " right_name ", p, 1, 1, " left_order ", " right_order ";\n}"                         \
+                   : __VA_ARGS__                                                                            \
+                   : "l"(left), "l"(right), "r"(static_cast<int>(add)), "n"(kLeftDepthFirst ? 0 : 1),       \
+                     "n"(kRightDepthFirst ? 0 : 1));                                                        \
+    else                                                                                                    \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name                                             \
+                   ", 0;\n"                                                                                 \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.f16.f16 {" names "}, " left_name   \
+                   ", " right_name ", p, 1, 1, " left_order ", " right_order ";\n}"                         \
+                   : __VA_ARGS__                                                                            \
+                   : "l"(left), "l"(right), "r"(static_cast<int>(add)), "n"(kLeftDepthFirst ? 0 : 1),       \
+                     "n"(kRightDepthFirst ? 0 : 1));                                                        \
   }
 
-// sum[64 x kColumns] (+)= left[64 x 16] right[16 x kColumns], started by the four warps of a warpgroup together and done
-// when matrices_done says so. Thread t holds in sum[4 * j + 2 * h + e] the element of row 16 * (t / 32) + 8 * h + t % 32 /
-// 4 and column 8 * j + 2 * (t % 4) + e.
+// sum[64 x kColumns] (+)= left[64 x 16] right[16 x kColumns], started by the four warps of a warpgroup together and
+// done when matrices_done says so. Thread t holds in sum[4 * j + 2 * h + e] the element of row 16 * (t / 32) + 8 * h +
+// t % 32 / 4 and column 8 * j + 2 * (t % 4) + e.
 template <bool kBFloat16, int kColumns, bool kLeftDepthFirst, bool kRightDepthFirst>
 FUSED_RNN_DEVICE void multiply_matrices(float (&sum)[kColumns / 2], uint64_t left, uint64_t right, bool add) {
   FUSED_RNN_MATRICES(8, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", "%8", "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]),
@@ -218,9 +220,10 @@ FUSED_RNN_DEVICE void multiply_matrices(float (&sum)[kColumns / 2], uint64_t lef
   FUSED_RNN_MATRICES(224, FUSED_RNN_NAMES_TO_64 FUSED_RNN_NAMES_64 FUSED_RNN_NAMES_80 FUSED_RNN_NAMES_96, "%112",
                      "%113", "%114", "%115", "%116", FUSED_RNN_SUMS_32(0), FUSED_RNN_SUMS_32(32), FUSED_RNN_SUMS_32(64),
                      FUSED_RNN_SUMS(96), FUSED_RNN_SUMS(104))
-  FUSED_RNN_MATRICES(256, FUSED_RNN_NAMES_TO_64 FUSED_RNN_NAMES_64 FUSED_RNN_NAMES_80 FUSED_RNN_NAMES_96
-                     FUSED_RNN_NAMES_112, "%128", "%129", "%130", "%131", "%132", FUSED_RNN_SUMS_32(0),
-                     FUSED_RNN_SUMS_32(32), FUSED_RNN_SUMS_32(64), FUSED_RNN_SUMS_32(96))
+  FUSED_RNN_MATRICES(256,
+                     FUSED_RNN_NAMES_TO_64 FUSED_RNN_NAMES_64 FUSED_RNN_NAMES_80 FUSED_RNN_NAMES_96 FUSED_RNN_NAMES_112,
+                     "%128", "%129", "%130", "%131", "%132", FUSED_RNN_SUMS_32(0), FUSED_RNN_SUMS_32(32),
+                     FUSED_RNN_SUMS_32(64), FUSED_RNN_SUMS_32(96))
 }
 
 }  // namespace fused_rnn::cuda

@@ -102,9 +102,9 @@ FUSED_RNN_DEVICE void store_shared_of(void* mine, int rank, uint2 words) {
 #endif
 }
 
-// For kernels that are launched early: all their blocks call wait_for_last_kernel before they touch global memory, which
-// the kernels before may still write or read. Blocks of the next kernel may start, if it is launched early, too, when
-// all blocks have called let_next_kernel_start or ended, and where there is room for them.
+// For kernels that are launched early: all their blocks call wait_for_last_kernel before they touch global memory,
+// which the kernels before may still write or read. Blocks of the next kernel may start, if it is launched early, too,
+// when all blocks have called let_next_kernel_start or ended, and where there is room for them.
 FUSED_RNN_DEVICE void wait_for_last_kernel() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -175,9 +175,9 @@ struct Launch {
   int64_t blocks;
   int threads;
   int64_t shared_bytes;
-  int cluster;       // blocks of a cluster; 1 for none
-  bool cooperative;  // whether all blocks must run at once
-  void* stream;      // cudaStream_t
+  int cluster;         // blocks of a cluster; 1 for none
+  bool cooperative;    // whether all blocks must run at once
+  void* stream;        // cudaStream_t
   bool early = false;  // whether blocks may start while the last kernel of the stream ends; see wait_for_last_kernel
 };
 

@@ -45,7 +45,8 @@ cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::Scala
   return cuda::choose_kernels(sizes, cuda::device_at(std::max<int>(0, gpu)));
 }
 
-Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kernels kernels) {
+Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
+                      cuda::Kernels kernels) {
   const MaskedConv2dSizes& s = layer.sizes;
   const bool first = kernels == cuda::Kernels::kFirstLayer;
   const Tensor input = first ? layer.input : channels_last(layer.input);
@@ -56,14 +57,15 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kerne
                                                   {input.const_data_ptr(), true},
                                                   weight_params(weight, s),
                                                   bias.defined() ? dense_bias.const_data_ptr() : nullptr,
-                                                  {output.mutable_data_ptr(), true}};
+                                                  {output.mutable_data_ptr(), true},
+                                                  activation,
+                                                  /*residual=*/nullptr,
+                                                  /*sums=*/{}};
   const bool bfloat16 = is_bfloat16(input);
   const cuda::Device gpu = gpu_of(input);
   void* const stream = current_stream(input.device());
-  check_launch(first ? cuda::first_layer(bfloat16, params, strides_of(input), /*relu=*/false,
-                                         cuda::plan_first_layer(s, gpu), stream)
-                     : cuda::masked_conv2d(bfloat16, params, /*relu=*/false,
-                                           cuda::plan_correlation(s, s.out_channels, gpu), stream));
+  check_launch(first ? cuda::first_layer(bfloat16, params, strides_of(input), cuda::plan_first_layer(s, gpu), stream)
+                     : cuda::masked_conv2d(bfloat16, params, cuda::plan_correlation(s, s.out_channels, gpu), stream));
   return output.contiguous(layer.format);
 }
 

@@ -12,8 +12,9 @@ cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::Scala
 
 // What follows is for passes for which kernels of our own are chosen.
 
-// Returns the output. `bias` is undefined if there is none.
-Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, cuda::Kernels kernels);
+// Returns the output, after the activation kNone or kReLU. `bias` is undefined if there is none.
+Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
+                      cuda::Kernels kernels);
 
 Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output);
 

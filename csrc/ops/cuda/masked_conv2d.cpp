@@ -3,6 +3,7 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include "ops/cuda/gated_activation.h"
 #include "ops/cuda/hopper_convolution.h"
 #include "ops/cuda/rectangles.h"
 
@@ -22,13 +23,35 @@ cuda::ConvolutionChoice choose(const MaskedConv2d& layer) {
 }
 
 constexpr auto kRectangles = cuda::Kernels::kRectangles;
+constexpr auto kNone = MaskedConv2dActivation::kNone;
 
 }  // namespace
 
 Tensor masked_conv2d_on_cuda(const MaskedConv2d& layer, const Tensor& bias) {
   const Guards guards(layer);
   const cuda::ConvolutionChoice choice = choose(layer);
-  return choice.forward == kRectangles ? rectangles_forward(layer, bias) : hopper_forward(layer, bias, choice.forward);
+  return choice.forward == kRectangles ? rectangles_forward(layer, bias)
+                                       : hopper_forward(layer, bias, kNone, choice.forward);
+}
+
+// Kernels of our own compute ReLU on the way, unless the sums are wanted, too. A gate and a residual are computed after
+// the convolution.
+MaskedConv2dResults masked_conv2d_fused_on_cuda(const MaskedConv2d& layer, const Tensor& bias,
+                                                const MaskedConv2dEpilogue& epilogue) {
+  const Guards guards(layer);
+  const cuda::ConvolutionChoice choice = choose(layer);
+  const bool relu = epilogue.activation == MaskedConv2dActivation::kReLU;
+  const bool on_the_way = choice.forward != kRectangles && relu && !epilogue.keeps_sums;
+  const Tensor sums = choice.forward == kRectangles
+                          ? rectangles_forward(layer, bias)
+                          : hopper_forward(layer, bias, on_the_way ? epilogue.activation : kNone, choice.forward);
+  Tensor output = sums;
+  if (relu && !on_the_way)
+    output = epilogue.keeps_sums ? sums.relu() : sums.relu_();
+  else if (epilogue.activation == MaskedConv2dActivation::kGated)
+    output = gated_activation_on_cuda(sums, layer.sizes.data_channels);
+  if (epilogue.residual.defined()) output.add_(epilogue.residual);
+  return {output, epilogue.keeps_sums ? sums : sums.new_empty({0})};
 }
 
 MaskedConv2dGradients masked_conv2d_backward_on_cuda(const MaskedConv2d& layer, const Tensor& grad_output,
@@ -38,12 +61,10 @@ MaskedConv2dGradients masked_conv2d_backward_on_cuda(const MaskedConv2d& layer, 
   const bool own_input = wanted.input && choice.input_gradient != kRectangles;
   // A bias gradient alone is a sum.
   const bool own_weight = wanted.weight && choice.parameter_gradients != kRectangles;
-  MaskedConv2dGradients gradients =
-      rectangles_backward(layer, grad_output,
-                          {wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias && !own_weight});
+  MaskedConv2dGradients gradients = rectangles_backward(
+      layer, grad_output, {wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias && !own_weight});
   if (own_input) gradients.input = hopper_input_gradient(layer, grad_output);
-  if (own_weight)
-    hopper_parameter_gradients(layer, grad_output, wanted.bias, choice.parameter_gradients, gradients);
+  if (own_weight) hopper_parameter_gradients(layer, grad_output, wanted.bias, choice.parameter_gradients, gradients);
   return gradients;
 }
 
