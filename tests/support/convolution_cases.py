@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -61,6 +62,7 @@ class ConvolutionCase:
         }
         return {**tensors, "bias": random(self.out_channels)} if self.bias else tensors
 
+    @cache  # noqa: B019  (cases live as long as the tests)
     def mask(self) -> Tensor:
         """Return the mask of the weight, computed from its definition entry by entry."""
         height, width = self.kernel_size
