@@ -23,13 +23,15 @@ namespace {
 
 constexpr int64_t kBytes = 2;  // of a value
 
-// Describes the first `channels` of images with so many channels in all, channels last, with boxes of 64 channels.
+// Describes the first `channels` of images with so many channels in all, channels last, with boxes of 64 channels; the
+// columns of pixels from `first_column` on.
 const char* map_images(TensorMap& map, bool bfloat16, const void* data, const MaskedConv2dSizes& sizes, int64_t all,
-                       int64_t channels, int box_width, int box_height) {
-  const int64_t dims[] = {channels, sizes.width, sizes.height, sizes.batch};
+                       int64_t channels, int box_width, int box_height, int64_t first_column = 0) {
+  const int64_t dims[] = {channels, sizes.width - first_column, sizes.height, sizes.batch};
   const int64_t strides[] = {all * kBytes, sizes.width * all * kBytes, sizes.height * sizes.width * all * kBytes};
   const int box[] = {kChannels, box_width, box_height, 1};
-  return make_tensor_map(map, data, bfloat16, 4, dims, strides, box);
+  return make_tensor_map(map, static_cast<const char*>(data) + first_column * strides[0], bfloat16, 4, dims, strides,
+                         box);
 }
 
 // Describes the first channels of a weight, with boxes of one tap, 64 channels by 64.
@@ -186,6 +188,7 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
   const int pitch = kTileWidth + ((taps.row_length < kMostTaps ? taps.row_length : kMostTaps) - 1) * taps.dilation_x;
   WeightGradientParams kernel = {
       .grad_output = {},
+      .grad_tail = {},
       .input = {},
       .slots = scratch,
       .bias_slots = scratch + plan.blocks * plan.slot_values(),
@@ -206,6 +209,8 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       .bias_parts = 0,
       .run = {},
       .pitch = pitch,
+      .width = static_cast<int>(sizes.width),
+      .height = static_cast<int>(sizes.height),
       .columns = static_cast<int>(divide_up(sizes.width, kTileWidth)),
       .rows = static_cast<int>(divide_up(sizes.height, plan.rows)),
       .addends = 1,
@@ -227,6 +232,9 @@ const char* masked_conv2d_parameter_gradients(bool bfloat16, const MaskedConv2dP
       kernel.addends *= 2;
   const char* error = map_images(kernel.grad_output, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
                                  sizes.out_channels, kTileWidth, plan.rows);
+  if (!error && sizes.width % kTileWidth != 0)
+    error = map_images(kernel.grad_tail, bfloat16, params.grad_output.data, sizes, sizes.out_channels,
+                       sizes.out_channels, kTileWidth, plan.rows, sizes.width / kTileWidth * kTileWidth);
   if (!error)
     error = map_images(kernel.input, bfloat16, params.input.data, sizes, sizes.in_channels, sizes.in_channels, pitch,
                        plan.rows);

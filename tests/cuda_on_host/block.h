@@ -82,6 +82,7 @@ class Block {
         memory_(allocate(skew_ + static_cast<size_t>(kernel.shared_bytes)), std::free),
         fibers_(static_cast<size_t>(kernel.threads)),
         lanes_(fibers_.size()),
+        may_touch_memory_(fibers_.size(), !kernel.early),
         warps_((fibers_.size() + kWarp - 1) / kWarp),
         warpgroups_((fibers_.size() + kWarpgroup - 1) / kWarpgroup),
         order_(fibers_.size()) {
@@ -101,8 +102,8 @@ class Block {
     blockIdx.x = index_, blockDim.x = static_cast<unsigned>(fibers_.size());
     // NaN in every type: nothing may be read before it is written.
     std::memset(shared(), 0xff, static_cast<size_t>(kernel_.shared_bytes));
-    const std::unique_ptr<char[]> stacks(new char[fibers_.size() * kStack]);
-    for (size_t i = 0; i < fibers_.size(); ++i) fibers_[i].prepare(stacks.get() + i * kStack, enter);
+    const Stacks stacks(fibers_.size());
+    for (size_t i = 0; i < fibers_.size(); ++i) fibers_[i].prepare(stacks.at(i), enter);
     ready_ = order_;
     unfinished_ = fibers_.size();
     operating_system_.switch_to(next());
@@ -150,6 +151,11 @@ class Block {
   }
 
   void note_progress() { progress_ += 1; }
+
+  void wait_for_last_kernel() { may_touch_memory_[threadIdx.x] = true; }
+  void check_last_kernel() {
+    if (!may_touch_memory_[threadIdx.x]) fail("wait_for_last_kernel was not called in a kernel that is launched early");
+  }
 
   void wait(const Place& place) {
     note_progress();
@@ -204,6 +210,7 @@ class Block {
     Block& block = current();
     block.this_fiber().arrive(&block.operating_system_);
     block.kernel_.call(block.kernel_.params);
+    block.check_last_kernel();
     for (const auto check : block.checks_at_end_) check();
     block.unfinished_ -= 1;
     block.note_progress();
@@ -324,6 +331,7 @@ class Block {
   const std::unique_ptr<char, decltype(&std::free)> memory_;
   std::vector<Fiber> fibers_;
   std::vector<Lane> lanes_;
+  std::vector<bool> may_touch_memory_;  // of each thread
   std::vector<Barrier> warps_, warpgroups_;
   Barrier block_ = {}, cluster_ = {};
   std::array<Barrier, 16> groups_ = {};

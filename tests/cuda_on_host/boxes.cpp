@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/kit/hopper.cuh"
 #include "encoded_map.h"
-#include "hopper_on_host.h"
 
 namespace fused_rnn::cuda {
 namespace host {
@@ -73,14 +73,33 @@ CountingBarrier& find(const Barrier* barrier) {
   return found->second;
 }
 
-// 16-byte chunks of shared memory that a thread stored without calling shared_written yet; by address.
-thread_local std::map<uint32_t, unsigned> unseen;
+// Which chunks of 16 bytes a thread stored without calling shared_written yet.
+struct Unseen {
+  static constexpr uint32_t kChunks = (1 << 18) / kChunk;  // that have an address in shared memory
+
+  std::vector<unsigned> by = std::vector<unsigned>(kChunks);  // the thread's number and one, or zero
+  std::map<unsigned, std::vector<uint32_t>> of_threads;       // numbers of chunks
+  int64_t count = 0;
+
+  void note(uint32_t chunk) {
+    count += by[chunk] == 0;
+    by[chunk] = threadIdx.x + 1;
+    of_threads[threadIdx.x].push_back(chunk);
+  }
+  void clear_own() {
+    for (const uint32_t chunk : of_threads[threadIdx.x])
+      if (by[chunk] == threadIdx.x + 1) by[chunk] = 0, count -= 1;
+    of_threads[threadIdx.x].clear();
+  }
+};
+thread_local Unseen unseen;
 
 // A box of a tensor, and the shared memory that it is copied from or to.
 class Box {
  public:
   Box(const TensorMap& map, const void* in_shared, std::initializer_list<int> at)
       : address_(shared_address(in_shared)) {
+    check_last_kernel();
     std::memcpy(&map_, &map, sizeof(map_));
     if (map_.made != EncodedMap::kMade) fail("the tensor map was not made");
     if (at.size() != map_.rank) fail("the tensor map has another number of dimensions");
@@ -187,12 +206,13 @@ void wait_for_boxes(int batches) {
     for (Store& store : mine.batches.front()) store.finish();
 }
 
-void note_store(const void* chunk) { unseen[shared_address(chunk) / kChunk * kChunk] = threadIdx.x; }
+void note_store(const void* to) { unseen.note(shared_address(to) / kChunk); }
 
 void check_seen(uint32_t address, int64_t bytes) {
-  const auto first = unseen.lower_bound(address / kChunk * kChunk);
-  if (first != unseen.end() && first->first < address + bytes)
-    fail("thread " + std::to_string(first->second) + " did not call shared_written after it stored what is read here");
+  if (unseen.count == 0) return;
+  for (uint32_t chunk = address / kChunk; chunk * kChunk < address + bytes; ++chunk)
+    if (const unsigned by = unseen.by[chunk])
+      fail("thread " + std::to_string(by - 1) + " did not call shared_written after it stored what is read here");
 }
 
 }  // namespace host
@@ -232,8 +252,6 @@ void boxes_started() {
   mine.started.clear();
 }
 
-void shared_written() {
-  std::erase_if(host::unseen, [](const auto& chunk) { return chunk.second == threadIdx.x; });
-}
+void shared_written() { host::unseen.clear_own(); }
 
 }  // namespace fused_rnn::cuda

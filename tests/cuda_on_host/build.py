@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 FOLDER = HERE.parent.parent / "build" / "cuda_on_host"
 CXX = os.environ.get("CXX", "g++")
-OWN = ("boxes", "driver", "exports", "fibers", "hopper_kernels", "matrix", "runtime", "warpgroup")
+OWN = ("boxes", "convolutions", "driver", "exports", "fibers", "hopper_kernels", "matrix", "runtime", "warpgroup")
 """The sources of this folder that all libraries have."""
 # No fortification: its longjmp refuses to leave one stack for another.
 FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
@@ -55,7 +55,7 @@ def build_glue() -> Path:
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
     common = ("layer", "masked_conv2d", "recurrent", "schemas")
     glue += [CSRC / "ops" / f"{name}.cpp" for name in common] + [HERE / "glue.cpp"]
-    others = {"exports", "device_info", "hopper_kernels", "launch"}
+    others = {"convolutions", "exports", "device_info", "hopper_kernels", "launch"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"

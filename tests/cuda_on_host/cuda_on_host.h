@@ -31,8 +31,8 @@ inline void trap(const char* why) { host::fail(why); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }
-// Kernels run one after another here.
-inline void wait_for_last_kernel() {}
+// Kernels run one after another here, but whether a thread has called this is checked.
+inline void wait_for_last_kernel() { host::wait_for_last_kernel(); }
 inline void let_next_kernel_start() {}
 inline void pause() { host::pause(); }
 inline uint64_t nanoseconds() { return host::nanoseconds(); }
@@ -85,7 +85,7 @@ const char* launch(void (*kernel)(Params), const Launch& how, const Params& para
   if ((how.cooperative && how.blocks > host::room()) || how.cluster > host::room()) return kDoesNotFit;
   const Call call = {kernel, params};
   return host::run({[](const void* of) { static_cast<const Call*>(of)->kernel(static_cast<const Call*>(of)->params); },
-                    &call, how.blocks, how.threads, how.shared_bytes, how.cluster, how.cooperative});
+                    &call, how.blocks, how.threads, how.shared_bytes, how.cluster, how.cooperative, how.early});
 }
 
 inline const char* fill_bytes(void* memory, int value, int64_t bytes, void* /*stream*/) {

@@ -12,6 +12,7 @@ using namespace fused_rnn::cuda;
 extern "C" {
 
 void choose_schedule(unsigned seed) { host::set_schedule(seed); }
+void choose_fault(int number) { host::set_fault(number); }
 
 const char* persistent_forward(int cell, int element, const PersistentForwardParams<void>* params) {
   return persistent(cells::Kind(cell), Element(element), *params, nullptr);

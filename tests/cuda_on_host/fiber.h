@@ -1,13 +1,19 @@
-// One CUDA thread as a fiber: a stack of its own, and where the thread is; see fibers.h.
+// One CUDA thread as a fiber: a stack of its own, and how far the thread has come; see fibers.h.
 
 #pragma once
 
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstddef>
+#include <memory>
+#include <mutex>
+#include <utility>
+#include <vector>
 
 #ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -16,6 +22,46 @@
 namespace fused_rnn::cuda::host {
 
 constexpr size_t kStack = 64 * 1024;  // of a fiber
+
+// Stacks for the fibers of a block. They are kept for later blocks, since the first use of each page of new memory asks
+// the operating system for it.
+class Stacks {
+ public:
+  explicit Stacks(size_t count) : bytes_(count * kStack) {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) { return kept.bytes == bytes_; });
+    if (found == kept_.end()) {
+      memory_.reset(new char[bytes_]);
+    } else {
+      memory_ = std::move(found->memory);
+      kept_.erase(found);
+    }
+#ifdef __SANITIZE_ADDRESS__
+    ASAN_UNPOISON_MEMORY_REGION(memory_.get(), bytes_);
+#endif
+  }
+  ~Stacks() {
+    constexpr size_t kMostKept = 16;
+    const std::lock_guard lock(mutex_);
+    if (kept_.size() == kMostKept) kept_.erase(kept_.begin());
+    kept_.push_back({bytes_, std::move(memory_)});
+  }
+  Stacks(const Stacks&) = delete;
+  Stacks& operator=(const Stacks&) = delete;
+
+  char* at(size_t fiber) const { return memory_.get() + fiber * kStack; }
+
+ private:
+  struct Kept {
+    size_t bytes;
+    std::unique_ptr<char[]> memory;
+  };
+  static inline std::mutex mutex_;
+  static inline std::vector<Kept> kept_;
+
+  size_t bytes_;
+  std::unique_ptr<char[]> memory_;
+};
 
 // How far one CUDA thread has come.
 class Fiber {

@@ -27,6 +27,7 @@ constexpr uint64_t kTick = 0;
 std::atomic<unsigned> schedule = 0;
 std::atomic<int64_t> most_blocks = 1 << 30, most_launched = 0;
 std::atomic<uint64_t> clock_reads = 0;
+std::atomic<int> fault = -1;
 
 }  // namespace
 
@@ -58,6 +59,8 @@ const char* run(const Kernel& kernel) {
 }
 
 void set_schedule(unsigned seed) { schedule = seed; }
+void set_fault(int number) { fault = number; }
+bool has_fault(int number) { return fault == number; }
 
 int64_t room() { return most_blocks; }
 void set_room(int64_t blocks) { most_blocks = blocks; }
@@ -81,6 +84,8 @@ void later(std::function<void()> work) { Block::current().later(std::move(work))
 void at_end(void (*check)()) { Block::current().at_end(check); }
 uint32_t shared_address(const void* in_shared) { return Block::current().shared_address(in_shared); }
 char* at_shared_address(uint32_t address, int64_t bytes) { return Block::current().at_shared_address(address, bytes); }
+void wait_for_last_kernel() { Block::current().wait_for_last_kernel(); }
+void check_last_kernel() { Block::current().check_last_kernel(); }
 void pause() { Block::current().pause(); }
 void note_progress() { Block::current().note_progress(); }
 void fail(const std::string& why) { Block::current().fail(why); }

@@ -22,12 +22,13 @@ constexpr unsigned kWarp = 32, kWarpgroup = 128;
 
 // Runs `blocks` times `threads` calls of kernel(params), each block with `shared_bytes` of shared memory, to the byte,
 // for AddressSanitizer to see who goes beyond. Blocks run at once only where CUDA promises it: those of a cluster, or
-// all if `cooperative`. Returns null, or what went wrong, in memory that lives until the calling thread's next call.
+// all if `cooperative`. Threads of a kernel that is launched `early` must wait for the last one. Returns null, or what
+// went wrong, in memory that lives until the calling thread's next call.
 struct Kernel {
   void (*call)(const void* params);
   const void* params;
   int64_t blocks, threads, shared_bytes, cluster;
-  bool cooperative;
+  bool cooperative, early;
 };
 const char* run(const Kernel& kernel);
 
@@ -39,6 +40,10 @@ int64_t room();
 void set_room(int64_t blocks);
 // Returns the most blocks of a launch, of clusters or cooperative, since the last call.
 int64_t most_blocks_launched();
+
+// Tests plant numbered faults into a copy of the kernels, and switch one of them on; none is on at first.
+void set_fault(int number);
+bool has_fault(int number);
 
 // What follows is for the threads of a kernel.
 
@@ -80,6 +85,10 @@ void at_end(void (*check)());
 // where `bytes` bytes must be in shared memory. Whether it starts at a multiple of more than 16 is up to the schedule.
 uint32_t shared_address(const void* in_shared);
 char* at_shared_address(uint32_t address, int64_t bytes);
+
+// Notes that the last kernel has ended; and checks that this thread may touch global memory.
+void wait_for_last_kernel();
+void check_last_kernel();
 
 // Lets all other threads go on.
 void pause();

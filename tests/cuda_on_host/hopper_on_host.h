@@ -57,10 +57,10 @@ void wait_for_products(int batches);
 
 void change_registers(bool more, int count);
 
-// Notes that this thread stored a chunk of 16 bytes by an ordinary store, and checks that copies and matrix
-// instructions may read shared memory: every thread called shared_written after such a store. Only stores of
-// store_transposed are noted; nothing sees the others.
-void note_store(const void* chunk);
+// Notes that this thread stored a value in shared memory; and checks that copies and matrix instructions may read
+// there: that threads which stored called shared_written afterwards. Nothing sees stores by other ways than
+// store_operand and store_transposed.
+void note_store(const void* to);
 void check_seen(uint32_t address, int64_t bytes);
 
 }  // namespace host
@@ -80,6 +80,13 @@ void boxes_read() {
   host::wait_for_boxes(kBatches);
 }
 void shared_written();
+
+template <typename V>
+void store_operand(V* to, const V& value) {
+  if (host::shared_address(to) % sizeof(V) != 0) host::fail("store_operand: the address is not aligned");
+  *to = value;
+  host::note_store(to);
+}
 
 inline int warp_number() { return static_cast<int>(threadIdx.x / host::kWarp); }
 inline void group_barrier(int number, int threads) { host::meet_group("group_barrier", number, threads); }
@@ -104,7 +111,7 @@ void matrices_done() {
 
 template <bool kBFloat16, int kColumns, bool kLeftDepthFirst, bool kRightDepthFirst>
 void multiply_matrices(float (&sum)[kColumns / 2], uint64_t left, uint64_t right, bool add) {
-  static_assert(kColumns % 8 == 0 && kColumns >= 8 && kColumns <= 256);
+  static_assert(has_instruction(kColumns));
   host::start_product({kBFloat16, kColumns, kLeftDepthFirst, kRightDepthFirst, left, right, add}, sum);
 }
 

@@ -64,7 +64,9 @@ def test_layouts(layout: Layout, grad_layout: Layout, in_channels: int) -> None:
     assert_identical(case.result(case.ours, torch.bfloat16, layout, grad_layout, layout), made)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES[1:22] if case.bias and case.size[0] * case.size[1] > 35], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES[1:22] if case.bias and case.size[0] * case.size[1] > 35], ids=str
+)
 def test_nan_in_what_is_not_seen(case: ConvolutionCase) -> None:
     check_nan_in_the_future(case, torch.bfloat16, channels_last, "cpu")
     check_nan_in_the_gradient_of_the_past(case, torch.bfloat16, channels_last, "cpu")

@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "hopper_on_host.h"
+#include "cuda/kit/hopper.cuh"
 #include "values.h"
 
 namespace fused_rnn::cuda {

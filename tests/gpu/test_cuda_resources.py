@@ -3,6 +3,7 @@
 They are read from the library and from the compiler's logs beside the objects; no GPU is needed.
 """
 
+import re
 import shutil
 import struct
 import subprocess
@@ -37,6 +38,24 @@ def test_no_kernel_spills() -> None:
     assert spilling == []
     # 256 threads of a block share the 65,536 registers of a multiprocessor.
     assert max(int(kernel["registers"]) for kernel in found) <= 255
+
+
+HOPPER = {
+    "correlate", "sum_weight_gradient", "add_weight_gradient", "convolve_first_layer", "sum_first_layer_gradient",
+    "add_first_layer_gradient",
+}  # fmt: skip
+"""The kernels of masked convolution for compute capability 9.0."""
+SERIAL = "wgmma.mma_async instructions are serialized"
+"""What ptxas says, for various reasons, if it does not let one start before the last one is done."""
+
+
+def test_matrix_instructions_follow_each_other_at_once() -> None:
+    if "90a" not in architectures():
+        pytest.skip("the package was built without CUDA for sm_90a")
+    every = [log.read_text() for log in logs() if "conv" in log.parts]
+    names = " ".join(kernel["name"] for log in every for kernel in kernels(log) if kernel["architecture"] == "sm_90a")
+    assert {kernel for kernel in HOPPER if not re.search(rf"\d{kernel}I", names)} == set()
+    assert [line for log in every for line in log.splitlines() if SERIAL in line] == []
 
 
 def test_a_spill_is_seen() -> None:

@@ -47,7 +47,7 @@ MAY_INCLUDE = {
     "bindings": r"cells/|cpu/recurrent/plan.h$|ops/|cuda/[\w/]+\.h$|ATen/|pybind11/",
     "ops": r"cells/|params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
     "cpu": r"params/|cells/|ATen/cpu/vec/|(omp|sched)\.h$",
-    "cuda": r"params/|cells/|cuda\w*\.h$|cooperative_groups|mma\.h$",
+    "cuda": r"params/|cells/|cuda\w*\.h$|hopper_on_host\.h$|cooperative_groups|mma\.h$",
     "cells": r"$^",
     "params": r"$^",
 }

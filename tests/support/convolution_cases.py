@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import torch
@@ -76,6 +77,7 @@ class ConvolutionCase:
             tensors["residual"] = random(self.batch, self.out_channels // halves, *self.size)
         return tensors
 
+    @cache  # noqa: B019  (cases live as long as the tests)
     def mask(self) -> Tensor:
         """Return the mask of the weight, computed from its definition entry by entry."""
         height, width = self.kernel_size

@@ -159,7 +159,7 @@ struct FirstLayer {
         if (ones && chunk == columns / 8 && pixel.first_row != kNoRow) set_one(values, columns % 8);
         uint4 words;
         memcpy(&words, values, sizeof(words));
-        *reinterpret_cast<uint4*>(chunk_at(block, row, chunk % 8)) = words;
+        store_operand(reinterpret_cast<uint4*>(chunk_at(block, row, chunk % 8)), words);
       }
     }
   }
@@ -174,9 +174,10 @@ struct FirstLayer {
   // Sets the columns from `first` to before `end` of this thread's row to zero.
   FUSED_RNN_DEVICE void clear(int first, int end) const {
     const int row = static_cast<int>(threadIdx.x);
-    for (int column = first; column < end; ++column)
-      reinterpret_cast<T*>(chunk_at(matrix + column / kChannels * FirstLayerMemory::kBlockBytes, row,
-                                    column % kChannels / 8))[column % 8] = narrow<T>(0);
+    for (int column = first; column < end; ++column) {
+      char* block = matrix + column / kChannels * FirstLayerMemory::kBlockBytes;
+      store_operand(reinterpret_cast<T*>(chunk_at(block, row, column % kChannels / 8)) + column % 8, narrow<T>(0));
+    }
   }
 
   // Gathers the weights. Columns that an output channel does not see are zero.
@@ -196,7 +197,7 @@ struct FirstLayer {
         T value = narrow<T>(0);
         if (out < range.end && column < range.columns) value = from[out * params.out_stride];
         // Boxes of 64 output channels follow each other, so that `row` may be beyond the first.
-        reinterpret_cast<T*>(chunk_at(block, row, column % kChannels / 8))[column % 8] = value;
+        store_operand(reinterpret_cast<T*>(chunk_at(block, row, column % kChannels / 8)) + column % 8, value);
       }
     }
   }

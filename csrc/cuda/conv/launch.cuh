@@ -69,7 +69,7 @@ const char* launch_first_layer_gradient(const FirstLayerParams& params, void* st
     (if_planned.template operator()<kOutBlocks, 1>(), ...);
     (if_planned.template operator()<kOutBlocks, 2>(), ...);
   };
-  with_out_blocks.template operator()<1, 2, 3, 4>();
+  with_out_blocks.template operator()<1, 2>();
   if (error) return error;
   return launch(add_first_layer_gradient<kBFloat16>,
                 {int64_t(params.out_channels) * params.plan.depth_blocks, kFirstAddThreads, kFirstAddThreads * 16, 1,

@@ -131,9 +131,9 @@ constexpr int first_blocks_on_each(int out_blocks, int depth_blocks) {
   return out_blocks == 1 && depth_blocks <= 2 ? 2 : 1;
 }
 
-// Whether a kernel is built for the weight gradient of such a layer.
+// Whether a kernel is built for the weight gradient of such a layer; shared memory has no room for more of its blocks.
 constexpr bool is_built_first(int out_blocks, int depth_blocks) {
-  return depth_blocks <= 2 && out_blocks * depth_blocks <= 4;
+  return depth_blocks <= 2 && 2 * out_blocks + depth_blocks <= 6;
 }
 
 // What computes each pass over a layer in half precision: the kernels of correlation.cuh and weight_gradient.cuh, those

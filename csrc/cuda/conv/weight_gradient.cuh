@@ -24,6 +24,7 @@ struct PlacedRun {
 
 struct WeightGradientParams {
   TensorMap grad_output;  // [out channels, width, height, batch], boxes of 64 x 8 x rows
+  TensorMap grad_tail;    // the same, but only the last width % 8 columns of pixels
   TensorMap input;        // [in channels, width, height, batch], boxes of 64 x pitch x rows
   float* slots;           // [blocks, slot_values]
   float* bias_slots;      // [out_blocks, bias_parts, 64 * channel_groups], the parts of the bias gradient
@@ -38,6 +39,7 @@ struct WeightGradientParams {
   int bias_parts;                   // blocks that do, for the same output channels
   PlacedRun run[kMostRuns];
   int pitch;
+  int width, height;  // of an image
   int columns, rows;  // tiles across an image, and down an image
   int addends;        // 1, 2 or 4; see add_weight_gradient
   WeightGradientPlan plan;
@@ -114,6 +116,11 @@ struct WeightGradient {
   FUSED_RNN_DEVICE int grad_bytes() const { return params.plan.rows * kTileWidth * kRowBytes; }
 
   // Copies all boxes, in the order in which they are used; called by one thread.
+  //
+  // A product with a pixel of a tile that is outside the image must be zero, even if the input is NaN or infinite where
+  // a tap of that pixel is. So tiles reach beyond the top of the image, where the taps, none of which is below its pixel,
+  // have zeros, too; and the last tile of a line ends with it, with zeros for the gradients that the one before has.
+  // Only images narrower than a tile have such products.
   FUSED_RNN_DEVICE void produce() const {
     RingPosition at;
     const int bytes = (kGroups * kTileWidth + params.pitch) * params.plan.rows * kRowBytes;
@@ -122,12 +129,16 @@ struct WeightGradient {
     const int shift_x = tap_x * params.taps.dilation_x - params.taps.before_x;
     for (int tile = part.first_tile; tile < params.plan.tiles; tile += part.tile_step) {
       const int line = tile / params.columns, image = line / params.rows;
-      const int x = (tile - line * params.columns) * kTileWidth, y = (line - image * params.rows) * params.plan.rows;
+      const int column = tile - line * params.columns;
+      const int y = params.height - (line - image * params.rows + 1) * params.plan.rows;
+      const bool tail = column * kTileWidth + kTileWidth > params.width && params.width > kTileWidth;
+      const int x = tail ? params.width - kTileWidth : column * kTileWidth;
       barrier_wait(empty + at.stage, at.parity ^ 1);
       barrier_arrive_and_expect(full + at.stage, bytes);
       char* to = ring + at.stage * params.plan.stage_bytes;
       for (int group = 0; group < kGroups; ++group, to += grad_bytes())
-        load_box(to, params.grad_output, full + at.stage, part.out_channel + group * kChannels, x, y, image);
+        load_box(to, tail ? params.grad_tail : params.grad_output, full + at.stage,
+                 part.out_channel + group * kChannels, tail ? params.width % kTileWidth - kTileWidth : x, y, image);
       load_box(to, params.input, full + at.stage, part.in_channel, x + shift_x, y + shift_y, image);
       at.advance(params.plan.stages);
     }

@@ -24,6 +24,12 @@ constexpr uint64_t matrix_descriptor(uint32_t address, int group_bytes, int colu
          uint64_t(group_bytes >> 4 & 0x3fff) << 32 | kSwizzle128Bytes << 62;
 }
 
+// Whether multiply_matrices has an instruction of so many columns.
+constexpr bool has_instruction(int columns) {
+  return columns == 8 || columns == 64 || columns == 112 || columns == 128 || columns == 192 || columns == 224 ||
+         columns == 256;
+}
+
 }  // namespace fused_rnn::cuda
 
 #ifdef FUSED_RNN_CUDA_ON_HOST
@@ -122,6 +128,11 @@ template <int kBatches>
 FUSED_RNN_DEVICE void boxes_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kBatches) : "memory");
 }
+// Stores to shared memory what copies or matrix instructions are to read, after shared_written.
+template <typename V>
+FUSED_RNN_DEVICE void store_operand(V* to, const V& value) {
+  *to = value;
+}
 // Makes what this thread stored in shared memory visible to the copies and the matrix instructions.
 FUSED_RNN_DEVICE void shared_written() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -208,6 +219,7 @@ FUSED_RNN_DEVICE void matrices_done() {
 // t % 32 / 4 and column 8 * j + 2 * (t % 4) + e.
 template <bool kBFloat16, int kColumns, bool kLeftDepthFirst, bool kRightDepthFirst>
 FUSED_RNN_DEVICE void multiply_matrices(float (&sum)[kColumns / 2], uint64_t left, uint64_t right, bool add) {
+  static_assert(has_instruction(kColumns));
   FUSED_RNN_MATRICES(8, "%0, %1, %2, %3", "%4", "%5", "%6", "%7", "%8", "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]),
                      "+f"(sum[3]))
   FUSED_RNN_MATRICES(64, FUSED_RNN_NAMES_TO_32, "%32", "%33", "%34", "%35", "%36", FUSED_RNN_SUMS_32(0))
