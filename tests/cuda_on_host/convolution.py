@@ -112,6 +112,12 @@ class Convolutions:
         reason = self.call("choice", params, ctypes.byref(kernels))
         return [("rectangles", "boxes", "first layer")[kernel] for kernel in kernels], reason
 
+    def chosen_tiles(self, name: str, params: Convolution) -> tuple[int, int]:
+        """Return the rows and groups of channels of the tiles that are chosen for a pass."""
+        tiles = (c_int32 * 2)()
+        self._library.convolution_tiles(ctypes.byref(params), name.encode(), ctypes.byref(tiles))
+        return tiles[0], tiles[1]
+
     def built(self) -> list[Tiles]:
         """Return the tiles of forward and input gradient."""
         every = [Tiles(rows, groups) for groups in (1, 2) for rows in (32, 28, 16, 14, 8)]

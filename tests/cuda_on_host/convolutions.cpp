@@ -1,6 +1,7 @@
 // Masked convolution by the kernels of csrc/cuda/conv/, for the tests to call through ctypes; null, or what is wrong.
 
 #include <limits>
+#include <string_view>
 #include <vector>
 
 #include "cuda/masked_conv2d.h"
@@ -105,6 +106,18 @@ const char* convolution_first_layer_parameter_gradients(const Convolution* of) {
   std::vector<float> scratch = scratch_of(plan.scratch_values());
   return first_layer_parameter_gradients(of->bfloat16, of->parameter_gradients(), of->images(), scratch.data(), plan,
                                          nullptr);
+}
+
+// The tiles that are chosen for a pass: its rows and groups of 64 channels.
+void convolution_tiles(const Convolution* of, const char* pass, int32_t (*tiles)[2]) {
+  if (std::string_view(pass) == "parameter_gradients") {
+    const WeightGradientPlan plan = plan_weight_gradient(of->sizes(), of->device());
+    (*tiles)[0] = plan.rows, (*tiles)[1] = plan.channel_groups;
+  } else {
+    const bool forward = std::string_view(pass) == "forward";
+    const CorrelationPlan plan = of->plan(forward ? of->out_channels : of->in_channels);
+    (*tiles)[0] = plan.rows, (*tiles)[1] = plan.channel_groups;
+  }
 }
 
 bool convolution_is_built(int rows, int channel_groups) { return is_built(rows, channel_groups); }
