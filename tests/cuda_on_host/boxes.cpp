@@ -105,6 +105,7 @@ class Box {
     if (at.size() != map_.rank) fail("the tensor map has another number of dimensions");
     if (address_ % kRow != 0) fail("a box in shared memory must begin at a multiple of 128 bytes");
     std::copy(at.begin(), at.end(), at_);
+    if (at_[0] % 8 != 0) fail("an H200 refuses a box that does not begin at a multiple of 16 bytes");
     for (int i = 1; i < map_.rank; ++i) rows_ *= map_.box[i];
     shared_ = at_shared_address(address_, bytes());
   }

@@ -28,6 +28,7 @@ constexpr bool kHasClusters = true;
 
 inline char* shared_memory() { return host::shared_memory(); }
 inline void trap(const char* why) { host::fail(why); }
+inline void trap_without_call(const char* why) { host::fail(why); }
 inline void block_barrier() { host::meet_block("block_barrier"); }
 inline void warp_barrier() { host::meet_warp("warp_barrier"); }
 inline void cluster_barrier() { host::meet_cluster("cluster_barrier"); }

@@ -91,6 +91,8 @@ const char* why_no_kernels(const MaskedConv2dSizes& sizes, const Device& device)
     return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
   if (sizes.out_channels % 8) return "the number of output channels is not a multiple of 8";
   if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
+  if (!groups_fit_boxes(sizes.out_channels, sizes.data_channels))
+    return "the output channels of a group do not begin at a multiple of 8";
   if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))
     return "no tap is active, or none for some channels";
   if (sizes.batch == 0 || sizes.in_channels == 0) return "the images are empty";
@@ -106,6 +108,8 @@ const char* why_no_kernels(const MaskedConv2dSizes& sizes, const Device& device)
 // Why the kernels that copy boxes of 64 channels do not serve such a layer; null if they do.
 const char* why_no_boxes(const MaskedConv2dSizes& sizes, const Device& device) {
   if (sizes.in_channels % 8) return "the number of input channels is not a multiple of 8";
+  if (!groups_fit_boxes(sizes.in_channels, sizes.data_channels))
+    return "the input channels of a group do not begin at a multiple of 8";
   if (plan_correlation(sizes, sizes.out_channels, device).blocks == 0 ||
       plan_correlation(sizes, sizes.in_channels, device).blocks == 0 || plan_weight_gradient(sizes, device).blocks == 0)
     return "the taps reach too far for shared memory";

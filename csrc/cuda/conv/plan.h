@@ -49,6 +49,13 @@ constexpr GroupChannels channels_of_group(int64_t channels, int64_t groups, int6
   return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
 }
 
+// Whether the first channels of all groups are multiples of 8, as those of boxes must be.
+constexpr bool groups_fit_boxes(int64_t channels, int64_t groups) {
+  for (int64_t group = 1; group < groups; ++group)
+    if (channels_of_group(channels, groups, group).begin % 8 != 0) return false;
+  return true;
+}
+
 // Which input channels an output channel sees at the centre tap, where that depends on their groups.
 struct Centre {
   int groups;  // of channels; 1 where all outputs see the same

@@ -88,11 +88,12 @@ FUSED_RNN_DEVICE void barrier_wait(Barrier* barrier, int parity) {
                  : "r"(shared_address(barrier)), "r"(parity)
                  : "memory");
     if (done) return;
-    if (tries > 1 << 26) trap("a barrier was not reached");
+    if (tries > 1 << 26) trap_without_call("a barrier was not reached");
   }
 }
 
-// Copies the box at the given place from global to shared memory; its bytes count at the barrier.
+// Copies the box at the given place from global to shared memory; its bytes count at the barrier. The first coordinate must
+// be a multiple of 8, as all addresses of boxes must be of 16 bytes; the others may be anything.
 FUSED_RNN_DEVICE void load_box(void* to, const TensorMap& from, Barrier* barrier, int x0, int x1) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
