@@ -24,21 +24,21 @@ CASES = [
     ConvolutionCase(136, 24, (3, 9), "A", size=(5, 30), batch=1),
     ConvolutionCase(8, 192, (3, 3), "A", size=(4, 16), dilation=(3, 2)),
     ConvolutionCase(8, 8, (1, 1), "B", size=(40, 40), batch=3),  # many parts of one sum
-    # Groups of channels whose borders are anywhere.
-    ConvolutionCase(72, 136, (3, 3), "B", 3, size=(9, 10)),
-    ConvolutionCase(136, 72, (3, 5), "A", 4, size=(3, 14), dilation=(2, 1)),
-    ConvolutionCase(16, 200, (1, 1), "B", 2, size=(7, 9)),
-    ConvolutionCase(200, 24, (1, 3), "A", 3, size=(2, 17), bias=False),
+    # Groups of channels, which begin at multiples of 8.
+    ConvolutionCase(72, 144, (3, 3), "B", 3, size=(9, 10)),
+    ConvolutionCase(160, 96, (3, 5), "A", 4, size=(3, 14), dilation=(2, 1)),
+    ConvolutionCase(16, 208, (1, 1), "B", 2, size=(7, 9)),
+    ConvolutionCase(216, 24, (1, 3), "A", 3, size=(2, 17), bias=False),
 ]
 # First layers: one block of 64 columns or two, one block of 64 output channels or two, groups, and any tails.
 FIRST_LAYERS = [
     ConvolutionCase(1, 8, (3, 3), "A", size=(5, 7)),
     ConvolutionCase(1, 64, (7, 7), "A", size=(28, 28), batch=1),
     ConvolutionCase(3, 72, (5, 5), "B", size=(9, 13), batch=3, bias=False),
-    ConvolutionCase(3, 128, (3, 3), "A", 3, size=(8, 16)),
+    ConvolutionCase(3, 120, (3, 3), "A", 3, size=(8, 16)),
     ConvolutionCase(2, 128, (3, 5), "B", 2, size=(6, 5)),
     ConvolutionCase(15, 128, (3, 3), "vertical_B", size=(6, 11), dilation=(2, 3)),
-    ConvolutionCase(4, 40, (1, 1), "B", 4, size=(20, 30)),
+    ConvolutionCase(4, 64, (1, 1), "B", 4, size=(20, 30)),
     ConvolutionCase(1, 16, (1, 127), "A", size=(2, 40)),
     ConvolutionCase(8, 120, (1, 3), "B", size=(1, 1), batch=1),
 ]

@@ -81,7 +81,7 @@ BOXES = [
     ((40, 5, 3), (64, 4, 2), (0, -1, 2)),
     ((128, 7, 6, 3), (64, 8, 4, 2), (64, -2, 3, 1)),
     ((64, 7, 6, 3), (64, 3, 3, 1), (0, 9, 0, 0)),
-    ((8, 4, 4, 2), (64, 4, 4, 2), (3, 0, 1, -1)),
+    ((8, 4, 4, 2), (64, 4, 4, 2), (8, 0, 1, -1)),
 ]
 
 
@@ -92,7 +92,7 @@ def copy(
     sizes, box, at = BOXES[case]
     tensor = torch.randn(sizes[::-1]).to(dtype)
     rows = box[1:] + (1,) * (4 - len(box))
-    other, to_at = torch.full((2, 4, 7, 72), 7, dtype=dtype), (5, 1, -1, 0)
+    other, to_at = torch.full((2, 4, 7, 72), 7, dtype=dtype), (8, 1, -1, 0)
     raw = torch.zeros(box_of(tensor, box, at).shape, dtype=dtype)
     hopper.run(
         "copy", describe(tensor, *box), describe(other, 64, *rows), integers(*at, *[0] * (4 - len(at))),
@@ -103,7 +103,7 @@ def copy(
     for index, value in zip(torch.cartesian_prod(*map(torch.arange, rows[::-1])), expected, strict=True):
         z, y, x = (index + torch.tensor(to_at[:0:-1])).tolist()
         if 0 <= z < 2 and 0 <= y < 4 and 0 <= x < 7:
-            copied[z, y, x, 5:69] = value
+            copied[z, y, x, 8:] = value
     # Row i lies in the row shift + i of 128 bytes, whose chunks are permuted.
     row = torch.arange(len(expected))[:, None]
     chunk = torch.arange(8) ^ (row + shift) % 8
@@ -119,6 +119,15 @@ def test_a_box_is_copied(hopper: Hopper, case: int, dtype: torch.dtype) -> None:
         raw, other, expected, copied = copy(hopper, case, shift, dtype)
         assert torch.equal(raw, expected)
         assert torch.equal(other, copied)
+
+
+def test_a_box_that_begins_between_multiples_of_16_bytes_is_refused(hopper: Hopper) -> None:
+    tensor = torch.randn(9, 72).half()
+    with pytest.raises(RuntimeError, match="does not begin at a multiple of 16 bytes"):
+        hopper.run(
+            "copy", describe(tensor, 64, 8), describe(tensor, 64, 8), integers(4, 0, 0, 0), integers(0, 0, 0, 0),
+            0, 0, True, pointer(torch.zeros(64 * 8).half()),
+        )  # fmt: skip
 
 
 def test_a_copy_that_nobody_waits_for_is_seen(hopper: Hopper) -> None:

@@ -26,7 +26,7 @@ def measured() -> dict[tuple[str, ...], Times]:
 
 @pytest.mark.parametrize("name", ["forward", "input_gradient", "parameter_gradients"])
 def test_chosen_tiles_are_among_the_fastest(name: str) -> None:
-    """No choice takes 10 % more than the best tiles, and all together 3 % more."""
+    """No choice takes 12 % more than the best tiles, and all together 3 % more."""
     convolutions = Convolutions(build())
     ratios = {}
     for (which, mask_type, *sizes), times in measured().items():
@@ -40,5 +40,5 @@ def test_chosen_tiles_are_among_the_fastest(name: str) -> None:
         )  # fmt: skip
         ratios[tuple(sizes)] = times[convolutions.chosen_tiles(name, params)] / min(times.values())
     assert len(ratios) == 10
-    assert max(ratios.values()) <= 1.1, ratios
+    assert max(ratios.values()) <= 1.12, ratios
     assert math.exp(sum(map(math.log, ratios.values())) / len(ratios)) <= 1.03, ratios
