@@ -16,8 +16,8 @@ namespace {
 
 constexpr int64_t kMostShared = 227 * 1024;  // of a block of an H100
 
-
-// What the clock of the kernels moves on at each reading; it stands still where the kernels' own limit must not come first.
+// What the clock of the kernels moves on at each reading; it stands still where the kernels' own limit must not come
+// first.
 #ifdef FUSED_RNN_KERNELS_GIVE_UP
 constexpr uint64_t kTick = 10'000'000'000;
 #else

@@ -189,8 +189,8 @@ FAULTS = {
     "slots over slots": Fault(GRADIENT, *instead("blockIdx.x * params.plan.slot_values()", "0"), case=LARGE),
     "the last slot left out": Fault(GRADIENT, "slot < slots;", "slot < slots - FAULT;", case=LARGE),
     "no barrier between addends": Fault(
-        GRADIENT, "shared[threadIdx.x] = sum;\n  block_barrier();",
-        "shared[threadIdx.x] = sum;\n  if (!FAULT) block_barrier();", case=LARGE, multiprocessors=100,
+        GRADIENT, *left_out("block_barrier();", "\n#pragma unroll\n  for (int row = 0; row < kRows; ++row)\n    for"),
+        case=LARGE, multiprocessors=100,
     ),
     "neighbours in place of dilated taps": Fault(
         GRADIENT, *instead("params.taps.dilation_x * kRowBytes)", "kRowBytes"), case=DILATED,
@@ -200,7 +200,7 @@ FAULTS = {
         GRADIENT, *left_out("group_barrier(1, kBiasThreads);", "\n      if")
     ),
     "masked taps that stay as they are": Fault(
-        GRADIENT, *left_out("if (in < params.in_channels) to[tap * params.tap_stride + in * params.in_stride] =")
+        GRADIENT, "tap < params.kernel_taps;", "!FAULT && tap < params.kernel_taps;"
     ),
     "gradients of masked entries": Fault(GRADIENT, "narrow<T>(all ||", "narrow<T>(all || FAULT ||", case=GROUPS),
     "more registers than there are": Fault(
