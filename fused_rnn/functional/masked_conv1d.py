@@ -39,7 +39,7 @@ def masked_conv1d(
             those of its own. Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``.
         dilation: the distance between neighbouring taps, in time steps.
         activation: what is applied to the convolution's result: ``"relu"``; ``"gated"``, which is
-            :func:`gated_activation` with ``data_channels`` and halves the number of channels; or None.
+            :func:`fused_rnn.functional.gated_activation` with ``data_channels`` and halves the channels; or None.
         residual: what is added after the activation, in the shape of the result; None for nothing.
 
     Returns:

@@ -41,7 +41,7 @@ def masked_conv2d(
             Channel ``c`` of ``C`` is in group ``floor(c * data_channels / C)``. The vertical types need 1.
         dilation: the distance between neighbouring taps, one number or two: vertical and horizontal.
         activation: what is applied to the convolution's result: ``"relu"``; ``"gated"``, which is
-            :func:`gated_activation` with ``data_channels`` and halves the number of channels; or None.
+            :func:`fused_rnn.functional.gated_activation` with ``data_channels`` and halves the channels; or None.
         residual: what is added after the activation, in the shape of the result; None for nothing.
 
     Returns:

@@ -245,7 +245,7 @@ Tensor rectangles_forward(const MaskedConv2d& given, const Tensor& bias) {
 MaskedConv2dGradients rectangles_backward(const MaskedConv2d& given, const Tensor& given_grad,
                                           MaskedConv2dWanted wanted) {
   MaskedConv2d layer = given;
-  layer.input = dense(given.input);
+  if (wanted.weight) layer.input = dense(given.input);  // nothing else reads its values
   const Tensor grad_output = dense(given_grad);
   const std::vector<TapRectangle> rectangles = active_rectangles(layer.sizes);
   Sum grad_input(layer.input.sizes(), layer.input.options(), layer.format, rectangles.size());
