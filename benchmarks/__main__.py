@@ -2,7 +2,8 @@
 
 `python -m benchmarks [--quick] [--only ...]` times every case against its peers. With a command, `train [EXAMPLE ...]`
 trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call,
-`sample` times how a PixelCNN draws images, and `table FILE` prints the tables of an earlier run.
+`sample` times how a PixelCNN draws images, `resets` times layers whose states are replaced where episodes end, and
+`table FILE` prints the tables of an earlier run.
 `python -m benchmarks.gpu` is the command for a GPU.
 """
 
@@ -24,6 +25,8 @@ from benchmarks.machine import machine_name
 from benchmarks.memory import default_cases, run_memory
 from benchmarks.problem import CheckError
 from benchmarks.report import make_console, markdown_table, print_run
+from benchmarks.resets import default_cases as reset_cases
+from benchmarks.resets import run_resets
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
 from benchmarks.sampling import default_cases as sampling_cases
@@ -38,6 +41,8 @@ TRAINING_SECONDS = 20.0  # for each model
 QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
 SAMPLE = "sample"
+RESETS = "resets"
+RESETS_SECONDS = 8.0  # for each layer and fraction of resets
 SAMPLE_SECONDS = 20.0  # for each network and batch
 SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
 
@@ -142,7 +147,20 @@ def _sample(options: argparse.Namespace, console: Console) -> Outcome:
     return run, [SAMPLE], {"": draw_chart}
 
 
-_ACTIONS = {None: _bench, TRAIN: _train, SCALING: _scale, MEMORY: _measure_memory, SAMPLE: _sample}
+def _reset(options: argparse.Namespace, console: Console) -> Outcome:
+    """Time layers with resets."""
+    run = run_resets(reset_cases(), console, 0.0 if options.check_only else options.seconds)
+    return run, [RESETS], {"": draw_chart}
+
+
+_ACTIONS = {
+    None: _bench,
+    TRAIN: _train,
+    SCALING: _scale,
+    MEMORY: _measure_memory,
+    SAMPLE: _sample,
+    RESETS: _reset,
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -182,7 +200,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--seconds", type=float, default=SAMPLE_SECONDS, help="for each network and batch (%(default)s)"
     )
-    for command in (scaling, memory, sample):
+    resets = commands.add_parser(
+        RESETS,
+        help="states replaced where episodes end: ours, a loop over torch.nn's cell, and torch.nn's layer padded",
+    )
+    resets.add_argument(
+        "--seconds", type=float, default=RESETS_SECONDS, help="for each layer and fraction of resets (%(default)s)"
+    )
+    for command in (scaling, memory, sample, resets):
         command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")

@@ -59,6 +59,9 @@ def recurrent_flops(
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     save_for_backward: bool,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
     *,
     out_val: Any = None,
 ) -> int:
@@ -83,6 +86,9 @@ def recurrent_backward_flops(
     input_grad: bool,
     state_grad: bool,
     weight_grad: bool,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
     *,
     out_val: Any = None,
 ) -> int:

@@ -124,6 +124,29 @@ void check_lengths(const Tensor& lengths, const Tensor& input) {
                       time, ", got ", *length);
 }
 
+// Checks where states are replaced, and by what.
+void check_resets(RecurrentLayer& layer, const OptionalTensor& resets, at::TensorList reset_states) {
+  TORCH_CHECK_VALUE(resets || reset_states.empty(), "reset_states are given without resets");
+  if (!resets) return;
+  const at::IntArrayRef rows = layer.input.sizes().slice(0, static_cast<size_t>(layer.input.dim() - 1));
+  TORCH_CHECK_TYPE(resets->scalar_type() == at::kBool, "resets must be bool, got ", resets->scalar_type());
+  TORCH_CHECK_VALUE(resets->sizes() == rows, "resets must have shape ", rows, ", got ", resets->sizes());
+  TORCH_CHECK_VALUE(resets->device() == layer.input.device(), "resets is on ", resets->device(), ", but input is on ",
+                    layer.input.device());
+  const std::vector<Tensor>& states = layer.states;
+  TORCH_CHECK_VALUE(reset_states.empty() || reset_states.size() == states.size(), "reset_states must have ",
+                    states.size(), " tensors, got ", reset_states.size());
+  for (size_t i = 0; i < reset_states.size(); ++i) {
+    std::vector<int64_t> shape = states[i].sizes().vec();
+    if (reset_states[0].dim() > 3) shape.insert(shape.begin(), layer.sizes.steps.time);
+    TORCH_CHECK_VALUE(reset_states[i].sizes() == shape, "reset_states[", i, "] must have shape ", shape, ", got ",
+                      reset_states[i].sizes());
+    check_tensor(reset_states[i], "a tensor of reset_states", static_cast<int64_t>(shape.size()), layer.input);
+  }
+  layer.resets = *resets;
+  layer.reset_states = reset_states.vec();
+}
+
 }  // namespace
 
 void set_debug(bool enabled) { checks_values_on_gpu = enabled; }
@@ -139,7 +162,8 @@ std::vector<int64_t> RecurrentLayer::output_shape() const {
 }
 
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
-                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths) {
+                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           const OptionalTensor& resets, at::TensorList reset_states) {
   RecurrentLayer layer;
   layer.kind = kind_of(cell);
   layer.cell = describe(layer.kind);
@@ -150,6 +174,7 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
   layer.one_step = !states.empty() && states[0].dim() == 2;
   TORCH_CHECK(!layer.one_step || (!batch_sizes && !lengths),
               "one step, with h0 of 2 dimensions, has no batch_sizes or lengths");
+  TORCH_CHECK_VALUE(!layer.one_step || !resets, "one step, with h0 of 2 dimensions, has no resets");
   check_tensor(input, "input", layer.one_step || batch_sizes ? 2 : 3, input);
   check_states(layer, states);
   layer.sizes.steps = check_steps(layer, batch_sizes, layer.h0().size(-2));
@@ -160,6 +185,7 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
   check_weights(layer, weights);
   if (lengths) check_lengths(*lengths, input);
   if (lengths) layer.lengths = *lengths;
+  check_resets(layer, resets, reset_states);
   return layer;
 }
 

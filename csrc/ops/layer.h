@@ -52,7 +52,11 @@ struct RecurrentLayer {
   DirectionWeights weights[2];
   Tensor lengths;                  // [batch], on the device of the input; undefined if all sequences have all steps
   Tensor batch_sizes, first_rows;  // [time], on the CPU; undefined unless the input is packed
-  RecurrentSizes sizes;            // of the padded or packed input; lengths do not change them
+  Tensor resets;  // [time, batch] or [rows], bool, on the device of the input: before which steps the states are
+                  // replaced; undefined if none are
+  std::vector<Tensor> reset_states;  // what replaces them, each shaped like its state, or [time, ...] of that; empty
+                                     // for zero
+  RecurrentSizes sizes;              // of the padded or packed input; lengths do not change them
 
   const Tensor& h0() const { return states[0]; }
   // The initial cell state; undefined for a cell without one.
@@ -60,6 +64,8 @@ struct RecurrentLayer {
   // The number of batch rows of all steps together.
   int64_t rows() const { return sizes.steps.rows(); }
   // Whether the layer has no hidden unit, which only one step may: torch.nn's cells can have a hidden size of 0.
+  // Whether each step has states of its own that replace others.
+  bool every_step_has_reset_states() const { return !reset_states.empty() && reset_states[0].dim() > states[0].dim(); }
   bool without_units() const { return sizes.hidden_size == 0 && sizes.output_size == 0; }
   // The shapes of the output, of the gates saved for backward, and of a cell state's values after each step.
   std::vector<int64_t> output_shape() const;
@@ -79,7 +85,8 @@ void set_debug(bool enabled);
 
 // Checks every tensor of a layer before any of its values is read; an error message names the argument.
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
-                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths);
+                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           const OptionalTensor& resets, at::TensorList reset_states);
 
 // What the forward pass returns. Without save_for_backward, gates and history are of shape [0].
 struct RecurrentOutputs {
@@ -101,7 +108,7 @@ struct RecurrentSaved {
   Tensor gates;
   std::vector<Tensor> history;
 };
-// Which gradients the backward pass must compute.
+// Which gradients the backward pass must compute; those of the states are for initial and reset states.
 struct Wanted {
   bool input, states, weights;
 };
@@ -111,6 +118,7 @@ struct Wanted {
 struct RecurrentInputGradients {
   Tensor input;
   std::vector<Tensor> states;
+  std::vector<Tensor> reset_states;  // shaped like the layer's
   DirectionWeights weights[2];
 };
 

@@ -63,6 +63,15 @@ RecurrentInputGradients backward(const RecurrentLayer& layer, const RecurrentGra
   return backward_on_cpu(layer, gradients, saved, wanted);
 }
 
+// Returns those of the two tensors that are given. The schema has no list of them, since AOTInductor cannot pass an
+// empty one.
+std::vector<Tensor> given_of(const OptionalTensor& first, const OptionalTensor& second) {
+  std::vector<Tensor> given;
+  for (const OptionalTensor* tensor : {&first, &second})
+    if (*tensor) given.push_back(**tensor);
+  return given;
+}
+
 // Calls check() and adds a mark to the message of any error it raises, by which fused_rnn.functional distinguishes
 // arguments that the operator refuses from other errors.
 template <typename Body>
@@ -77,9 +86,11 @@ auto mark_refusal(const Body& check) {
 
 std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>> recurrent(
     std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
-    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, bool save_for_backward) {
-  const RecurrentLayer layer =
-      mark_refusal([&] { return check_layer(cell, input, states, weights, batch_sizes, lengths); });
+    const OptionalTensor& batch_sizes, const OptionalTensor& lengths, bool save_for_backward,
+    const OptionalTensor& resets, const OptionalTensor& reset_h, const OptionalTensor& reset_c) {
+  const RecurrentLayer layer = mark_refusal([&] {
+    return check_layer(cell, input, states, weights, batch_sizes, lengths, resets, given_of(reset_h, reset_c));
+  });
   RecurrentOutputs outputs = forward(layer, save_for_backward);
   return {std::move(outputs.output), std::move(outputs.states), std::move(outputs.gates), std::move(outputs.history)};
 }
@@ -100,8 +111,10 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
     std::string_view cell, const OptionalTensor& grad_output, const OptionalTensors& grad_final_states,
     const OptionalTensors& grad_history, const Tensor& input, at::TensorList states, at::TensorList weights,
     const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& output, const Tensor& gates,
-    at::TensorList history, bool input_grad, bool state_grad, bool weight_grad) {
-  const RecurrentLayer layer = check_layer(cell, input, states, weights, batch_sizes, lengths);
+    at::TensorList history, bool input_grad, bool state_grad, bool weight_grad, const OptionalTensor& resets,
+    const OptionalTensor& reset_h, const OptionalTensor& reset_c) {
+  const RecurrentLayer layer =
+      check_layer(cell, input, states, weights, batch_sizes, lengths, resets, given_of(reset_h, reset_c));
   const auto cell_states = static_cast<size_t>(layer.cell.cell_states());
   TORCH_CHECK(
       grad_final_states.size() == states.size() && grad_history.size() == cell_states && history.size() == cell_states,
@@ -132,6 +145,7 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
   if (weight_grad)
     for (int64_t d = 0; d < layer.sizes.directions; ++d)
       result.weights[d].for_each([&](const Tensor& gradient) { of_weights.push_back(gradient); });
+  result.states.insert(result.states.end(), result.reset_states.begin(), result.reset_states.end());
   return {std::move(result.input), std::move(result.states), std::move(of_weights)};
 }
 

@@ -9,7 +9,9 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/sub.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "cpu/recurrent.h"
@@ -29,6 +31,7 @@ class CpuLayer {
     if (layer.lengths.defined()) pack();
     input = for_kernel(without_padding(layer.input, 0));
     for (const Tensor& state : layer.states) states.push_back(for_kernel(sorted(state)));
+    if (layer.resets.defined()) set_resets();
     for (int64_t d = 0; d < sizes.directions; ++d) {
       weights[d] = layer.weights[d];
       weights[d].for_each([&](Tensor& weight) {
@@ -62,10 +65,10 @@ class CpuLayer {
     (dim == 0 ? padded.flatten(0, 1) : padded).index_copy_(dim, rows_, tensor);
     return padded;
   }
-  // Returns states, [directions, batch, size], with sequences in the packed batch's order; unsorted() is the inverse.
-  Tensor sorted(const Tensor& state) const { return sequences_.defined() ? state.index_select(1, sequences_) : state; }
+  // Returns states, [..., batch, size], with sequences in the packed batch's order; unsorted() is the inverse.
+  Tensor sorted(const Tensor& state) const { return sequences_.defined() ? state.index_select(-2, sequences_) : state; }
   Tensor unsorted(const Tensor& state) const {
-    return sequences_.defined() ? at::empty_like(state).index_copy_(1, sequences_, state) : state;
+    return sequences_.defined() ? at::empty_like(state).index_copy_(-2, sequences_, state) : state;
   }
   // Returns rows of the caller, shaped as for without_padding(), as the kernels read them; undefined if they are
   // undefined.
@@ -106,8 +109,36 @@ class CpuLayer {
   std::vector<Tensor> states;
   DirectionWeights weights[2];
   RecurrentSizes sizes;  // of the packed batch if there are lengths
+  Resets resets = {};
+  std::vector<Tensor> reset_states;  // empty without resets, else what replaces each state
+
+  // Sets what the params of both passes have of the resets.
+  template <typename Params>
+  void set_resets_of(Params& params) const {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(params.reset_h)>>;
+    params.resets = resets;
+    if (!reset_states.empty()) params.reset_h = reset_states[0].const_data_ptr<T>();
+    if (reset_states.size() > 1) params.reset_c = reset_states[1].const_data_ptr<T>();
+  }
 
  private:
+  // Sets the resets of each direction. The second one, which runs backwards, replaces the states of a sequence before a
+  // step if the sequence has the next step and that has a reset.
+  void set_resets() {
+    const Steps& steps = sizes.steps;
+    const Tensor rows = without_padding(layer_.resets.unsqueeze(-1), 0).contiguous();
+    begins_ = at::zeros({sizes.directions, steps.rows()}, rows.options());
+    const bool* given = rows.const_data_ptr<bool>();
+    bool* begins = begins_.mutable_data_ptr<bool>();
+    std::copy_n(given, steps.rows(), begins);
+    for (int64_t t = 0; sizes.directions == 2 && t + 1 < steps.time; ++t)
+      std::copy_n(given + steps.first_row(t + 1), steps.batch_size(t + 1), begins + steps.rows() + steps.first_row(t));
+    resets = {begins, steps.rows(), sizes.directions, steps.batch, layer_.every_step_has_reset_states()};
+    for (const Tensor& state : layer_.reset_states) reset_states.push_back(for_kernel(sorted(state)));
+    if (reset_states.empty())
+      for (const Tensor& state : states) reset_states.push_back(at::zeros_like(state));
+  }
+
   // Computes the packed batch's steps, and the order of its sequences and rows, from the lengths.
   void pack() {
     Steps& steps = sizes.steps;
@@ -124,6 +155,7 @@ class CpuLayer {
   }
 
   Tensor batch_sizes_, first_rows_;
+  Tensor begins_;     // see Resets
   Tensor sequences_;  // [batch], the caller's index of each sequence of the packed batch; undefined without lengths
   Tensor rows_;       // [rows], the caller's index, in time * batch, of each packed row; undefined without lengths
 };
@@ -174,6 +206,7 @@ RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backw
       params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
       params.input = cpu_layer.input.const_data_ptr<T>();
       params.h0 = cpu_layer.states[0].const_data_ptr<T>();
+      cpu_layer.set_resets_of(params);
       params.output = output.mutable_data_ptr<T>();
       params.h_n = h_n.mutable_data_ptr<T>();
       params.c_n = pointer<T>(c_n);
@@ -207,6 +240,9 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   Tensor grad_h0 = cpu_layer.writable(gradients.states[0], layer.h0().sizes());
   Tensor grad_input = wanted.input ? cpu_layer.empty(cpu_layer.input.sizes()) : cpu_layer.empty({0});
   Tensor grad_gates = cpu_layer.empty({s.directions, s.steps.rows(), layer.cell.sums * s.hidden_size});
+  std::vector<Tensor> grad_reset_states;
+  for (size_t i = 0; wanted.states && i < layer.reset_states.size(); ++i)
+    grad_reset_states.push_back(at::zeros_like(cpu_layer.reset_states[i]));
   RecurrentInputGradients result;
   for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
     result.weights[d] = cpu_layer.weights[d];
@@ -225,6 +261,9 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     params.input = cpu_layer.input.const_data_ptr<T>();
     params.h0 = cpu_layer.states[0].const_data_ptr<T>();
     params.c0 = has_cell_state ? cpu_layer.states[1].const_data_ptr<T>() : nullptr;
+    cpu_layer.set_resets_of(params);
+    params.grad_reset_h = grad_reset_states.empty() ? nullptr : pointer<T>(grad_reset_states[0]);
+    params.grad_reset_c = grad_reset_states.size() < 2 ? nullptr : pointer<T>(grad_reset_states[1]);
     params.output = pointer<T>(output);
     params.gates = gates.const_data_ptr<T>();
     params.cells = pointer<T>(cells);
@@ -248,6 +287,8 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   result.input = cpu_layer.for_caller(wanted.input ? cpu_layer.with_padding(grad_input, 0) : grad_input);
   result.states.push_back(of_state(grad_h0));
   if (has_cell_state) result.states.push_back(of_state(grad_c0));
+  for (size_t i = 0; i < layer.reset_states.size(); ++i)
+    result.reset_states.push_back(of_state(wanted.states ? grad_reset_states[i] : Tensor()));
   for (DirectionWeights& weights : result.weights)
     weights.for_each([&](Tensor& gradient) { gradient = cpu_layer.for_caller(gradient); });
   return result;

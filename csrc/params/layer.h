@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "params/resets.h"
+
 namespace fused_rnn {
 
 // The steps of a padded batch, or of a packed batch, whose sequences are sorted by decreasing length.
@@ -57,11 +59,14 @@ template <typename T>
 struct RecurrentForwardParams {
   RecurrentSizes sizes;
   StoredWeights<T> weights[2];
-  bool pairs;      // whether to multiply in pairs of bfloat16: the processor can, and the layer's type is bfloat16
-  const T* input;  // [rows, input_size]
-  const T* h0;     // [directions, batch, output_size]
-  T* output;       // [rows, directions * output_size], written
-  T* h_n;          // [directions, batch, output_size], written
+  bool pairs;        // whether to multiply in pairs of bfloat16: the processor can, and the layer's type is bfloat16
+  const T* input;    // [rows, input_size]
+  const T* h0;       // [directions, batch, output_size]
+  Resets resets;     // where the states are replaced by those in reset_h and reset_c
+  const T* reset_h;  // [directions, batch, output_size] or [time, ...] of that, see Resets; null without resets
+  const T* reset_c;  // the same for the cell states, of hidden_size
+  T* output;         // [rows, directions * output_size], written
+  T* h_n;            // [directions, batch, output_size], written
   T* c_n;    // [directions, batch, hidden_size], the cell states: c0 on entry, those after the last step on return
   T* gates;  // [directions, rows, kSums * hidden_size], written: what the cell's forward leaves in `values`; null
              // if nothing is saved for backward
@@ -82,9 +87,12 @@ template <typename T>
 struct RecurrentBackwardParams {
   RecurrentSizes sizes;
   RecurrentWeights<T> weights[2];
-  const T* input;        // [rows, input_size]
-  const T* h0;           // [directions, batch, output_size]
-  const T* c0;           // [directions, batch, hidden_size]: the cell states before the first step
+  const T* input;  // [rows, input_size]
+  const T* h0;     // [directions, batch, output_size]
+  const T* c0;     // [directions, batch, hidden_size]: the cell states before the first step
+  Resets resets;   // these three as forward had them
+  const T* reset_h;
+  const T* reset_c;
   const T* output;       // [rows, directions * output_size]; may be null if there is one step, which does not read it
   const T* gates;        // [directions, rows, kSums * hidden_size], as forward left them
   const T* cells;        // [directions, rows, hidden_size], as forward left them
@@ -92,6 +100,8 @@ struct RecurrentBackwardParams {
   const T* grad_cells;   // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
   T* grad_h;             // [directions, batch, output_size]: the gradient of h_n on entry, of h0 on return
   T* grad_c;             // [directions, batch, hidden_size]: the gradient of c_n on entry, of c0 on return
+  T* grad_reset_h;       // shaped like reset_h: the gradient is added to it; null if not wanted
+  T* grad_reset_c;       // the same for reset_c
   T* grad_gates;         // [directions, rows, kSums * hidden_size], scratch, written: the gradients of the sums
   T* grad_input;         // [rows, input_size], written; null if not wanted
   bool weight_grad;      // whether grad_weights are wanted

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "params/cuda_steps.h"
+#include "params/resets.h"
 
 namespace fused_rnn {
 
@@ -51,6 +52,10 @@ struct PersistentForwardParams {
   // sequence has no step; else it may be null. The next step goes on with values that are not rounded to T.
   T* cells;
   bool save_for_backward;
+  Resets resets;  // where the states are replaced; false where a sequence has no step
+  const T*
+      reset_h;  // [directions, batch, hidden_size] or [time, ...] of that, see Resets: what replaces h; null for zero
+  const T* reset_c;  // the same for the second state
 };
 
 template <typename T>
@@ -73,6 +78,11 @@ struct PersistentBackwardParams {
   T* grad_c0;             // [directions, batch, hidden_size]: written
   T* grad_gates;  // [directions, rows, kSums * hidden_size]: written, the gradients of the sums; zero where a sequence
                   // has no step
+  Resets resets;  // these three as forward had them
+  const T* reset_h;
+  const T* reset_c;
+  float* grad_reset_h;  // shaped like reset_h: the gradient is added to it; null if not wanted
+  float* grad_reset_c;  // the same for reset_c
 };
 
 }  // namespace fused_rnn

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "params/cuda_steps.h"
+#include "params/resets.h"
 
 namespace fused_rnn {
 
@@ -37,6 +38,12 @@ struct PointwiseForwardParams {
   T* gates;                // as in PersistentForwardParams
   T* cells;                // as in PersistentForwardParams
   bool save_for_backward;  // as in PersistentForwardParams
+  // The step that follows in the direction, -1 for none. If states are replaced before it, the new ones are left in
+  // `hidden`, but with a projection, and in `cell`.
+  int64_t next;
+  Resets resets;     // as in PersistentForwardParams
+  const T* reset_h;  // as in PersistentForwardParams
+  const T* reset_c;  // as in PersistentForwardParams
 };
 
 // A step backward, before the product of the sums' gradients and the recurrent weights.
@@ -71,6 +78,12 @@ struct PointwiseBackwardParams {
   // [sequences, kGates * hidden_size]: written, the gradients of the recurrent parts of the gates side by side, for the
   // product; null for a cell whose hidden_sum(g) is g, which has them so in grad_gates.
   T* grad_recurrent;
+  int64_t after;  // the step that follows in the direction, -1 for none
+  Resets resets;  // as in PersistentBackwardParams, as the next four; with a projection those of h are not read
+  const T* reset_h;
+  const T* reset_c;
+  Accumulator* grad_reset_h;
+  Accumulator* grad_reset_c;
 };
 
 }  // namespace fused_rnn

@@ -88,17 +88,20 @@ def vmap_layer(
         function: the layer or its backward pass, called with ``args``.
         size: the number of indices.
         in_dims: the vmapped dimension of each argument; None for one that all indices share, or that is no tensor.
-        args: the arguments: some that are no tensors, batch sizes, lengths, rows and states, then the weights.
-        batch_sizes: the position of the batch sizes in ``args``; the lengths follow them.
+        args: the arguments: some that are no tensors, batch sizes, lengths, resets, rows and states, then the weights.
+        batch_sizes: the position of the batch sizes in ``args``; the lengths and the resets follow them.
         weights: the position of the first weight in ``args``.
         foldable: whether one call can compute the outputs for all indices.
     """
-    sizes, lengths, *rows = args[batch_sizes:weights]
+    sizes, lengths, resets, *rows = args[batch_sizes:weights]
     # With lengths the order of the saved gates depends on the whole batch, so they could not be unfolded.
     if lengths is not None or not foldable or size == 0 or not shared((in_dims[batch_sizes], *in_dims[weights:])):
         return loop(function, in_dims, size, *args)
     folded = (
-        fold(tensor, dim, size, ROWS) for tensor, dim in zip(rows, in_dims[batch_sizes + 2 : weights], strict=True)
+        fold(tensor, dim, size, ROWS) for tensor, dim in zip(rows, in_dims[batch_sizes + 3 : weights], strict=True)
     )
+    if resets is not None:  # one value for each row
+        flags = fold(resets.unsqueeze(-1), in_dims[batch_sizes + 2], size, ROWS)
+        resets = None if flags is None else flags.squeeze(-1)
     sizes = None if sizes is None else sizes * size
-    return unfold(function(*args[:batch_sizes], sizes, None, *folded, *args[weights:]), size, ROWS)
+    return unfold(function(*args[:batch_sizes], sizes, None, resets, *folded, *args[weights:]), size, ROWS)

@@ -32,6 +32,8 @@ def recurrent(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | None = None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Run a sequence through one layer, differentiably; see :func:`fused_rnn.ops.recurrent` for the arguments.
 
@@ -42,14 +44,17 @@ def recurrent(
     count = STATES[cell]
     history: Sequence[Tensor]
     if calls_reference():
-        function = partial(_reference, cell, batch_sizes, lengths)
-        output, *rest = reference_outputs(function, (input, *states, *weights))
+        function = partial(_reference, cell, bool(reset_states), batch_sizes, lengths, resets)
+        output, *rest = reference_outputs(function, (input, *states, *reset_states, *weights))
         finals, history = rest[:count], rest[count:]
-    elif needs_graph(input, *states, *weights):
-        output, *rest = apply(RecurrentFunction, cell, batch_sizes, lengths, input, *states, *weights)
+    elif needs_graph(input, *states, *reset_states, *weights):
+        given = (cell, bool(reset_states), batch_sizes, lengths, resets)
+        output, *rest = apply(RecurrentFunction, *given, input, *states, *reset_states, *weights)
         finals, _, history = rest[:count], rest[count], rest[count + 1 :]
     else:
-        output, finals, _, history = ops.recurrent(cell, input, states, weights, batch_sizes, lengths, return_states)
+        output, finals, _, history = ops.recurrent(
+            cell, input, states, weights, batch_sizes, lengths, return_states, resets, reset_states
+        )
     if not return_states:
         return output, *finals
     return output, *finals, *(_like_output(values, output) for values in history)
@@ -66,51 +71,61 @@ class RecurrentFunction(Function):
 
     @staticmethod
     def forward(
-        cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
+        cell: str,
+        replaces: bool,
+        batch_sizes: Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        input: Tensor,
+        *states_and_weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        """Return the operator's outputs as one flat tuple, with the values saved for the backward pass."""
-        count = STATES[cell]
-        states, weights = states_and_weights[:count], states_and_weights[count:]
-        output, finals, gates, history = ops.recurrent(cell, input, states, weights, batch_sizes, lengths, True)
+        """Return the operator's outputs as one flat tuple, with the values saved for the backward pass.
+
+        With ``replaces`` there are reset states between the initial states and the weights.
+        """
+        states, reset_states, weights = _split(cell, replaces, states_and_weights)
+        output, finals, gates, history = ops.recurrent(
+            cell, input, states, weights, batch_sizes, lengths, True, resets, reset_states
+        )
         return output, *finals, gates, *history
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save tensors by save_for_backward, which detects a later modification in place."""
-        cell, batch_sizes, lengths, *tensors = inputs
+        cell, replaces, batch_sizes, lengths, resets, *tensors = inputs
         gates, history = output[1 + STATES[cell]], output[2 + STATES[cell] :]
         # The output of a single step is not read, so it is not saved, and the caller may change it in place.
         sequence = None if _is_one_step(tensors[0], tensors[1], batch_sizes) else output[0]
-        ctx.cell = cell
+        ctx.cell, ctx.replaces = cell, replaces
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(batch_sizes, lengths, sequence, gates, *history, *tensors)
+        ctx.save_for_backward(batch_sizes, lengths, resets, sequence, gates, *history, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of each argument of forward, None where it is not needed."""
-        cell, count = ctx.cell, STATES[ctx.cell]
-        needed = ctx.needs_input_grad[3:]
+        cell, replaces, count = ctx.cell, ctx.replaces, STATES[ctx.cell]
+        needed = ctx.needs_input_grad[5:]
         # Read only once: each access unpacks the tensors, and checkpointing forbids unpacking them again.
-        batch_sizes, lengths, output, gates, *tensors = ctx.saved_tensors
+        batch_sizes, lengths, resets, output, gates, *tensors = ctx.saved_tensors
         history, inputs = tensors[: count - 1], tensors[count - 1 :]
         grads = grad_outputs[: 1 + count] + grad_outputs[2 + count :]  # the gates between them have no gradient
         if legacy_vmap(*grads):
-            definition = partial(_reference, cell, batch_sizes, lengths)
-            return None, None, None, *reference_gradients(definition, inputs, needed, grads)
+            definition = partial(_reference, cell, replaces, batch_sizes, lengths, resets)
+            return *(None,) * 5, *reference_gradients(definition, inputs, needed, grads)
         if needs_graph(*grads, *inputs):
-            saved = (batch_sizes, lengths, output, gates, *history)
-            gradients = apply(RecurrentBackwardFunction, cell, needed, *saved, *grads, *inputs)
+            saved = (batch_sizes, lengths, resets, output, gates, *history)
+            gradients = apply(RecurrentBackwardFunction, cell, replaces, needed, *saved, *grads, *inputs)
         else:
-            named = BackwardTensors.of(cell, (*history, *grads, *inputs))
-            gradients = _backward(cell, needed, batch_sizes, lengths, output, gates, named)
-        return None, None, None, *where_needed(gradients, needed)
+            named = BackwardTensors.of(cell, replaces, (*history, *grads, *inputs))
+            gradients = _backward(cell, needed, batch_sizes, lengths, resets, output, gates, named)
+        return *(None,) * 5, *where_needed(gradients, needed)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the outputs for all indices of the vmapped dimension."""
-        weights = 4 + STATES[args[0]]
-        return vmap_layer(RecurrentFunction.apply, info.batch_size, in_dims, args, batch_sizes=1, weights=weights)
+        weights = 6 + _count(*args[:2])
+        return vmap_layer(RecurrentFunction.apply, info.batch_size, in_dims, args, batch_sizes=2, weights=weights)
 
 
 class BackwardTensors(NamedTuple):
@@ -122,21 +137,20 @@ class BackwardTensors(NamedTuple):
     grad_history: Sequence[Tensor | None]
     input: Tensor
     states: Sequence[Tensor]
+    reset_states: Sequence[Tensor]
     weights: Sequence[Tensor]
 
     @classmethod
-    def of(cls, cell: str, tensors: Sequence[Any]) -> "BackwardTensors":
+    def of(cls, cell: str, replaces: bool, tensors: Sequence[Any]) -> "BackwardTensors":
         """Assign tensors to their names, from the flat list that autograd functions take."""
         count = STATES[cell]
         output = count - 1
         finals = output + 1
         history = finals + count
         input = history + count - 1
-        states = input + 1
-        weights = states + count
         return cls(
             tensors[:output], tensors[output], tensors[finals:history], tensors[history:input],
-            tensors[input], tensors[states:weights], tensors[weights:],
+            tensors[input], *_split(cell, replaces, tensors[input + 1 :]),
         )  # fmt: skip
 
     @property
@@ -147,7 +161,7 @@ class BackwardTensors(NamedTuple):
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """The arguments of the operator that have gradients."""
-        return self.input, *self.states, *self.weights
+        return self.input, *self.states, *self.reset_states, *self.weights
 
 
 class RecurrentBackwardFunction(Function):
@@ -156,34 +170,37 @@ class RecurrentBackwardFunction(Function):
     @staticmethod
     def forward(
         cell: str,
+        replaces: bool,
         needed: tuple[bool, ...],
         batch_sizes: Tensor | None,
         lengths: Tensor | None,
+        resets: Tensor | None,
         output: Tensor | None,
         gates: Tensor,
         *tensors: Any,
     ) -> tuple[Tensor, ...]:
         """Return the operator's outputs; ``tensors`` are those of :class:`BackwardTensors`."""
-        return _backward(cell, needed, batch_sizes, lengths, output, gates, BackwardTensors.of(cell, tensors))
+        named = BackwardTensors.of(cell, replaces, tensors)
+        return _backward(cell, needed, batch_sizes, lengths, resets, output, gates, named)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Save what the reference needs, without output, gates and history, which it recomputes."""
-        cell, needed, batch_sizes, lengths, _output, _gates, *tensors = inputs
-        named = BackwardTensors.of(cell, tensors)
-        ctx.cell, ctx.needed = cell, needed
+        cell, replaces, needed, batch_sizes, lengths, resets, _output, _gates, *tensors = inputs
+        named = BackwardTensors.of(cell, replaces, tensors)
+        ctx.cell, ctx.replaces, ctx.needed = cell, replaces, needed
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(batch_sizes, lengths, *named.grads, *named.inputs)
+        ctx.save_for_backward(batch_sizes, lengths, resets, *named.grads, *named.inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradient of each argument of forward, None where it is not needed."""
         count = STATES[ctx.cell]
-        batch_sizes, lengths, *tensors = ctx.saved_tensors
+        batch_sizes, lengths, resets, *tensors = ctx.saved_tensors
         grad_outputs, inputs = tensors[: 2 * count], tensors[2 * count :]
         # The arguments before the tensors have no gradient.
         before = len(ctx.needs_input_grad) - len(tensors)
-        function = partial(_reference, ctx.cell, batch_sizes, lengths)
+        function = partial(_reference, ctx.cell, ctx.replaces, batch_sizes, lengths, resets)
         return *(None,) * before, *second_gradients(
             function, inputs, ctx.needed, grad_outputs, ctx.needs_input_grad[before:], grads[: len(ctx.needed)]
         )
@@ -191,13 +208,26 @@ class RecurrentBackwardFunction(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> Batched:
         """Return the gradients for all indices of the vmapped dimension."""
-        cell, needed, *_ = args
-        count = STATES[cell]
+        cell, replaces, needed, *_ = args
+        states = _count(cell, replaces)
         # Each index has its own weight gradients, but one call of the operator sums them over its whole batch.
-        foldable = not any(needed[1 + count :])
-        weights = len(args) - (len(needed) - 1 - count)
+        foldable = not any(needed[1 + states :])
+        weights = len(args) - (len(needed) - 1 - states)
         function = RecurrentBackwardFunction.apply
-        return vmap_layer(function, info.batch_size, in_dims, args, batch_sizes=2, weights=weights, foldable=foldable)
+        return vmap_layer(function, info.batch_size, in_dims, args, batch_sizes=3, weights=weights, foldable=foldable)
+
+
+def _count(cell: str, replaces: bool) -> int:
+    """Return how many initial and reset states a layer is given."""
+    return STATES[cell] * (2 if replaces else 1)
+
+
+def _split(
+    cell: str, replaces: bool, tensors: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Return the initial states, the reset states and the weights, which follow each other in ``tensors``."""
+    states, all_states = STATES[cell], _count(cell, replaces)
+    return tensors[:states], tensors[states:all_states], tensors[all_states:]
 
 
 def _is_one_step(input: Tensor, h0: Tensor, batch_sizes: Tensor | None) -> bool:
@@ -210,30 +240,41 @@ def _backward(
     needed: Sequence[bool],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
+    resets: Tensor | None,
     output: Tensor | None,
     gates: Tensor,
     named: BackwardTensors,
 ) -> tuple[Tensor, ...]:
-    """Return the gradients of input, states and weights; a gradient that is not ``needed`` may be missing or empty."""
-    count = STATES[cell]
+    """Return the gradients of input, states, reset states and weights.
+
+    A gradient that is not ``needed`` may be missing or empty.
+    """
+    states = _count(cell, bool(named.reset_states))
     grad_input, grad_states, grad_weights = ops.recurrent_backward(
         cell, named.grad_output, named.grad_finals, named.grad_history, named.input, named.states, named.weights,
         batch_sizes, lengths, output, gates, named.history,
-        needed[0], any(needed[1 : 1 + count]), any(needed[1 + count :]),
+        needed[0], any(needed[1 : 1 + states]), any(needed[1 + states :]), resets, named.reset_states,
     )  # fmt: skip
     return grad_input, *grad_states, *grad_weights
 
 
 def _reference(
-    cell: str, batch_sizes: Tensor | None, lengths: Tensor | None, input: Tensor, *states_and_weights: Tensor
+    cell: str,
+    replaces: bool,
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    resets: Tensor | None,
+    input: Tensor,
+    *states_and_weights: Tensor,
 ) -> tuple[Tensor, ...]:
     """Return the operator's outputs without the gates, as one flat tuple, computed by the reference."""
-    count = STATES[cell]
-    states, weights = states_and_weights[:count], states_and_weights[count:]
+    states, reset_states, weights = _split(cell, replaces, states_and_weights)
     if states[0].dim() == 2:
-        new = reference.CELLS[cell](input, states, weights)
+        new = reference.CELLS[cell](input, tuple(states), weights)
         return new[0], *new, *(values.unsqueeze(0) for values in new[1:])
-    (output, *state_sequences), finals = reference.recurrent(cell, input, states, weights, batch_sizes, lengths)
+    (output, *state_sequences), finals = reference.recurrent(
+        cell, input, states, weights, batch_sizes, lengths, resets, reset_states
+    )
     directions = states[0].size(0)
     history = (
         values.reshape(-1, directions, values.size(-1) // directions).transpose(0, 1) for values in state_sequences

@@ -22,6 +22,8 @@ def gru(
     training: bool = False,
     batch_first: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
+    resets: Tensor | None = None,
+    reset_states: Tensor | None = None,
 ) -> tuple[Sequences, Tensor]:
     """Run sequences through one or more GRU layers, as torch.nn.GRU does.
 
@@ -44,6 +46,12 @@ def gru(
         lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device, or
             a list; None for all of them. Outputs past the end of a sequence are zero, its final state is the one at its
             own end, where the reverse direction begins, and nothing of the padding is read.
+        resets: before which steps the state becomes ``reset_states``, such as the first steps of episodes in a rollout:
+            bool, shaped like ``input``, or the data of a PackedSequence, without its last dimension, on any device;
+            None for no step. Each segment, from one reset to the next, is computed by itself, by the reverse direction
+            from the segment's end. No gradient passes a reset.
+        reset_states: what replaces the state there, shaped like ``hx``, or ``[time, ...]`` of that, whose entry at each
+            reset is taken; None for zero.
 
     Returns:
         The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
@@ -51,8 +59,10 @@ def gru(
 
     Raises:
         ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape, out
-            of range on the CPU, or given with a PackedSequence.
-        TypeError: ``lengths`` are not integers.
+            of range on the CPU, or given with a PackedSequence; ``resets`` or ``reset_states`` have a wrong shape or
+            device, or there are ``reset_states`` without ``resets``.
+        TypeError: ``lengths`` are not integers, ``resets`` are not bool, or ``reset_states`` have another dtype than
+            ``input``.
         RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -66,6 +76,7 @@ def gru(
     """
     states = None if hx is None else (hx,)
     output, h_n = run(
-        MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first, lengths
-    )
+        MODE, input, states, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first, lengths,
+        resets=resets, reset_states=None if reset_states is None else (reset_states,),
+    )  # fmt: skip
     return output, h_n

@@ -15,6 +15,9 @@ def gru_cell(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    reset_states: Tensor | None = None,
 ) -> Tensor:
     """Run one step of a GRU, as torch.nn.GRUCell does.
 
@@ -28,12 +31,17 @@ def gru_cell(
         weight_hh: ``[3 * hidden_size, hidden_size]``.
         bias_ih: ``[3 * hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[3 * hidden_size]``, or None if ``bias_ih`` is None too.
+        reset: which states become ``reset_states`` before the step, such as those of environments whose episode has
+            just begun: bool, ``[batch]`` or ``[]``, on any device; None for none.
+        reset_states: what replaces them, shaped like ``hx``; None for zero.
 
     Returns:
         The new state, shaped like ``hx``.
 
     Raises:
-        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given.
+        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given; ``reset`` or ``reset_states`` have
+            a wrong shape or device, or there are ``reset_states`` without ``reset``.
+        TypeError: ``reset`` is not bool, or ``reset_states`` have another dtype than ``input``.
         RuntimeError: sizes do not fit, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -44,5 +52,7 @@ def gru_cell(
         >>> h.shape
         torch.Size([3, 8])
     """
-    (h,) = run_cell(MODE, input, None if hx is None else (hx,), weight_ih, weight_hh, bias_ih, bias_hh)
+    states = None if hx is None else (hx,)
+    others = None if reset_states is None else (reset_states,)
+    (h,) = run_cell(MODE, input, states, weight_ih, weight_hh, bias_ih, bias_hh, reset, others)
     return h

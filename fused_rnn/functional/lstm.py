@@ -24,6 +24,8 @@ def lstm(
     batch_first: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """Run sequences through one or more LSTM layers, as torch.nn.LSTM does.
 
@@ -49,6 +51,12 @@ def lstm(
             a list; None for all of them. Outputs past the end of a sequence are zero, its final states are those at its
             own end, where the reverse direction begins, and nothing of the padding is read.
         return_states: whether to return c after every step of the last layer too.
+        resets: before which steps the states become ``reset_states``, such as the first steps of episodes in a rollout:
+            bool, shaped like ``input``, or the data of a PackedSequence, without its last dimension, on any device;
+            None for no step. Each segment, from one reset to the next, is computed by itself, by the reverse direction
+            from the segment's end. No gradient passes a reset.
+        reset_states: what replaces the states there, h and c, each shaped like ``hx``, or ``[time, ...]`` of that,
+            whose entry at each reset is taken; None for zero.
 
     Returns:
         The output in the form of the input, its last dimension ``directions * output_size``, and the final states
@@ -57,8 +65,10 @@ def lstm(
 
     Raises:
         ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape, out
-            of range on the CPU, or given with a PackedSequence.
-        TypeError: ``lengths`` are not integers.
+            of range on the CPU, or given with a PackedSequence; ``resets`` or ``reset_states`` have a wrong shape or
+            device, or there are ``reset_states`` without ``resets``.
+        TypeError: ``lengths`` are not integers, ``resets`` are not bool, or ``reset_states`` have another dtype than
+            ``input``.
         RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -74,6 +84,6 @@ def lstm(
         raise RuntimeError("lstm expects two hidden states")
     output, h_n, c_n, *cells = run(
         MODE, input, hx, weights, num_layers, bidirectional, dropout if training else 0.0, batch_first,
-        lengths, return_states,
+        lengths, return_states, resets, reset_states,
     )  # fmt: skip
     return output, (h_n, c_n), *cells

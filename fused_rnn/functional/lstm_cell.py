@@ -15,6 +15,9 @@ def lstm_cell(
     weight_hh: Tensor,
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
+    *,
+    reset: Tensor | None = None,
+    reset_states: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Run one step of an LSTM, as torch.nn.LSTMCell does.
 
@@ -28,12 +31,17 @@ def lstm_cell(
         weight_hh: ``[4 * hidden_size, hidden_size]``.
         bias_ih: ``[4 * hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[4 * hidden_size]``, or None if ``bias_ih`` is None too.
+        reset: which states become ``reset_states`` before the step, such as those of environments whose episode has
+            just begun: bool, ``[batch]`` or ``[]``, on any device; None for none.
+        reset_states: what replaces them, shaped like ``hx``; None for zero.
 
     Returns:
         The new h and c, shaped like ``hx``.
 
     Raises:
-        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given.
+        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given; ``reset`` or ``reset_states`` have
+            a wrong shape or device, or there are ``reset_states`` without ``reset``.
+        TypeError: ``reset`` is not bool, or ``reset_states`` have another dtype than ``input``.
         RuntimeError: sizes do not fit, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -46,5 +54,5 @@ def lstm_cell(
     """
     if hx is not None and len(hx) != 2:
         raise RuntimeError("lstm_cell expects two hidden states")
-    h, c = run_cell(MODE, input, hx, weight_ih, weight_hh, bias_ih, bias_hh)
+    h, c = run_cell(MODE, input, hx, weight_ih, weight_hh, bias_ih, bias_hh, reset, reset_states)
     return h, c

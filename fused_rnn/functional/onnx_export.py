@@ -70,6 +70,8 @@ def recurrent(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | None = None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Write one layer, or one step of a cell, as a node.
 
@@ -83,6 +85,8 @@ def recurrent(
         batch_sizes: must be None, since a packed input cannot be exported.
         lengths: ``[batch]``, int64, the steps of each sequence; None for all of them.
         return_states: must be False.
+        resets: must be None, since ONNX's layers cannot replace their states between two steps.
+        reset_states: must be empty.
 
     Returns:
         The output, ``[time, batch, directions * hidden_size]``, and the final states; for one step all are shaped like
@@ -95,6 +99,10 @@ def recurrent(
         raise NotImplementedError("a cell that ONNX does not have cannot be exported")
     if batch_sizes is not None:
         refuse_packed()
+    if resets is not None or reset_states:
+        raise NotImplementedError(
+            "resets cannot be exported to ONNX, whose layers keep their states: export a cell with reset"
+        )
     one_step = states[0].dim() == 2
     with _unrecorded():
         if return_states:

@@ -21,6 +21,7 @@ from fused_rnn.functional.checks import (
     check_layer_states,
     check_lengths,
 )
+from fused_rnn.functional.resets import Replaced, replaced_in_cell, replaced_in_layers, replaced_in_packed
 
 States = tuple[Tensor, ...]
 Result = TypeVar("Result")
@@ -39,7 +40,8 @@ class Mode(NamedTuple):
     node: onnx_export.Node | None
     """The node that torch.onnx.export writes for it; None if ONNX has none."""
     layer: Callable[..., States]
-    """Runs one layer: ``(input, states, weights, batch_sizes, lengths, return_states) -> (output, *states)``.
+    """Runs one layer: ``(input, states, weights, batch_sizes, lengths, return_states, resets, reset_states) -> (output,
+    *states)``.
 
     With ``return_states`` it also returns, for each state but h, its values after every step, in the layout of the
     output. Given states of two dimensions, it runs one step, and no tensor has the dimensions time and directions.
@@ -71,6 +73,8 @@ def run(
     batch_first: bool,
     lengths: Tensor | Sequence[int] | None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] | None = None,
 ) -> tuple[Any, ...]:
     """Check the arguments, run all layers, and return output and final states in the form of the input.
 
@@ -87,6 +91,10 @@ def run(
         batch_first: whether the batch comes before the time in a padded input and output.
         lengths: ``[batch]``, the steps of each sequence of a padded input, or None for all.
         return_states: whether to return the states after every step of the last layer.
+        resets: before which steps the states are replaced, bool, shaped like the input without its last dimension; or
+            None for none.
+        reset_states: what replaces the states there, each shaped like its initial state, or ``[time, ...]`` of that;
+            None for zero.
 
     Returns:
         The output in the form of the input, the final states of all layers, and with ``return_states`` the states after
@@ -96,11 +104,15 @@ def run(
     if isinstance(input, PackedSequence):
         if lengths is not None:
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
-        return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states)
+        return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states, resets, reset_states)
 
     mode = _in_onnx_export(mode, input)
     check_layer_ranks(mode.name, input, hx, packed=False)
     unbatched = input.dim() == 2
+    replaced = None
+    if resets is not None or reset_states is not None:
+        sizes = _state_sizes(mode, weights, rows)
+        replaced = replaced_in_layers(input, resets, reset_states, sizes, rows, batch_first)
     if unbatched:
         input = input.unsqueeze(1)
         hx = None if hx is None else [state.unsqueeze(1) for state in hx]
@@ -115,7 +127,7 @@ def run(
         mode,
         input,
         lambda: _check_layers(mode, input, None, input.size(1), hx, weights, rows),
-        lambda: _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states),
+        lambda: _run_layers(mode, input, None, lengths, hx, weights, num_layers, dropout, return_states, replaced),
     )
     if unbatched:
         return tuple(values.squeeze(1) for values in results)
@@ -131,6 +143,8 @@ def _run_packed(
     rows: int,
     dropout: float,
     return_states: bool,
+    resets: Tensor | None,
+    reset_states: Sequence[Tensor] | None,
 ) -> tuple[Any, ...]:
     data, batch_sizes, sorted_indices, unsorted_indices = input
     if onnx_export.exports_to_onnx(data):
@@ -145,9 +159,13 @@ def _run_packed(
         hx = _zeros(mode, data, batch, weights, rows)
     if not tracing:
         _check_layers(mode, data, batch_sizes, batch, hx, weights, rows)
+    replaced = None
+    if resets is not None or reset_states is not None:
+        shapes = [(rows, batch, size) for size in _state_sizes(mode, weights, rows)]
+        replaced = replaced_in_packed(data, batch_sizes, sorted_indices, resets, reset_states, shapes)
     if sorted_indices is not None:
         hx = [state.index_select(1, sorted_indices) for state in hx]
-    results = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states)
+    results = _run_layers(mode, data, batch_sizes, None, hx, weights, num_layers, dropout, return_states, replaced)
     if unsorted_indices is not None:
         output, *rest = results
         states = (state.index_select(1, unsorted_indices) for state in rest[: mode.cell.states])
@@ -166,6 +184,8 @@ def run_cell(
     weight_hh: Tensor,
     bias_ih: Tensor | None,
     bias_hh: Tensor | None,
+    reset: Tensor | None = None,
+    reset_states: Sequence[Tensor] | None = None,
 ) -> States:
     """Check the arguments, run one step, and return the new states: a layer over a sequence of one step.
 
@@ -177,6 +197,8 @@ def run_cell(
         weight_hh: ``[gates * hidden_size, hidden_size]``.
         bias_ih: ``[gates * hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[gates * hidden_size]``, or None if ``bias_ih`` is None too.
+        reset: ``[batch]`` or ``[]``, bool, which states are replaced before the step; None for none.
+        reset_states: what replaces them, each shaped like its state; None for zero.
     """
     mode = _in_onnx_export(mode, input)
     check_cell_ranks(mode.name, input, hx)
@@ -193,6 +215,10 @@ def run_cell(
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
         hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.cell.states
+    if reset is not None or reset_states is not None:
+        if not torch.jit.is_tracing():  # a comparison of sizes would fix them in the trace
+            _check_cell(input, hx, weights)
+        hx = replaced_in_cell(input, hx, reset, reset_states, unbatched)
     results = _checked(mode, input, partial(_check_cell, input, hx, weights), partial(mode.layer, input, hx, weights))
     states = results[1:]  # behind the output, which is h too
     return tuple(state.squeeze(0) for state in states) if unbatched else states
@@ -231,18 +257,18 @@ def _check_layers(
 ) -> None:
     sizes = _state_sizes(mode, weights, rows)
     check_layer_input(input, batch_sizes, weights[0])
-    check_layer_states(hx, [(rows, batch, size) for size in sizes[: mode.cell.states]])
+    check_layer_states(hx, [(rows, batch, size) for size in sizes])
     check_attributes(input, hx, weights, "recurrent")
 
 
 def _zeros(mode: Mode, input: Tensor, batch: int, weights: Sequence[Tensor], rows: int) -> States:
     """Return the initial states that None stands for, which are zero."""
-    output_size, hidden_size = _state_sizes(mode, weights, rows)
-    zeros = input.new_zeros((rows, batch, output_size))
+    sizes = _state_sizes(mode, weights, rows)
+    zeros = input.new_zeros((rows, batch, sizes[0]))
     if mode.cell.states == 1:
         return (zeros,)
     projected = len(weights) // rows % 2 == 1
-    others = input.new_zeros((rows, batch, hidden_size)) if projected else zeros
+    others = input.new_zeros((rows, batch, sizes[1])) if projected else zeros
     return zeros, *(others,) * (mode.cell.states - 1)
 
 
@@ -264,19 +290,24 @@ def _run_layers(
     num_layers: int,
     dropout: float,
     return_states: bool,
+    replaced: Replaced | None,
 ) -> tuple[Tensor, ...]:
     """Run all layers; return the output, the final states and, with ``return_states``, the last layer's history."""
+    resets, reset_states = replaced or (None, ())
     if num_layers == 1:
-        return mode.layer(input, hx, weights, batch_sizes, lengths, return_states)
+        return mode.layer(input, hx, weights, batch_sizes, lengths, return_states, resets, reset_states)
     per_layer = len(weights) // num_layers
     finals = []
-    layers_of_states = zip(*(state.chunk(num_layers) for state in hx), strict=True)
+    layers_of_states = zip(*(state.chunk(num_layers, dim=-3) for state in (*hx, *reset_states)), strict=True)
     for layer, states in enumerate(layers_of_states):
         if layer > 0 and dropout > 0:
             input = torch.nn.functional.dropout(input, dropout)
         layer_weights = weights[layer * per_layer : (layer + 1) * per_layer]
         is_last = layer == num_layers - 1
-        input, *rest = mode.layer(input, states, layer_weights, batch_sizes, lengths, return_states and is_last)
+        input, *rest = mode.layer(
+            input, states[: len(hx)], layer_weights, batch_sizes, lengths, return_states and is_last,
+            resets, states[len(hx) :],
+        )  # fmt: skip
         finals.append(rest[: mode.cell.states])
     return input, *map(torch.cat, zip(*finals, strict=True)), *rest[mode.cell.states :]
 
@@ -287,15 +318,16 @@ def _map_sequences(mode: Mode, results: tuple[Tensor, ...], function: Callable[[
     return function(output), *rest[: mode.cell.states], *map(function, rest[mode.cell.states :])
 
 
-def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int, int]:
-    """Return the size of h and of all other states; ``rows`` is the number of layers times directions."""
+def _state_sizes(mode: Mode, weights: Sequence[Tensor], rows: int) -> tuple[int, ...]:
+    """Return the size of each state, of which h may be projected; ``rows`` is the number of layers times directions."""
     per_row = len(weights) // rows
     if len(weights) != rows * per_row or per_row not in mode.cell.weight_counts:
         raise RuntimeError(
             f"got an incorrect number of RNN parameters: {len(weights)} for {rows} layers and directions"
         )
     hidden_size = weights[0].size(0) // mode.cell.gates
-    return weights[per_row - 1].size(0) if per_row % 2 == 1 else hidden_size, hidden_size
+    output_size = weights[per_row - 1].size(0) if per_row % 2 == 1 else hidden_size
+    return output_size, *(hidden_size,) * (mode.cell.states - 1)
 
 
 def _autocast(

@@ -17,6 +17,8 @@ def rnn_cell(
     bias_hh: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
+    reset: Tensor | None = None,
+    reset_states: Tensor | None = None,
 ) -> Tensor:
     """Run one step of a plain recurrent network, as torch.nn.RNNCell does.
 
@@ -30,12 +32,17 @@ def rnn_cell(
         bias_ih: ``[hidden_size]``, or None if ``bias_hh`` is None too.
         bias_hh: ``[hidden_size]``, or None if ``bias_ih`` is None too.
         nonlinearity: ``"tanh"`` or ``"relu"``.
+        reset: which states become ``reset_states`` before the step, such as those of environments whose episode has
+            just begun: bool, ``[batch]`` or ``[]``, on any device; None for none.
+        reset_states: what replaces them, shaped like ``hx``; None for zero.
 
     Returns:
         The new state, shaped like ``hx``.
 
     Raises:
-        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given.
+        ValueError: ``input`` or ``hx`` has a wrong rank, or only one bias is given; ``reset`` or ``reset_states`` have
+            a wrong shape or device, or there are ``reset_states`` without ``reset``.
+        TypeError: ``reset`` is not bool, or ``reset_states`` have another dtype than ``input``.
         RuntimeError: ``nonlinearity`` is unknown, sizes do not fit, or tensors differ in dtype or device.
         NotImplementedError: there is no kernel for the dtype or device of ``input``.
 
@@ -48,5 +55,6 @@ def rnn_cell(
     if nonlinearity not in MODES:  # RuntimeError, as torch.nn.RNNCell raises
         raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
     states = None if hx is None else (hx,)
-    (h,) = run_cell(MODES[nonlinearity], input, states, weight_ih, weight_hh, bias_ih, bias_hh)
+    others = None if reset_states is None else (reset_states,)
+    (h,) = run_cell(MODES[nonlinearity], input, states, weight_ih, weight_hh, bias_ih, bias_hh, reset, others)
     return h

@@ -84,7 +84,12 @@ class GRU(torch.nn.RNNBase):
         )
 
     def forward(
-        self, input: Sequences, hx: Tensor | None = None, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Sequences,
+        hx: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_states: Tensor | None = None,
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers.
 
@@ -96,6 +101,12 @@ class GRU(torch.nn.RNNBase):
             lengths: the steps of each sequence of a padded input, ``[batch]``, 0 to time, in any order, on any device,
                 or a list; None for all of them. Outputs past the end of a sequence are zero, its final state is the one
                 at its own end, where the reverse direction begins, and nothing of the padding is read.
+            resets: before which steps the state becomes ``reset_states``, such as the first steps of episodes in a
+                rollout: bool, shaped like ``input``, or the data of a PackedSequence, without its last dimension, on
+                any device; None for no step. Each segment, from one reset to the next, is computed by itself, by the
+                reverse direction from the segment's end. No gradient passes a reset.
+            reset_states: what replaces the state there, shaped like ``hx``, or ``[time, ...]`` of that, whose entry at
+                each reset is taken; None for zero.
 
         Returns:
             The output in the form of the input, its last dimension ``directions * hidden_size``, and the final state
@@ -103,14 +114,18 @@ class GRU(torch.nn.RNNBase):
 
         Raises:
             ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape,
-                out of range on the CPU, or given with a PackedSequence.
-            TypeError: ``lengths`` are not integers.
+                out of range on the CPU, or given with a PackedSequence; ``resets`` or ``reset_states`` have a wrong
+                shape or device, or there are ``reset_states`` without ``resets``.
+            TypeError: ``lengths`` are not integers, ``resets`` not bool, or ``reset_states`` of another dtype than
+                ``input``.
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, GRU.forward, input, hx, lengths=lengths)) is not None:
-            return node
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            options = {"lengths": lengths, "resets": resets, "reset_states": reset_states}
+            node = leaf(self, GRU.forward, input, hx, **options)
+            if node is not None:
+                return node
         return functional.gru(
             input,
             hx,
@@ -121,4 +136,6 @@ class GRU(torch.nn.RNNBase):
             training=self.training,
             batch_first=self.batch_first,
             lengths=lengths,
+            resets=resets,
+            reset_states=reset_states,
         )

@@ -32,22 +32,35 @@ class GRUCell(torch.nn.GRUCell):
 
     __prepare_scriptable__ = refuse_script
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_states: Tensor | None = None,
+    ) -> Tensor:
         """Run one step.
 
         Args:
             input: ``[batch, input_size]`` or ``[input_size]``.
             hx: the state, ``[batch, hidden_size]`` or ``[hidden_size]``; None for zero.
+            reset: which states become ``reset_states`` before the step, such as those of environments whose episode has
+                just begun: bool, ``[batch]`` or ``[]``, on any device; None for none.
+            reset_states: what replaces them, shaped like ``hx``; None for zero.
 
         Returns:
             The new state, shaped like ``hx``.
 
         Raises:
-            ValueError: ``input`` or ``hx`` has a wrong rank.
+            ValueError: ``input`` or ``hx`` has a wrong rank; ``reset`` or ``reset_states`` have a wrong shape or
+                device, or there are ``reset_states`` without ``reset``.
+            TypeError: ``reset`` is not bool, or ``reset_states`` have another dtype than ``input``.
             RuntimeError: sizes do not fit, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, GRUCell.forward, input, hx)) is not None:
-            return node
-        return functional.gru_cell(input, hx, *current_weights(self, CELL_WEIGHTS))
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            node = leaf(self, GRUCell.forward, input, hx, reset=reset, reset_states=reset_states)
+            if node is not None:
+                return node
+        weights = current_weights(self, CELL_WEIGHTS)
+        return functional.gru_cell(input, hx, *weights, reset=reset, reset_states=reset_states)

@@ -22,12 +22,14 @@ def _layer(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | None = None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     (h,) = states
     if h.dim() == 2:
         h = reference.gru_cell(input, h, *weights, reset_after=False)
         return h, h
-    return reference.gru(input, h, weights, batch_sizes, lengths, reset_after=False)
+    return reference.gru(input, h, weights, batch_sizes, lengths, False, resets, reset_states)
 
 
 MODE = Mode("GRU", GRU_MODE.cell, NODES["gru_reset_before"], _layer, has_operator=False)
@@ -84,16 +86,26 @@ class GRUResetBefore(torch.nn.RNNBase):
         )  # fmt: skip
 
     def forward(
-        self, input: Sequences, hx: Tensor | None = None, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Sequences,
+        hx: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_states: Tensor | None = None,
     ) -> tuple[Sequences, Tensor]:
         """Run sequences through the layers; see :meth:`fused_rnn.GRU.forward` for arguments, results and errors."""
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, GRUResetBefore.forward, input, hx, lengths=lengths)) is not None:
-            return node
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            given = {"lengths": lengths, "resets": resets, "reset_states": reset_states}
+            node = leaf(self, GRUResetBefore.forward, input, hx, **given)
+            if node is not None:
+                return node
         states = None if hx is None else (hx,)
         dropout = self.dropout if self.training else 0.0
         options = (self.num_layers, self.bidirectional, dropout, self.batch_first)
-        output, h_n = run(MODE, input, states, layer_weights(self), *options, lengths)
+        others = None if reset_states is None else (reset_states,)
+        output, h_n = run(
+            MODE, input, states, layer_weights(self), *options, lengths, resets=resets, reset_states=others
+        )
         return output, h_n
 
 
@@ -126,11 +138,20 @@ class GRUCellResetBefore(torch.nn.RNNCellBase):
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_states: Tensor | None = None,
+    ) -> Tensor:
         """Run one step; see :meth:`fused_rnn.GRUCell.forward` for arguments, results and errors."""
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, GRUCellResetBefore.forward, input, hx)) is not None:
-            return node
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            node = leaf(self, GRUCellResetBefore.forward, input, hx, reset=reset, reset_states=reset_states)
+            if node is not None:
+                return node
         states = None if hx is None else (hx,)
-        (h,) = run_cell(MODE, input, states, *current_weights(self, CELL_WEIGHTS))
+        others = None if reset_states is None else (reset_states,)
+        weight_ih, weight_hh, bias_ih, bias_hh = current_weights(self, CELL_WEIGHTS)
+        (h,) = run_cell(MODE, input, states, weight_ih, weight_hh, bias_ih, bias_hh, reset, others)
         return h

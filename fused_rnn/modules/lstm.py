@@ -93,6 +93,8 @@ class LSTM(torch.nn.RNNBase):
         hx: tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | Sequence[int] | None = None,
         return_states: bool = False,
+        resets: Tensor | None = None,
+        reset_states: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Any, ...]:
         """Run sequences through the layers.
 
@@ -106,6 +108,12 @@ class LSTM(torch.nn.RNNBase):
                 or a list; None for all of them. Outputs past the end of a sequence are zero, its final states are those
                 at its own end, where the reverse direction begins, and nothing of the padding is read.
             return_states: whether to return c after every step of the last layer too.
+            resets: before which steps the states become ``reset_states``, such as the first steps of episodes in a
+                rollout: bool, shaped like ``input``, or the data of a PackedSequence, without its last dimension, on
+                any device; None for no step. Each segment, from one reset to the next, is computed by itself, by the
+                reverse direction from the segment's end. No gradient passes a reset.
+            reset_states: what replaces the states there, h and c, each shaped like ``hx``, or ``[time, ...]`` of that,
+                whose entry at each reset is taken; None for zero.
 
         Returns:
             The output in the form of the input, its last dimension ``directions * output_size``, and the final states
@@ -114,13 +122,17 @@ class LSTM(torch.nn.RNNBase):
 
         Raises:
             ValueError: ``input`` has a wrong rank, or a dtype other than the weights; ``lengths`` are of a wrong shape,
-                out of range on the CPU, or given with a PackedSequence.
-            TypeError: ``lengths`` are not integers.
+                out of range on the CPU, or given with a PackedSequence; ``resets`` or ``reset_states`` have a wrong
+                shape or device, or there are ``reset_states`` without ``resets``.
+            TypeError: ``lengths`` are not integers, ``resets`` not bool, or ``reset_states`` of another dtype than
+                ``input``.
             RuntimeError: sizes do not fit, there are no time steps, or tensors differ in dtype or device.
             NotImplementedError: there is no kernel for the dtype or device of ``input``.
         """
         if isinstance(input, Proxy) or isinstance(hx, Proxy):
-            node = leaf(self, LSTM.forward, input, hx, lengths=lengths, return_states=return_states)
+            options: dict[str, Any] = {"lengths": lengths, "return_states": return_states}
+            options |= {"resets": resets, "reset_states": reset_states}
+            node = leaf(self, LSTM.forward, input, hx, **options)
             if node is not None:
                 return node
         return functional.lstm(
@@ -134,4 +146,6 @@ class LSTM(torch.nn.RNNBase):
             batch_first=self.batch_first,
             lengths=lengths,
             return_states=return_states,
+            resets=resets,
+            reset_states=reset_states,
         )

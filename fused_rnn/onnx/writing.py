@@ -19,9 +19,9 @@ def decomposition_table() -> dict[Any, Callable[..., Any]]:
     the nodes themselves while it runs.
 
     Returns:
-        For each operator, the function that replaces it. It raises NotImplementedError for a PackedSequence and for
-        ``proj_size``, which ONNX does not have. A program that uses c of every step (``return_states``) becomes a
-        model with the node ``fused_rnn.StatesOfEveryStep``, which no runtime knows.
+        For each operator, the function that replaces it. It raises NotImplementedError for a PackedSequence, for
+        ``proj_size`` and for resets, which ONNX does not have. A program that uses c of every step (``return_states``)
+        becomes a model with the node ``fused_rnn.StatesOfEveryStep``, which no runtime knows.
 
     Example:
         >>> import torch, fused_rnn
@@ -62,10 +62,15 @@ def _recurrent(
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     save_for_backward: bool,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor], Tensor, list[Tensor]]:
     """Return what :func:`fused_rnn.ops.recurrent` returns; a model has no backward pass, for which nothing is saved."""
     mode = mode_of(cell, cell)
-    output, *finals = onnx_export.recurrent(mode.node, mode.layer, input, states, weights, batch_sizes, lengths)
+    output, *finals = onnx_export.recurrent(
+        mode.node, mode.layer, input, states, weights, batch_sizes, lengths, False, resets
+    )
     history = saved(input, directions_of(states[0]), states[-1].size(-1), save_for_backward)
     absent = partial(torch.onnx.ops.symbolic, "fused_rnn::StatesOfEveryStep", (input,), version=1)
     histories = [absent(dtype=history.dtype, shape=history.shape) for _ in states[1:]]

@@ -51,6 +51,8 @@ def check_layer(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
+    resets: Tensor | None,
+    reset_states: Sequence[Tensor],
 ) -> None:
     """Check the arguments of a recurrent layer, except the values of ``batch_sizes`` and ``lengths``."""
     if cell not in CELLS:
@@ -88,6 +90,36 @@ def check_layer(
             f"lengths must be int64 of shape [batch] = [{batch}], got {lengths.dtype} of shape {list(lengths.shape)}",
         )
         require(lengths.device == input.device, f"lengths is on {lengths.device}, but input is on {input.device}")
+    if resets is not None or reset_states:
+        _check_resets(input, states, batch_sizes, resets, reset_states)
+
+
+def _check_resets(
+    input: Tensor,
+    states: Sequence[Tensor],
+    batch_sizes: Tensor | None,
+    resets: Tensor | None,
+    reset_states: Sequence[Tensor],
+) -> None:
+    if resets is None:
+        raise ValueError("reset_states are given without resets")
+    if states[0].dim() == 2:
+        raise ValueError("one step, with h0 of 2 dimensions, has no resets")
+    rows = input.shape[:-1]
+    if resets.dtype != torch.bool:
+        raise TypeError(f"resets must be bool, got {resets.dtype}")
+    if resets.shape != rows:
+        raise ValueError(f"resets must have shape {list(rows)}, got {list(resets.shape)}")
+    if resets.device != input.device:
+        raise ValueError(f"resets is on {resets.device}, but input is on {input.device}")
+    if reset_states and len(reset_states) != len(states):
+        raise ValueError(f"reset_states must have {len(states)} tensors, got {len(reset_states)}")
+    time = (input if batch_sizes is None else batch_sizes).size(0)
+    for index, (reset_state, state) in enumerate(zip(reset_states, states, strict=bool(reset_states))):
+        shape = [time, *state.shape] if reset_states[0].dim() > 3 else list(state.shape)
+        if list(reset_state.shape) != shape:
+            raise ValueError(f"reset_states[{index}] must have shape {shape}, got {list(reset_state.shape)}")
+        check_tensor(reset_state, "a tensor of reset_states", len(shape), input)
 
 
 def _check_states(cell: str, input: Tensor, states: Sequence[Tensor], one_step: bool) -> None:

@@ -24,6 +24,8 @@ def recurrent(
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     save_for_backward: bool,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> Outputs:
     """Run a sequence through one recurrent layer; :func:`fused_rnn.reference.recurrent` defines the result.
 
@@ -40,6 +42,9 @@ def recurrent(
         lengths: None, or for a padded input the steps of each sequence, ``[batch]``, int64, on the device of ``input``,
             0 to time, in any order.
         save_for_backward: whether to return what :func:`recurrent_backward` needs.
+        resets: None, or before which steps the states are replaced, bool, ``[time, batch]`` or ``[rows]``, on the
+            device of ``input``; not for one step.
+        reset_states: for each state what replaces it there, shaped like it, or ``[time, ...]`` of that; empty for zero.
 
     Returns:
         ``output``: ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``;
@@ -52,7 +57,7 @@ def recurrent(
         dtype of the input, and so has ``history`` if there are more than 64 hidden units; they have shape ``[0]``
         without ``save_for_backward``.
     """
-    return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward)
+    return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward, resets, *reset_states)
 
 
 def recurrent_backward(
@@ -71,6 +76,8 @@ def recurrent_backward(
     input_grad: bool,
     state_grad: bool,
     weight_grad: bool,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> Gradients:
     """Differentiate :func:`recurrent`.
 
@@ -88,17 +95,24 @@ def recurrent_backward(
         gates: as returned by :func:`recurrent`.
         history: as returned by :func:`recurrent`.
         input_grad: whether the gradient of ``input`` is wanted.
-        state_grad: whether the gradients of ``states`` are wanted.
+        state_grad: whether the gradients of ``states`` and ``reset_states`` are wanted.
         weight_grad: whether the gradients of ``weights`` are wanted.
+        resets: as given to :func:`recurrent`.
+        reset_states: as given to :func:`recurrent`.
 
     Returns:
-        The gradients of ``input``, ``states`` and ``weights``, of their shapes. Gradients of ``input`` and ``states``
-        that are not wanted have shape ``[0]``; for ``weights`` the list is empty.
+        The gradients of ``input``, of ``states`` followed by ``reset_states``, and of ``weights``, of their shapes.
+        Gradients of ``input`` and of states that are not wanted have shape ``[0]``; for ``weights`` the list is empty.
     """
     return _recurrent_backward(
         cell, grad_output, grad_final_states, grad_history, input, states, weights, batch_sizes, lengths,
-        output, gates, history, input_grad, state_grad, weight_grad,
+        output, gates, history, input_grad, state_grad, weight_grad, resets, *reset_states,
     )  # fmt: skip
+
+
+def _given(*tensors: Tensor | None) -> list[Tensor]:
+    """Return those tensors that are not None."""
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 @torch.library.register_fake("fused_rnn::recurrent")
@@ -110,10 +124,13 @@ def _(
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     save_for_backward: bool,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
 ) -> Outputs:
     try:
-        check_layer(cell, input, states, weights, batch_sizes, lengths)
-    except (RuntimeError, ValueError) as error:  # with the mark of csrc/ops/recurrent.cpp
+        check_layer(cell, input, states, weights, batch_sizes, lengths, resets, _given(reset_h, reset_c))
+    except (RuntimeError, ValueError, TypeError) as error:  # with the mark of csrc/ops/recurrent.cpp
         raise type(error)(f"{error} (refused by fused_rnn::recurrent)") from None
     structure = CELLS[cell]
     directions, hidden_size = directions_of(states[0]), states[-1].shape[-1]
@@ -142,11 +159,14 @@ def _(
     input_grad: bool,
     state_grad: bool,
     weight_grad: bool,
+    resets: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
 ) -> Gradients:
-    check_layer(cell, input, states, weights, batch_sizes, lengths)
+    check_layer(cell, input, states, weights, batch_sizes, lengths, resets, _given(reset_h, reset_c))
     check_gradients(cell, grad_output, grad_final_states, grad_history, input, states, output, gates, history)
     return (
         gradient(input, input_grad),
-        [gradient(state, state_grad) for state in states],
+        [gradient(state, state_grad) for state in (*states, *_given(reset_h, reset_c))],
         [gradient(weight, True) for weight in weights] if weight_grad else [],
     )

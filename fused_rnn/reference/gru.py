@@ -16,6 +16,8 @@ def gru(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     reset_after: bool = True,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """One GRU layer with all its directions; see :func:`fused_rnn.reference.gru_cell` for the equations.
 
@@ -28,6 +30,8 @@ def gru(
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final state is the one at its own end.
         reset_after: whether the reset gate acts after the recurrent product, as in torch.nn, or before it.
+        resets: see :func:`fused_rnn.reference.recurrent`.
+        reset_states: see :func:`fused_rnn.reference.recurrent`.
 
     Returns:
         The outputs, ``[time, batch, directions * hidden_size]`` or ``[rows, directions * hidden_size]``, and the final
@@ -42,7 +46,7 @@ def gru(
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
     cell = partial(gru_step, reset_after=reset_after)
-    (output,), (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths)
+    (output,), (h_n,) = run_directions(cell, input, (h0,), weights, batch_sizes, lengths, resets, reset_states)
     return output, h_n
 
 

@@ -15,6 +15,8 @@ def lstm(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     return_states: bool = False,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """One LSTM layer with all its directions; see :func:`fused_rnn.reference.lstm_cell` for the equations.
 
@@ -29,6 +31,8 @@ def lstm(
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final states are those at its own end.
         return_states: whether to return c after every step as well.
+        resets: see :func:`fused_rnn.reference.recurrent`.
+        reset_states: see :func:`fused_rnn.reference.recurrent`.
 
     Returns:
         The outputs, ``[time, batch, directions * output_size]`` or ``[rows, directions * output_size]``, the final h,
@@ -45,5 +49,7 @@ def lstm(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    (output, cells), (h_n, c_n) = recurrent("lstm", input, (h0, c0), weights, batch_sizes, lengths)
+    (output, cells), (h_n, c_n) = recurrent(
+        "lstm", input, (h0, c0), weights, batch_sizes, lengths, resets, reset_states
+    )
     return (output, h_n, c_n, cells) if return_states else (output, h_n, c_n)

@@ -40,6 +40,8 @@ def recurrent(
     weights: Sequence[Tensor],
     batch_sizes: Tensor | None = None,
     lengths: Tensor | Sequence[int] | None = None,
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[State, State]:
     """One recurrent layer with all its directions.
 
@@ -52,6 +54,10 @@ def recurrent(
             shapes.
         batch_sizes: ``[time]``, not increasing, how many sequences have each step of a packed input.
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order.
+        resets: ``[time, batch]``, or ``[rows]`` if packed, bool: before which steps the states are replaced, so that
+            each segment from one reset to the next is computed by itself, by the second direction from its end.
+        reset_states: for each state what replaces it at a reset, shaped like it, or ``[time, ...]`` of that; empty for
+            zero.
 
     Returns:
         The states after every step, h first, each ``[time, batch, directions * size]`` or ``[rows, directions *
@@ -65,4 +71,4 @@ def recurrent(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    return run_directions(CELLS[cell], input, tuple(states), weights, batch_sizes, lengths)
+    return run_directions(CELLS[cell], input, tuple(states), weights, batch_sizes, lengths, resets, reset_states)

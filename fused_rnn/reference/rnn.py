@@ -15,6 +15,8 @@ def rnn(
     lengths: Tensor | Sequence[int] | None = None,
     *,
     nonlinearity: str = "tanh",
+    resets: Tensor | None = None,
+    reset_states: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """One layer of a plain recurrent network with all its directions; see :func:`fused_rnn.reference.rnn_cell`.
 
@@ -27,6 +29,8 @@ def rnn(
         lengths: ``[batch]``, the steps of each sequence of a padded input, 0 to time, in any order. Outputs past the
             end of a sequence are zero, and its final state is the one at its own end.
         nonlinearity: ``"tanh"`` or ``"relu"``.
+        resets: see :func:`fused_rnn.reference.recurrent`.
+        reset_states: see :func:`fused_rnn.reference.recurrent`.
 
     Returns:
         The outputs, ``[time, batch, directions * hidden_size]`` or ``[rows, directions * hidden_size]``, and the final
@@ -40,5 +44,6 @@ def rnn(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    (output,), (h_n,) = recurrent(f"rnn_{nonlinearity}", input, (h0,), weights, batch_sizes, lengths)
+    cell = f"rnn_{nonlinearity}"
+    (output,), (h_n,) = recurrent(cell, input, (h0,), weights, batch_sizes, lengths, resets, reset_states)
     return output, h_n

@@ -24,6 +24,14 @@ class Steps(ctypes.Structure):
     _fields_ = [*_fields(c_int64, "time batch rows"), *_fields(c_void_p, "lengths batch_sizes first_rows")]
 
 
+class Resets(ctypes.Structure):
+    _fields_ = [("begins", c_void_p), *_fields(c_int64, "rows directions batch"), ("every_step", c_bool)]
+
+
+RESETS = [("resets", Resets), *_fields(c_void_p, "reset_h reset_c")]
+GRAD_RESETS = _fields(c_void_p, "grad_reset_h grad_reset_c")
+
+
 class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
@@ -46,6 +54,7 @@ class Forward(ctypes.Structure):
         *_fields(c_void_p * 2, "weight_hh bias_ih bias_hh"),
         *_fields(c_void_p, "h0 c0 output h_n c_n gates cells"),
         ("save_for_backward", c_bool),
+        *RESETS,
     ]
 
 
@@ -56,6 +65,8 @@ class Backward(ctypes.Structure):
         *_fields(
             c_void_p, "h0 c0 output gates cells grad_output grad_cells grad_h_n grad_c_n grad_h0 grad_c0 grad_gates"
         ),
+        *RESETS,
+        *GRAD_RESETS,
     ]
 
 
@@ -65,6 +76,8 @@ class PointwiseForward(ctypes.Structure):
         *_fields(c_int64, "t sequences hidden_size directions direction"),
         *_fields(c_void_p, "sums bias_ih bias_hh before hidden cell c0 c_n output gates cells"),
         ("save_for_backward", c_bool),
+        ("next", c_int64),
+        *RESETS,
     ]
 
 
@@ -80,6 +93,9 @@ class PointwiseBackward(ctypes.Structure):
         *_fields(
             c_void_p, "grad_h_n grad_c_n grad_h_direct grad_h_recurrent grad_cell grad_c0 grad_gates grad_recurrent"
         ),
+        ("after", c_int64),
+        *RESETS,
+        *GRAD_RESETS,
     ]
 
 

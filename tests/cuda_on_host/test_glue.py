@@ -26,6 +26,15 @@ from cases import (
 )
 from comparing import assert_all_accurate, assert_identical, differentiate
 from layer_results import CASES_WITH_STATES, check_padding_is_never_read, result_with_lengths, result_with_states
+from segments import (
+    RESET_STATES,
+    check_nothing_passes_a_reset,
+    ours,
+    packed_results,
+    random_resets,
+    reset_states_of,
+    theirs,
+)
 from torch import Tensor
 
 import fused_rnn
@@ -130,6 +139,47 @@ def test_cells(kind: str, shape: tuple[int | None, int, int], dtype: torch.dtype
         for package, other in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype))
     )
     assert_all_accurate(ours, exact, peer)
+
+
+RESETS = [
+    *(Case(kind, time=7, batch=6, hidden_size=size, bidirectional=True) for kind in KINDS for size in (8, 70)),
+    *(Case(kind, time=9, batch=19, hidden_size=40) for kind in KINDS),
+    *(Case(kind, time=1, hidden_size=8) for kind in KINDS),
+    Case("LSTM", time=7, batch=6, hidden_size=8, num_layers=2, bidirectional=True),
+    Case("LSTM", time=7, batch=6, hidden_size=8, proj_size=3, bidirectional=True),
+]
+
+
+@pytest.mark.parametrize("lengths", [None, (7, 0, 3, 5, 1, 2)], ids=str)
+@pytest.mark.parametrize("which", RESET_STATES)
+@pytest.mark.parametrize("case", RESETS, ids=str)
+def test_resets(case: Case, which: str, lengths: tuple[int, ...] | None, path: str) -> None:
+    if lengths is not None and (case.batch, case.time) != (6, 7):
+        pytest.skip("the lengths are for another batch")
+    options = {} if lengths is None else {"lengths": lengths}
+    resets = random_resets(case)
+    for dtype in DTYPES:
+        states = reset_states_of(case, which)
+        found = ours(case, resets, states, dtype, "cpu", **options)
+        exact, peer = (theirs(case, resets, states, other, **options) for other in (torch.float64, dtype))
+        check_results(case.kind, dtype, found, exact, peer)
+
+
+@pytest.mark.parametrize("which", RESET_STATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_resets_of_packed_sequences(kind: str, which: str, path: str) -> None:
+    dtype = torch.float64 if path == "stepwise" else torch.float32
+    case = Case(kind, time=6, batch=5, hidden_size=8, bidirectional=True, lengths=(6, 4, 4, 2, 1))
+    found, exact = (packed_results(case, which, package, other) for package, other in (
+        (fused_rnn, dtype), (torch.nn, torch.float64),
+    ))  # fmt: skip
+    peer = packed_results(case, which, torch.nn, dtype)
+    check_results(kind, dtype, found, exact, peer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_passes_a_reset(kind: str, path: str) -> None:
+    check_nothing_passes_a_reset(Case(kind, 12, 9, 5, 24, bidirectional=True), "cpu")
 
 
 FORMS: list[dict[str, Any]] = [{}, {"bias": False}, {"time": 1}, {"lengths": (5, 4, 1)}, {"proj_size": 3}]

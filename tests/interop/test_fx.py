@@ -178,8 +178,8 @@ def test_changed_modules(name: str, change: str) -> None:
 class Doubling(fused_rnn.GRU):
     """A subclass that adds to forward."""
 
-    def forward(self, input: Any, hx: Any = None, lengths: Any = None) -> Any:
-        output, h_n = super().forward(input, hx, lengths)
+    def forward(self, input: Any, hx: Any = None, lengths: Any = None, *resets: Any, **options: Any) -> Any:
+        output, h_n = super().forward(input, hx, lengths, *resets, **options)
         return 2 * output, h_n
 
 

@@ -118,8 +118,14 @@ OPERATORS = [
     ),
     Fault(
         "initial states of unsorted sequences", "csrc/ops/recurrent_cpu.cpp",
-        "states.push_back(for_kernel(sorted(state)));",
-        "states.push_back(for_kernel(state));", LENGTHS, "ops/recurrent_cpu.cpp",
+        "layer.states) states.push_back(for_kernel(sorted(state)));",
+        "layer.states) states.push_back(for_kernel(state));", LENGTHS, "ops/recurrent_cpu.cpp",
+    ),
+    Fault(
+        "a reverse direction that replaces states behind a reset", "csrc/ops/recurrent_cpu.cpp",
+        "given + steps.first_row(t + 1), steps.batch_size(t + 1)",
+        "given + steps.first_row(t), steps.batch_size(t + 1)",
+        ("tests/layers/test_resets.py",), "ops/recurrent_cpu.cpp",
     ),
     Fault(
         "padding that is not zero", "csrc/ops/recurrent_cpu.cpp",
@@ -174,7 +180,7 @@ PYTHON = [
     ),
     Fault(
         "gradients of one index for the whole batch", "fused_rnn/autograd/recurrent.py",
-        "foldable = not any(needed[1 + count :])", "foldable = True", FUNC,
+        "foldable = not any(needed[1 + states :])", "foldable = True", FUNC,
     ),
     Fault(
         "second gradients that treat half precision as the first does not", "fused_rnn/autograd/graph.py",
@@ -201,7 +207,7 @@ PYTHON = [
     ),
     Fault(
         "a reference that runs backwards from the front", "fused_rnn/reference/sequence.py",
-        "steps[::-1] if direction else steps,", "steps,", REFERENCE,
+        "slice(None, None, -1 if direction else 1)", "slice(None)", REFERENCE,
     ),
     Fault(
         "a reference that loses finished sequences", "fused_rnn/reference/sequence.py",

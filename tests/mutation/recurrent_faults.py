@@ -15,6 +15,7 @@ THREADS = "tests/operators/test_determinism.py"
 LENGTHS = "tests/layers/test_lengths.py"
 STATES = "tests/layers/test_states.py"
 VALUES = "tests/operators/test_values.py"
+RESETS = "tests/layers/test_resets.py"
 
 GEMM = "csrc/cpu/kit/gemm.h"
 TILE = "csrc/cpu/kit/tile.h"
@@ -228,7 +229,7 @@ GRADIENTS = [
         "the reverse direction's weight gradient from the wrong steps", WEIGHTS,
         "direction == 0 ? output : output + batch * total, total, true);", "output, total, true);"),
     rnn(
-        "a late start's weight gradient from another h0", WEIGHTS, ": h0 + b * size,", ": h0,"),
+        "a late start's weight gradient from another h0", WEIGHTS, ": h0 + b * size;", ": h0;"),
     rnn(
         "both directions' weight gradients from one h0", WEIGHTS, "const T* h0 = p_.h0 + direction * batch * size;",
         "const T* h0 = p_.h0;"),
@@ -236,4 +237,26 @@ GRADIENTS = [
         "the projection's gradient without tanh", WEIGHTS, "gate * Activation::tanh(cell)", "gate * cell"),
 ]  # fmt: skip
 
-FAULTS = [*PRODUCTS, *ACTIVATIONS, *CELLS, *STEPS, *GRADIENTS]
+REPLACED_STATES = [
+    rnn(
+        "a reset one step late", FORWARD, "if (p_.resets.before(direction, step.first_row + b))\n      return",
+        "if (p_.resets.before(direction, step.previous_first + b))\n      return", RESETS),
+    lstm(
+        "c that a reset leaves", FORWARD,
+        "if (!p_.c_n || !p_.resets.before(direction, step.first_row + b)) continue;", "continue;", RESETS),
+    rnn(
+        "a gradient that passes a reset", BACKWARD, "for (int64_t i = 0; i < count; ++i) from[i] = T(0);", "", RESETS),
+    lstm(
+        "a gradient of c that passes a reset", BACKWARD, "if (Cell::kStates == 2 && replaced)",
+        "if (Cell::kStates == 3 && replaced)", RESETS),
+    rnn(
+        "a gradient of reset states that is not a sum", BACKWARD, "to[i] += from[i];", "to[i] = from[i];", RESETS),
+    rnn(
+        "a weight gradient from what a reset replaced", WEIGHTS,
+        "if (p_.resets.before(direction, step.first_row + b))", "if (false)", RESETS),
+    rnn(
+        "reset states of the step before", "csrc/params/resets.h", "(every_step ? t + direction : 0)",
+        "(every_step ? t : 0)", RESETS),
+]  # fmt: skip
+
+FAULTS = [*PRODUCTS, *ACTIVATIONS, *CELLS, *STEPS, *GRADIENTS, *REPLACED_STATES]

@@ -209,6 +209,7 @@ class BackwardLoop {
         tile.zero();
       if (!has_following || Cell::kReadsHidden)
         tile.add(p_.grad_h + (direction * s_.steps.batch + b) * s_.output_size + column, s_.output_size, count);
+      if (has_following) take_replaced(tile, direction, following, column, count, b);
       if (p_.grad_output) tile.add(p_.grad_output + row * total + direction * s_.output_size + column, total, count);
       if (projected()) {
         tile.store_to(grad_projected_.data() + (direction * s_.steps.rows() + row) * s_.output_size + column,
@@ -228,8 +229,32 @@ class BackwardLoop {
       Tile<T, tile_rows(), kPanelVectors> tile;
       multiply_hh(tile, direction, following, b, column, next, offset / tile_rows());
       if (Cell::kReadsHidden) tile.add(grad_h, s_.output_size, count);
+      take_replaced(tile, direction, following, column, count, b);
       tile.store_to(grad_h, s_.output_size, count);
     });
+  }
+
+  // Adds the first `count` values of a gradient to that of states which replaced others, unless it is null, and leaves
+  // zero, since nothing reaches the states that were replaced.
+  static void move_gradient(T* from, int64_t count, T* to) {
+    for (int64_t i = 0; to && i < count; ++i) to[i] += from[i];
+    for (int64_t i = 0; i < count; ++i) from[i] = T(0);
+  }
+
+  // Takes from a tile, the gradients of the hidden values before the following step, the rows whose values were
+  // replaced.
+  template <int kRows>
+  void take_replaced(Tile<T, kRows, kPanelVectors>& tile, int64_t direction, const Step& following, int64_t column,
+                     int64_t count, int64_t b) {
+    if (!any_reset(p_.resets, direction, following, {b, b + kRows})) return;
+    alignas(64) T values[kRows * kPanel<T>];
+    tile.store_to(values, kPanel<T>, kPanel<T>);
+    for (int64_t r = 0; r < kRows; ++r) {
+      if (!p_.resets.before(direction, following.first_row + b + r)) continue;
+      const int64_t state = p_.resets.state(direction, following.t, b + r) * s_.output_size + column;
+      move_gradient(values + r * kPanel<T>, count, p_.grad_reset_h ? p_.grad_reset_h + state : nullptr);
+    }
+    tile.load_from(values, kPanel<T>, kPanel<T>);
   }
 
   // Computes the gradient of the hidden values before the projection, and the backward step from it.
@@ -257,21 +282,26 @@ class BackwardLoop {
     for (int64_t r = 0; r < kRows; ++r) {
       const int64_t row = all_rows + step.first_row + b + r, state = (direction * s_.steps.batch + b + r) * hidden;
       const bool has_previous = b + r < step.previous_rows;
+      const bool replaced = p_.resets.before(direction, step.first_row + b + r);
+      const int64_t replacing = replaced ? p_.resets.state(direction, step.t, b + r) * hidden : 0;
       for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
         const int64_t at = unit + lane;
         CellGradientPointers<T> pointers = {};
         pointers.gates = p_.gates + row * kSums * hidden + at;
         pointers.grad_gates = p_.grad_gates + row * kSums * hidden + at;
         if constexpr (Cell::kReadsHidden) {
-          pointers.previous_hidden = has_previous ? p_.output + (step.previous_first + b + r) * s_.directions * hidden +
-                                                        direction * hidden + at
-                                                  : p_.h0 + state + at;
+          pointers.previous_hidden =
+              replaced ? p_.reset_h + replacing + at
+              : has_previous
+                  ? p_.output + (step.previous_first + b + r) * s_.directions * hidden + direction * hidden + at
+                  : p_.h0 + state + at;
           pointers.grad_h = p_.grad_h + state + at;
         }
         if constexpr (Cell::kStates == 2) {
           pointers.cell = p_.cells + row * hidden + at;
-          pointers.previous_cell =
-              has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at : p_.c0 + state + at;
+          pointers.previous_cell = replaced       ? p_.reset_c + replacing + at
+                                   : has_previous ? p_.cells + (all_rows + step.previous_first + b + r) * hidden + at
+                                                  : p_.c0 + state + at;
           pointers.grad_cells = p_.grad_cells ? p_.grad_cells + row * hidden + at : nullptr;
           pointers.grad_c = p_.grad_c + state + at;
         }
@@ -279,6 +309,8 @@ class BackwardLoop {
         pointers.units = smaller(count - lane, kLanes<T>);
         step_cell_backward<Cell>(pointers, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
       }
+      if (Cell::kStates == 2 && replaced)
+        move_gradient(p_.grad_c + state + unit, count, p_.grad_reset_c ? p_.grad_reset_c + replacing + unit : nullptr);
     }
   }
 

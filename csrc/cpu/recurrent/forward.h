@@ -98,10 +98,28 @@ class ForwardLoop {
     return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * kSums * s_.hidden_size;
   }
 
-  // Returns the hidden values of the previous step, from batch row b on.
+  // Returns the hidden values before a step of batch row b, and of the rows behind it if no state is replaced there.
   const T* previous(int64_t direction, const Step& step, int64_t b) const {
+    if (p_.resets.before(direction, step.first_row + b))
+      return p_.reset_h + p_.resets.state(direction, step.t, b) * s_.output_size;
     return b < step.previous_rows ? p_.output + ((step.previous_first + b) * s_.directions + direction) * s_.output_size
                                   : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
+  }
+
+  // If states of the given batch rows are replaced before a step, copies the hidden values of all these rows before the
+  // step to `hidden`, [batch, output_size], replaced ones among them, so that the products find them side by side; and
+  // replaces the cell states of the given units. Returns whether it does so.
+  bool replace_states(int64_t direction, const Step& step, Range batch, Range units, T* hidden) const {
+    if (!any_reset(p_.resets, direction, step, batch)) return false;
+    for (int64_t b = batch.begin; b < batch.end; ++b) {
+      std::memcpy(hidden + b * s_.output_size, previous(direction, step, b),
+                  static_cast<size_t>(s_.output_size) * sizeof(T));
+      if (!p_.c_n || !p_.resets.before(direction, step.first_row + b)) continue;
+      std::memcpy(p_.c_n + (direction * s_.steps.batch + b) * s_.hidden_size + units.begin,
+                  p_.reset_c + p_.resets.state(direction, step.t, b) * s_.hidden_size + units.begin,
+                  static_cast<size_t>(units.size()) * sizeof(T));
+    }
+    return true;
   }
 
   // Rounds the input and the previous hidden values of a step to pairs, [batch, depth].
@@ -118,9 +136,10 @@ class ForwardLoop {
 
   // The buffers of one thread.
   struct ThreadBuffers {
-    T* weights;      // the packed weights of a block; null if weights are read in place
-    T* widened;      // scratch for weights of half precision, widened to T
-    const T* pairs;  // [batch, depth], as round() leaves them; null unless weights are packed as pairs
+    T* weights;       // the packed weights of a block; null if weights are read in place
+    T* widened;       // scratch for weights of half precision, widened to T
+    const T* pairs;   // [batch, depth], as round() leaves them; null unless weights are packed as pairs
+    const T* hidden;  // [batch, output_size], as replace_states() leaves them; null if it replaced no states
   };
 
   // Computes a thread's part of all steps of a direction.
@@ -129,15 +148,21 @@ class ForwardLoop {
     Barrier& team = teams_[direction];
     Scratch<T> packed(packs_in_step() ? w_.block_size : 0), widened(packs_in_step() ? w_.widened_size() : 0);
     Scratch<T> pairs(kPaired && !in_place() ? s_.steps.batch * w_.depth : 0);
+    Scratch<T> hidden(p_.resets.begins ? s_.steps.batch * s_.output_size : 0);
+    const Range units = intersect({blocks.begin * w_.block_units, blocks.end * w_.block_units}, {0, s_.hidden_size});
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
-      const Range continuing = intersect(work.batch, {0, step.previous_rows});
-      const Range starting = intersect(work.batch, {step.previous_rows, step.rows});
+      const Range all = intersect(work.batch, {0, step.rows});
+      const bool replaced = replace_states(direction, step, all, units, hidden.data());
+      // If states are replaced, the hidden values before the step lie in one array for all rows.
+      const int64_t previous_rows = replaced ? 0 : step.previous_rows;
+      const Range continuing = intersect(work.batch, {0, previous_rows});
+      const Range starting = intersect(work.batch, {previous_rows, step.rows});
       if constexpr (kPaired)
-        if (!in_place()) round(direction, step, intersect(work.batch, {0, step.rows}), pairs.data());
+        if (!in_place()) round(direction, step, all, pairs.data());
       serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
         T* weights = in_place() ? nullptr : packs_in_step() ? packed.data() : w_.packed(direction, block);
-        const ThreadBuffers buffers = {weights, widened.data(), pairs.data()};
+        const ThreadBuffers buffers = {weights, widened.data(), pairs.data(), replaced ? hidden.data() : nullptr};
         rows(direction, step, block, next, buffers, continuing, true);
         rows(direction, step, block, next, buffers, starting, false);
       });
@@ -158,7 +183,8 @@ class ForwardLoop {
       for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
         group<vectors()>({direction, block, next, buffers, packs_in_step() && first == batch.begin, first,
                           smaller(batch.end - first, kGroupRows), step.first_row + first,
-                          previous(direction, step, first), previous_row});
+                          buffers.hidden ? buffers.hidden + first * s_.output_size : previous(direction, step, first),
+                          previous_row});
     });
   }
 

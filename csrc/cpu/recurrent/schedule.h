@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/tile.h"
@@ -61,6 +62,13 @@ inline Step step_at(const Steps& steps, int64_t direction, int64_t index) {
   const int64_t rows = steps.batch_size(t);
   const int64_t previous_rows = has_previous ? steps.batch_size(previous_t) : 0;
   return {t, rows, steps.first_row(t), smaller(previous_rows, rows), has_previous ? steps.first_row(previous_t) : 0};
+}
+
+// Whether the states of any of the given batch rows are replaced before a step.
+inline bool any_reset(const Resets& resets, int64_t direction, const Step& step, Range batch) {
+  if (!resets.begins) return false;
+  const bool* first = resets.begins + direction * resets.rows + step.first_row + batch.begin;
+  return std::memchr(first, 1, static_cast<size_t>(batch.size())) != nullptr;
 }
 
 inline Range intersect(Range a, Range b) {

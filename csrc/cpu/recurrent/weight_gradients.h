@@ -94,7 +94,7 @@ class RecurrentGradients {
     const T* h0 = p_.h0 + direction * batch * size;
     // One step has no previous output; there may be none at all then.
     const T* output = s_.steps.time > 1 ? p_.output + direction * size : nullptr;
-    if (s_.steps.batch_sizes == nullptr) {
+    if (s_.steps.batch_sizes == nullptr && p_.resets.begins == nullptr) {
       // The previous hidden values are h0 in the direction's first step, and the output of the previous step in every
       // other one.
       const int64_t other_rows = rows_ - batch;
@@ -109,10 +109,12 @@ class RecurrentGradients {
       const Range mine = share(s_.steps.time, thread, count);
       for (int64_t index = mine.begin; index < mine.end; ++index) {
         const Step step = step_at(s_.steps, direction, index);
-        for (int64_t b = 0; b < step.rows; ++b)
-          std::memcpy(previous.data() + (step.first_row + b) * size,
-                      b < step.previous_rows ? output + (step.previous_first + b) * total : h0 + b * size,
-                      static_cast<size_t>(size) * sizeof(T));
+        for (int64_t b = 0; b < step.rows; ++b) {
+          const T* from = b < step.previous_rows ? output + (step.previous_first + b) * total : h0 + b * size;
+          if (p_.resets.before(direction, step.first_row + b))
+            from = p_.reset_h + p_.resets.state(direction, step.t, b) * size;
+          std::memcpy(previous.data() + (step.first_row + b) * size, from, static_cast<size_t>(size) * sizeof(T));
+        }
       }
     });
     add_weight_hh(direction, 0, rows_, previous.data(), size, false);

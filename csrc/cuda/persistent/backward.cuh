@@ -73,12 +73,16 @@ class PersistentBackward : PersistentWalk<Traits> {
   // have is not loaded.
   struct Prefetched {
     bool runs;
+    uint8_t begins, next_begins;  // whether states are replaced before the step, and before the next one
     Pair<T> gates[Cell::kSums], grad_output, hidden_before, cell, cell_before, grad_cell;
   };
 
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
     if (!this->finishes(tile.first)) return;
     const int sequence = tile.first + offset_;
+    prefetched.next_begins = this->load_begins(tile.step + 1, sequence);
+    if (tile.step < 0) return;
+    prefetched.begins = this->load_begins(tile.step, sequence);
     prefetched.runs = this->runs(tile.step, sequence);
     if (!prefetched.runs) return;
     const bool has_before = tile.step > 0 && this->runs(tile.step - 1, sequence);
@@ -110,15 +114,16 @@ class PersistentBackward : PersistentWalk<Traits> {
   // Computes a tile, and prefetches for the next one.
   FUSED_RNN_DEVICE void step(const WorkTile& tile, const WorkTile& next, Prefetched& prefetched) {
     const Prefetched now = prefetched;
-    if (next.step >= 0) prefetch(prefetched, next);
+    if (next.step >= -1) prefetch(prefetched, next);
     const int64_t row = tile.step + 1 < p_.steps.time ? this->row_of(tile.step + 1, tile.first) : 0;
     const float* partial = this->multiply(tile.first, [&](int sequence) { return after(tile, row, sequence); });
     if (!this->finishes(tile.first)) return;
     const int own = this->own_state(tile.first);
     float carried[1][2] = {{hidden_[own], hidden_[own + 1]}};
     this->add_partial(carried, partial);
+    if (now.next_begins) take_replaced(tile, own, carried[0]);
     Message grads[Cell::kSums] = {};
-    if (tile.step >= 0 && now.runs) differentiate(now, carried[0], own, grads);
+    if (tile.step >= 0 && now.runs) differentiate(now, tile, carried[0], own, grads);
     *reinterpret_cast<float2*>(hidden_ + own) = {carried[0][0], carried[0][1]};
     if (tile.step < 0) return;
     if (now.runs || p_.steps.padded()) {
@@ -132,9 +137,23 @@ class PersistentBackward : PersistentWalk<Traits> {
     handover_.publish_in_cluster(tile.step, tile.first + offset_, coordinates_.first_unit + unit_, of_gates);
   }
 
+  // Adds the gradients of this thread's states after a step to those of the states that replaced them before the next
+  // one, and leaves zero.
+  FUSED_RNN_DEVICE void take_replaced(const WorkTile& tile, int own, float (&hidden)[2]) const {
+    const int64_t at = this->in_reset_states(tile.step + 1, tile.first + offset_) + coordinates_.first_unit + unit_;
+#pragma unroll
+    for (int u = 0; u < 2; ++u) {
+      if (p_.grad_reset_h) p_.grad_reset_h[at + u] += hidden[u];
+      hidden[u] = 0;
+      if constexpr (!Traits::kHasCellState) continue;
+      if (p_.grad_reset_c) p_.grad_reset_c[at + u] += cell_[own + u];
+      cell_[own + u] = 0;
+    }
+  }
+
   // Turns the gradients of this thread's hidden values into those of their sums, and into the part of the gradients of
   // the hidden values before that does not pass the weights.
-  FUSED_RNN_DEVICE void differentiate(const Prefetched& now, float (&hidden)[2], int own,
+  FUSED_RNN_DEVICE void differentiate(const Prefetched& now, const WorkTile& tile, float (&hidden)[2], int own,
                                       Message (&grads)[Cell::kSums]) const {
     float gates[Cell::kSums][2], grad_output[2], hidden_before[2] = {};
 #pragma unroll
@@ -146,6 +165,12 @@ class PersistentBackward : PersistentWalk<Traits> {
       widen_pair<T>(now.cell, cells);
       widen_pair<T>(now.cell_before, cells_before);
       widen_pair<T>(now.grad_cell, grad_cells);
+    }
+    if (now.begins) {
+      if constexpr (Cell::kReadsHidden)
+        this->load_replacing(p_.reset_h, tile.step, tile.first + offset_, hidden_before);
+      if constexpr (Traits::kHasCellState)
+        this->load_replacing(p_.reset_c, tile.step, tile.first + offset_, cells_before);
     }
 #pragma unroll
     for (int u = 0; u < 2; ++u) {

@@ -27,8 +27,10 @@ class PersistentForward : PersistentWalk<Traits> {
       hidden_[own] = widen(p_.h0[at]);
       if constexpr (Traits::kHasCellState) cell_[own] = widen(p_.c0[at]);
     });
-    handover_.prepare(coordinates_.sequences,
-                      [&](int sequence, int unit) { return load_pair(p_.h0 + this->state(sequence, unit)); });
+    handover_.prepare(coordinates_.sequences, [&](int sequence, int unit) {
+      if (!this->load_begins(0, sequence)) return load_pair(p_.h0 + this->state(sequence, unit));
+      return p_.reset_h ? load_pair(p_.reset_h + this->in_reset_states(0, sequence) + unit) : Pair<T>{};
+    });
     block_barrier();
     weights_.load(shared_, layout_.chunks, coordinates_);
     WorkTile tile = this->tile_at(0, 0);
@@ -91,14 +93,25 @@ class PersistentForward : PersistentWalk<Traits> {
       }
   }
 
-  // The input's part of the sums of this thread's units in one step.
+  // The input's part of the sums of this thread's units in one step, and whether states are replaced before it, or
+  // before the next one: those of the thread's own sequence, and of those that its lane multiplies.
   struct Prefetched {
     bool runs;
     Pair<T> input[Cell::kGates];
+    uint8_t begins, next_begins, sources_begin[Traits::kBatchTiles];
   };
 
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
+    if constexpr (!Traits::kCluster)
+#pragma unroll
+      for (int n = 0; n < Traits::kBatchTiles; ++n) {
+        const int sequence = tile.first + coordinates_.lane / 4 + n * kTileBatch;
+        prefetched.sources_begin[n] =
+            sequence < coordinates_.sequences ? this->load_begins(tile.step, sequence) : uint8_t{0};
+      }
     if (!this->finishes(tile.first)) return;
+    prefetched.begins = this->load_begins(tile.step, tile.first + offset_);
+    if constexpr (Traits::kCluster) prefetched.next_begins = this->load_begins(tile.step + 1, tile.first + offset_);
     prefetched.runs = this->runs(tile.step, tile.first + offset_);
     if (!prefetched.runs) return;
     const T* input = p_.gates + this->in_saved(tile.row + offset_, Cell::kSums);
@@ -106,9 +119,14 @@ class PersistentForward : PersistentWalk<Traits> {
     for (int gate = 0; gate < Cell::kGates; ++gate) prefetched.input[gate] = load_pair(input + gate * size_);
   }
 
-  // Returns where the hidden values of a sequence before a step are. `row` is that of the tile in the step before.
-  FUSED_RNN_DEVICE Source before(const WorkTile& tile, int64_t row, int sequence) const {
+  // Returns where the hidden values of a sequence before a step are. `row` is that of the tile in the step before; in a
+  // cluster the values have been replaced by who handed them over.
+  FUSED_RNN_DEVICE Source before(const WorkTile& tile, int64_t row, int sequence, uint32_t begins) const {
     return handover_.source(tile.step, sequence, [&]() -> Source {
+      if (begins >> (sequence - tile.first) / kTileBatch & 1) {
+        const T* replacing = p_.reset_h ? p_.reset_h + this->in_reset_states(tile.step, sequence) : nullptr;
+        return {reinterpret_cast<char*>(const_cast<T*>(replacing)), false};
+      }
       if (!this->runs(tile.step, sequence)) return {nullptr, false};
       const bool waits = tile.step > 0 && this->runs(tile.step - 1, sequence);
       const T* at =
@@ -123,9 +141,15 @@ class PersistentForward : PersistentWalk<Traits> {
     const Prefetched now = prefetched;
     if (next.step < p_.steps.time) prefetch(prefetched, next);
     const int64_t row = tile.step > 0 ? this->row_of(tile.step - 1, tile.first) : 0;
-    const float* partial = this->multiply(tile.first, [&](int sequence) { return before(tile, row, sequence); });
+    uint32_t begins = 0;
+    if constexpr (!Traits::kCluster)
+#pragma unroll
+      for (int n = 0; n < Traits::kBatchTiles; ++n) begins |= uint32_t{now.sources_begin[n]} << n;
+    const float* partial =
+        this->multiply(tile.first, [&](int sequence) { return before(tile, row, sequence, begins); });
     if (!this->finishes(tile.first)) return;
     const int own = this->own_state(tile.first);
+    if (now.begins) replace_states(tile, own);
     Pair<T> hidden;
     if (now.runs)
       hidden = finish(now, tile.row + offset_, partial, own);
@@ -133,10 +157,22 @@ class PersistentForward : PersistentWalk<Traits> {
       write_padding(tile.row + offset_);
     if constexpr (Traits::kCluster)
       if (tile.step + 1 < p_.steps.time) {
-        const float unchanged[2] = {hidden_[own], hidden_[own + 1]};
+        float unchanged[2] = {hidden_[own], hidden_[own + 1]};
+        if (now.next_begins) this->load_replacing(p_.reset_h, tile.step + 1, tile.first + offset_, unchanged);
+        const bool changed = now.runs && !now.next_begins;
         handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, coordinates_.first_unit + unit_,
-                                     {handover_.message(now.runs ? hidden : narrow_pair<T>(unchanged))});
+                                     {handover_.message(changed ? hidden : narrow_pair<T>(unchanged))});
       }
+  }
+
+  // Replaces the states of this thread's units before a step.
+  FUSED_RNN_DEVICE void replace_states(const WorkTile& tile, int own) const {
+    float values[2];
+    this->load_replacing(p_.reset_h, tile.step, tile.first + offset_, values);
+    store_states(hidden_ + own, values);
+    if constexpr (!Traits::kHasCellState) return;
+    this->load_replacing(p_.reset_c, tile.step, tile.first + offset_, values);
+    store_states(cell_ + own, values);
   }
 
   // Adds up the sums of this thread's units, applies the cell to them, and returns their hidden values.

@@ -88,6 +88,23 @@ class PersistentWalk {
     return (coordinates_.direction * p_.steps.rows + row) * (parts * size_) + coordinates_.first_unit + unit_;
   }
 
+  // Loads, as a byte that nothing waits for before it is used, whether the states of a sequence are replaced before a
+  // step, which may also be the one after the last.
+  FUSED_RNN_DEVICE uint8_t load_begins(int64_t step, int sequence) const {
+    if (!p_.resets.begins || step >= p_.steps.time || !runs(step, sequence)) return 0;
+    const auto* begins = reinterpret_cast<const uint8_t*>(p_.resets.begins);
+    return begins[coordinates_.direction * p_.steps.rows + row_of(step, sequence)];
+  }
+  // Where the values of a sequence are that replace its state before a step.
+  FUSED_RNN_DEVICE int64_t in_reset_states(int64_t step, int sequence) const {
+    return p_.resets.state(coordinates_.direction, time_of(step), coordinates_.first_sequence + sequence) * size_;
+  }
+  // Loads those of this thread's units; `states` are null for zero.
+  FUSED_RNN_DEVICE void load_replacing(const T* states, int64_t step, int sequence, float (&values)[2]) const {
+    const int64_t at = in_reset_states(step, sequence) + coordinates_.first_unit + unit_;
+    widen_pair<T>(states ? load_pair(states + at) : Pair<T>{}, values);
+  }
+
   // Multiplies what was handed over for the sequences from `first` on, and returns the partial sums in shared memory,
   // [kWarps][kSequences][partial_stride]. source_of(sequence) returns where the values of a sequence of the group are.
   template <typename SourceOf>

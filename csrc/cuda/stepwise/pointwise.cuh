@@ -19,6 +19,25 @@ constexpr bool has_cell_state() {
   return Cell::kStates > 1;
 }
 
+// Whether the states of a sequence are replaced before a step, which it may not have; -1 for no step.
+FUSED_RNN_DEVICE bool replaced_before(const CudaSteps& steps, const Resets& resets, int64_t direction, int64_t t,
+                                      int64_t sequence) {
+  return resets.begins && t >= 0 && steps.runs(t, sequence) && resets.before(direction, steps.row(t, sequence));
+}
+
+// Returns the state that replaces another, or zero.
+template <typename T>
+FUSED_RNN_DEVICE Accumulator<T> replacement(const T* states, int64_t at) {
+  return states ? widen(states[at]) : Accumulator<T>(0);
+}
+
+// Adds a gradient to that of a state that replaced another, and returns what is left for the other: nothing.
+template <typename V>
+FUSED_RNN_DEVICE V move_gradient(V gradient, V* to, int64_t at) {
+  if (to) to[at] += gradient;
+  return V(0);
+}
+
 // Adds up the sums of one unit; the input's part is at `gates`.
 template <typename Cell, typename T>
 FUSED_RNN_DEVICE void add_up(const PointwiseForwardParams<T, Accumulator<T>>& p, int64_t sequence, int64_t unit,
@@ -61,6 +80,11 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     if (output) *output = narrow<T>(V(0));
     if (kHasCellState && p.save_for_backward) p.cells[saved * size + unit] = narrow<T>(V(0));
   }
+  if (replaced_before(p.steps, p.resets, p.direction, p.next, sequence)) {
+    const int64_t at = p.resets.state(p.direction, p.next, sequence) * size + unit;
+    carried = replacement(kHasCellState ? p.reset_c : p.reset_h, at);
+    if (p.before) p.hidden[state] = narrow<T>(replacement(p.reset_h, at));
+  }
   if (p.cell) p.cell[state] = carried;
   if (kHasCellState && p.c_n) p.c_n[state] = narrow<T>(carried);
 }
@@ -82,6 +106,11 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
   else if (p.grad_h_n)
     grads[0] = widen(p.grad_h_n[state]);
   if constexpr (kHasCellState) grads[1] = !p.first ? p.grad_cell[state] : p.grad_c_n ? widen(p.grad_c_n[state]) : V(0);
+  if (replaced_before(p.steps, p.resets, p.direction, p.after, sequence)) {
+    const int64_t at = p.resets.state(p.direction, p.after, sequence) * size + unit;
+    if (!p.grad_projected) grads[0] = move_gradient(grads[0], p.grad_reset_h, at);
+    if constexpr (kHasCellState) grads[1] = move_gradient(grads[1], p.grad_reset_c, at);
+  }
   if (p.steps.runs(p.t, sequence)) {
     const bool has_before = p.before >= 0 && p.steps.runs(p.before, sequence);
     const int64_t row_before = has_before ? p.steps.row(p.before, sequence) : 0;
@@ -92,6 +121,11 @@ FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPointwiseThreads)
     if constexpr (Cell::kReadsHidden)
       before[0] = widen(has_before ? p.output[(row_before * p.directions + p.direction) * size + unit]
                                    : p.h0[(batch + sequence) * size + unit]);
+    if (p.resets.before(p.direction, row)) {
+      const int64_t at = p.resets.state(p.direction, p.t, sequence) * size + unit;
+      if constexpr (kHasCellState) before[1] = replacement(p.reset_c, at);
+      if constexpr (Cell::kReadsHidden) before[0] = replacement(p.reset_h, at);
+    }
     for (int s = 0; s < Cell::kSums; ++s) gates[s] = widen(p.gates[(saved * Cell::kSums + s) * size + unit]);
     if (p.grad_output) grads[0] += widen(p.grad_output[(row * p.directions + p.direction) * size + unit]);
     if constexpr (kHasCellState) {

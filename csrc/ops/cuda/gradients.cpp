@@ -2,7 +2,6 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -14,25 +13,10 @@
 namespace fused_rnn::ops {
 namespace {
 
-// Returns, for packed rows, the index of the hidden values before each row: in the output's rows with h0 behind them.
-Tensor packed_sources(const CudaLayer& cuda, int64_t direction) {
-  const Tensor& sizes = cuda.batch_sizes;
-  const Tensor& first = cuda.first_rows;
-  const Tensor steps = at::arange(sizes.size(0), sizes.options());
-  // The number of rows is given, so that the CPU does not wait to hear it from the GPU.
-  const Tensor t = at::repeat_interleave(sizes, std::optional(cuda.steps.rows)),
-               row = at::arange(cuda.steps.rows, sizes.options());
-  const Tensor sequence = row.sub(first.index_select(0, t));
-  const Tensor before = direction == 0 ? t.sub(1) : t.add(1);
-  const Tensor there = before.ge(0).logical_and(before.lt(sizes.size(0)));
-  const Tensor valid = before.clamp(0, sizes.size(0) - 1);
-  const Tensor runs = there.logical_and(sequence.lt(sizes.index_select(0, valid)));
-  return at::where(runs, first.index_select(0, valid).add(sequence), sequence.add(cuda.steps.rows));
-}
-
 Tensor zero_like(const Tensor& tensor) { return at::zeros({}, tensor.options()); }
 
-Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
+// Returns the hidden values before each row of a direction, as if none were replaced.
+Tensor carried_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const Tensor h0 = cuda.layer.h0().select(0, direction);
   // One step, for which the output may be undefined, begins with h0. If it is packed, sequences may lack it.
@@ -53,6 +37,12 @@ Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direct
     by_step = at::where(last.unsqueeze(2), h0, by_step);
   }
   return at::where(cuda.running(), by_step, zero_like(by_step)).view(before.sizes());
+}
+
+Tensor hidden_before(const CudaLayer& cuda, const Tensor& output, int64_t direction) {
+  const Tensor before = carried_before(cuda, output, direction);
+  if (!cuda.begins.defined()) return before;
+  return at::where(cuda.begins.select(0, direction).unsqueeze(1), cuda.replacing_hidden(direction), before);
 }
 
 // Neighbouring gates, and the sums of which their gradients are those.

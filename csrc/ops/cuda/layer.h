@@ -22,6 +22,7 @@ struct CudaLayer {
   bool exact_float32;                       // whether the caller's layer is of float32 and its products are not rounded
   Tensor lengths, batch_sizes, first_rows;  // those of `layer`, on the GPU
   CudaSteps steps;
+  Tensor begins;  // [directions, rows], bool: see Resets; false where a sequence has no step; undefined without resets
   void* stream;
 
   Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, layer.input.options()); }
@@ -35,16 +36,27 @@ struct CudaLayer {
   // The type in which cell states are saved for backward: that of the layer, or float32 for the small layers above, for
   // which rounding them spoils gradients, too. It must not depend on the path, since tracing does not know that.
   at::ScalarType history_type() const { return stepwise_in_float32() ? state_type : layer.type; }
+  // What the kernels are told of `begins`.
+  Resets resets() const;
+  // Returns, where hidden values are replaced, the new ones, as rows of [rows, output_size] for all rows of a
+  // direction; others of these rows have any values.
+  Tensor replacing_hidden(int64_t direction) const;
   // Returns which sequences have which steps, [time, batch, 1]; only for a layer with lengths.
   Tensor running() const;
 };
 
 // The gradients that running the steps backwards leaves; the products with input, weights and hidden values follow.
 struct StepGradients {
-  Tensor gates;      // of the gates' sums, [directions, rows, sums * hidden_size]
-  Tensor projected;  // of the output values, [directions, rows, output_size]; undefined without a projection
-  Tensor h0, c0;     // of the initial states, shaped like them; undefined if not wanted
+  Tensor gates;             // of the gates' sums, [directions, rows, sums * hidden_size]
+  Tensor projected;         // of the output values, [directions, rows, output_size]; undefined without a projection
+  Tensor h0, c0;            // of the initial states, shaped like them; undefined if not wanted
+  Tensor reset_h, reset_c;  // of the states that replace others, shaped like them, in the state type; undefined if
+                            // there are none, or if not wanted
 };
+
+// Returns, for packed rows, the index of the hidden values before each row of a direction: in the output's rows with h0
+// behind them.
+Tensor packed_sources(const CudaLayer& cuda, int64_t direction);
 
 // Returns a tensor of a list; an undefined one behind its end, as for the cell state of a cell that has none.
 inline Tensor get(const std::vector<Tensor>& tensors, size_t i) { return i < tensors.size() ? tensors[i] : Tensor(); }

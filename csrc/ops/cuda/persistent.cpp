@@ -173,6 +173,9 @@ void fill(Params& params, const CudaLayer& cuda, const PlannedPass& pass, const 
   for (int64_t d = 0; d < params.directions; ++d) params.weight_hh[d] = keep_alive(padding.pad_weight_hh(d));
   params.h0 = keep_alive(padding.pad(cuda.layer.h0()));
   params.c0 = keep_alive(padding.pad(cuda.layer.c0()));
+  params.resets = cuda.resets();
+  params.reset_h = keep_alive(padding.pad(get(cuda.layer.reset_states, 0)));
+  params.reset_c = keep_alive(padding.pad(get(cuda.layer.reset_states, 1)));
 }
 
 }  // namespace
@@ -224,10 +227,17 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
   params.grad_h0 = data_of(h0);
   params.grad_c0 = data_of(c0);
   params.grad_gates = data_of(gates);
+  const Tensor reset_h = padding.target(steps.reset_h), reset_c = padding.target(steps.reset_c);
+  for (const Tensor& gradient : {reset_h, reset_c})  // to which the kernel adds
+    if (gradient.defined()) Tensor(gradient).zero_();
+  params.grad_reset_h = data_of(reset_h);
+  params.grad_reset_c = data_of(reset_c);
   check_plan_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream), cuda, pass.plan);
   padding.unpad(h0, steps.h0);
   padding.unpad(c0, steps.c0);
   padding.unpad(gates, steps.gates);
+  padding.unpad(reset_h, steps.reset_h);
+  padding.unpad(reset_c, steps.reset_c);
 }
 
 }  // namespace fused_rnn::ops

@@ -82,6 +82,11 @@ RecurrentInputGradients backward(const CudaLayer& cuda, const PlannedPass& pass,
     steps.h0 = cuda.empty(cuda.layer.h0().sizes());
     if (cuda.layer.c0().defined()) steps.c0 = cuda.empty(cuda.layer.c0().sizes());
   }
+  const std::vector<Tensor>& reset_states = cuda.layer.reset_states;
+  if (wanted.states && !reset_states.empty()) {
+    steps.reset_h = cuda.empty_state(reset_states[0].sizes()).zero_();
+    if (reset_states.size() > 1) steps.reset_c = cuda.empty_state(reset_states[1].sizes()).zero_();
+  }
   if (cuda.steps.batch > 0 && pass.stepwise())
     stepwise_backward(cuda, gradients, saved, steps);
   else if (cuda.steps.batch > 0)
@@ -91,6 +96,9 @@ RecurrentInputGradients backward(const CudaLayer& cuda, const PlannedPass& pass,
   const Tensor states[] = {steps.h0, steps.c0};
   for (size_t i = 0; i < cuda.layer.states.size(); ++i)
     result.states.push_back(wanted.states ? states[i] : cuda.empty({0}));
+  const Tensor others[] = {steps.reset_h, steps.reset_c};
+  for (size_t i = 0; i < reset_states.size(); ++i)
+    result.reset_states.push_back(wanted.states ? others[i].to(cuda.layer.type) : cuda.empty({0}));
   if (wanted.weights) {
     std::array<DirectionWeights, 2> weights = weight_gradients(cuda, saved, steps, before);
     for (int64_t d = 0; d < cuda.layer.sizes.directions; ++d) result.weights[d] = std::move(weights[d]);
@@ -113,6 +121,7 @@ RecurrentInputGradients backward_in_float32(const CudaLayer& cuda, const Planned
   RecurrentInputGradients result = backward(wide, pass, gradients, saved, before, wanted);
   std::vector<Tensor*> narrow = {&result.input};
   for (Tensor& gradient : result.states) narrow.push_back(&gradient);
+  for (Tensor& gradient : result.reset_states) narrow.push_back(&gradient);
   for (DirectionWeights& weights : result.weights)
     weights.for_each([&](Tensor& gradient) { narrow.push_back(&gradient); });
   convert(narrow, cuda.layer.type);

@@ -1,6 +1,7 @@
 #include "ops/cuda/stepwise.h"
 
 #include <ATen/ops/add.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
@@ -11,7 +12,7 @@ namespace {
 
 // One step of one direction.
 struct HostStep {
-  int64_t t, before;  // the time of the step, and of the one before it in the direction, -1 for none
+  int64_t t, before, after;  // the time of the step, and of those before and after it in the direction, -1 for none
   int64_t first_row, sequences;
 };
 
@@ -19,7 +20,8 @@ HostStep step_at(const CudaLayer& cuda, int64_t direction, int64_t index) {
   const Steps& steps = cuda.layer.sizes.steps;
   const int64_t t = direction == 0 ? index : steps.time - 1 - index;
   const int64_t before = index == 0 ? -1 : direction == 0 ? t - 1 : t + 1;
-  return {t, before, steps.first_row(t), steps.batch_size(t)};
+  const int64_t after = index == steps.time - 1 ? -1 : direction == 0 ? t + 1 : t - 1;
+  return {t, before, after, steps.first_row(t), steps.batch_size(t)};
 }
 
 bool has_cell_state(const CudaLayer& cuda) { return cuda.layer.cell.cell_states() > 0; }
@@ -52,7 +54,42 @@ Params params_of(const CudaLayer& cuda, int64_t direction, const Tensor& gates, 
   params.direction = direction;
   params.gates = data_of(gates);
   params.cells = data_of(cells);
+  params.resets = cuda.resets();
+  params.reset_h = data_of(get(cuda.layer.reset_states, 0));
+  params.reset_c = data_of(get(cuda.layer.reset_states, 1));
   return params;
+}
+
+// Returns, of what replaces states or of its gradient, the part for the step at time t, [sequences, size].
+Tensor replacing_states(const CudaLayer& cuda, const Tensor& states, int64_t d, int64_t t) {
+  const int64_t sequences = cuda.layer.sizes.steps.batch_size(t);
+  const bool every_step = cuda.layer.every_step_has_reset_states();
+  return (every_step ? states.select(0, t + d) : states).select(0, d).narrow(0, 0, sequences);
+}
+
+// Returns for which sequences of the step at time t the states before it are replaced, [sequences, 1].
+Tensor replaced_states(const CudaLayer& cuda, int64_t d, int64_t t) {
+  const Steps& steps = cuda.layer.sizes.steps;
+  return cuda.begins.select(0, d).narrow(0, steps.first_row(t), steps.batch_size(t)).unsqueeze(1);
+}
+
+// Returns state number `index` before the step at time t, [batch, size], with those replaced that are to be.
+Tensor replace_states(const CudaLayer& cuda, const Tensor& state, size_t index, int64_t d, int64_t t) {
+  const Tensor where = replaced_states(cuda, d, t);
+  const Tensor others = get(cuda.layer.reset_states, index);
+  const Tensor own = state.narrow(0, 0, where.size(0));
+  const Tensor replaced =
+      others.defined() ? at::where(where, replacing_states(cuda, others, d, t), own) : own.masked_fill(where, 0);
+  return at::cat({replaced, state.narrow(0, where.size(0), state.size(0) - where.size(0))});
+}
+
+// Takes from the gradient of the states before the step at time t, [batch, size], what belongs to states that replaced
+// others: adds it to `gradient`, if that is defined, and leaves zero.
+void take_replaced(const CudaLayer& cuda, const Tensor& states, const Tensor& gradient, int64_t d, int64_t t) {
+  const Tensor where = replaced_states(cuda, d, t);
+  Tensor own = states.narrow(0, 0, where.size(0));
+  if (gradient.defined()) replacing_states(cuda, gradient, d, t).add_(own.masked_fill(where.logical_not(), 0));
+  own.masked_fill_(where, 0);
 }
 
 PointwiseForwardParams<void, void> forward_params(const CudaLayer& cuda, int64_t direction, const Tensor& gates,
@@ -72,19 +109,25 @@ void project(const CudaLayer& cuda, const RecurrentOutputs& outputs, int64_t d, 
   multiply(cuda, values, hidden.narrow(0, 0, step.sequences), cuda.layer.weights[d].weight_hr.t());
   output_rows(cuda, outputs.output, d, step).copy_(where_running(running, values, at::zeros({}, values.options())));
   own.copy_(where_running(running, values, own));
+  if (cuda.begins.defined() && step.after >= 0) Tensor(state).copy_(replace_states(cuda, state, 0, d, step.after));
 }
 
 void forward_direction(const CudaLayer& cuda, RecurrentOutputs& outputs, bool save_for_backward, int64_t d) {
   const RecurrentSizes& s = cuda.layer.sizes;
   const bool projected = cuda.layer.projected, packed = cuda.batch_sizes.defined();
-  const Tensor h0 = cuda.layer.h0().select(0, d), weight = cuda.layer.weights[d].weight_hh.t();
+  // The first step in the second direction is the last one of its segment, or of its sequence: nothing is replaced.
+  const auto initial_state = [&](const Tensor& states, size_t index) {
+    const Tensor own = states.select(0, d);
+    return cuda.begins.defined() && d == 0 ? replace_states(cuda, own, index, d, 0) : own;
+  };
+  const Tensor h0 = initial_state(cuda.layer.h0(), 0), weight = cuda.layer.weights[d].weight_hh.t();
   const Tensor state = outputs.states[0].select(0, d);
   const Tensor hidden = projected ? cuda.empty({s.steps.batch, s.hidden_size}) : state;
   const Tensor sums = cuda.empty_state({s.steps.batch, cuda.gates_size()});
   Tensor carried, initial, c_n;  // `carried` is the state that is not rounded between the steps: c, or h if a step adds
                                  // to it and its type would round it
   if (has_cell_state(cuda)) {
-    initial = cuda.layer.c0().select(0, d);
+    initial = initial_state(cuda.layer.c0(), 1);
     c_n = outputs.states[1].select(0, d);
   } else if (cuda.layer.cell.reads_hidden && cuda.layer.type != cuda.state_type && s.steps.time > 1) {
     initial = h0;
@@ -105,6 +148,7 @@ void forward_direction(const CudaLayer& cuda, RecurrentOutputs& outputs, bool sa
     const Tensor before = index == 0 && !packed && !projected ? h0 : state;
     multiply(cuda, sums.narrow(0, 0, step.sequences), before.narrow(0, 0, step.sequences), weight);
     params.t = step.t;
+    params.next = step.after;
     params.sequences = step.sequences;
     params.before = projected ? nullptr : data_of(before);
     params.c0 = index == 0 && !packed ? data_of(initial) : nullptr;
@@ -175,6 +219,9 @@ void finish(const CudaLayer& cuda, const StepGradients& steps, const Carried& ca
   else if (!passes_weights_alone(cuda))
     at::add_out(grad_h0, carried.hidden, carried.recurrent);
   if (has_cell_state(cuda) && cuda.batch_sizes.defined()) steps.c0.select(0, d).copy_(carried.cell);
+  if (!cuda.begins.defined() || d == 1) return;
+  take_replaced(cuda, grad_h0, steps.reset_h, d, 0);
+  if (has_cell_state(cuda)) take_replaced(cuda, steps.c0.select(0, d), steps.reset_c, d, 0);
 }
 
 PointwiseBackwardParams<void, void> backward_params(const CudaLayer& cuda, const RecurrentGradients& gradients,
@@ -193,6 +240,8 @@ PointwiseBackwardParams<void, void> backward_params(const CudaLayer& cuda, const
   params.grad_h_recurrent = data_of(carried.recurrent);
   params.grad_cell = data_of(carried.cell);
   params.grad_gates = data_of(steps.gates);
+  params.grad_reset_h = data_of(steps.reset_h);
+  params.grad_reset_c = data_of(steps.reset_c);
   return params;
 }
 
@@ -213,10 +262,12 @@ void backward_direction(const CudaLayer& cuda, const RecurrentGradients& gradien
     if (step.sequences == 0) continue;
     params.t = step.t;
     params.before = step.before;
+    params.after = step.after;
     params.sequences = step.sequences;
     params.first = index == s.steps.time - 1 && !packed;
     if (index == 0 && !packed && steps.c0.defined()) params.grad_c0 = data_of(steps.c0.select(0, d));
     if (cuda.layer.projected) {
+      if (cuda.begins.defined() && step.after >= 0) take_replaced(cuda, carried.hidden, steps.reset_h, d, step.after);
       grad_hidden = through_projection(cuda, gradients, steps, carried, d, step);
       params.grad_projected = data_of(grad_hidden);
     }
