@@ -31,6 +31,8 @@ CASES = [
     ConvolutionCase(216, 24, (1, 3), "A", 3, size=(2, 17), bias=False),
     # So many runs of taps and output channels that each thread adds the parts of several.
     ConvolutionCase(16, 480, (17, 1), "A", 2, size=(12, 3), batch=1),
+    # So many runs of taps and output channels that each thread adds the parts of several.
+    ConvolutionCase(16, 480, (17, 1), "A", 2, size=(12, 3), batch=1),
 ]
 # First layers: one block of 64 columns or two, one block of 64 output channels or two, groups, and any tails.
 FIRST_LAYERS = [

@@ -38,7 +38,7 @@ WRONG = (
 FEW_CHANNELS = 4  # for the kernels of first layers, in the cases below
 CASE = ConvolutionCase(72, 136, (3, 3), "B", size=(11, 13))
 DILATED = ConvolutionCase(8, 16, (3, 3), "B", size=(11, 13), dilation=(1, 2))
-GROUPS = ConvolutionCase(72, 136, (3, 3), "A", 3, size=(5, 9))
+GROUPS = ConvolutionCase(72, 144, (3, 3), "A", 3, size=(5, 9))
 FIRST_LAYER = ConvolutionCase(2, 72, (5, 5), "B", size=(29, 13))
 FIRST_GROUPS = ConvolutionCase(3, 24, (3, 3), "A", 3, size=(4, 9))
 # Many parts of one sum.
