@@ -1,8 +1,9 @@
 """Checks and times masked convolution on a GPU against cuDNN, pass by pass, and writes JSON.
 
-The peers are cuDNN's convolution with the whole kernel, zero where it is masked ("dense"), and with its rows down to the
-centre alone, which anyone can write: either rows of zeros are put above the image, or rows that are too many are cut
-off below ("cropped, padded" and "cropped, cut"). Their weights are masked beforehand, and cuDNN may try all its algorithms.
+The peers are cuDNN's convolution with the whole kernel, zero where it is masked ("dense"), and with its rows down to
+the centre alone, which anyone can write: either rows of zeros are put above the image, or rows that are too many are
+cut off below ("cropped, padded" and "cropped, cut"). Their weights are masked beforehand, and cuDNN may try all its
+algorithms.
 `python -m benchmarks.gpu_convolutions` takes about a minute.
 """
 
@@ -73,9 +74,7 @@ def make_passes(case: ConvolutionCase, dtype: torch.dtype, device: str) -> dict[
     input, grad = images(case.in_channels), images(case.out_channels)
     scale = (case.in_channels * size * size / 2) ** -0.5
     weight = (torch.randn(case.out_channels, case.in_channels, size, size) * scale).to(**last)
-    active = mask(
-        case.out_channels, case.in_channels, (size, size), case.mask_type, case.data_channels, weight.device
-    )
+    active = mask(case.out_channels, case.in_channels, (size, size), case.mask_type, case.data_channels, weight.device)
     masked = (weight * active).to(memory_format=torch.channels_last)
     options = (case.mask_type, case.data_channels, (1, 1))
     above = masked[:, :, : half + 1].contiguous(memory_format=torch.channels_last)
@@ -85,7 +84,9 @@ def make_passes(case: ConvolutionCase, dtype: torch.dtype, device: str) -> dict[
     def fused(input_grad: bool, weight_grad: bool) -> Pass:
         return lambda: ops.masked_conv2d_backward(grad, input, weight, *options, input_grad, weight_grad, False)
 
-    def vendor(grad: Tensor, input: Tensor, weight: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]) -> Pass:
+    def vendor(
+        grad: Tensor, input: Tensor, weight: Tensor, padding: tuple[int, int], wanted: tuple[bool, bool]
+    ) -> Pass:
         return lambda: torch.ops.aten.convolution_backward(
             grad, input, weight, None, (1, 1), padding, (1, 1), False, (0, 0), 1, (*wanted, False)
         )
@@ -152,7 +153,9 @@ def measure(case: ConvolutionCase, dtype: torch.dtype, run: Run) -> None:
                 samples = time_together(functions, SECONDS, torch.cuda.synchronize)
                 times = {peer: Measurement.of(values) for peer, values in samples.items()}
                 operations = case.operations("forward") * (3 if name == "step" else 1)
-                run.results.append(Result(f"masked_conv2d {name}, {way}", case.label, "forward", operations, 0.0, times))
+                run.results.append(
+                    Result(f"masked_conv2d {name}, {way}", case.label, "forward", operations, 0.0, times)
+                )
     except (CheckError, RuntimeError) as error:
         run.failures.append(f"{case.label}: {error}")
 

@@ -6,11 +6,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
 from cuda_on_host.build import build
 from cuda_on_host.convolution import Convolution, Convolutions
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "nvidia-h200-masked-conv-tiles.csv"
-SIZES = "batch height width in_channels out_channels kernel_height kernel_width".split()
+SIZES = ["batch", "height", "width", "in_channels", "out_channels", "kernel_height", "kernel_width"]
 Times = dict[tuple[int, int], float]
 
 

@@ -33,7 +33,7 @@ SECOND = {
 # of their own there.
 ON_A_GPU = {
     "recurrent": ["csrc/ops/cuda/recurrent.cpp", "csrc/cuda/recurrent.cu"],
-    "masked_conv2d": ["csrc/ops/cuda/masked_conv2d.cpp"],
+    "masked_conv2d": ["csrc/ops/cuda/masked_conv2d.cpp", "csrc/cuda/masked_conv2d.cu"],
     "gated_activation": ["csrc/ops/cuda/gated_activation.cpp"],
 }
 # The evaluation of a network pixel by pixel is not differentiable, and is defined by what the whole image gives.

@@ -118,9 +118,9 @@ struct WeightGradient {
   // Copies all boxes, in the order in which they are used; called by one thread.
   //
   // A product with a pixel of a tile that is outside the image must be zero, even if the input is NaN or infinite where
-  // a tap of that pixel is. So tiles reach beyond the top of the image, where the taps, none of which is below its pixel,
-  // have zeros, too; and the last tile of a line ends with it, with zeros for the gradients that the one before has.
-  // Only images narrower than a tile have such products.
+  // a tap of that pixel is. So tiles reach beyond the top of the image, where the taps, none of which is below its
+  // pixel, have zeros, too; and the last tile of a line ends with it, with zeros for the gradients that the one before
+  // has. Only images narrower than a tile have such products.
   FUSED_RNN_DEVICE void produce() const {
     RingPosition at;
     const int bytes = (kGroups * kTileWidth + params.pitch) * params.plan.rows * kRowBytes;

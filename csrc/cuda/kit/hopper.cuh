@@ -92,8 +92,8 @@ FUSED_RNN_DEVICE void barrier_wait(Barrier* barrier, int parity) {
   }
 }
 
-// Copies the box at the given place from global to shared memory; its bytes count at the barrier. The first coordinate must
-// be a multiple of 8, as all addresses of boxes must be of 16 bytes; the others may be anything.
+// Copies the box at the given place from global to shared memory; its bytes count at the barrier. The first coordinate
+// must be a multiple of 8, as all addresses of boxes must be of 16 bytes; the others may be anything.
 FUSED_RNN_DEVICE void load_box(void* to, const TensorMap& from, Barrier* barrier, int x0, int x1) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::
