@@ -9,4 +9,5 @@ EXAMPLES = (
     "time_series",
     "pixelcnn",
     "codec",
+    "recurrent_ppo",
 )

@@ -1,6 +1,7 @@
 """The choice of layers, `--layer fused` or `--layer torch`, with the same arguments, weights and results.
 
-Where torch.nn lacks a feature, the classes here add it: `lengths` by packing, masked convolution by masking the weight.
+Where torch.nn lacks a feature, the classes here add it: `lengths` by packing, `resets` by a loop over the steps, masked
+convolution by masking the weight.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -16,10 +18,21 @@ import fused_rnn
 
 
 class Packed(nn.RNNBase):
-    """A base class that adds the argument `lengths` to the torch.nn layer that follows it, using a PackedSequence."""
+    """A base class that adds arguments to the torch.nn layer after it: `lengths` by packing, `resets` by steps."""
 
-    def forward(self, input: Tensor, hx: Any = None, lengths: Tensor | None = None) -> tuple:
-        """Run sequences through the layers; with `lengths` `[batch]` each ends at its own length, followed by zeros."""
+    def forward(
+        self, input: Tensor, hx: Any = None, lengths: Tensor | None = None, resets: Tensor | None = None
+    ) -> tuple:
+        """Run sequences through the layers.
+
+        Args:
+            input: As torch.nn has it.
+            hx: As torch.nn has it.
+            lengths: `[batch]`: each sequence ends at its own length, followed by zeros.
+            resets: `[time, batch]`, with the time first: before which steps the states become zero.
+        """
+        if resets is not None:
+            return self._step_by_step(input, hx, resets)
         if lengths is None:
             return super().forward(input, hx)
         packed = pack_padded_sequence(input, lengths, self.batch_first, enforce_sorted=False)
@@ -28,6 +41,16 @@ class Packed(nn.RNNBase):
             output, self.batch_first, total_length=input.shape[1 if self.batch_first else 0]
         )
         return padded, state
+
+    def _step_by_step(self, input: Tensor, hx: Any, resets: Tensor) -> tuple:
+        outputs = []
+        for step, reset in zip(input.split(1), resets, strict=True):
+            if hx is not None:
+                states = [state.masked_fill(reset[:, None], 0) for state in (hx if isinstance(hx, tuple) else (hx,))]
+                hx = tuple(states) if len(states) > 1 else states[0]
+            output, hx = super().forward(step, hx)
+            outputs.append(output)
+        return torch.cat(outputs), hx
 
 
 class PackedLSTM(Packed, nn.LSTM):  # type: ignore[misc]

@@ -26,6 +26,7 @@ TINY = {
     "sequence_shapes": "--epochs 4 --sequences 1600 --hidden 48 --batch 16 --shapes read compare",
     "time_series": "--epochs 15 --time 66",
     "pixelcnn": "--epochs 10 --channels 32 --blocks 2 --images 500 --batch 16",
+    "recurrent_ppo": "--epochs 7",
     "codec": "--epochs 5 --channels 32 --blocks 2 --images 500 --batch 16 --compress 5",
 }
 
@@ -65,6 +66,9 @@ def is_right(example: str, numbers: Numbers) -> bool:
             return numbers["error"] < numbers["error of the last cycle"]
         case "pixelcnn":
             return numbers["bits per dimension"] < numbers["histogram of each pixel"] < numbers["uniform"]
+        case "recurrent_ppo":
+            with_memory = min(numbers["return of GRU"], numbers["return of LSTM"])
+            return numbers["return of no memory"] < 0.2 < 0.6 < with_memory
         case "codec":
             # Few images: the arithmetic coder ends with up to two words of 32 bits, which are shared by 5 * 64 pixels.
             coded, modelled = numbers["bits per dimension"], numbers["of the model"]
