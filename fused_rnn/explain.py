@@ -102,7 +102,8 @@ def _describe_pass(plan: dict[str, Any]) -> str:
     blocks = f"{plan['blocks']} blocks of {plan['shared_bytes']} bytes of shared memory"
     if "rows" not in plan:
         return f"a kernel for first layers, which multiplies all active taps and channels at once, on {blocks}"
-    return f"a kernel that multiplies active taps only, in tiles of {plan['rows']} x 8 pixels and {plan['channels']} channels on {blocks}"
+    tiles = f"tiles of {plan['rows']} x 8 pixels and {plan['channels']} channels"
+    return f"a kernel that multiplies active taps only, in {tiles} on {blocks}"
 
 
 def _describe(plan: dict[str, Any], hidden_size: int) -> str:

@@ -46,38 +46,63 @@ double estimate(const CorrelationPlan& plan, int64_t taps, int64_t depth_blocks,
   return kStart + rounds * (instructions + store + wait) / kCyclesOfMicrosecond;
 }
 
-// Gives the units of a weight gradient their blocks: as many as run at once, or a small multiple of that, and the next
-// one always to the runs whose units take longest.
+// Gives the units of a weight gradient their blocks: as many as run at once, or a small multiple of that, so that the
+// slowest of them takes as little time as can be.
 void share_out(WeightGradientPlan& plan, const Taps& taps, const Device& device) {
-  constexpr int64_t kLeastTiles = 4;  // of a block, since adding its slot costs, too
+  constexpr int kLeastTiles = 4;  // of a block, since adding its slot costs, too
   constexpr int kMostRounds = 4;
-  constexpr double kStart = 100;  // what a round of blocks takes besides, to start and to store its sums
+  constexpr int64_t kStart = 100;  // what a round of blocks takes besides, to start and to store its sums
+  const int runs = count_runs(taps), most_splits = std::max(1, plan.tiles / kLeastTiles);
   int64_t units[kMostTaps] = {};
-  for (int i = 0; i < count_runs(taps); ++i) units[run_at(taps, i).count - 1] += plan.units / count_runs(taps);
-  double best = std::numeric_limits<double>::infinity();
+  for (int i = 0; i < runs; ++i) units[run_at(taps, i).count - 1] += plan.units / runs;
+  // The fewest blocks of a unit of such a run with which none takes longer than `time`.
+  const auto splits_for = [&](int count, int64_t time) {
+    const int64_t tiles = std::max<int64_t>(1, time / run_cost(count));
+    return static_cast<int>(std::min<int64_t>(most_splits, divide_up(plan.tiles, tiles)));
+  };
+  const auto blocks_for = [&](int64_t time) {
+    int64_t blocks = 0;
+    for (int count = 1; count <= kMostTaps; ++count) blocks += units[count - 1] * splits_for(count, time);
+    return blocks;
+  };
+  int64_t best = std::numeric_limits<int64_t>::max();
   for (int rounds = 1; rounds <= kMostRounds; ++rounds) {
-    WeightGradientPlan with = plan;
-    std::fill_n(with.splits, kMostTaps, 1);
-    with.blocks = static_cast<int>(plan.units);
-    const auto time = [&](int i) { return run_cost(i + 1) * divide_up(plan.tiles, with.splits[i]); };
-    int slowest = 0;
-    for (;;) {
-      slowest = static_cast<int>(std::find_if(units, units + kMostTaps, [](int64_t of) { return of > 0; }) - units);
-      for (int i = slowest; i < kMostTaps; ++i)
-        if (units[i] > 0 && time(i) > time(slowest)) slowest = i;
-      if (with.blocks + units[slowest] > rounds * device.multiprocessors ||
-          (with.splits[slowest] + 1) * kLeastTiles > plan.tiles)
-        break;
-      ++with.splits[slowest];
-      with.blocks += static_cast<int>(units[slowest]);
+    const int64_t most_blocks = std::max<int64_t>(plan.units, int64_t(rounds) * device.multiprocessors);
+    int64_t shortest = 1, longest = run_cost(kMostTaps) * plan.tiles;
+    while (shortest < longest) {
+      const int64_t middle = (shortest + longest) / 2;
+      blocks_for(middle) <= most_blocks ? longest = middle : shortest = middle + 1;
     }
-    const double of_round = double(time(slowest)) + kStart;
-    const double all = double(std::max<int64_t>(rounds, divide_up(with.blocks, device.multiprocessors))) * of_round;
-    if (all < best) {
-      best = all;
-      plan = with;
-    }
+    const int64_t blocks = blocks_for(shortest);
+    int64_t time = 0;
+    for (int count = 1; count <= kMostTaps; ++count)
+      if (units[count - 1] > 0)
+        time = std::max(time, run_cost(count) * divide_up(plan.tiles, splits_for(count, shortest)));
+    const int64_t all = divide_up(blocks, device.multiprocessors) * (time + kStart);
+    if (all >= best) continue;
+    best = all;
+    plan.blocks = static_cast<int>(blocks);
+    for (int count = 1; count <= kMostTaps; ++count) plan.splits[count - 1] = splits_for(count, shortest);
   }
+}
+
+// A plan with these tiles and without blocks, or without units if shared memory has no room for it.
+WeightGradientPlan shape_weight_gradient(const MaskedConv2dSizes& sizes, const Device& device, int channel_groups,
+                                         int rows) {
+  const Taps taps(sizes, /*with_centre=*/true);
+  WeightGradientPlan plan = {};
+  plan.channel_groups = channel_groups;
+  plan.rows = rows;
+  const int64_t pitch = kTileWidth + int64_t(std::min(kMostTaps, taps.row_length) - 1) * taps.dilation_x;
+  plan.stage_bytes = round_up((channel_groups * kTileWidth + pitch) * rows * kRowBytes, kAlignment);
+  plan.stages = WeightGradientMemory::kMostStages;
+  while (plan.stages > 0 && WeightGradientMemory::bytes(plan) > device.shared_bytes) --plan.stages;
+  if (pitch > kMostBox || plan.stages < 3 || count_runs(taps) > kMostRuns) return {};
+  plan.shared_bytes = WeightGradientMemory::bytes(plan);
+  plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
+               divide_up(sizes.out_channels, channel_groups * kChannels);
+  plan.tiles = static_cast<int>(divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, rows) * sizes.batch);
+  return plan;
 }
 
 // The columns of the matrix of a first layer: its active taps and channels.
@@ -110,8 +135,10 @@ const char* why_no_boxes(const MaskedConv2dSizes& sizes, const Device& device) {
   if (sizes.in_channels % 8) return "the number of input channels is not a multiple of 8";
   if (!groups_fit_boxes(sizes.in_channels, sizes.data_channels))
     return "the input channels of a group do not begin at a multiple of 8";
-  if (plan_correlation(sizes, sizes.out_channels, device).blocks == 0 ||
-      plan_correlation(sizes, sizes.in_channels, device).blocks == 0 || plan_weight_gradient(sizes, device).blocks == 0)
+  // The smallest tiles take the least shared memory.
+  if (plan_correlation_with(sizes, sizes.out_channels, device, 8, 1).blocks == 0 ||
+      plan_correlation_with(sizes, sizes.in_channels, device, 8, 1).blocks == 0 ||
+      shape_weight_gradient(sizes, device, 1, 2).units == 0)
     return "the taps reach too far for shared memory";
   return nullptr;
 }
@@ -180,20 +207,8 @@ CorrelationPlan plan_correlation(const MaskedConv2dSizes& sizes, int64_t target_
 
 WeightGradientPlan plan_weight_gradient_with(const MaskedConv2dSizes& sizes, const Device& device, int channel_groups,
                                              int rows) {
-  const Taps taps(sizes, /*with_centre=*/true);
-  WeightGradientPlan plan = {};
-  plan.channel_groups = channel_groups;
-  plan.rows = rows;
-  const int64_t pitch = kTileWidth + int64_t(std::min(kMostTaps, taps.row_length) - 1) * taps.dilation_x;
-  plan.stage_bytes = round_up((channel_groups * kTileWidth + pitch) * rows * kRowBytes, kAlignment);
-  plan.stages = WeightGradientMemory::kMostStages;
-  while (plan.stages > 0 && WeightGradientMemory::bytes(plan) > device.shared_bytes) --plan.stages;
-  if (pitch > kMostBox || plan.stages < 3 || count_runs(taps) > kMostRuns) return {};
-  plan.shared_bytes = WeightGradientMemory::bytes(plan);
-  plan.units = int64_t(count_runs(taps)) * divide_up(sizes.in_channels, kChannels) *
-               divide_up(sizes.out_channels, plan.channel_groups * kChannels);
-  plan.tiles = static_cast<int>(divide_up(sizes.width, kTileWidth) * divide_up(sizes.height, plan.rows) * sizes.batch);
-  share_out(plan, taps, device);
+  WeightGradientPlan plan = shape_weight_gradient(sizes, device, channel_groups, rows);
+  if (plan.units > 0) share_out(plan, Taps(sizes, /*with_centre=*/true), device);
   return plan;
 }
 
@@ -202,16 +217,17 @@ WeightGradientPlan plan_weight_gradient(const MaskedConv2dSizes& sizes, const De
   double best_time = 0;
   for (int channel_groups : {1, 2})
     for (int rows = 16; rows >= 2; rows -= 2) {
-      const WeightGradientPlan plan = plan_weight_gradient_with(sizes, device, channel_groups, rows);
-      if (plan.blocks == 0) continue;
+      const WeightGradientPlan plan = shape_weight_gradient(sizes, device, channel_groups, rows);
+      if (plan.units == 0) continue;
       // Two groups share the pixels that they multiply with, so that they take less than twice as long as one; where
       // that is for nothing, as there are no more than 64 channels in a last unit, one is faster.
       const double time = double(plan.tiles) * rows * double(plan.units) * (channel_groups == 1 ? 1 : 1.6);
-      if (best.blocks == 0 || time < best_time) {
+      if (best.units == 0 || time < best_time) {
         best = plan;
         best_time = time;
       }
     }
+  if (best.units > 0) share_out(best, Taps(sizes, /*with_centre=*/true), device);
   return best;
 }
 

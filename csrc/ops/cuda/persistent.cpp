@@ -230,8 +230,8 @@ void persistent_backward(const CudaLayer& cuda, const PlannedPass& pass, const R
   const Tensor reset_h = padding.target(steps.reset_h), reset_c = padding.target(steps.reset_c);
   for (const Tensor& gradient : {reset_h, reset_c})  // to which the kernel adds
     if (gradient.defined()) Tensor(gradient).zero_();
-  params.grad_reset_h = data_of(reset_h);
-  params.grad_reset_c = data_of(reset_c);
+  params.grad_reset_h = static_cast<float*>(data_of(reset_h));
+  params.grad_reset_c = static_cast<float*>(data_of(reset_c));
   check_plan_launch(persistent(cuda.layer.kind, cuda.element, params, cuda.stream), cuda, pass.plan);
   padding.unpad(h0, steps.h0);
   padding.unpad(c0, steps.c0);
