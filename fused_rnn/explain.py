@@ -50,7 +50,7 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     if not hasattr(_C, "cuda_plan"):
         raise NotImplementedError("input is on a GPU, and fused_rnn was built without CUDA kernels")
     if isinstance(module, (MaskedConv1d, MaskedConv2d)):
-        return f"{head}: {_describe_convolution(module, data, dtype)}"
+        return "\n".join([f"{head}:", *_describe_convolution(module, data, dtype)])
     if isinstance(input, PackedSequence):
         time, batch = len(input.batch_sizes), int(input.batch_sizes[0])
     else:
@@ -75,7 +75,7 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     return "\n".join([f"{head}:", *lines])
 
 
-def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor, dtype: torch.dtype) -> str:
+def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor, dtype: torch.dtype) -> list[str]:
     weight, rank = module.weight, module.weight.dim()
     images = input if input.dim() == rank else input.unsqueeze(0)
     if isinstance(module, MaskedConv1d):
@@ -91,7 +91,7 @@ def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor, dt
         half_precision=dtype in (torch.bfloat16, torch.float16),
         device=input.device.index or 0,
     )
-    return "\n".join(["", *(f"  {name}: {_describe_pass(plan)}" for name, plan in passes.items())])
+    return [f"  {name}: {_describe_pass(plan)}" for name, plan in passes.items()]
 
 
 def _describe_pass(plan: dict[str, Any]) -> str:

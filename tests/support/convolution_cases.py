@@ -101,7 +101,7 @@ class ConvolutionCase:
         self, input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         padding = [k // 2 * d for k, d in zip(self.kernel_size, self.dilation, strict=True)]
-        output = conv2d(input, weight * self.mask(), bias, padding=padding, dilation=self.dilation)
+        output = conv2d(input, weight * self.mask().to(weight.device), bias, padding=padding, dilation=self.dilation)
         if self.activation == "relu":
             output = output.relu()
         if self.activation == "gated":
