@@ -14,7 +14,7 @@ import pytest
 import torch
 from cases import CELLS, DTYPES, KINDS, Case, check_accuracy, flatten, hx_of, layer_inputs
 from comparing import assert_accurate, assert_all_accurate, assert_identical
-from on_gpu import float32_precision, require_path
+from on_gpu import captured, float32_precision, require_path
 from torch import Tensor
 
 import fused_rnn
@@ -182,18 +182,11 @@ def test_graph_capture(kind: str) -> None:
         output = layer(input)[0]
         return [output, *torch.autograd.grad(output.sum(), list(layer.parameters()))]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        both()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, replayed = captured(both)
     input.copy_(other)
     graph.replay()
     torch.cuda.synchronize()
-    assert all(map(torch.equal, captured, both()))
+    assert all(map(torch.equal, replayed, both()))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comparing import assert_accurate, assert_all_accurate, assert_identical
 from convolution_cases import MASKS, ConvolutionCase, channels_last
-from on_gpu import float32_precision
+from on_gpu import captured, float32_precision
 from torch import Tensor
 
 import fused_rnn
@@ -57,14 +57,7 @@ def test_graph_capture() -> None:
         output = layer(input)
         return [output, *torch.autograd.grad(output.sum(), list(layer.parameters()))]
 
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        both()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = both()
+    graph, replayed = captured(both)
     input.copy_(other)
     graph.replay()
     torch.cuda.synchronize()
@@ -72,7 +65,7 @@ def test_graph_capture() -> None:
     double = copy.deepcopy(layer).cpu().double()
     output = double(input.cpu().double())
     exact = [output, *torch.autograd.grad(output.sum(), list(double.parameters()))]
-    assert_all_accurate(*(dict(zip(names, results, strict=True)) for results in (captured, exact, both())))
+    assert_all_accurate(*(dict(zip(names, results, strict=True)) for results in (replayed, exact, both())))
 
 
 def test_streams() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from cases import KINDS, Case, check_accuracy
 from comparing import assert_identical
-from on_gpu import paths
+from on_gpu import captured, paths
 from torch import Tensor
 
 import fused_rnn
@@ -163,19 +163,6 @@ def test_lengths_out_of_range(kind: str, path: str) -> None:
         layer(input, lengths=in_range.cuda())
     finally:
         fused_rnn.set_debug(False)
-
-
-def captured(call: Any) -> tuple[torch.cuda.CUDAGraph, Any]:
-    """Return a CUDA graph of a call, and what the call returned while it was captured."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = call()
-    return graph, result
 
 
 @pytest.mark.parametrize("kind", KINDS)

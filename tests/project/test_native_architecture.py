@@ -19,7 +19,9 @@ torch.cuda.device_count = lambda: len(capabilities)
 torch.cuda.get_device_capability = lambda index: capabilities[index]
 sys.argv = ["setup.py", "--quiet", "--name"]
 setup = runpy.run_path("setup.py")
-print(";".join(setup["cuda_architectures"]()), setup["gencode"](setup["cuda_architectures"]()), sep="\\n")
+architectures = setup["cuda_architectures"]()
+flags = [setup["gencode"](architectures, hopper) for hopper in (False, True)]
+print(";".join(architectures), *flags, sep="\\n")
 """
 
 
@@ -67,15 +69,18 @@ def test_native_is_what_nvidia_smi_says(tmp_path: Path, capabilities: list[str],
         + "\n".join(f"echo {capability}" for capability in capabilities),
     )
     assert not done.returncode, done.stderr
-    named, gencode = done.stdout.splitlines()[-2:]
+    named, *flags = done.stdout.splitlines()[-3:]
     assert named == architectures
-    assert gencode.count("-gencode") == len(architectures.split(";")) + 1
-    assert gencode.endswith(f"-gencode=arch=compute_{ptx},code=compute_{ptx}")
+    for gencode in flags:
+        assert gencode.count("-gencode") == len(architectures.split(";")) + 1
+        assert gencode.endswith(f"-gencode=arch=compute_{ptx},code=compute_{ptx}")
+    # Only kernels for Hopper alone may have instructions that its successors lack.
+    assert [("compute_90a" in gencode) for gencode in flags] == [False, "90a" in architectures]
 
 
 def test_native_is_what_pytorch_says_where_it_sees_a_gpu(tmp_path: Path) -> None:
     done = ask_setup(tmp_path, "echo 8.0", seen_by_torch=[(9, 0)])
-    assert done.stdout.splitlines()[-2] == "90a"
+    assert done.stdout.splitlines()[-3] == "90a"
 
 
 @pytest.mark.parametrize("answer", ["exit 9", "exit 0", "echo 'No devices were found'", "echo [N/A]"])

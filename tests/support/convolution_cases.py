@@ -77,9 +77,12 @@ class ConvolutionCase:
             tensors["residual"] = random(self.batch, self.out_channels // halves, *self.size)
         return tensors
 
-    @cache  # noqa: B019  (cases live as long as the tests)
     def mask(self) -> Tensor:
-        """Return the mask of the weight, computed from its definition entry by entry."""
+        """Return a mask of the weight, computed from its definition entry by entry, which the caller may change."""
+        return self._computed_mask().clone()
+
+    @cache  # noqa: B019  (cases live as long as the tests)
+    def _computed_mask(self) -> Tensor:
         height, width = self.kernel_size
         centre = (height // 2, width // 2)
         mask = torch.zeros(self.out_channels, self.in_channels, height, width, dtype=torch.bool)

@@ -1,13 +1,15 @@
 """Settings and queries for tests on a GPU."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 
 from fused_rnn import _C
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -59,3 +61,16 @@ def require_path(path: str, taken: dict[str, str]) -> None:
     """Skip a test if neither pass uses the path, since it would test another one."""
     if path != "any" and path not in taken.values():
         pytest.skip(f"nothing takes the path {path}, but {taken}")
+
+
+def captured(call: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+    """Return a CUDA graph of a call, and what the call returned while it was captured."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return graph, result
