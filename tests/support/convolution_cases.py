@@ -84,18 +84,22 @@ class ConvolutionCase:
     @cache  # noqa: B019  (cases live as long as the tests)
     def _computed_mask(self) -> Tensor:
         height, width = self.kernel_size
+        entries = product(range(self.out_channels), range(self.in_channels), range(height), range(width))
+        # A list, since a tensor takes long to write to, entry by entry.
+        return torch.tensor([self._is_active(*entry) for entry in entries], dtype=torch.bool).view(
+            self.out_channels, self.in_channels, height, width
+        )
+
+    def _is_active(self, out_channel: int, in_channel: int, y: int, x: int) -> bool:
+        height, width = self.kernel_size
         centre = (height // 2, width // 2)
-        mask = torch.zeros(self.out_channels, self.in_channels, height, width, dtype=torch.bool)
-        for o, c, y, x in product(range(self.out_channels), range(self.in_channels), range(height), range(width)):
-            out_group = o * self.data_channels // self.out_channels
-            in_group = c * self.data_channels // self.in_channels
-            if self.mask_type in VERTICAL:
-                mask[o, c, y, x] = y < height // 2 or (self.mask_type == "vertical_B" and y == height // 2)
-            elif (y, x) == centre:
-                mask[o, c, y, x] = in_group < out_group or (self.mask_type == "B" and in_group == out_group)
-            else:
-                mask[o, c, y, x] = (y, x) < centre
-        return mask
+        if self.mask_type in VERTICAL:
+            return y < height // 2 or (self.mask_type == "vertical_B" and y == height // 2)
+        if (y, x) != centre:
+            return (y, x) < centre
+        out_group = out_channel * self.data_channels // self.out_channels
+        in_group = in_channel * self.data_channels // self.in_channels
+        return in_group < out_group or (self.mask_type == "B" and in_group == out_group)
 
     def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         return functional.masked_conv2d(input, weight, bias, *self.options, self.activation, residual)
