@@ -5,8 +5,6 @@
 
 #pragma once
 
-#include <cuda.h>
-
 #include <initializer_list>
 
 #include "cuda_on_host.h"
@@ -18,15 +16,6 @@ constexpr bool kHasHopper = false;
 #else
 constexpr bool kHasHopper = true;
 #endif
-
-// See hopper.cuh. The maps are those of driver.cpp.
-struct TensorMap {
-  CUtensorMap map;
-};
-const char* make_tensor_map(TensorMap& map, const void* data, bool bfloat16, int rank, const int64_t* sizes,
-                            const int64_t* strides, const int* box);
-
-using Barrier = uint64_t;
 
 inline uint32_t shared_address(const void* in_shared) { return host::shared_address(in_shared); }
 

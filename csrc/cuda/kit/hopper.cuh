@@ -4,6 +4,8 @@
 
 #pragma once
 
+#include <cuda.h>
+
 #include "cuda/kit/platform.cuh"
 
 namespace fused_rnn::cuda {
@@ -30,23 +32,6 @@ constexpr bool has_instruction(int columns) {
          columns == 256;
 }
 
-}  // namespace fused_rnn::cuda
-
-#ifdef FUSED_RNN_CUDA_ON_HOST
-#include "hopper_on_host.h"
-#else
-
-#include <cuda.h>
-
-namespace fused_rnn::cuda {
-
-// Whether the code that is compiled may use these instructions; kernels that need them have no body elsewhere.
-#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
-constexpr bool kHasHopper = false;
-#else
-constexpr bool kHasHopper = true;
-#endif
-
 // A tensor in global memory and the box of it that one copy moves; see make_tensor_map.
 struct TensorMap {
   CUtensorMap map;
@@ -59,6 +44,21 @@ const char* make_tensor_map(TensorMap& map, const void* data, bool bfloat16, int
                             const int64_t* strides, const int* box);
 
 using Barrier = uint64_t;
+
+}  // namespace fused_rnn::cuda
+
+#ifdef FUSED_RNN_CUDA_ON_HOST
+#include "hopper_on_host.h"
+#else
+
+namespace fused_rnn::cuda {
+
+// Whether the code that is compiled may use these instructions; kernels that need them have no body elsewhere.
+#if defined(__CUDA_ARCH__) && !defined(__CUDA_ARCH_FEAT_SM90_ALL)
+constexpr bool kHasHopper = false;
+#else
+constexpr bool kHasHopper = true;
+#endif
 
 FUSED_RNN_DEVICE uint32_t shared_address(const void* in_shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(in_shared));
