@@ -48,7 +48,12 @@ class MergedDirections(torch.nn.Module):
         self.merge_mode = merge_mode
 
     def forward(
-        self, input: Sequences, hx: Any = None, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Sequences,
+        hx: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_states: Any = None,
     ) -> tuple[Sequences, Any]:
         """Run sequences through the layer, and merge the outputs of its directions.
 
@@ -56,14 +61,18 @@ class MergedDirections(torch.nn.Module):
             input: as for the layer.
             hx: the initial state, as for the layer; None for zero.
             lengths: the steps of each sequence, as for the layer; None for all of them.
+            resets: before which steps the states are replaced, as for the layer; None for no step.
+            reset_states: what replaces the states there, as for the layer; None for zero.
 
         Returns:
             The output in the form of the input, its last dimension that of one direction, and the layer's final state.
         """
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, MergedDirections.forward, input, hx, lengths=lengths)) is not None:
-            return node
-        output, final = self.layer(input, hx, lengths=lengths)
+        options = {"lengths": lengths, "resets": resets, "reset_states": reset_states}
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            node = leaf(self, MergedDirections.forward, input, hx, **options)
+            if node is not None:
+                return node
+        output, final = self.layer(input, hx, **options)
         merged: Any = (
             self._merge(output) if isinstance(output, Tensor) else output._replace(data=self._merge(output.data))
         )

@@ -42,7 +42,12 @@ class WithDefaults(torch.nn.Module):
         self.register_buffer("lengths", lengths)
 
     def forward(
-        self, input: Tensor, hx: Any = None, lengths: Tensor | Sequence[int] | None = None
+        self,
+        input: Tensor,
+        hx: Any = None,
+        lengths: Tensor | Sequence[int] | None = None,
+        resets: Tensor | None = None,
+        reset_states: Any = None,
     ) -> tuple[Tensor, Any]:
         """Run sequences through the layer.
 
@@ -50,16 +55,20 @@ class WithDefaults(torch.nn.Module):
             input: padded sequences with a batch, as for the layer.
             hx: the initial state, as for the layer; None for the constant one.
             lengths: the steps of each sequence, as for the layer; None for the constant ones.
+            resets: before which steps the states are replaced, as for the layer; None for no step.
+            reset_states: what replaces the states there, as for the layer; None for zero.
 
         Returns:
             What the layer returns.
         """
-        traced = isinstance(input, Proxy) or isinstance(hx, Proxy)
-        if traced and (node := leaf(self, WithDefaults.forward, input, hx, lengths=lengths)) is not None:
-            return node
+        others = {"resets": resets, "reset_states": reset_states}
+        if isinstance(input, Proxy) or isinstance(hx, Proxy):
+            node = leaf(self, WithDefaults.forward, input, hx, lengths=lengths, **others)
+            if node is not None:
+                return node
         if hx is None:
             hx = self.initial_h if self.initial_c is None else (self.initial_h, self.initial_c)
-        return self.layer(input, hx, lengths=self.lengths if lengths is None else lengths)
+        return self.layer(input, hx, lengths=self.lengths if lengths is None else lengths, **others)
 
     def extra_repr(self) -> str:
         """Return the constant lengths, and the shape of the constant initial state."""

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CELLS, DTYPES, KINDS, Case, cell_case, comparable, flatten, hx_of, structure_of
-from comparing import assert_all_accurate, assert_identical
+from cases import CELLS, DTYPES, KINDS, Case, cell_case, class_of, comparable, flatten, hx_of, structure_of
+from comparing import assert_all_accurate, assert_identical, differentiate
 from segments import (
     RESET_STATES,
     check_nothing_passes_a_reset,
@@ -13,13 +13,14 @@ from segments import (
     packed_results,
     random_resets,
     reset_states_of,
+    run_segments,
     segments,
     theirs,
 )
 from torch import nn
 
 import fused_rnn
-from fused_rnn.modules import GRUResetBefore
+from fused_rnn.modules import GRUResetBefore, MergedDirections, Reversed, WithDefaults
 
 FORMS: list[dict[str, Any]] = [
     {},
@@ -191,6 +192,57 @@ def test_the_gru_with_the_reset_gate_before_the_product() -> None:
     parts = [module(input[:2]), module(input[2:])]
     assert_all_accurate({"output": output}, {"output": torch.cat([part[0] for part in parts])})
     assert_all_accurate({"h_n": h_n[::2]}, {"h_n": parts[1][1][::2]})
+
+
+@pytest.mark.parametrize("form", ["padded", "batch first", "lengths", "unbatched", "unbatched, lengths"])
+@pytest.mark.parametrize("which", RESET_STATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_reversed(kind: str, which: str, form: str, device: str) -> None:
+    """A layer that runs backwards is the second direction of a bidirectional one."""
+    case = Case(kind, time=7, batch=1 if "unbatched" in form else 5, bidirectional=True)
+    lengths = ((7, 3, 0, 5, 6) if case.batch > 1 else (5,)) if "lengths" in form else None
+    both, (input, states), resets = case.module(nn, torch.float64), case.tensors(torch.float64), random_resets(case)
+    resets[0, 0] = True
+    layer = class_of(fused_rnn, kind)(case.input_size, case.hidden_size, batch_first=form == "batch first").double()
+    layer.load_state_dict({name.removesuffix("_reverse"): w for name, w in both.state_dict().items() if "rev" in name})
+    module, others = Reversed(layer).to(device), reset_states_of(case, which)
+    leaves: dict[Any, torch.Tensor] = {"input": input, **dict(enumerate((*states, *others)))}
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    output, *finals = run_segments(both, case, input, states, resets, others, lengths)
+    exact = [output[..., case.hidden_size :], *(final[1:] for final in finals)]
+
+    def given(tensor: torch.Tensor, batch_dim: int) -> torch.Tensor:
+        return (tensor.select(batch_dim, 0) if "unbatched" in form else tensor).to(device)
+
+    sequences: list[Any] = [given(input, 1), given(resets, 1)]
+    if form == "batch first":
+        sequences = [sequence.transpose(0, 1) for sequence in sequences]
+    hx, replacing = (hx_of([given(s[..., 1:, :, :], -2) for s in each]) if each else None for each in (states, others))
+    options = {"lengths": lengths, "resets": sequences[1], "reset_states": replacing}
+    output, *finals = flatten(module(sequences[0], hx, **options))
+    found = [output.transpose(0, 1) if form == "batch first" else output, *finals]
+    if "unbatched" in form:
+        found = [tensor.unsqueeze(1) for tensor in found]
+    found, parameters = [tensor.cpu() for tensor in found], ((module, ""), (both, "_reverse"))
+    results = []
+    for outputs, (each, end) in zip((found, exact), parameters, strict=True):
+        weights = {n: w for n, w in each.named_parameters() if n.endswith(end)}
+        named = {name.removeprefix("layer.").removesuffix(end): weight for name, weight in weights.items()}
+        results.append(dict(enumerate([*outputs, *differentiate(outputs, {**leaves, **named}).values()])))
+    assert_all_accurate(*results)
+
+
+def test_layers_around_layers() -> None:
+    case, lengths = Case("LSTM", bidirectional=True), torch.tensor([5, 0, 3])
+    layer, (input, states) = case.module(fused_rnn, torch.float64), case.tensors(torch.float64)
+    options: dict[str, Any] = {"resets": random_resets(case), "reset_states": reset_states_of(case, "of every step")}
+    output, final = layer(input, states, **options)
+    merged, merged_final = MergedDirections(layer, "sum")(input, states, **options)
+    assert torch.equal(merged, output[..., :6] + output[..., 6:])
+    assert all(map(torch.equal, merged_final, final))
+    expected = flatten(layer(input, states, lengths=lengths, **options))
+    assert all(map(torch.equal, flatten(WithDefaults(layer, states, lengths)(input, **options)), expected))
 
 
 @pytest.mark.parametrize("batch", [3, None])
