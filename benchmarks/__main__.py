@@ -25,8 +25,7 @@ from benchmarks.machine import machine_name
 from benchmarks.memory import default_cases, run_memory
 from benchmarks.problem import CheckError
 from benchmarks.report import make_console, markdown_table, print_run
-from benchmarks.resets import default_cases as reset_cases
-from benchmarks.resets import run_resets
+from benchmarks.resets import reset_grid
 from benchmarks.results import Run
 from benchmarks.runner import run_benchmarks
 from benchmarks.sampling import default_cases as sampling_cases
@@ -42,7 +41,7 @@ QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
 SAMPLE = "sample"
 RESETS = "resets"
-RESETS_SECONDS = 8.0  # for each layer and fraction of resets
+RESETS_SECONDS = 4.0  # for each layer, fraction of resets and mode
 SAMPLE_SECONDS = 20.0  # for each network and batch
 SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
 
@@ -149,7 +148,8 @@ def _sample(options: argparse.Namespace, console: Console) -> Outcome:
 
 def _reset(options: argparse.Namespace, console: Console) -> Outcome:
     """Time layers with resets."""
-    run = run_resets(reset_cases(), console, 0.0 if options.check_only else options.seconds)
+    seconds = 0.0 if options.check_only else options.seconds
+    run = run_benchmarks(reset_grid(), (RESETS,), (), console, seconds=seconds)
     return run, [RESETS], {"": draw_chart}
 
 
@@ -205,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         help="states replaced where episodes end: ours, a loop over torch.nn's cell, and torch.nn's layer padded",
     )
     resets.add_argument(
-        "--seconds", type=float, default=RESETS_SECONDS, help="for each layer and fraction of resets (%(default)s)"
+        "--seconds", type=float, default=RESETS_SECONDS, help="for each layer, fraction and mode (%(default)s)"
     )
     for command in (scaling, memory, sample, resets):
         command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")

@@ -23,6 +23,7 @@ Precision = Literal["bfloat16", "float16", "tf32", "float32"]
 SECTIONS = ("lstm", "gru", "rnn", "cell", "packed", "half", "masked_conv2d")
 MODE_TITLES: dict[Mode, str] = {"forward": "forward", "training": "forward + backward"}
 BYTES_PER_FLOAT = 4
+RESETS = (0.0, 0.001, 0.01, 0.1)
 BYTES_PER_ELEMENT: dict[Dtype, int] = {"float32": BYTES_PER_FLOAT, "bfloat16": 2, "float16": 2}
 
 
@@ -74,6 +75,7 @@ class RecurrentCase:
     bidirectional: bool = False
     form: Form = "sequence"
     dtype: Dtype = "float32"
+    resets: float | None = None  # of all steps of all sequences, how many have their states replaced; None: no resets
 
     @property
     def layer(self) -> Layer:
@@ -83,6 +85,8 @@ class RecurrentCase:
     @property
     def section(self) -> str:
         """The part of the benchmark that `--only` selects."""
+        if self.resets is not None:
+            return "resets"
         if self.dtype != "float32":
             return "half"
         return self.layer.name.lower() if self.form == "sequence" else self.form
@@ -94,6 +98,8 @@ class RecurrentCase:
         name = names[self.form]
         if self.form == "sequence" and self.time == self.batch == 1:
             name += " one step"
+        if self.resets is not None:
+            name += f", {100 * self.resets:g} % resets"
         return name if self.dtype == "float32" else f"{name} {self.dtype}"
 
     @property
@@ -153,6 +159,7 @@ class GpuCase(RecurrentCase):
         words += ["both directions"] if self.bidirectional else []
         words += [f"{self.num_layers} layers"] if self.num_layers > 1 else []
         words += ["packed"] if self.form == "packed" else []
+        words += [f"{100 * self.resets:g} % resets"] if self.resets is not None else []
         return " ".join(words)
 
     @property
@@ -303,15 +310,16 @@ def gpu_case(
     num_layers: int = 1,
     bidirectional: bool = False,
     form: Form = "sequence",
+    resets: float | None = None,
 ) -> GpuCase:
     """Make a case from a precision instead of a dtype."""
     dtype: Dtype = "float32" if precision == "tf32" else precision
     sizes = (time, batch, hidden, hidden, num_layers)
-    return GpuCase(kind, *sizes, bidirectional, form, dtype, tf32=precision == "tf32")
+    return GpuCase(kind, *sizes, bidirectional, form, dtype, resets, tf32=precision == "tf32")
 
 
 def gpu_grid() -> list[GpuCase]:
-    """The most important cases, in that order: about 200 s for LSTM and GRU on an H200, then 40 s for the RNN."""
+    """The most important cases, in that order: 200 s for LSTM and GRU on an H200, 40 s for the RNN; then resets."""
     cases = [gpu_case("LSTM", "float16", *PUBLISHED_SHAPE)]
     gated: tuple[Kind, ...] = ("LSTM", "GRU")
     for kind in gated:
@@ -326,7 +334,10 @@ def gpu_grid() -> list[GpuCase]:
     cases += [gpu_case("RNN", "bfloat16", *PUBLISHED_SHAPE)]
     cases += [gpu_case("RNN", "bfloat16", 256, batch, hidden) for batch in (16, 128) for hidden in (512, 2048)]
     cases += [gpu_case("RNN", precision, 256, 32, hidden) for precision in PRECISIONS[1:] for hidden in (512, 2048)]
-    return [*cases, *_gpu_forms("RNN"), gpu_case("RNN_RELU", "bfloat16", 256, 32, 512)]
+    cases += [*_gpu_forms("RNN"), gpu_case("RNN_RELU", "bfloat16", 256, 32, 512)]
+    for kind, precision, resets in product(gated, PRECISIONS[::2], RESETS):
+        cases += [gpu_case(kind, precision, 128, 256, 256, resets=resets)]
+    return cases
 
 
 def _gpu_forms(kind: Kind) -> list[GpuCase]:

@@ -27,11 +27,12 @@ from benchmarks.machine import CLOCKS, ask_nvidia_smi, clocks_under_load, descri
 from benchmarks.problem import FUSED, CheckError, Compute, Outputs, Peer, Problem, check, torch_peer
 from benchmarks.recurrent_peers import flatten_result, make_input, make_layers, state_names
 from benchmarks.report import make_console, make_progress, print_gpu_run
+from benchmarks.resets import reset_problem
 from benchmarks.results import Result, Run
 from benchmarks.timing import Function, Measurement, time_together
 
 RESULTS = Path(__file__).parent / "results"
-LIMIT_SECONDS = 300.0
+LIMIT_SECONDS = 360.0
 SECONDS = 0.15  # for each case, mode, and way of calling; at least five rounds are made
 # The number of steps over which results are checked; more steps run the same kernels. The tests check the rounding
 # errors; here results only have to agree within 16 eps of the dtype, for tf32 of float16, which has the same mantissa.
@@ -52,6 +53,8 @@ def gpu_problem(case: GpuCase, mode: Mode, device: str = "cuda") -> Problem:
         The problem, in which every peer has the weights of torch.nn's layer.
     """
     _set_float32(case.tf32)
+    if case.resets is not None:
+        return reset_problem(case, mode, device)
     torch.manual_seed(0)
     theirs, ours = (layer.train(mode == "training") for layer in make_layers(case, device))
     leaf, input = make_input(case, device)

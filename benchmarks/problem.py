@@ -50,12 +50,14 @@ class Peer:
             gradients.
         modes: The modes that the peer supports.
         alone: Whether the peer must be timed alone, since it slows down others.
+        compared: Whether its results are compared with the reference; not if it computes something else.
     """
 
     name: str
     prepare: Callable[[Mode], Compute]
     modes: tuple[Mode, ...] = ("forward", "training")
     alone: bool = False
+    compared: bool = True
 
     def run_once(self, mode: Mode) -> Outputs:
         """The result of one call."""
@@ -131,7 +133,7 @@ def check(case: Case, problem: Problem, mode: Mode, *, rounding: bool = True) ->
     yardstick = next(peer for peer in problem.peers if peer.name == problem.yardstick)
     round_offs = _errors(yardstick, mode, expected)
     for peer in problem.peers:
-        if mode not in peer.modes:
+        if mode not in peer.modes or not peer.compared:
             continue
         errors = _errors(peer, mode, expected)
         for name, error, scale, round_off in zip(names, errors, scales, round_offs, strict=True):

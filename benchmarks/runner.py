@@ -14,6 +14,7 @@ from benchmarks.machine import Peak, describe_machine, measure_peak
 from benchmarks.problem import Problem, check
 from benchmarks.recurrent_peers import ONNX_RUNTIME, onnx_is_installed, recurrent_problem
 from benchmarks.report import make_progress
+from benchmarks.resets import reset_problem
 from benchmarks.results import Result, Run
 from benchmarks.timing import time_peers
 from benchmarks.training import make_pairs, train_pair
@@ -76,6 +77,8 @@ def _show(progress: Progress, task: TaskID, done: float) -> None:
 
 
 def _make_problem(case: Case, compiled: bool) -> Problem:
+    if isinstance(case, RecurrentCase) and case.resets is not None:
+        return reset_problem(case)
     if isinstance(case, RecurrentCase):
         return recurrent_problem(case, compiled=compiled)
     return convolution_problem(case)

@@ -1,7 +1,7 @@
 """The choice of layers, `--layer fused` or `--layer torch`, with the same arguments, weights and results.
 
 Where torch.nn lacks a feature, the classes here add it: `lengths` by packing, `resets` by a loop over the steps, masked
-convolution by masking the weight.
+convolution by masking the weight. Two functions compute resets in the other ways that are in use.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
 
 import fused_rnn
 
@@ -105,6 +105,45 @@ class DenseMaskedConv2d(fused_rnn.MaskedConv2d):
         """Convolve images `[batch, in_channels, height, width]`, and add a residual if there is one."""
         output = conv2d(input, self.weight * self.mask, self.bias, padding="same", dilation=self.dilation)
         return output if residual is None else output + residual
+
+
+def loop_over_cell(cell: Any, input: Tensor, resets: Tensor) -> Tensor:
+    """The output of torch.nn's cell, `[time, batch, hidden_size]`, whose states become zero before some steps.
+
+    Args:
+        cell: The cell.
+        input: `[time, batch, input_size]`.
+        resets: `[time, batch]`, where the states become zero.
+    """
+    keeps = resets.logical_not().to(input.dtype).unsqueeze(2)
+    h = input.new_zeros(input.size(1), cell.hidden_size)
+    c = h
+    outputs = []
+    for step, keep in zip(input, keeps, strict=True):
+        if isinstance(cell, nn.LSTMCell):
+            h, c = cell(step, (h * keep, c * keep))
+        else:
+            h = cell(step, h * keep)
+        outputs.append(h)
+    return torch.stack(outputs)
+
+
+def split_and_pad(layer: nn.Module, input: Tensor, resets: Tensor) -> Tensor:
+    """The output of torch.nn's layer, `[time, batch, hidden_size]`, for all segments as one padded batch.
+
+    Args:
+        layer: The layer, with the time first.
+        input: `[time, batch, input_size]`.
+        resets: `[time, batch]`, where a segment begins.
+    """
+    time, batch = resets.shape
+    begins = resets.clone()
+    begins[0] = True
+    lengths = begins.T.flatten().nonzero().flatten().diff(append=torch.tensor([time * batch], device=input.device))
+    segments = input.transpose(0, 1).flatten(0, 1).split(lengths.tolist())
+    output, _ = layer(pad_sequence(list(segments)))
+    inside = torch.arange(output.size(0), device=input.device) < lengths.unsqueeze(1)
+    return output.transpose(0, 1)[inside].view(batch, time, -1).transpose(0, 1)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,31 @@
 """The GPU benchmark, tested without a GPU: its grids, checks and tables, and the file that it writes."""
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from io import StringIO
+from itertools import product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
 from spoiling import spoil
+from torch import Tensor
 
-from benchmarks import gpu, machine
-from benchmarks.cases import PUBLISHED_SHAPE, GpuCase, Kind, Mode, gpu_case, gpu_grid, gpu_product_grid
+from benchmarks import gpu, machine, resets
+from benchmarks.cases import PUBLISHED_SHAPE, GpuCase, Kind, Mode, Precision, gpu_case, gpu_grid, gpu_product_grid
 from benchmarks.gpu import Gpu, _grid, _parser, gpu_problem, run_on_gpu
-from benchmarks.problem import Problem
+from benchmarks.problem import FUSED, CheckError, Problem
 from benchmarks.report import print_gpu_run
+from benchmarks.resets import LOOP, PADDED, TRITON, WITHOUT
 from benchmarks.results import Result, Run
 from benchmarks.timing import Function, Measurement
+from fused_rnn import reference
 
 RNN_KINDS: tuple[Kind, ...] = ("RNN", "RNN_RELU")
 CASES = [
@@ -53,14 +60,16 @@ def quiet() -> Console:
 
 def test_default_grid_has_every_size_precision_and_form() -> None:
     grid = gpu_grid()
-    assert len({(case.group, case.label) for case in grid}) == len(grid) < 100
+    assert len({(case.group, case.label) for case in grid}) == len(grid) < 120
     assert {case.precision for case in grid} == {"bfloat16", "float16", "tf32", "float32"}
     assert {case.hidden_size for case in grid} >= {128, 256, 384, 512, 768, 1024, 1536, 2048}
-    assert {case.batch for case in grid} == {1, 16, 32, 64, 128}
+    assert {case.batch for case in grid} == {1, 16, 32, 64, 128, 256}
     assert {case.time for case in grid} == {128, 256, 512, 1024}
     for form in ("both directions", "3 layers", "packed"):
         assert {case.kind for case in grid if form in case.group} == {"LSTM", "GRU", "RNN"}
     assert "RNN_RELU" in {case.kind for case in grid}
+    with_resets = {(case.kind, case.precision, case.resets) for case in grid if case.resets is not None}
+    assert with_resets == {*product(("LSTM", "GRU"), ("bfloat16", "tf32"), (0.0, 0.001, 0.01, 0.1))}
     assert (grid[0].time, grid[0].batch, grid[0].hidden_size) == PUBLISHED_SHAPE
 
 
@@ -81,6 +90,56 @@ def test_problem_computes_the_same_in_every_way(case: GpuCase, mode: Mode) -> No
     assert settings.fp32_precision == ("tf32" if case.tf32 else "ieee")
     gpu.check(case, problem, mode, rounding=False)
     assert torch.backends.cudnn.enabled
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize("fraction", [0.0, 0.3])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_problem_with_resets(kind: Kind, precision: Precision, fraction: float, mode: Mode) -> None:
+    case = gpu_case(kind, precision, 9, 4, 5, resets=fraction)
+    problem = gpu_problem(case, mode, "cpu")
+    assert [peer.name for peer in problem.peers] == [FUSED, WITHOUT, LOOP, PADDED]
+    gpu.check(replace(case, dtype="float16") if case.tf32 else case, problem, mode, rounding=False)
+    wrong = replace(problem, peers=[replace(problem.peers[1], compared=True), problem.peers[0], problem.peers[3]])
+    if fraction:
+        with pytest.raises(CheckError, match=f"of {WITHOUT} is"):
+            gpu.check(case, wrong, mode, rounding=False)
+
+
+def stand_in(cell: str, input: Tensor, *rest: Any, compute_dtype: torch.dtype, input_precision: str) -> Any:
+    """Compute in float64 what a kernel of torchrl does, whose batch comes first."""
+    count = 2 if cell == "lstm" else 1
+    states, weights, is_init = rest[:count], rest[count:-1], rest[-1]
+    assert input.dtype == torch.float32
+    assert (compute_dtype, input_precision) in ((torch.float32, "tf32"), (torch.bfloat16, "ieee"))
+    initial = [state[:, 0].double()[None] for state in states]
+    run: Any = {"lstm": reference.lstm, "gru": reference.gru}[cell]
+    doubles = [weight.double() for weight in weights]
+    output, *_ = run(input.transpose(0, 1).double(), *initial, doubles, resets=is_init.T)
+    return output.transpose(0, 1).float(), None
+
+
+@pytest.mark.parametrize("mode", ["forward", "training"])
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_the_kernels_of_torchrl_get_their_form(
+    monkeypatch: pytest.MonkeyPatch, kind: Kind, precision: Precision, mode: Mode
+) -> None:
+    """The arguments and results of the peer are compared with the others, with stand-ins for its kernels."""
+    name = "torchrl.modules.tensordict_module._rnn_triton"
+    kernels = ModuleType(name)
+    for cell in ("lstm", "gru"):
+        setattr(kernels, f"{cell}_triton", partial(stand_in, cell))
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        monkeypatch.setitem(sys.modules, ".".join(parts[:end]), ModuleType(parts[end - 1]))
+    sys.modules["torchrl.modules.tensordict_module"]._rnn_triton = kernels  # type: ignore[attr-defined]
+    monkeypatch.setattr(resets, "triton_runs_on", lambda device: True)
+    case = gpu_case(kind, precision, 9, 4, 5, resets=0.3)
+    problem = gpu_problem(case, mode, "cpu")
+    assert problem.peers[-1].name == TRITON
+    gpu.check(replace(case, dtype="float16") if case.tf32 else case, problem, mode, rounding=False)
 
 
 def test_run_times_graphs_and_calls_and_writes_after_each_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

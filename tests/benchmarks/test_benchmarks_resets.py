@@ -9,24 +9,27 @@ import torch
 import fused_rnn
 from benchmarks import __main__
 from benchmarks.__main__ import main
-from benchmarks.cases import RecurrentCase
+from benchmarks.cases import Kind, RecurrentCase
 from benchmarks.problem import FUSED
-from benchmarks.resets import LOOP, PADDED, WITHOUT, ResetCase
+from benchmarks.resets import LOOP, PADDED, WITHOUT
 from benchmarks.results import Run
 
-TINY = [ResetCase(RecurrentCase(kind, 7, 3, 4, 5), fraction) for kind in ("LSTM", "GRU") for fraction in (0.0, 0.3)]
+KINDS: tuple[Kind, ...] = ("LSTM", "GRU")
+TINY = [RecurrentCase(kind, 7, 3, 4, 5, resets=fraction) for kind in KINDS for fraction in (0.0, 0.3)]
 
 
 @pytest.fixture(autouse=True)
 def _tiny_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(__main__, "reset_cases", lambda: TINY)
+    monkeypatch.setattr(__main__, "reset_grid", lambda: TINY)
 
 
 def test_resets_command_times_all_peers(tmp_path: Path) -> None:
     assert main(["resets", "--seconds", "0.1", "--output", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*-resets.json")
     results = Run.load(path).results
-    assert [(result.group, result.label) for result in results] == [(case.group, case.label) for case in TINY]
+    assert [(result.group, result.label, result.mode) for result in results] == [
+        (case.group, case.label, mode) for case in TINY for mode in ("forward", "training")
+    ]
     for result in results:
         assert result.times.keys() == {FUSED, LOOP, PADDED, WITHOUT}
     assert path.with_suffix(".png").stat().st_size > 1000
@@ -40,4 +43,4 @@ def test_a_reset_one_step_late_is_found(monkeypatch: pytest.MonkeyPatch, capsys:
 
     monkeypatch.setattr(fused_rnn.GRU, "forward", late)
     assert main(["--check-only", "resets"]) == 1
-    assert f"of {FUSED} differs by" in capsys.readouterr().out
+    assert f"of {FUSED} is" in capsys.readouterr().out
