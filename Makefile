@@ -6,7 +6,8 @@
 #   make test-torch-cuda  build and test against PyTorch for CUDA 13, in a separate environment (6 GB, needs nvcc)
 #   make test-emulated  test the AVX-512 kernels in an emulator, for machines without AVX-512 (needs Debian's bochs and
 #                   isolinux)
-#   make ecosystem  convert and train models of other packages, in a separate environment (2 GB)
+#   make ecosystem  convert and train models of other packages, and run the page on reinforcement learning, in a separate
+#                   environment (2 GB)
 #   make gpu        build for this machine's NVIDIA GPU, run the tests that need one, time against cuDNN (10 minutes)
 #   make sanitize-cuda  run the tests marked `sanitize` under compute-sanitizer's memcheck and racecheck
 #   make examples   run every example with its defaults: pictures, and the table of examples/README.md

@@ -125,6 +125,30 @@ def test_layers_and_cells_alone(kind: str, exporter: str) -> None:
         assert_agree(infer(model.SerializeToString(), given), module, given)
 
 
+class Acting(nn.Module):
+    """Cells whose states are replaced before the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.gru = fused_rnn.LSTMCell(INPUT, HIDDEN), fused_rnn.GRUCell(HIDDEN, HIDDEN)
+
+    def forward(self, input: Tensor, h: Tensor, c: Tensor, reset: Tensor) -> list[Tensor]:
+        h, c = self.lstm(input, (h, c), reset=reset)
+        return [h, c, self.gru(h, c, reset=reset, reset_states=h + 1)]
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "traced", "program"])
+def test_cells_with_reset(exporter: str) -> None:
+    model = Acting()
+
+    def inputs(batch: int) -> list[Tensor]:
+        return [torch.randn(batch, INPUT), *torch.randn(2, batch, HIDDEN), torch.arange(batch) % 3 == 1]
+
+    exported = export(model, inputs(BATCH), [ROWS] * 4, exporter).SerializeToString()
+    for given in (inputs(7), inputs(1)):
+        assert_agree(infer(exported, given), model, given)
+
+
 class Model(nn.Module):
     """A model of layers, cells and convolutions, with zero initial states."""
 

@@ -219,7 +219,7 @@ def torchrl_gru() -> Problem:
     return reinforcement_module("GRUModule")
 
 
-def recurrent_ppo() -> Any:
+def recurrent_ppo(policy: Any = "MlpLstmPolicy", **kwargs: Any) -> Any:
     """RecurrentPPO of sb3-contrib, reinforcement learning with LSTMs for actor and critic, on a tiny environment."""
     import gymnasium
     import numpy
@@ -252,8 +252,8 @@ def recurrent_ppo() -> Any:
             return observations.to(torch.get_default_dtype())
 
     return RecurrentPPO(
-        "MlpLstmPolicy", Environment(), n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
-        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4], "features_extractor_class": Features},
+        policy, Environment(), n_steps=16, batch_size=16, n_epochs=2, seed=0, device="cpu",
+        policy_kwargs={"lstm_hidden_size": 8, "net_arch": [4], "features_extractor_class": Features, **kwargs},
     )  # fmt: skip
 
 
