@@ -109,6 +109,11 @@ def compute_capabilities() -> list[tuple[int, int]]:
         return []
 
 
+def uses_hopper(source: Path) -> bool:
+    """Returns whether kernels use instructions of Hopper that only its architecture-specific target has."""
+    return CSRC / "cuda" / "conv" in source.parents or source.stem.startswith("warpgroup_")
+
+
 def gencode(architectures: list[str], hopper: bool) -> str:
     """Returns nvcc's -gencode flags: machine code for each architecture, and PTX of the last one for newer GPUs.
 
@@ -175,7 +180,7 @@ class BuildKernels(cpp_extension.BuildExtension):
             )
             hopper = " -DFUSED_RNN_HOPPER" if "90a" in cuda_architectures() else ""
             for source in sorted((CSRC / "cuda").rglob("*.cu")):
-                flags = gencode(cuda_architectures(), CSRC / "cuda" / "conv" in source.parents)
+                flags = gencode(cuda_architectures(), uses_hopper(source))
                 build("cuda", source, flags=flags + (hopper if source.stem == "device_info" else ""))
         (folder / "build.ninja").write_text("\n".join(lines) + "\n")
         return objects

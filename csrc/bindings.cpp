@@ -96,13 +96,15 @@ Path path_of(const std::string& name) {
   if (name == "stepwise") return Path::kStepwise;
   if (name == "cluster") return Path::kCluster;
   if (name == "grid") return Path::kGrid;
-  throw py::value_error("path must be any, stepwise, cluster or grid, not " + name);
+  if (name == "warpgroup") return Path::kWarpgroup;
+  throw py::value_error("path must be any, stepwise, cluster, grid or warpgroup, not " + name);
 }
 
 // Restricts which plans of the persistent kernels may be chosen from now on, for tests and tuning. 0 means any value;
 // for chunks_in_registers, where 0 is a possible value, -1 does.
-void set_plan_override(const std::string& path, int blocks, int groups, int batch_tiles, int chunks_in_registers) {
-  fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers};
+void set_plan_override(const std::string& path, int blocks, int groups, int batch_tiles, int chunks_in_registers,
+                       int split) {
+  fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers, split};
 }
 
 // Returns what plans are made for: what a GPU has.
@@ -131,7 +133,7 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
     result["reason"] = why_stepwise(problem, fused_rnn::ops::current_plan_override());
     return result;
   }
-  result["path"] = plan.cluster ? "cluster" : "grid";
+  result["path"] = plan.split > 0 ? "warpgroup" : plan.cluster ? "cluster" : "grid";
   result["hidden_size"] = problem.hidden_size;
   result["blocks"] = plan.blocks;
   result["groups"] = plan.groups;
@@ -140,9 +142,11 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
   result["row_tiles"] = plan.row_tiles;
   result["batch_tiles"] = plan.batch_tiles;
   result["chunks_in_registers"] = plan.chunks_in_registers;
+  result["split"] = plan.split;
   result["launches"] = directions / plan.directions;
   result["shared_bytes"] = fused_rnn::cuda::shared_layout(plan, problem).total;
-  result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem, gpu);
+  // Of the kernels in which warpgroups multiply, none has been measured, so there is no estimate.
+  if (plan.split == 0) result["microseconds"] = fused_rnn::cuda::estimate_step(plan, problem, gpu);
   return result;
 }
 
@@ -200,7 +204,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("max_rows"));
 #ifdef FUSED_RNN_CUDA
   module.def("set_plan_override", &set_plan_override, py::arg("path") = "any", py::arg("blocks") = 0,
-             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1);
+             py::arg("groups") = 0, py::arg("batch_tiles") = 0, py::arg("chunks_in_registers") = -1,
+             py::arg("split") = 0);
   module.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("element_bytes"), py::arg("batch"),
              py::arg("hidden_size"), py::arg("directions"), py::arg("backward"), py::arg("projected"), py::arg("time"),
              py::arg("device") = 0);

@@ -55,7 +55,12 @@ def cpu_plan(
 # cuda_masked_conv2d_plan how a GPU computes a masked convolution of the given shapes, cuda_device what the GPU has for
 # plans, and finds_cublas tells whether torch's cuBLAS was found. The limit on multiprocessors is 0 for none.
 def set_plan_override(
-    path: str = "any", blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
+    path: str = "any",
+    blocks: int = 0,
+    groups: int = 0,
+    batch_tiles: int = 0,
+    chunks_in_registers: int = -1,
+    split: int = 0,
 ) -> None: ...
 def cuda_plan(
     cell: str,

@@ -110,9 +110,9 @@ def _describe(plan: dict[str, Any], hidden_size: int) -> str:
     if plan["path"] == "stepwise":
         return f"stepwise, since {plan['reason']}"
     padded = f"padded to hidden size {plan['hidden_size']}, " if plan["hidden_size"] != hidden_size else ""
+    estimate = f", about {plan['microseconds']:.1f} us a step" if "microseconds" in plan else ""
     return (
         f"{plan['path']}, {padded}{plan['groups']} groups of {plan['blocks']} blocks for each direction, of "
         f"{plan['units']} hidden units and {plan['sequences']} sequences each, {plan['shared_bytes']} bytes of shared "
-        f"memory a block, {'one direction after the other, ' if plan['launches'] > 1 else ''}"
-        f"about {plan['microseconds']:.1f} us a step"
+        f"memory a block{', one direction after the other' if plan['launches'] > 1 else ''}{estimate}"
     )

@@ -61,7 +61,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(params=["any", "stepwise", "grid", "cluster"])
+@pytest.fixture(params=["any", "stepwise", "grid", "cluster", "warpgroup"])
 def path(request: pytest.FixtureRequest) -> Iterator[str]:
     """Restrict the layers on a GPU to one path, where it supports them."""
     _C.set_plan_override(request.param)

@@ -8,8 +8,8 @@
 
 namespace fused_rnn::cuda {
 
-// The persistent kernels are built in persistent/instances/, a file for each direction and type and one or two cells,
-// so that compilers can work side by side.
+// The persistent kernels are built in persistent/instances/, a file for each cell, pass and type, and one more where
+// warpgroups multiply, so that compilers can work side by side.
 #define FUSED_RNN_BUILT_ELSEWHERE(Cell, T)                                                                 \
   extern template const char* launch_persistent<cells::Cell, T>(const PersistentForwardParams<T>& params,  \
                                                                 void* stream);                             \
@@ -20,6 +20,15 @@ namespace fused_rnn::cuda {
   FUSED_RNN_BUILT_ELSEWHERE(Cell, bfloat16)           \
   FUSED_RNN_BUILT_ELSEWHERE(Cell, float16)
 FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_BUILT_ELSEWHERE_FOR_EACH_TYPE)
+
+#define FUSED_RNN_WARPGROUP_BUILT_ELSEWHERE(Cell, T)                                                     \
+  extern template const char* launch_warpgroup<cells::Cell, T>(const PersistentForwardParams<T>& params, \
+                                                               void* stream);                            \
+  extern template const char* launch_warpgroup<cells::Cell, T>(const PersistentBackwardParams<T>& params, void* stream);
+#define FUSED_RNN_WARPGROUP_BUILT_ELSEWHERE_FOR_EACH_TYPE(Cell) \
+  FUSED_RNN_WARPGROUP_BUILT_ELSEWHERE(Cell, bfloat16)           \
+  FUSED_RNN_WARPGROUP_BUILT_ELSEWHERE(Cell, float16)
+FUSED_RNN_FOR_EACH_CELL(FUSED_RNN_WARPGROUP_BUILT_ELSEWHERE_FOR_EACH_TYPE)
 
 namespace {
 
@@ -43,6 +52,8 @@ const char* with_types(cells::Kind cell, Element element, const Body& body) {
 template <template <typename> typename Params>
 const char* start_persistent(cells::Kind cell, Element element, const Params<void>& params, void* stream) {
   return with_types(cell, element, [&]<typename Cell, typename T>() -> const char* {
+    if constexpr (sizeof(T) == 2)
+      if (params.plan.split > 0) return launch_warpgroup<Cell, T>(std::bit_cast<Params<T>>(params), stream);
     if constexpr (__is_same(T, double))
       return "there is no persistent kernel for float64";
     else

@@ -25,6 +25,8 @@ struct PersistentPlan {
   int32_t batch_tiles;  // tiles of 8 sequences that a block works on at a time
   // How many of each warp's chunks of a segment lie in registers; 0 if all lie in shared memory.
   int32_t chunks_in_registers;
+  // Where warpgroups multiply: blocks of a cluster, which share out the depth of each product; else 0.
+  int32_t split;
   int32_t partials;         // buffers of partial sums: 2, or 1 where two do not fit into shared memory
   int32_t directions;       // directions of one launch: all, or 1 where they are launched one after the other
   int32_t first_direction;  // the first direction of a launch; the launch sets it

@@ -10,7 +10,7 @@ import torch
 from cuda_on_host.build import build, build_glue
 from cuda_on_host.structs import Kernels
 
-PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3}
+PATHS = {"any": 0, "stepwise": 1, "cluster": 2, "grid": 3, "warpgroup": 4}
 """The values of the enumeration cuda::Path."""
 
 

@@ -5,6 +5,7 @@
 
 #pragma once
 
+#include <array>
 #include <initializer_list>
 
 #include "cuda_on_host.h"
@@ -31,17 +32,20 @@ void load_box(void* to, const TensorMap& from, Barrier* barrier, std::initialize
 void store_box(const TensorMap& to, const void* from, std::initializer_list<int> at);
 void wait_for_boxes(int batches);
 
-// An instruction of a warpgroup: sum[64 x columns] (+)= left[64 x 16] right[16 x columns].
+// An instruction of a warpgroup: sum[64 x columns] (+)= left[64 x 16] right[16 x columns]. The left matrix is in shared
+// memory, or in registers, which each lane has its own of.
 struct Product {
   bool bfloat16;
   int columns;
-  bool left_depth_first, right_depth_first;
+  bool left_in_registers, left_depth_first, right_depth_first;
   uint64_t left, right;
   bool add;
 
   bool operator==(const Product&) const = default;
 };
-void start_product(const Product& product, float* sums);
+constexpr int kLeftWords = 4;
+using LeftWords = std::array<const uint32_t*, kLeftWords>;  // of a lane
+void start_product(const Product& product, float* sums, const LeftWords& left = {});
 void wait_for_products(int batches);
 
 void change_registers(bool more, int count);
@@ -98,10 +102,20 @@ void matrices_done() {
   host::wait_for_products(kBatches);
 }
 
+template <int kCount>
+void sums_change(float (&)[kCount]) {}
+
 template <bool kBFloat16, int kColumns, bool kLeftDepthFirst, bool kRightDepthFirst>
 void multiply_matrices(float (&sum)[kColumns / 2], uint64_t left, uint64_t right, bool add) {
   static_assert(has_instruction(kColumns));
-  host::start_product({kBFloat16, kColumns, kLeftDepthFirst, kRightDepthFirst, left, right, add}, sum);
+  host::start_product({kBFloat16, kColumns, false, kLeftDepthFirst, kRightDepthFirst, left, right, add}, sum);
+}
+
+template <bool kBFloat16, int kColumns>
+void multiply_from_registers(float (&sum)[kColumns / 2], const uint32_t& left0, const uint32_t& left1,
+                             const uint32_t& left2, const uint32_t& left3, uint64_t right, bool add) {
+  static_assert(has_instruction_from_registers(kColumns));
+  host::start_product({kBFloat16, kColumns, true, true, true, 0, right, add}, sum, {&left0, &left1, &left2, &left3});
 }
 
 }  // namespace fused_rnn::cuda

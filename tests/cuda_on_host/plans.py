@@ -55,6 +55,23 @@ def plan_of(
     )
 
 
+def warpgroup_plan(
+    layer: Layer, backward: bool, split: int, sequences: int = 64, launches: int = 1, partials: int = 2
+) -> Plan:
+    """Return the plan in which warpgroups multiply, and whose groups have so many sequences."""
+    return Plan(
+        blocks=divide_up(divide_up(layer.hidden_size, 16), split) * split,
+        groups=divide_up(layer.batch, sequences),
+        units=16,
+        sequences=sequences,
+        row_tiles=row_tiles(layer.gates, 16, backward),
+        batch_tiles=8,
+        split=split,
+        partials=partials,
+        directions=layer.directions // launches,
+    )
+
+
 def random_lengths(rng: random.Random, time: int, batch: int) -> dict[str, tuple[int, ...] | int]:
     """Return lengths, or the batch sizes of packed sequences, or nothing."""
     form = rng.choice(["all", "lengths", "packed"])

@@ -36,13 +36,15 @@ class Plan(ctypes.Structure):
     """How a persistent kernel shares out a layer."""
 
     NUMBERS = (
-        "blocks groups units sequences row_tiles batch_tiles chunks_in_registers partials directions first_direction"
+        "blocks groups units sequences row_tiles batch_tiles chunks_in_registers split partials directions "
+        "first_direction"
     )
     _fields_ = [("cluster", c_bool), *_fields(c_int32, NUMBERS)]
 
     def __str__(self) -> str:
         numbers = ",".join(f"{name}={getattr(self, name)}" for name in self.NUMBERS.split())
-        return f"{'cluster' if self.cluster else 'grid'},{numbers}"
+        path = "warpgroup" if self.split else "cluster" if self.cluster else "grid"
+        return f"{path},{numbers}"
 
 
 _LAYER = [("steps", Steps), ("plan", Plan), *_fields(c_int64, "hidden_size directions"), ("full_precision", c_bool)]
@@ -117,23 +119,36 @@ class Device(ctypes.Structure):
         ("hopper", c_bool),
     ]  # fmt: skip
 
-    def __init__(self, multiprocessors: int = 0, shared_bytes: int = 0, cluster: int = 1, most_blocks: int = 0) -> None:
+    def __init__(
+        self,
+        multiprocessors: int = 0,
+        shared_bytes: int = 0,
+        cluster: int = 1,
+        most_blocks: int = 0,
+        hopper: bool = False,
+    ) -> None:
         at_once = [multiprocessors // blocks if 1 <= blocks <= cluster and cluster > 1 else 0 for blocks in range(17)]
-        super().__init__(multiprocessors, shared_bytes, (c_int * 17)(*at_once), most_blocks, False)
+        super().__init__(multiprocessors, shared_bytes, (c_int * 17)(*at_once), most_blocks, hopper)
 
 
-H200 = Device(132, 227 * 1024, 16)
+H200 = Device(132, 227 * 1024, 16, hopper=True)
 # What the driver of one says: _C.cuda_device(0)["clusters"].
 H200.clusters[:] = [0, 132, 66, 39, 30, 22, 17, 15, 15, 9, 7, 7, 7, 7, 7, 7, 7]
 
 
 class PlanOverride(ctypes.Structure):
-    _fields_ = _fields(c_int, "path blocks groups batch_tiles chunks_in_registers")
+    _fields_ = _fields(c_int, "path blocks groups batch_tiles chunks_in_registers split")
 
     def __init__(
-        self, path: int = 0, blocks: int = 0, groups: int = 0, batch_tiles: int = 0, chunks_in_registers: int = -1
+        self,
+        path: int = 0,
+        blocks: int = 0,
+        groups: int = 0,
+        batch_tiles: int = 0,
+        chunks_in_registers: int = -1,
+        split: int = 0,
     ) -> None:
-        super().__init__(path, blocks, groups, batch_tiles, chunks_in_registers)
+        super().__init__(path, blocks, groups, batch_tiles, chunks_in_registers, split)
 
 
 class Tiles(NamedTuple):

@@ -11,7 +11,7 @@ from cuda_on_host import stepwise
 from cuda_on_host.build import build_variant
 from cuda_on_host.host import OnHost
 from cuda_on_host.layer import Layer, by_reference, peer_of
-from cuda_on_host.plans import plan_of
+from cuda_on_host.plans import plan_of, warpgroup_plan
 from cuda_on_host.structs import Kernels
 
 # Fewer kernels to compile.
@@ -21,6 +21,7 @@ FEW: Edit = (
     "chunks_in_registers > 0 || row_tiles * batch_tiles > 2",
 )
 WRONG = "error|NaN or Inf"
+WARPGROUP = "cuda/persistent/warpgroup_product.cuh"
 
 
 LSTM = Layer("LSTM", time=5, batch=20, hidden_size=20)
@@ -31,6 +32,8 @@ RELU = replace(LSTM, kind="RNN_RELU")
 BFLOAT16 = Layer("GRU", torch.bfloat16, time=40, batch=20, hidden_size=24)
 FLOAT16 = replace(BFLOAT16, dtype=torch.float16)
 BOTH = replace(LSTM, directions=2)
+# Two tiles of sequences for a warpgroup, and more than one batch of chunks.
+TILES = Layer("LSTM", torch.bfloat16, time=3, batch=70, hidden_size=296)
 LENGTHS = tuple(range(4)) * 5
 
 
@@ -44,6 +47,8 @@ class Fault:
     says: str = WRONG
     """What the failure says."""
     cluster: bool = False
+    split: int = 0
+    """How many blocks share out the depth of a product, where warpgroups multiply."""
     kernel: str = "forward"
     """Where it is planted: forward, backward, or pointwise for the stepwise path."""
 
@@ -52,14 +57,13 @@ class Fault:
         """Return the source that has the kernel."""
         if self.kernel == "pointwise":
             return "recurrent"
-        return (
-            f"{self.layer.kind.partition('_')[0].lower()}_{self.kernel}_{str(self.layer.dtype).removeprefix('torch.')}"
-        )
+        cell, dtype = self.layer.kind.partition("_")[0].lower(), str(self.layer.dtype).removeprefix("torch.")
+        return f"{'warpgroup_' if self.split else ''}{cell}_{self.kernel}_{dtype}"
 
 
 FAULTS = {
     "no barrier after the products": Fault(
-        "cuda/persistent/walk.cuh", "    block_barrier();\n    return", "    return",
+        "cuda/persistent/walk.cuh", "    meet();\n    return", "    return",
     ),
     "one buffer of partial sums, and nobody waits": Fault(
         "cuda/persistent/walk.cuh", "      turn_ ^= 1;\n    else\n      block_barrier();", "      turn_ = 0;",
@@ -76,8 +80,8 @@ FAULTS = {
         cluster=True, says="waits for what no block will write",
     ),
     "half a barrier": Fault(
-        "cuda/persistent/walk.cuh", "    block_barrier();\n    return",
-        "    if (threadIdx.x % 2) block_barrier();\n    return", says="waits for",
+        "cuda/persistent/walk.cuh", "    meet();\n    return", "    if (threadIdx.x % 2) meet();\n    return",
+        says="waits for",
     ),
     "what was read stays there": Fault(
         "cuda/persistent/handover.cuh", "if (received.at[n] && j < received.chunks)\n",
@@ -195,6 +199,47 @@ FAULTS = {
         "cuda/stepwise/pointwise.cuh", "!kHasCellState && p.cell ? carried", "false ? carried",
         FLOAT16, kernel="pointwise",
     ),
+    # Where warpgroups multiply.
+    "weights in another order": Fault(
+        WARPGROUP, "chunk % 2 * 4 + w)) + vector", "chunk % 2 * 4 + (w ^ 1))) + vector", TILES, split=2,
+    ),
+    "weights of another chunk": Fault(
+        WARPGROUP, "chunk % chunks * Traits::kSplit", "chunk % chunks", TILES, split=2,
+    ),
+    "weights that nobody may see": Fault(
+        "cuda/persistent/walk.cuh", "      shared_written();\n", "", TILES, split=2, says="shared_written",
+    ),
+    "a product that is not waited for": Fault(
+        WARPGROUP, "        matrices_done<0>();\n", "", TILES, split=2,
+        says="error|NaN or Inf|matrices_done|matrices_begin|products are done",
+    ),
+    "a product without its beginning": Fault(
+        WARPGROUP, "        matrices_begin();\n", "", TILES, split=2, says="matrices_begin was not called",
+    ),
+    "values of the first chunks again": Fault(
+        WARPGROUP, "      first += kChunks;\n", "", TILES, split=2, says="error|waits for",
+    ),
+    "sums for another block": Fault(
+        WARPGROUP, "const int owner = j * 8 / Weights::kOwnRows;",
+        "const int owner = Traits::kSplit - 1 - j * 8 / Weights::kOwnRows;", TILES, split=2,
+    ),
+    "blocks of a cluster that do not meet": Fault(
+        "cuda/persistent/walk.cuh", "if constexpr (Traits::kSplit > 1)\n      cluster_barrier();",
+        "if constexpr (Traits::kSplit > 8)\n      cluster_barrier();", TILES, split=2,
+        says="error|NaN or Inf|ended|waits for",
+    ),
+    "the second sequences of a thread left out": Fault(
+        "cuda/persistent/walk.cuh", "return offset_ + pair * (kSequences / kPairs);",
+        "return offset_ + pair / kPairs;", TILES, split=2, says="error|NaN or Inf|waits for",
+    ),
+    "no cluster for a warpgroup": Fault(
+        "cuda/persistent/launch.cuh", "plan.split > 1 ? plan.split : 1", "1", TILES, split=2,
+        says="the cluster has no such block",
+    ),
+    "a part of the depth left out backward": Fault(
+        "cuda/persistent/walk.cuh", "part < Traits::kParts; ++part", "part < (Traits::kParts + 1) / 2; ++part", TILES,
+        split=2, kernel="backward",
+    ),
     # In how many blocks are launched, and how.
     "the last threads left out": Fault(
         "cuda/stepwise/pointwise.cuh", "(count + kPointwiseThreads - 1) / kPointwiseThreads",
@@ -213,7 +258,7 @@ FAULTS = {
         says="waits for what no block will write",
     ),
     "no cluster": Fault(
-        "cuda/persistent/launch.cuh", "plan.cluster ? plan.blocks : 1,", "1,", cluster=True,
+        "cuda/persistent/launch.cuh", "plan.cluster ? plan.blocks : ", "false ? 0 : ", cluster=True,
         says="the cluster has no such block",
     ),
     "half of the memory filled": Fault(
@@ -229,16 +274,19 @@ def test_a_fault_is_seen(name: str) -> None:
     edits = [FEW, (fault.file, fault.old, fault.new)]
     kernels = Kernels(build_variant(name.replace(" ", "_").replace("'", ""), edits, [fault.stem]))
     with pytest.raises((AssertionError, RuntimeError), match=fault.says):
-        run_and_compare(kernels, fault.layer, fault.cluster, fault.kernel == "pointwise")
+        run_and_compare(kernels, fault.layer, fault.cluster, fault.split, fault.kernel == "pointwise")
 
 
-def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool, pointwise: bool) -> None:
+def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool, split: int, pointwise: bool) -> None:
     for seed in range(4):
         kernels.choose_schedule(seed)
         host = OnHost(kernels, layer)
         if pointwise:
             stepwise.forward(host)
             stepwise.backward(host)
+        elif split:
+            host.forward(warpgroup_plan(layer, False, split, sequences=128))
+            host.backward(warpgroup_plan(layer, True, split, sequences=128))
         else:
             host.forward(plan_of(layer, False, cluster, units=8, sequences=24))
             host.backward(plan_of(layer, True, cluster, units=8, sequences=24))
@@ -249,10 +297,8 @@ def run_and_compare(kernels: Kernels, layer: Layer, cluster: bool, pointwise: bo
 
 
 def test_without_a_fault(kernels: Kernels) -> None:
-    for layer, pointwise, cluster in {
-        (fault.layer, fault.kernel == "pointwise", fault.cluster) for fault in FAULTS.values()
-    }:
-        run_and_compare(kernels, layer, cluster, pointwise)
+    for case in {(f.layer, f.cluster, f.split, f.kernel == "pointwise") for f in FAULTS.values()}:
+        run_and_compare(kernels, *case)
 
 
 def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
@@ -261,10 +307,10 @@ def test_a_kernel_without_code_ends(kernels: Kernels) -> None:
     without = Kernels(build_variant("without_clusters", [FEW], stems, "-O1 -DFUSED_RNN_WITHOUT_CLUSTERS"))
     layer = Layer("LSTM", batch=4, hidden_size=8)
     host = OnHost(without, layer)
-    with pytest.raises(RuntimeError, match="no code for clusters"):
+    with pytest.raises(RuntimeError, match="no code for this GPU"):
         host.forward(plan_of(layer, False, True, units=8))
     host.forward(plan_of(layer, False, False, units=8))
-    with pytest.raises(RuntimeError, match="no code for clusters"):
+    with pytest.raises(RuntimeError, match="no code for this GPU"):
         host.backward(plan_of(layer, True, True, units=8))
 
 

@@ -110,6 +110,25 @@ def test_persistent(case: Case, dtype: torch.dtype, path: str) -> None:
     check(case, dtype)
 
 
+@pytest.mark.parametrize("dtype", DTYPES[2:], ids=str)
+@pytest.mark.parametrize("case", PERSISTENT, ids=str)
+def test_warpgroup(case: Case, dtype: torch.dtype, operators: Any) -> None:
+    operators.set_path(PATHS["warpgroup"])
+    check(case, dtype)
+
+
+@pytest.mark.parametrize("which", RESET_STATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_resets_with_warpgroups(kind: str, which: str, operators: Any) -> None:
+    operators.set_path(PATHS["warpgroup"])
+    for case in (Case(kind, 7, 6, hidden_size=70, bidirectional=True), Case(kind, 9, 70, hidden_size=72)):
+        resets, states = random_resets(case), reset_states_of(case, which)
+        found = ours(case, resets, states, torch.bfloat16, "cpu")
+        check_results(
+            kind, torch.bfloat16, found, *(theirs(case, resets, states, t) for t in (torch.float64, torch.bfloat16))
+        )
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", LENGTHS_CASES, ids=str)
 def test_lengths_in_any_order(case: Case, dtype: torch.dtype, path: str) -> None:

@@ -70,7 +70,7 @@ def instead(old: str, new: str) -> tuple[str, str]:
 
 
 CORRELATION, GRADIENT = "cuda/conv/correlation.cuh", "cuda/conv/weight_gradient.cuh"
-FIRST, PIXELS = "cuda/conv/first_layer.cuh", "cuda/conv/pixels.cuh"
+FIRST, PIXELS, HOPPER = "cuda/conv/first_layer.cuh", "cuda/conv/pixels.cuh", "cuda/kit/hopper.cuh"
 FAULTS = {
     # In the copies of pixels and weights, and in who waits for them.
     "no wait for the last kernel": Fault(
@@ -104,7 +104,7 @@ FAULTS = {
         "barrier_prepare(source_empty + i, FAULT ? 1 : kConsumers / 32);",
     ),
     "shared memory that is not aligned": Fault(
-        PIXELS, "return memory + (kAlignment -", "return FAULT ? memory : memory + (kAlignment -",
+        HOPPER, "return memory + (kAlignment -", "return FAULT ? memory : memory + (kAlignment -",
         "must begin at a multiple of 128|NaN or Inf|error",
     ),
     # In the products.
@@ -123,7 +123,7 @@ FAULTS = {
         WRONG + "|does not reach so far",
     ),
     # In the stores.
-    "chunks in the wrong order": Fault(PIXELS, *instead("(chunk ^ row % 8)", "chunk")),
+    "chunks in the wrong order": Fault(HOPPER, *instead("(chunk ^ row % 8)", "chunk")),
     "stores over stores": Fault(
         CORRELATION, *left_out("if (stores) boxes_read<CorrelationMemory::kOutBuffers - 1>();")
     ),

@@ -107,6 +107,7 @@ struct Sums {
 struct Part {
   Product product;
   int row;
+  std::array<LeftWords, kWarp> registers;  // of its lanes
   Sums* sums;
   bool is_done = false;
 
@@ -114,13 +115,28 @@ struct Part {
     if (std::exchange(is_done, true)) return;
     float left[kDepth * kRows], right[kDepth * kMostColumns];
     const int columns = product.columns;
-    Operand(product.left, product.bfloat16, product.left_depth_first).read(row, kRows, left, kRows);
+    if (product.left_in_registers)
+      read_registers(left);
+    else
+      Operand(product.left, product.bfloat16, product.left_depth_first).read(row, kRows, left, kRows);
     Operand(product.right, product.bfloat16, product.right_depth_first).read(0, columns, right, columns);
     if (!product.add) std::fill(sums->values.begin(), sums->values.end(), 0.0f);
     add(left, right);
   }
 
  private:
+  // Word 2 * i + h of a lane has the elements of row 8 * h + lane / 4 and of the depths 8 * i + 2 * (lane % 4) + e.
+  void read_registers(float* left) const {
+    for (int lane = 0; lane < static_cast<int>(kWarp); ++lane)
+      for (int word = 0; word < kLeftWords; ++word)
+        for (int e = 0; e < 2; ++e) {
+          const uint32_t both = *registers[static_cast<size_t>(lane)][static_cast<size_t>(word)];
+          const auto bits = static_cast<uint16_t>(both >> 16 * e);
+          const int depth = word / 2 * 8 + lane % 4 * 2 + e, r = word % 2 * 8 + lane / 4;
+          left[depth * kRows + r] = product.bfloat16 ? from_bfloat16(bits) : from_float16(bits);
+        }
+  }
+
   // All products of half precision are exact in float32; the loop over columns is one of vectors.
   __attribute__((optimize("O3"))) void add(const float* left, const float* right) {
     const int columns = product.columns;
@@ -132,6 +148,12 @@ struct Part {
         for (int c = 0; c < columns; ++c) to[c] += factor * from[c];
       }
   }
+};
+
+// What a thread hands to the warpgroup when it starts a product.
+struct Started {
+  Product product;
+  LeftWords left;
 };
 
 // What a warp has started and not waited for.
@@ -146,7 +168,10 @@ struct Warp {
   void start(const Product& product, int row, const Lane* lanes) {
     Sums* const mine = find_sums(product.columns, lanes);
     mine->unfinished += 1;
-    started.push_back({product, row, mine});
+    Part& part = started.emplace_back(Part{product, row, {}, mine});
+    if (product.left_in_registers)
+      for (size_t lane = 0; lane < kWarp; ++lane)
+        part.registers[lane] = static_cast<const Started*>(lanes[lane].more)->left;
     if (!decide()) return;
     for (auto& batch : batches) finish(batch);
     finish(started);
@@ -210,13 +235,14 @@ struct Registers : Place {
 
 }  // namespace
 
-void start_product(const Product& product, float* sums) {
+void start_product(const Product& product, float* sums, const LeftWords& left) {
   at_end(check_products);
-  this_lane().sum = sums, this_lane().more = &product;
+  const Started mine = {product, left};
+  this_lane().sum = sums, this_lane().more = &mine;
   meet_warpgroup("multiply_matrices", [](Lane* lanes) {
-    const auto& first = *static_cast<const Product*>(lanes[0].more);
+    const Product& first = static_cast<const Started*>(lanes[0].more)->product;
     for (unsigned i = 1; i < kWarpgroup; ++i)
-      if (*static_cast<const Product*>(lanes[i].more) != first)
+      if (static_cast<const Started*>(lanes[i].more)->product != first)
         fail("the threads of a warpgroup multiply different matrices");
     const unsigned group = threadIdx.x / kWarpgroup;
     for (unsigned warp = 0; warp < kWarpgroup / kWarp; ++warp)

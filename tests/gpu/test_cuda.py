@@ -83,15 +83,17 @@ def test_every_path_is_taken(kind: str, dtype: torch.dtype) -> None:
     """The tests above skip little: each persistent path runs several sizes, the stepwise path runs all."""
     cases = [case for case in PERSISTENT if case.kind == kind]
     taken: Counter[tuple[str, str, str]] = Counter()
-    for plan_override in ("stepwise", "grid", "cluster"):
+    for plan_override in ("stepwise", "grid", "cluster", "warpgroup"):
         _C.set_plan_override(plan_override)
         taken.update((plan_override, name, path) for case in cases for name, path in case.paths(dtype).items())
     _C.set_plan_override("any")
-    has_clusters = torch.cuda.get_device_capability() >= (9, 0)
+    capability = torch.cuda.get_device_capability()
+    has_clusters, has_warpgroups = capability >= (9, 0), capability == (9, 0) and dtype.itemsize == 2
     for name in ("forward", "backward"):
         assert taken["stepwise", name, "stepwise"] == len(cases)
         assert taken["grid", name, "grid"] >= len(cases) - 1
         assert taken["cluster", name, "cluster"] >= 4 * has_clusters
+        assert taken["warpgroup", name, "warpgroup"] >= 4 * has_warpgroups
     # Without an override, small layers have a persistent kernel.
     assert all({*case.paths(dtype).values()} <= {"grid", "cluster"} for case in cases if case.hidden_size < 512)
 
@@ -101,7 +103,7 @@ SMALL = {"time": 3, "batch": 9, "hidden_size": 32, "bidirectional": True, "lengt
 
 @pytest.mark.sanitize
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("path", ["stepwise", "grid", "cluster"], indirect=True)
+@pytest.mark.parametrize("path", ["stepwise", "grid", "cluster", "warpgroup"], indirect=True)
 @pytest.mark.parametrize("kind", KINDS)
 def test_small(kind: str, path: str, dtype: torch.dtype) -> None:
     """Both passes of each path, small, since compute-sanitizer makes them a hundred times as slow."""

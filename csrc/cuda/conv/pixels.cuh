@@ -19,16 +19,6 @@ struct RingPosition {
   }
 };
 
-// The part of shared memory from `memory` on that is aligned for boxes.
-FUSED_RNN_DEVICE char* aligned_for_boxes(char* memory) {
-  return memory + (kAlignment - shared_address(memory) % kAlignment) % kAlignment;
-}
-
-// The 16-byte chunk of a row, both counted from `boxes`, which is aligned for boxes.
-FUSED_RNN_DEVICE char* chunk_at(char* boxes, int row, int chunk) {
-  return boxes + row * kRowBytes + (chunk ^ row % 8) * 16;
-}
-
 FUSED_RNN_DEVICE void operator+=(float4& sum, const float4& part) {
   sum.x += part.x;
   sum.y += part.y;

@@ -6,17 +6,17 @@
 
 #include "cuda/kit/device_info.h"
 #include "cuda/kit/division.h"
+#include "cuda/kit/swizzle.h"
 #include "params/masked_conv2d.h"
 
 namespace fused_rnn::cuda {
 
-constexpr int kChannels = 64;     // of a box of images or weights: 128 bytes of half precision
-constexpr int kTileWidth = 8;     // pixels of a tile's row, which is a group of rows of a matrix instruction
-constexpr int kMostRows = 32;     // of a tile: 256 pixels are the columns of one instruction
-constexpr int kMostTaps = 4;      // neighbouring taps whose weight gradient one instruction computes
-constexpr int kMostRuns = 64;     // of such taps
-constexpr int kMostGroups = 4;    // of channels, whose centre taps differ
-constexpr int kAlignment = 1024;  // of boxes in shared memory: after so many bytes the order of the chunks repeats
+constexpr int kChannels = 64;   // of a box of images or weights: 128 bytes of half precision
+constexpr int kTileWidth = 8;   // pixels of a tile's row, which is a group of rows of a matrix instruction
+constexpr int kMostRows = 32;   // of a tile: 256 pixels are the columns of one instruction
+constexpr int kMostTaps = 4;    // neighbouring taps whose weight gradient one instruction computes
+constexpr int kMostRuns = 64;   // of such taps
+constexpr int kMostGroups = 4;  // of channels, whose centre taps differ
 
 // Active taps: the first ones in raster order. With groups of channels, those that all channels see, or with_centre
 // also the centre tap, which some see.

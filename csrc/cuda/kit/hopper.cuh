@@ -7,12 +7,9 @@
 #include <cuda.h>
 
 #include "cuda/kit/platform.cuh"
+#include "cuda/kit/swizzle.h"
 
 namespace fused_rnn::cuda {
-
-// Boxes in shared memory consist of rows of 128 bytes. The copies store the 16-byte chunk c of the row at address a as
-// chunk c ^ (a / 128 % 8), so that the matrix instructions read columns of chunks without bank conflicts.
-constexpr int kRowBytes = 128;
 
 // How a matrix instruction finds an operand in shared memory: rows of 64 half-precision values, 8 rows a group.
 // `address` is that of its first row, which may be any row: the order of the chunks depends on their final addresses
@@ -26,10 +23,13 @@ constexpr uint64_t matrix_descriptor(uint32_t address, int group_bytes, int colu
          uint64_t(group_bytes >> 4 & 0x3fff) << 32 | kSwizzle128Bytes << 62;
 }
 
-// Whether multiply_matrices has an instruction of so many columns.
+// Whether multiply_matrices, or multiply_from_registers, has an instruction of so many columns.
 constexpr bool has_instruction(int columns) {
   return columns == 8 || columns == 64 || columns == 112 || columns == 128 || columns == 192 || columns == 224 ||
          columns == 256;
+}
+constexpr bool has_instruction_from_registers(int columns) {
+  return columns == 16 || columns == 32 || columns == 48 || columns == 64 || columns == 96 || columns == 128;
 }
 
 // A tensor in global memory and the box of it that one copy moves; see make_tensor_map.
@@ -174,11 +174,20 @@ FUSED_RNN_DEVICE void matrices_done() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kBatches) : "memory");
 }
 
+// Keeps the compiler from reading sums before what is called before this is done: matrices_done alone does not tell it
+// that the sums change there.
+template <int kCount>
+FUSED_RNN_DEVICE void sums_change(float (&sum)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(sum[i])::"memory");
+}
+
 #define FUSED_RNN_SUMS(i)                                                                                 \
   "+f"(sum[i]), "+f"(sum[i + 1]), "+f"(sum[i + 2]), "+f"(sum[i + 3]), "+f"(sum[i + 4]), "+f"(sum[i + 5]), \
       "+f"(sum[i + 6]), "+f"(sum[i + 7])
 #define FUSED_RNN_SUMS_32(i) FUSED_RNN_SUMS(i), FUSED_RNN_SUMS(i + 8), FUSED_RNN_SUMS(i + 16), FUSED_RNN_SUMS(i + 24)
-#define FUSED_RNN_NAMES_0 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define FUSED_RNN_NAMES_TO_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define FUSED_RNN_NAMES_0 FUSED_RNN_NAMES_TO_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define FUSED_RNN_NAMES_16 ", %16, %17, %18, %19, %20, %21, %22, %23"
 #define FUSED_RNN_NAMES_24 ", %24, %25, %26, %27, %28, %29, %30, %31"
 #define FUSED_RNN_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
@@ -239,6 +248,58 @@ FUSED_RNN_DEVICE void multiply_matrices(float (&sum)[kColumns / 2], uint64_t lef
                      FUSED_RNN_SUMS_32(64), FUSED_RNN_SUMS_32(96))
 }
 
+// The same with the left matrix in registers, and the right one depth first.
+#define FUSED_RNN_FROM_REGISTERS(columns, names, left_names, right_name, add_name, ...)                       \
+  if constexpr (kColumns == columns) {                                                                        \
+    if constexpr (kBFloat16)                                                                                  \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name                                               \
+                   ", 0;\n"                                                                                   \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 {" names "}, {" left_names \
+                   "}, " right_name ", p, 1, 1, 0;\n}"                                                        \
+                   : __VA_ARGS__                                                                              \
+                   : "r"(left0), "r"(left1), "r"(left2), "r"(left3), "l"(right), "r"(static_cast<int>(add))); \
+    else                                                                                                      \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add_name                                               \
+                   ", 0;\n"                                                                                   \
+                   "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.f16.f16 {" names "}, {" left_names   \
+                   "}, " right_name ", p, 1, 1, 0;\n}"                                                        \
+                   : __VA_ARGS__                                                                              \
+                   : "r"(left0), "r"(left1), "r"(left2), "r"(left3), "l"(right), "r"(static_cast<int>(add))); \
+  }
+
+// The same, with the left matrix in registers, which stay as they are until matrices_done, and the right one depth
+// first. Thread t holds in the word left<2 * i + h> the elements of row 16 * (t / 32) + 8 * h + t % 32 / 4 and of the
+// depths 8 * i + 2 * (t % 4) and the next.
+template <bool kBFloat16, int kColumns>
+FUSED_RNN_DEVICE void multiply_from_registers(float (&sum)[kColumns / 2], const uint32_t& left0, const uint32_t& left1,
+                                              const uint32_t& left2, const uint32_t& left3, uint64_t right, bool add) {
+  static_assert(has_instruction_from_registers(kColumns));
+  FUSED_RNN_FROM_REGISTERS(16, FUSED_RNN_NAMES_TO_8, "%8, %9, %10, %11", "%12", "%13", FUSED_RNN_SUMS(0))
+  FUSED_RNN_FROM_REGISTERS(32, FUSED_RNN_NAMES_0, "%16, %17, %18, %19", "%20", "%21", FUSED_RNN_SUMS(0),
+                           FUSED_RNN_SUMS(8))
+  FUSED_RNN_FROM_REGISTERS(48, FUSED_RNN_NAMES_0 FUSED_RNN_NAMES_16, "%24, %25, %26, %27", "%28", "%29",
+                           FUSED_RNN_SUMS(0), FUSED_RNN_SUMS(8), FUSED_RNN_SUMS(16))
+  FUSED_RNN_FROM_REGISTERS(64, FUSED_RNN_NAMES_TO_32, "%32, %33, %34, %35", "%36", "%37", FUSED_RNN_SUMS_32(0))
+  FUSED_RNN_FROM_REGISTERS(96, FUSED_RNN_NAMES_TO_32 FUSED_RNN_NAMES_32, "%48, %49, %50, %51", "%52", "%53",
+                           FUSED_RNN_SUMS_32(0), FUSED_RNN_SUMS(32), FUSED_RNN_SUMS(40))
+  FUSED_RNN_FROM_REGISTERS(128, FUSED_RNN_NAMES_TO_64, "%64, %65, %66, %67", "%68", "%69", FUSED_RNN_SUMS_32(0),
+                           FUSED_RNN_SUMS_32(32))
+}
+
 }  // namespace fused_rnn::cuda
 
 #endif
+
+namespace fused_rnn::cuda {
+
+// The part of shared memory from `memory` on in which the order of the chunks starts as in a row of a multiple of 8.
+FUSED_RNN_DEVICE char* aligned_for_boxes(char* memory) {
+  return memory + (kAlignment - shared_address(memory) % kAlignment) % kAlignment;
+}
+
+// The 16-byte chunk of a row, both counted from `boxes`, which is aligned for boxes.
+FUSED_RNN_DEVICE char* chunk_at(char* boxes, int row, int chunk) {
+  return boxes + row * kRowBytes + (chunk ^ row % 8) * 16;
+}
+
+}  // namespace fused_rnn::cuda

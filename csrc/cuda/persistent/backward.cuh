@@ -15,21 +15,20 @@ class PersistentBackward : PersistentWalk<Traits> {
   using Params = typename Traits::Params;
   using Message = typename Handover<Traits>::Message;
   using WorkTile = typename Walk::WorkTile;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::coordinates_, Walk::plan_,
-      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_, Walk::handover_;
+  using Walk::cell_, Walk::hidden_, Walk::p_, Walk::coordinates_, Walk::size_, Walk::unit_, Walk::handover_;
 
  public:
   FUSED_RNN_DEVICE PersistentBackward(const Params& params, char* shared) : Walk(params, shared) {}
 
   FUSED_RNN_DEVICE void run() {
-    load_weights<T>(shared_, Traits::kRowTiles * kTileRows, layout_.chunks, Cell::kGates, Columns{p_, coordinates_});
+    this->load_block_weights(
+        [&](int first_unit, int units) { return Columns{p_, coordinates_.direction, first_unit, units}; });
     this->each_state([&](int own, int64_t at) {
       hidden_[own] = p_.grad_h_n ? widen(p_.grad_h_n[at]) : 0.0f;
       cell_[own] = Traits::kHasCellState && p_.grad_c_n ? widen(p_.grad_c_n[at]) : 0.0f;
     });
     handover_.prepare();
-    block_barrier();
-    weights_.load(shared_, layout_.chunks, coordinates_);
+    this->weights_loaded();
     WorkTile tile = this->tile_at(p_.steps.time - 1, 0);
     Prefetched prefetched;
     prefetch(prefetched, tile);
@@ -51,17 +50,17 @@ class PersistentBackward : PersistentWalk<Traits> {
   }
 
  private:
-  // The block's columns of the weights for load_weights, as rows.
+  // A block's columns of the weights for load_weights, as rows.
   struct Columns {
     const Params& p;
-    const BlockCoordinates& coordinates;
+    int direction, first_unit, units;
     static FUSED_RNN_DEVICE Position split(int index, int rows, int /*vectors*/) {
       return {index % rows, index / rows};
     }
     FUSED_RNN_DEVICE uint4 operator()(int unit, int gate, int k) const {
       const int64_t size = p.hidden_size;
-      if (unit >= coordinates.units || k >= size) return {0, 0, 0, 0};
-      const T* weight = p.weight_hh[coordinates.direction] + (gate * size + k) * size + coordinates.first_unit + unit;
+      if (unit >= units || k >= size) return {0, 0, 0, 0};
+      const T* weight = p.weight_hh[direction] + (gate * size + k) * size + first_unit + unit;
       alignas(16) T values[MmaTraits<T>::kPerVector];
 #pragma unroll
       for (int i = 0; i < MmaTraits<T>::kPerVector; ++i) values[i] = weight[i * size];
@@ -69,24 +68,34 @@ class PersistentBackward : PersistentWalk<Traits> {
     }
   };
 
-  // What forward saved and the gradients of the outputs, for this thread's units in one step. What the cell does not
-  // have is not loaded.
-  struct Prefetched {
+  // What forward saved and the gradients of the outputs, for this thread's units of one sequence in one step. What the
+  // cell does not have is not loaded.
+  struct PrefetchedPair {
     bool runs;
     uint8_t begins, next_begins;  // whether states are replaced before the step, and before the next one
     Pair<T> gates[Cell::kSums], grad_output, hidden_before, cell, cell_before, grad_cell;
   };
 
+  // The same for all pairs of units that the thread finishes.
+  struct Prefetched {
+    PrefetchedPair pairs[Walk::kPairs];
+  };
+
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
-    if (!this->finishes(tile.first)) return;
-    const int sequence = tile.first + offset_;
+#pragma unroll
+    for (int pair = 0; pair < Walk::kPairs; ++pair) prefetch(prefetched.pairs[pair], tile, this->offset_of(pair));
+  }
+
+  FUSED_RNN_DEVICE void prefetch(PrefetchedPair& prefetched, const WorkTile& tile, int offset) const {
+    if (!this->finishes(tile.first, offset)) return;
+    const int sequence = tile.first + offset;
     prefetched.next_begins = this->load_begins(tile.step + 1, sequence);
     if (tile.step < 0) return;
     prefetched.begins = this->load_begins(tile.step, sequence);
     prefetched.runs = this->runs(tile.step, sequence);
     if (!prefetched.runs) return;
     const bool has_before = tile.step > 0 && this->runs(tile.step - 1, sequence);
-    const int64_t row = tile.row + offset_, before = has_before ? this->row_of(tile.step - 1, sequence) : 0;
+    const int64_t row = tile.row + offset, before = has_before ? this->row_of(tile.step - 1, sequence) : 0;
     const int64_t initial = this->state(sequence, coordinates_.first_unit + unit_);
     const T* gates = p_.gates + this->in_saved(row, Cell::kSums);
 #pragma unroll
@@ -116,31 +125,38 @@ class PersistentBackward : PersistentWalk<Traits> {
     const Prefetched now = prefetched;
     if (next.step >= -1) prefetch(prefetched, next);
     const int64_t row = tile.step + 1 < p_.steps.time ? this->row_of(tile.step + 1, tile.first) : 0;
-    const float* partial = this->multiply(tile.first, [&](int sequence) { return after(tile, row, sequence); });
-    if (!this->finishes(tile.first)) return;
-    const int own = this->own_state(tile.first);
+    const float* partial =
+        this->multiply(tile.first, [&](int sequence, int /*n*/) { return after(tile, row, sequence); });
+#pragma unroll
+    for (int pair = 0; pair < Walk::kPairs; ++pair) step(tile, now.pairs[pair], partial, this->offset_of(pair));
+  }
+
+  // The same after the product, for this thread's units of one sequence.
+  FUSED_RNN_DEVICE void step(const WorkTile& tile, const PrefetchedPair& now, const float* partial, int offset) const {
+    if (!this->finishes(tile.first, offset)) return;
+    const int own = this->own_state(tile.first, offset);
     float carried[1][2] = {{hidden_[own], hidden_[own + 1]}};
-    this->add_partial(carried, partial);
-    if (now.next_begins) take_replaced(tile, own, carried[0]);
+    this->add_partial(carried, partial, offset);
+    if (now.next_begins) take_replaced(tile, own, offset, carried[0]);
     Message grads[Cell::kSums] = {};
-    if (tile.step >= 0 && now.runs) differentiate(now, tile, carried[0], own, grads);
+    if (tile.step >= 0 && now.runs) differentiate(now, tile, carried[0], own, offset, grads);
     *reinterpret_cast<float2*>(hidden_ + own) = {carried[0][0], carried[0][1]};
     if (tile.step < 0) return;
     if (now.runs || p_.steps.padded()) {
-      T* to = p_.grad_gates + this->in_saved(tile.row + offset_, Cell::kSums);
+      T* to = p_.grad_gates + this->in_saved(tile.row + offset, Cell::kSums);
 #pragma unroll
       for (int s = 0; s < Cell::kSums; ++s) handover_.publish(to + s * size_, grads[s]);
     }
     Message of_gates[Cell::kGates];
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) of_gates[gate] = grads[Cell::hidden_sum(gate)];
-    handover_.publish_in_cluster(tile.step, tile.first + offset_, coordinates_.first_unit + unit_, of_gates);
+    handover_.publish_in_cluster(tile.step, tile.first + offset, coordinates_.first_unit + unit_, of_gates);
   }
 
   // Adds the gradients of this thread's states after a step to those of the states that replaced them before the next
   // one, and leaves zero.
-  FUSED_RNN_DEVICE void take_replaced(const WorkTile& tile, int own, float (&hidden)[2]) const {
-    const int64_t at = this->in_reset_states(tile.step + 1, tile.first + offset_) + coordinates_.first_unit + unit_;
+  FUSED_RNN_DEVICE void take_replaced(const WorkTile& tile, int own, int offset, float (&hidden)[2]) const {
+    const int64_t at = this->in_reset_states(tile.step + 1, tile.first + offset) + coordinates_.first_unit + unit_;
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
       if (p_.grad_reset_h) p_.grad_reset_h[at + u] += hidden[u];
@@ -153,8 +169,8 @@ class PersistentBackward : PersistentWalk<Traits> {
 
   // Turns the gradients of this thread's hidden values into those of their sums, and into the part of the gradients of
   // the hidden values before that does not pass the weights.
-  FUSED_RNN_DEVICE void differentiate(const Prefetched& now, const WorkTile& tile, float (&hidden)[2], int own,
-                                      Message (&grads)[Cell::kSums]) const {
+  FUSED_RNN_DEVICE void differentiate(const PrefetchedPair& now, const WorkTile& tile, float (&hidden)[2], int own,
+                                      int offset, Message (&grads)[Cell::kSums]) const {
     float gates[Cell::kSums][2], grad_output[2], hidden_before[2] = {};
 #pragma unroll
     for (int s = 0; s < Cell::kSums; ++s) widen_pair<T>(now.gates[s], gates[s]);
@@ -167,10 +183,9 @@ class PersistentBackward : PersistentWalk<Traits> {
       widen_pair<T>(now.grad_cell, grad_cells);
     }
     if (now.begins) {
-      if constexpr (Cell::kReadsHidden)
-        this->load_replacing(p_.reset_h, tile.step, tile.first + offset_, hidden_before);
+      if constexpr (Cell::kReadsHidden) this->load_replacing(p_.reset_h, tile.step, tile.first + offset, hidden_before);
       if constexpr (Traits::kHasCellState)
-        this->load_replacing(p_.reset_c, tile.step, tile.first + offset_, cells_before);
+        this->load_replacing(p_.reset_c, tile.step, tile.first + offset, cells_before);
     }
 #pragma unroll
     for (int u = 0; u < 2; ++u) {
@@ -197,10 +212,10 @@ class PersistentBackward : PersistentWalk<Traits> {
 template <typename Traits>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_backward(const FUSED_RNN_PARAM typename Traits::Params params) {
-  if constexpr (!Traits::kCluster || kHasClusters)
-    PersistentBackward<Traits>(params, shared_memory()).run();
+  if constexpr (Traits::kSplit > 0 ? !kHasHopper : Traits::kCluster && !kHasClusters)
+    trap("there is no code for this GPU");
   else
-    trap("there is no code for clusters");
+    PersistentBackward<Traits>(params, block_memory<Traits>()).run();
 }
 
 }  // namespace fused_rnn::cuda

@@ -98,6 +98,18 @@ double order_within_path(const PersistentPlan& plan, const PersistentProblem& pr
   return clocks * waves(plan, device) * static_cast<double>(problem.directions / plan.directions);
 }
 
+double order_of_warpgroups(const PersistentPlan& plan, const PersistentProblem& problem) {
+  const SharedLayout layout = shared_layout(plan, problem);
+  const int segments = problem.backward ? problem.gates : 1;
+  const double passes = static_cast<double>(divide_up(plan.sequences, kWarpgroupSequences));
+  const double received = double(kWarpgroupSequences) * layout.chunks_of_part(plan.split) * segments * kChunkBytes;
+  const double partials = double(kWarpgroupSequences) * partial_stride(plan.row_tiles) * 4 * (plan.split - 1);
+  // Assumed, not measured: bytes that a block reads in a clock through the L2 cache and from the cluster, and the
+  // clocks in which blocks meet, a cluster or not.
+  const double clocks = passes * (received / 22 + partials / 24 + (plan.split > 1 ? 1200 : 800));
+  return clocks * static_cast<double>(problem.directions / plan.directions);
+}
+
 double estimate_step(const PersistentPlan& plan, const PersistentProblem& problem, const Device& device) {
   const Work work(plan, problem);
   const PersistentTimes& times = times_of(plan, problem);

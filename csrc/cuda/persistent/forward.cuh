@@ -15,14 +15,15 @@ class PersistentForward : PersistentWalk<Traits> {
   using T = typename Traits::T;
   using Params = typename Traits::Params;
   using WorkTile = typename Walk::WorkTile;
-  using Walk::cell_, Walk::hidden_, Walk::layout_, Walk::offset_, Walk::p_, Walk::coordinates_, Walk::plan_,
-      Walk::shared_, Walk::size_, Walk::unit_, Walk::weights_, Walk::handover_;
+  using Walk::cell_, Walk::hidden_, Walk::p_, Walk::coordinates_, Walk::plan_, Walk::size_, Walk::unit_,
+      Walk::handover_;
 
  public:
   FUSED_RNN_DEVICE PersistentForward(const Params& params, char* shared) : Walk(params, shared) { load_biases(); }
 
   FUSED_RNN_DEVICE void run() {
-    load_weights<T>(shared_, Traits::kRowTiles * kTileRows, layout_.chunks, 1, Rows{p_, coordinates_, plan_.units});
+    this->load_block_weights(
+        [&](int first_unit, int units) { return Rows{p_, coordinates_.direction, first_unit, units, plan_.units}; });
     this->each_state([&](int own, int64_t at) {
       hidden_[own] = widen(p_.h0[at]);
       if constexpr (Traits::kHasCellState) cell_[own] = widen(p_.c0[at]);
@@ -31,8 +32,7 @@ class PersistentForward : PersistentWalk<Traits> {
       if (!this->load_begins(0, sequence)) return load_pair(p_.h0 + this->state(sequence, unit));
       return p_.reset_h ? load_pair(p_.reset_h + this->in_reset_states(0, sequence) + unit) : Pair<T>{};
     });
-    block_barrier();
-    weights_.load(shared_, layout_.chunks, coordinates_);
+    this->weights_loaded();
     WorkTile tile = this->tile_at(0, 0);
     Prefetched prefetched;
     prefetch(prefetched, tile);
@@ -53,19 +53,18 @@ class PersistentForward : PersistentWalk<Traits> {
   }
 
  private:
-  // The block's rows of the weights for load_weights: gate by gate, `stride` rows of each.
+  // A block's rows of the weights for load_weights: gate by gate, `stride` rows of each.
   struct Rows {
     const Params& p;
-    const BlockCoordinates& coordinates;
-    int stride;
+    int direction, first_unit, units, stride;
     static FUSED_RNN_DEVICE Position split(int index, int /*rows*/, int vectors) {
       return {index / vectors, index % vectors};
     }
     FUSED_RNN_DEVICE uint4 operator()(int row, int /*segment*/, int k) const {
       const int gate = row / stride, unit = row % stride;
-      if (gate >= Cell::kGates || unit >= coordinates.units || k >= p.hidden_size) return {0, 0, 0, 0};
-      const int64_t of_weight = gate * p.hidden_size + coordinates.first_unit + unit;
-      return *reinterpret_cast<const uint4*>(p.weight_hh[coordinates.direction] + of_weight * p.hidden_size + k);
+      if (gate >= Cell::kGates || unit >= units || k >= p.hidden_size) return {0, 0, 0, 0};
+      const int64_t of_weight = gate * p.hidden_size + first_unit + unit;
+      return *reinterpret_cast<const uint4*>(p.weight_hh[direction] + of_weight * p.hidden_size + k);
     }
   };
 
@@ -93,37 +92,49 @@ class PersistentForward : PersistentWalk<Traits> {
       }
   }
 
-  // The input's part of the sums of this thread's units in one step, and whether states are replaced before it, or
-  // before the next one: those of the thread's own sequence, and of those that its lane multiplies.
-  struct Prefetched {
+  // For one step: the input's part of the sums of this thread's units of one sequence, and whether its states are
+  // replaced before the step, or before the next one.
+  struct PrefetchedPair {
     bool runs;
     Pair<T> input[Cell::kGates];
-    uint8_t begins, next_begins, sources_begin[Traits::kBatchTiles];
+    uint8_t begins, next_begins;
+  };
+  // The same for all pairs of units that the thread finishes, and whether the states of the sequences that its lane
+  // multiplies are replaced.
+  struct Prefetched {
+    PrefetchedPair pairs[Walk::kPairs];
+    uint8_t sources_begin[Traits::kLaneSequences];
   };
 
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
     if constexpr (!Traits::kCluster)
+      if (this->multiplies())
 #pragma unroll
-      for (int n = 0; n < Traits::kBatchTiles; ++n) {
-        const int sequence = tile.first + coordinates_.lane / 4 + n * kTileBatch;
-        prefetched.sources_begin[n] =
-            sequence < coordinates_.sequences ? this->load_begins(tile.step, sequence) : uint8_t{0};
-      }
-    if (!this->finishes(tile.first)) return;
-    prefetched.begins = this->load_begins(tile.step, tile.first + offset_);
-    if constexpr (Traits::kCluster) prefetched.next_begins = this->load_begins(tile.step + 1, tile.first + offset_);
-    prefetched.runs = this->runs(tile.step, tile.first + offset_);
+        for (int n = 0; n < Traits::kLaneSequences; ++n) {
+          const int sequence = tile.first + this->lane_sequence(n);
+          prefetched.sources_begin[n] =
+              sequence < coordinates_.sequences ? this->load_begins(tile.step, sequence) : uint8_t{0};
+        }
+#pragma unroll
+    for (int pair = 0; pair < Walk::kPairs; ++pair) prefetch(prefetched.pairs[pair], tile, this->offset_of(pair));
+  }
+
+  FUSED_RNN_DEVICE void prefetch(PrefetchedPair& prefetched, const WorkTile& tile, int offset) const {
+    if (!this->finishes(tile.first, offset)) return;
+    prefetched.begins = this->load_begins(tile.step, tile.first + offset);
+    if constexpr (Traits::kCluster) prefetched.next_begins = this->load_begins(tile.step + 1, tile.first + offset);
+    prefetched.runs = this->runs(tile.step, tile.first + offset);
     if (!prefetched.runs) return;
-    const T* input = p_.gates + this->in_saved(tile.row + offset_, Cell::kSums);
+    const T* input = p_.gates + this->in_saved(tile.row + offset, Cell::kSums);
 #pragma unroll
     for (int gate = 0; gate < Cell::kGates; ++gate) prefetched.input[gate] = load_pair(input + gate * size_);
   }
 
   // Returns where the hidden values of a sequence before a step are. `row` is that of the tile in the step before; in a
   // cluster the values have been replaced by who handed them over.
-  FUSED_RNN_DEVICE Source before(const WorkTile& tile, int64_t row, int sequence, uint32_t begins) const {
+  FUSED_RNN_DEVICE Source before(const WorkTile& tile, int64_t row, int sequence, bool begins) const {
     return handover_.source(tile.step, sequence, [&]() -> Source {
-      if (begins >> (sequence - tile.first) / kTileBatch & 1) {
+      if (begins) {
         const T* replacing = p_.reset_h ? p_.reset_h + this->in_reset_states(tile.step, sequence) : nullptr;
         return {reinterpret_cast<char*>(const_cast<T*>(replacing)), false};
       }
@@ -141,44 +152,48 @@ class PersistentForward : PersistentWalk<Traits> {
     const Prefetched now = prefetched;
     if (next.step < p_.steps.time) prefetch(prefetched, next);
     const int64_t row = tile.step > 0 ? this->row_of(tile.step - 1, tile.first) : 0;
-    uint32_t begins = 0;
-    if constexpr (!Traits::kCluster)
+    const float* partial = this->multiply(tile.first, [&](int sequence, int n) {
+      return before(tile, row, sequence, !Traits::kCluster && now.sources_begin[n]);
+    });
 #pragma unroll
-      for (int n = 0; n < Traits::kBatchTiles; ++n) begins |= uint32_t{now.sources_begin[n]} << n;
-    const float* partial =
-        this->multiply(tile.first, [&](int sequence) { return before(tile, row, sequence, begins); });
-    if (!this->finishes(tile.first)) return;
-    const int own = this->own_state(tile.first);
-    if (now.begins) replace_states(tile, own);
-    Pair<T> hidden;
+    for (int pair = 0; pair < Walk::kPairs; ++pair) step(tile, now.pairs[pair], partial, this->offset_of(pair));
+  }
+
+  // The same after the product, for this thread's units of one sequence.
+  FUSED_RNN_DEVICE void step(const WorkTile& tile, const PrefetchedPair& now, const float* partial, int offset) const {
+    if (!this->finishes(tile.first, offset)) return;
+    const int own = this->own_state(tile.first, offset);
+    if (now.begins) replace_states(tile, own, offset);
+    Pair<T> hidden = {};
     if (now.runs)
-      hidden = finish(now, tile.row + offset_, partial, own);
+      hidden = finish(now, tile.row + offset, partial, own, offset);
     else if (p_.steps.padded())
-      write_padding(tile.row + offset_);
+      write_padding(tile.row + offset);
     if constexpr (Traits::kCluster)
       if (tile.step + 1 < p_.steps.time) {
         float unchanged[2] = {hidden_[own], hidden_[own + 1]};
-        if (now.next_begins) this->load_replacing(p_.reset_h, tile.step + 1, tile.first + offset_, unchanged);
+        if (now.next_begins) this->load_replacing(p_.reset_h, tile.step + 1, tile.first + offset, unchanged);
         const bool changed = now.runs && !now.next_begins;
-        handover_.publish_in_cluster(tile.step + 1, tile.first + offset_, coordinates_.first_unit + unit_,
+        handover_.publish_in_cluster(tile.step + 1, tile.first + offset, coordinates_.first_unit + unit_,
                                      {handover_.message(changed ? hidden : narrow_pair<T>(unchanged))});
       }
   }
 
   // Replaces the states of this thread's units before a step.
-  FUSED_RNN_DEVICE void replace_states(const WorkTile& tile, int own) const {
+  FUSED_RNN_DEVICE void replace_states(const WorkTile& tile, int own, int offset) const {
     float values[2];
-    this->load_replacing(p_.reset_h, tile.step, tile.first + offset_, values);
+    this->load_replacing(p_.reset_h, tile.step, tile.first + offset, values);
     store_states(hidden_ + own, values);
     if constexpr (!Traits::kHasCellState) return;
-    this->load_replacing(p_.reset_c, tile.step, tile.first + offset_, values);
+    this->load_replacing(p_.reset_c, tile.step, tile.first + offset, values);
     store_states(cell_ + own, values);
   }
 
   // Adds up the sums of this thread's units, applies the cell to them, and returns their hidden values.
-  FUSED_RNN_DEVICE Pair<T> finish(const Prefetched& now, int64_t row, const float* partial, int own) const {
+  FUSED_RNN_DEVICE Pair<T> finish(const PrefetchedPair& now, int64_t row, const float* partial, int own,
+                                  int offset) const {
     float recurrent[Cell::kGates][2] = {}, sums[2][Cell::kSums], hidden[2], cell[2] = {};
-    this->add_partial(recurrent, partial);
+    this->add_partial(recurrent, partial, offset);
 #pragma unroll
     for (int u = 0; u < 2; ++u)
 #pragma unroll
@@ -242,10 +257,10 @@ class PersistentForward : PersistentWalk<Traits> {
 template <typename Traits>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kThreads)
     persistent_forward(const FUSED_RNN_PARAM typename Traits::Params params) {
-  if constexpr (!Traits::kCluster || kHasClusters)
-    PersistentForward<Traits>(params, shared_memory()).run();
+  if constexpr (Traits::kSplit > 0 ? !kHasHopper : Traits::kCluster && !kHasClusters)
+    trap("there is no code for this GPU");
   else
-    trap("there is no code for clusters");
+    PersistentForward<Traits>(params, block_memory<Traits>()).run();
 }
 
 }  // namespace fused_rnn::cuda

@@ -49,7 +49,8 @@ class Handover {
   using T = typename Traits::T;
   using Params = typename Traits::Params;
   static constexpr int kSegments = Traits::kSegments, kChunks = Traits::kChunksInFlight;
-  static constexpr int kBatchTiles = Traits::kBatchTiles;
+  static constexpr int kSequences = Traits::kLaneSequences;
+  static constexpr int kStride = Traits::kParts * kChunkBytes;  // between a warp's chunks, in bytes
   static constexpr uint32_t kSentinel = 0xffffffffu;
   static constexpr uint64_t kMostWait = 30'000'000'000;  // nanoseconds
   // Loads of a missing value between two looks at the clock: so many take a millisecond at most.
@@ -62,12 +63,12 @@ class Handover {
   };
   static FUSED_RNN_DEVICE Message message(Pair<T> words) { return {without_sentinel(words)}; }
 
-  // What a lane receives at a time: of each segment, of a few chunks that lie kWarps chunks apart, and of one sequence
-  // of each batch tile 16 bytes.
+  // What a lane receives at a time: of some segments, of a few chunks that lie kParts chunks apart, and of a few
+  // sequences 16 bytes each.
   struct Received {
-    uint4 value[kSegments][kChunks][kBatchTiles];
-    char* at[kBatchTiles];  // the slots in the first segment and chunk; null for zeros
-    int chunks;             // chunks from the first on of which this lane's 16 bytes lie within the segment
+    uint4 value[Traits::kSegmentsInFlight][kChunks][kSequences];
+    char* at[kSequences];  // the slots in the first segment and chunk; null for zeros
+    int chunks;            // chunks from the first on of which this lane's 16 bytes lie within the segment
   };
 
   // On the host, before a launch: empties the slots of a grid.
@@ -129,19 +130,21 @@ class Handover {
       return in_memory();
   }
 
-  // Loads what is there, for the chunks from `first` on.
-  FUSED_RNN_DEVICE void request(Received& received, const Source (&sources)[kBatchTiles], int first, int lane) const {
+  // Loads what is there, for the chunks from `first` on of the segments from `segment` on.
+  FUSED_RNN_DEVICE void request(Received& received, const Source (&sources)[kSequences], int segment, int first,
+                                int lane) const {
     const int bytes = size_ * int(sizeof(T)), from = first * kChunkBytes + lane % 4 * 16;
-    received.chunks = bytes > from ? (bytes - from + kWarps * kChunkBytes - 1) / (kWarps * kChunkBytes) : 0;
+    received.chunks = bytes > from ? (bytes - from + kStride - 1) / kStride : 0;
 #pragma unroll
-    for (int n = 0; n < kBatchTiles; ++n) received.at[n] = sources[n].at ? sources[n].at + from : nullptr;
+    for (int n = 0; n < kSequences; ++n)
+      received.at[n] = sources[n].at ? sources[n].at + segment_offset(segment) + from : nullptr;
     for_each(received, [&](int s, int j, int n, uint4& value) {
       value = received.at[n] && j < received.chunks ? load(slot_of(received, s, j, n)) : uint4{0, 0, 0, 0};
     });
   }
 
   // Waits until all values have come, and in a cluster empties their slots.
-  FUSED_RNN_DEVICE void await(Received& received, const Source (&sources)[kBatchTiles]) const {
+  FUSED_RNN_DEVICE void await(Received& received, const Source (&sources)[kSequences]) const {
     // Poll one word; polling all of them delays the stores that we wait for. When it has come, look at the others.
     for (bool again = true; again;) {
       again = false;
@@ -178,7 +181,7 @@ class Handover {
     return Traits::kBackward ? Traits::Cell::hidden_sum(segment) * size_ * int(sizeof(T)) : 0;
   }
   FUSED_RNN_DEVICE char* slot_of(const Received& received, int s, int j, int n) const {
-    return received.at[n] + segment_offset(s) + j * (kWarps * kChunkBytes);
+    return received.at[n] + segment_offset(s) + j * kStride;
   }
 
   // In a cluster: where the values of a sequence start that `step` reads, and where one of them is.
@@ -214,8 +217,16 @@ class Handover {
       const uint64_t now = nanoseconds();
       if (since == 0) since = now;
       if (now - since > kMostWait)
-        trap("a thread block has waited 30 seconds for a value of another one, which must have come long ago");
+        give_up("a thread block has waited 30 seconds for a value of another one, which must have come long ago");
     }
+  }
+
+  // Between matrix instructions of warpgroups there is no message, which would slow them down.
+  static FUSED_RNN_DEVICE void give_up(const char* why) {
+    if constexpr (Traits::kSplit > 0)
+      trap_without_call(why);
+    else
+      trap(why);
   }
 
   static FUSED_RNN_DEVICE uint4 load(const char* from) {
@@ -236,11 +247,11 @@ class Handover {
   template <typename Body>
   static FUSED_RNN_DEVICE void for_each(Received& received, const Body& body) {
 #pragma unroll
-    for (int s = 0; s < kSegments; ++s)
+    for (int s = 0; s < Traits::kSegmentsInFlight; ++s)
 #pragma unroll
       for (int j = 0; j < kChunks; ++j)
 #pragma unroll
-        for (int n = 0; n < kBatchTiles; ++n) body(s, j, n, received.value[s][j][n]);
+        for (int n = 0; n < kSequences; ++n) body(s, j, n, received.value[s][j][n]);
   }
 
   const PersistentPlan& plan_;

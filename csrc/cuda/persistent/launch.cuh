@@ -35,6 +35,18 @@ const char* with_traits(const PersistentPlan& plan, const Body& body) {
   return error;
 }
 
+// The same for the kernels in which warpgroups multiply.
+template <typename Cell, typename T, bool kBackward, typename Body>
+const char* with_warpgroup_traits(const PersistentPlan& plan, const Body& body) {
+  const char* error = "no kernel is built for this plan";
+  const auto if_planned = [&]<int kSplit>() {
+    if constexpr (is_warpgroup_instantiated(Cell::kGates, kBackward, sizeof(T), kSplit))
+      if (plan.split == kSplit) error = body.template operator()<WarpgroupTraits<Cell, T, kBackward, kSplit>>();
+  };
+  (if_planned.template operator()<1>(), if_planned.template operator()<2>(), if_planned.template operator()<4>());
+  return error;
+}
+
 // Launches all directions at once, or one after the other.
 template <typename Traits>
 const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typename Traits::Params params, void* stream) {
@@ -45,7 +57,9 @@ const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typenam
   const Launch how = {int64_t(plan.blocks) * plan.groups * plan.directions,
                       kThreads,
                       shared_bytes,
-                      plan.cluster ? plan.blocks : 1,
+                      plan.cluster     ? plan.blocks
+                      : plan.split > 1 ? plan.split
+                                       : 1,
                       !plan.cluster && plan.blocks > 1,
                       stream};
   for (plan.first_direction = 0; plan.first_direction < params.directions; plan.first_direction += plan.directions) {
@@ -67,6 +81,20 @@ const char* launch_persistent(const PersistentForwardParams<T>& params, void* st
 template <typename Cell, typename T>
 const char* launch_persistent(const PersistentBackwardParams<T>& params, void* stream) {
   return with_traits<Cell, T, /*kBackward=*/true>(params.plan, [&]<typename Traits>() {
+    return launch_with(persistent_backward<Traits>, Traits(), params, stream);
+  });
+}
+
+template <typename Cell, typename T>
+const char* launch_warpgroup(const PersistentForwardParams<T>& params, void* stream) {
+  return with_warpgroup_traits<Cell, T, /*kBackward=*/false>(params.plan, [&]<typename Traits>() {
+    return launch_with(persistent_forward<Traits>, Traits(), params, stream);
+  });
+}
+
+template <typename Cell, typename T>
+const char* launch_warpgroup(const PersistentBackwardParams<T>& params, void* stream) {
+  return with_warpgroup_traits<Cell, T, /*kBackward=*/true>(params.plan, [&]<typename Traits>() {
     return launch_with(persistent_backward<Traits>, Traits(), params, stream);
   });
 }

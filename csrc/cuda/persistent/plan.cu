@@ -11,6 +11,7 @@ int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 bool allowed_by(const PlanOverride& plan_override, const PersistentPlan& plan) {
   return (plan_override.path == Path::kAny || (plan_override.path == Path::kCluster) == plan.cluster) &&
+         (plan_override.split == 0 || plan_override.split == plan.split) &&
          (plan_override.blocks == 0 || plan_override.blocks == plan.blocks) &&
          (plan_override.groups == 0 || plan_override.groups == plan.groups) &&
          (plan_override.batch_tiles == 0 || plan_override.batch_tiles == plan.batch_tiles) &&
@@ -96,6 +97,39 @@ PersistentPlan best_of_path(bool cluster, int64_t directions, const PersistentPr
   return best.plan;
 }
 
+// Returns the plan, of those in which warpgroups multiply, that should take the least time; one with blocks == 0 if
+// none fits.
+PersistentPlan best_of_warpgroups(int64_t directions, const PersistentProblem& problem, const Device& device,
+                                  const PlanOverride& plan_override) {
+  Best best;
+  if (!device.hopper) return best.plan;
+  PersistentPlan plan = {};
+  plan.directions = static_cast<int32_t>(directions);
+  plan.units = kWarpgroupUnits;
+  plan.batch_tiles = kWarpgroupSequences / kTileBatch;
+  plan.row_tiles =
+      static_cast<int32_t>(divide_up(rows_of_units(problem.gates, problem.backward, plan.units), kTileRows));
+  for (plan.split = 1; plan.split <= 4; plan.split *= 2) {
+    if (!is_warpgroup_instantiated(problem.gates, problem.backward, problem.element_bytes, plan.split)) continue;
+    // Blocks past the last unit multiply their part for the others of their cluster.
+    plan.blocks = static_cast<int32_t>(round_up(divide_up(problem.hidden_size, plan.units), plan.split));
+    int64_t at_once = plan.split == 1 ? device.multiprocessors : int64_t(device.clusters[plan.split]) * plan.split;
+    if (device.most_blocks > 0) at_once = smaller(at_once, device.most_blocks);
+    const int64_t groups = at_once / (int64_t(plan.blocks) * directions);
+    if (groups == 0) continue;
+    const int64_t fewest = problem.batch > groups ? divide_up(problem.batch, groups) : 1;
+    const int64_t sequences = round_up(fewest, kWarpgroupSequences);
+    plan.groups = static_cast<int32_t>(divide_up(problem.batch, sequences));
+    plan.sequences = static_cast<int32_t>(smaller(sequences, problem.batch));
+    plan.partials = 2;
+    if (plan.split == 1 && shared_layout(plan, problem).total > device.shared_bytes) plan.partials = 1;
+    if (!allowed_by(plan_override, plan) || shared_layout(plan, problem).total > device.shared_bytes) continue;
+    const double order = order_of_warpgroups(plan, problem);
+    if (best.plan.blocks == 0 || order < best.order) best = {plan, order};
+  }
+  return best.plan;
+}
+
 // Returns the better one of the best plans of both paths.
 PersistentPlan choose_among(int64_t directions, const PersistentProblem& problem, const Device& device,
                             const PlanOverride& plan_override) {
@@ -116,9 +150,10 @@ int64_t padded_size(const PersistentProblem& problem, int64_t time, const PlanOv
 
 PersistentPlan choose_plan(const PersistentProblem& problem, const Device& device, const PlanOverride& plan_override) {
   if (never_fits(problem) != nullptr || plan_override.path == Path::kStepwise) return {};
-  PersistentPlan best = choose_among(problem.directions, problem, device, plan_override);
+  const auto choose = plan_override.path == Path::kWarpgroup ? best_of_warpgroups : choose_among;
+  PersistentPlan best = choose(problem.directions, problem, device, plan_override);
   // One direction after the other, where both do not fit at once.
-  if (best.blocks == 0 && problem.directions == 2) best = choose_among(1, problem, device, plan_override);
+  if (best.blocks == 0 && problem.directions == 2) best = choose(1, problem, device, plan_override);
   // With a batch so large that a block works through many tiles in every step, the stepwise path is faster.
   const bool slow = best.blocks > 0 && plan_override.path == Path::kAny &&
                     estimate_step(best, problem, device) > estimate_stepwise(problem);

@@ -12,6 +12,7 @@
 
 #include "cuda/kit/device_info.h"
 #include "cuda/kit/division.h"
+#include "cuda/kit/swizzle.h"
 #include "params/persistent.h"
 
 namespace fused_rnn::cuda {
@@ -51,6 +52,16 @@ FUSED_RNN_HOST_DEVICE constexpr bool is_instantiated(int gates, bool backward, i
   return units > 8 && (chunks_in_registers == 2 || (chunks_in_registers == 4 && row_tiles <= 4 && !cluster));
 }
 
+// Kernels in which a warpgroup multiplies, on GPUs of compute capability 9.0: the units of a block, the sequences that
+// it works on at a time, the warps that multiply, and the chunks that they multiply without a branch in between.
+constexpr int kWarpgroupUnits = 16, kWarpgroupSequences = 64, kWarpgroupWarps = 4, kWarpgroupChunks = 4;
+
+// The plans for which such kernels are built.
+FUSED_RNN_HOST_DEVICE constexpr bool is_warpgroup_instantiated(int /*gates*/, bool backward, int64_t element_bytes,
+                                                               int split) {
+  return element_bytes == 2 && (backward ? split == 2 || split == 4 : split == 1 || split == 2);
+}
+
 // Floats between the partial sums of two sequences: an odd multiple of 4, so that no two lanes of a warp use the same
 // bank of shared memory.
 FUSED_RNN_HOST_DEVICE constexpr int partial_stride(int row_tiles) { return row_tiles * kTileRows + 4; }
@@ -70,12 +81,25 @@ struct SharedLayout {
                                                int64_t segments)
       : chunks(static_cast<int32_t>(divide_up(hidden_size * element_bytes, kChunkBytes))),
         exchange_stride(static_cast<int32_t>((segments * chunks / 2 * 2 + 1) * kChunkBytes)),
-        partial(int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
-        states(partial +
-               int64_t(plan.partials) * kWarps * plan.batch_tiles * kTileBatch * partial_stride(plan.row_tiles) * 4),
+        partial(plan.split > 0 ? warpgroup_weights(plan, segments)
+                               : int64_t(plan.row_tiles) * kTileRows * segments * chunks * kChunkBytes),
+        states(partial + int64_t(plan.partials) * (plan.split > 0 ? plan.split : kWarps) * plan.batch_tiles *
+                             kTileBatch * partial_stride(plan.row_tiles) * 4),
         exchange(round_up(states + 2 * int64_t(plan.sequences) * plan.units * 4, 16)),
         exchange_size(plan.cluster ? round_up(plan.sequences, kTileBatch * plan.batch_tiles) * exchange_stride : 0),
-        total(exchange + 2 * exchange_size) {}
+        total(exchange + 2 * exchange_size + (plan.split > 0 ? kAlignment : 0)) {}
+
+  // The chunks of each segment that one block of a cluster multiplies, where the blocks share out the depth. Some may
+  // lie past the end, where weights and values are zero.
+  FUSED_RNN_HOST_DEVICE constexpr int chunks_of_part(int split) const {
+    return static_cast<int>(round_up(divide_up(chunks, split), kWarpgroupChunks));
+  }
+
+ private:
+  // The rows of all blocks of a cluster, but only the block's part of their depth, two chunks side by side.
+  FUSED_RNN_HOST_DEVICE constexpr int64_t warpgroup_weights(const PersistentPlan& plan, int64_t segments) const {
+    return int64_t(plan.split) * plan.row_tiles * kTileRows * segments * chunks_of_part(plan.split) * kChunkBytes;
+  }
 };
 
 // What a plan is made for.
@@ -92,11 +116,12 @@ struct PersistentProblem {
 };
 
 // Which plans may be chosen, for tests and for tuning.
-enum class Path { kAny, kStepwise, kCluster, kGrid };
+enum class Path { kAny, kStepwise, kCluster, kGrid, kWarpgroup };
 struct PlanOverride {
   Path path = Path::kAny;
   int blocks = 0, groups = 0, batch_tiles = 0;  // 0: any
   int chunks_in_registers = -1;                 // -1: any
+  int split = 0;                                // 0: any
 
   constexpr bool operator==(const PlanOverride& other) const = default;
 };

@@ -27,9 +27,14 @@ struct BlockCoordinates {
         rank(blockIdx.x % plan.blocks),
         direction(plan.first_direction + blockIdx.x / plan.blocks / plan.groups),
         first_unit(rank * plan.units),
-        units(at_most(hidden_size - first_unit, plan.units)),
+        units(units_from(first_unit, plan.units, hidden_size)),
         first_sequence(blockIdx.x / plan.blocks % plan.groups * plan.sequences),
         sequences(at_most(batch - first_sequence, plan.sequences)) {}
+
+  // The units of a block whose first one this is: none, if it is past the last.
+  static FUSED_RNN_DEVICE int units_from(int first, int units, int hidden_size) {
+    return first < hidden_size ? at_most(hidden_size - first, units) : 0;
+  }
 
  private:
   static FUSED_RNN_DEVICE int at_most(int value, int limit) { return value < limit ? value : limit; }
@@ -151,7 +156,7 @@ class Product {
                                  const Source (&sources)[kBatchTiles], const BlockCoordinates& coordinates, int first,
                                  bool full_precision) {
     Received b;
-    handover.request(b, sources, first, coordinates.lane);
+    handover.request(b, sources, 0, first, coordinates.lane);
     handover.await(b, sources);
 #pragma unroll
     for (int s = 0; s < kSegments; ++s)

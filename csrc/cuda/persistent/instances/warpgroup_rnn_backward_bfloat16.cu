@@ -1,0 +1,12 @@
+// The persistent kernels with warpgroups of the RNN, with tanh and with ReLU, backward, in bfloat16.
+
+#include "cuda/persistent/launch.cuh"
+
+namespace fused_rnn::cuda {
+
+template const char* launch_warpgroup<cells::RNNTanh, bfloat16>(const PersistentBackwardParams<bfloat16>& params,
+                                                                void* stream);
+template const char* launch_warpgroup<cells::RNNReLU, bfloat16>(const PersistentBackwardParams<bfloat16>& params,
+                                                                void* stream);
+
+}  // namespace fused_rnn::cuda
