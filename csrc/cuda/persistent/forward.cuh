@@ -107,14 +107,14 @@ class PersistentForward : PersistentWalk<Traits> {
   };
 
   FUSED_RNN_DEVICE void prefetch(Prefetched& prefetched, const WorkTile& tile) const {
-    if constexpr (!Traits::kCluster)
-      if (this->multiplies())
+    if (!Traits::kCluster && this->multiplies()) {
 #pragma unroll
-        for (int n = 0; n < Traits::kLaneSequences; ++n) {
-          const int sequence = tile.first + this->lane_sequence(n);
-          prefetched.sources_begin[n] =
-              sequence < coordinates_.sequences ? this->load_begins(tile.step, sequence) : uint8_t{0};
-        }
+      for (int n = 0; n < Traits::kLaneSequences; ++n) {
+        const int sequence = tile.first + this->lane_sequence(n);
+        prefetched.sources_begin[n] =
+            sequence < coordinates_.sequences ? this->load_begins(tile.step, sequence) : uint8_t{0};
+      }
+    }
 #pragma unroll
     for (int pair = 0; pair < Walk::kPairs; ++pair) prefetch(prefetched.pairs[pair], tile, this->offset_of(pair));
   }
