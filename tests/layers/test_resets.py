@@ -120,26 +120,32 @@ def test_forms_of_the_input(kind: str, device: str) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_segment_is_the_same_to_the_bit_by_itself(kind: str, dtype: torch.dtype, bidirectional: bool) -> None:
-    """Sizes are such that the weights are read in the same way for a segment as for the whole."""
+    """So are its gradients. Sizes are such that the weights are read in the same way for a segment as for the whole."""
     case = Case(kind, time=24, batch=40, input_size=24, hidden_size=40, bidirectional=bidirectional)
-    module = case.module(fused_rnn, dtype)
-    input, states = case.tensors(dtype)
+    module, (input, states) = case.module(fused_rnn, dtype), case.tensors(dtype)
+    others = reset_states_of(case, "of every step", dtype)
     resets = torch.zeros(case.time, case.batch, dtype=torch.bool)
     resets[[0, 9, 14]] = True
     grads = torch.randn(case.time, case.batch, (2 if bidirectional else 1) * case.hidden_size).to(dtype)
-    whole = input.detach().requires_grad_()
-    output, *finals = flatten(module(whole, hx_of(states), resets=resets))
-    (grad,) = torch.autograd.grad(output, whole, grads)
-    zeros = tuple(map(torch.zeros_like, states))
+    leaves, count = [tensor.requires_grad_() for tensor in (input, *states, *others)], len(states)
+    output, *finals = flatten(module(input, hx_of(states), resets=resets, reset_states=hx_of(others)))
+    of_input, *rest = torch.autograd.grad(output, leaves, grads)
+
+    def before(begin: int, end: int, states: Any, others: Any) -> list[torch.Tensor]:
+        """Return of each state what the directions of a segment begin with, or its gradients."""
+        behind = states if end == case.time else [other[end] for other in others]
+        return [torch.cat([o[begin, :1], b[1:]]).detach() for o, b in zip(others, behind, strict=True)]
+
     for begin, end in segments(resets[:, 0].tolist()):
-        part = input[begin:end].detach().requires_grad_()
-        # The reverse direction of the last segment begins with the initial states.
-        initial = tuple(state if end == case.time else zero for state, zero in zip(states, zeros, strict=True))
-        initial = tuple(torch.cat([zero[:1], state[1:]]) for zero, state in zip(zeros, initial, strict=True))
+        part = input[begin:end].detach()
+        initial = before(begin, end, states, others)
+        for leaf in (part, *initial):
+            leaf.requires_grad_()
         own, *ends = flatten(module(part, hx_of(initial)))
-        (own_grad,) = torch.autograd.grad(own, part, grads[begin:end])
+        own_grads = torch.autograd.grad(own, [part, *initial], grads[begin:end])
+        expected = [of_input[begin:end], *before(begin, end, rest[:count], rest[count:])]
+        assert_identical(dict(enumerate(own_grads)), dict(enumerate(expected)))
         assert torch.equal(own, output[begin:end])
-        assert torch.equal(own_grad, grad[begin:end])
         for final, last in zip(finals, ends, strict=True):
             if end == case.time:
                 assert torch.equal(final[0], last[0])

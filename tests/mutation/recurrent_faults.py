@@ -241,6 +241,10 @@ REPLACED_STATES = [
     rnn(
         "a reset one step late", FORWARD, "if (p_.resets.before(direction, step.first_row + b))\n      return",
         "if (p_.resets.before(direction, step.previous_first + b))\n      return", RESETS),
+    rnn(
+        "a reset one step early", FORWARD, "if (p_.resets.before(direction, step.first_row + b))\n      return",
+        "if (p_.resets.before(direction, smaller(step.first_row + step.rows + b, p_.resets.rows - 1)))\n      return",
+        RESETS),
     lstm(
         "c that a reset leaves", FORWARD,
         "if (!p_.c_n || !p_.resets.before(direction, step.first_row + b)) continue;", "continue;", RESETS),

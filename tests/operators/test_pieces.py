@@ -13,6 +13,8 @@ import fused_rnn
 TIME = 23
 # More rows than any instruction set reads weights in place for.
 BATCHES = (13, 30)
+# No instruction set reads weights in place for as many steps, whatever the batch.
+SHORTEST = 5
 CUTS = {"one by one": [1] * TIME, "the last one alone": [TIME - 1, 1], "halves": [11, 12], "a few": [2, 5, 1, 4, 11]}
 SIZES = [(1, 1), (5, 7), (64, 64), (33, 130), (300, 257), (700, 70)]
 
@@ -47,11 +49,11 @@ def test_pieces_of_a_layer(kind: str, sizes: tuple[int, int], dtype: torch.dtype
 
 @pytest.mark.parametrize("form", [{"bias": False}, {"proj_size": 9}], ids=str)
 def test_pieces_of_a_layer_with_options(form: dict[str, Any]) -> None:
-    for batch in BATCHES:
+    for batch in (1, 6, *BATCHES):
         case = Case("LSTM", TIME, batch, 140, 70, **form)
         module, (input, states) = case.module(fused_rnn, torch.float32), case.tensors(torch.float32)
         whole = flatten(module(input, hx_of(states)))
-        for lengths in CUTS.values():
+        for lengths in CUTS.values() if batch in BATCHES else [CUTS["halves"]]:
             assert all(map(torch.equal, in_pieces(module, input, states, lengths), whole))
 
 
@@ -72,17 +74,29 @@ def test_cells_step_by_step(kind: str, sizes: tuple[int, int]) -> None:
         assert all(map(torch.equal, state, [tensor[0] for tensor in flatten(hx)]))
 
 
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("sizes", SIZES[1::2], ids=str)
 @pytest.mark.parametrize("kind", CELLS)
-def test_a_few_sequences_in_pieces(kind: str) -> None:
-    """Of smaller batches, single steps read weights in place: they differ in the order of sums, not in accuracy.
+def test_a_few_sequences_in_pieces(kind: str, sizes: tuple[int, int], dtype: torch.dtype) -> None:
+    """Of smaller batches, pieces of some steps give the bits of the whole, too."""
+    for batch in (1, 4, 12):
+        case = Case(kind, TIME, batch, *sizes, num_layers=2)
+        module, (input, states) = case.module(fused_rnn, dtype), case.tensors(dtype)
+        whole = flatten(module(input, hx_of(states)))
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            for lengths in ([SHORTEST] * 3 + [TIME - 3 * SHORTEST], CUTS["halves"]):
+                for part, expected in zip(in_pieces(module, input, states, lengths), whole, strict=True):
+                    assert torch.equal(part, expected), f"batch {batch}, {threads} threads, {lengths}"
 
-    Longer pieces give the bits of the whole.
-    """
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_few_sequences_step_by_step(kind: str) -> None:
+    """Their single steps read weights in place, and differ in the order of sums, not in accuracy."""
     for batch in (1, 2, 4, 12):
         case = Case(kind, TIME, batch, 90, 70)
         module, (input, states) = case.module(fused_rnn, torch.float32), case.tensors(torch.float32)
-        whole = flatten(module(input, hx_of(states)))
-        assert all(map(torch.equal, in_pieces(module, input, states, CUTS["halves"]), whole))
         exact, peer = (
             flatten(case.module(torch.nn, dtype)(case.tensors(dtype)[0], hx_of(case.tensors(dtype)[1])))
             for dtype in (torch.float64, torch.float32)
