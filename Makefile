@@ -66,6 +66,7 @@ gpu: build-gpu
 	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m needs_cuda || status=1; \
 	$(BIN)/python -m benchmarks.gpu || status=1; \
 	$(BIN)/python -m benchmarks.gpu_convolutions || status=1; \
+	$(BIN)/python -m benchmarks.gpu_sampling || status=1; \
 	exit $$status
 
 # Builds only for the GPU of this machine. ninja rebuilds only what has changed.

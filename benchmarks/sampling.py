@@ -6,7 +6,7 @@ and multiplied by the number of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from benchmarks.machine import Peak, describe_machine, measure_peak
 from benchmarks.problem import FUSED, CheckError
 from benchmarks.report import make_progress
 from benchmarks.results import Result, Run
-from benchmarks.timing import Measurement, time_together
+from benchmarks.timing import Function, Measurement, time_together
 from fused_rnn import MaskedConv2d
 from fused_rnn.models import AutoregressiveImageModel, Categorical, PixelCNN
 from fused_rnn.models.pixelcnn import ResidualBlock
@@ -95,7 +95,7 @@ def run_sampling(cases: Sequence[SamplingCase], console: Console, seconds: float
         for case in cases:
             progress.update(task, description=f"{case.group}, {case.label}")
             model = case.make_model()
-            _check(case, model)
+            check(case, model)
             if seconds:
                 run.results.append(_time(case, model, peak, seconds))
             progress.advance(task)
@@ -103,9 +103,22 @@ def run_sampling(cases: Sequence[SamplingCase], console: Console, seconds: float
     return run
 
 
-def _check(case: SamplingCase, model: AutoregressiveImageModel) -> None:
-    """Compare the scores of small images: those of dense convolutions, of the cache and of the steps."""
-    images = torch.randint(case.levels, (2, 1, 5, 5))
+def device_of(model: AutoregressiveImageModel) -> torch.device:
+    """The device of a model's weights."""
+    return next(model.parameters()).device
+
+
+def check(case: SamplingCase, model: AutoregressiveImageModel) -> None:
+    """Compare the scores of small images: those of dense convolutions, of the cache and of the steps.
+
+    Args:
+        case: What is to be drawn.
+        model: The model of the case, on any device.
+
+    Raises:
+        CheckError: They differ by more than rounding.
+    """
+    images = torch.randint(case.levels, (2, 1, 5, 5), device=device_of(model))
     whole = dense_pass(model, images)
     state, levels = model.init_state(2, (5, 5)), None
     cache = Cache(model, 2, 5)
@@ -122,22 +135,59 @@ def _check(case: SamplingCase, model: AutoregressiveImageModel) -> None:
 
 def _time(case: SamplingCase, model: AutoregressiveImageModel, peak: Peak, seconds: float) -> Result:
     """Time the three ways to draw by turns."""
-    images = torch.randint(case.levels, (case.batch, 1, case.size, case.size))
-    functions: dict[str, Callable[[], object]] = {
-        FUSED: lambda: model.sample(case.batch, (case.size, case.size)),
-        NAIVE: lambda: dense_pass(model, images),
-        CACHE: lambda: draw_with_cache(model, case.batch, case.size),
-    }
-    samples = time_together(functions, seconds)
-    samples[NAIVE] = [each * case.size**2 for each in samples[NAIVE]]
-    times = {name: Measurement.of(each) for name, each in samples.items()}
-    operations = _operations(case, model)
+    times = time_ways(case, ways_to_draw(case, model), seconds)
+    operations = operations_of(case, model)
     limit = 1e-9 * operations / max(peak.gflops.values())
     return Result(case.group, case.label, "forward", operations, limit, times)
 
 
-def _operations(case: SamplingCase, model: AutoregressiveImageModel) -> int:
-    """The additions and multiplications of active taps inside the images, once for each pixel."""
+def ways_to_draw(case: SamplingCase, model: AutoregressiveImageModel) -> dict[str, Function]:
+    """Return three ways to draw the images of a case, of which the loop over whole passes makes one pass only.
+
+    Args:
+        case: What to draw.
+        model: The model of the case, on any device.
+
+    Returns:
+        The functions, by name.
+    """
+    images = torch.randint(case.levels, (case.batch, 1, case.size, case.size), device=device_of(model))
+    return {
+        FUSED: lambda: model.sample(case.batch, (case.size, case.size)),
+        NAIVE: lambda: dense_pass(model, images),
+        CACHE: lambda: draw_with_cache(model, case.batch, case.size),
+    }
+
+
+def time_ways(
+    case: SamplingCase, ways: dict[str, Function], seconds: float, wait: Function = lambda: None
+) -> dict[str, Measurement]:
+    """Time ways to draw by turns.
+
+    Args:
+        case: What is drawn.
+        ways: What :func:`ways_to_draw` returns; names that begin like that of whole passes are such.
+        seconds: About how long to time them.
+        wait: Returns when the device has finished.
+
+    Returns:
+        The times of all images of the case, in each way.
+    """
+    samples = time_together(ways, seconds, wait)
+    passes = {name: case.size**2 if name.startswith(NAIVE) else 1 for name in ways}
+    return {name: Measurement.of([passes[name] * each for each in samples[name]]) for name in ways}
+
+
+def operations_of(case: SamplingCase, model: AutoregressiveImageModel) -> int:
+    """The additions and multiplications of active taps inside the images, once for each pixel.
+
+    Args:
+        case: The images.
+        model: The model that draws them.
+
+    Returns:
+        How many there are.
+    """
     return sum(
         2 * case.batch * _taps_inside(layer, case.size) * layer.in_channels * layer.out_channels
         for layer in model.modules()
@@ -206,7 +256,7 @@ class Cache:
             if isinstance(layer, MaskedConv2d):
                 above, beside = (length // 2 for length in layer.kernel_size)
                 # Pixels are next to their channels, so that the taps of a row are contiguous.
-                empty = torch.zeros(batch, size, size, layer.in_channels)
+                empty = torch.zeros(batch, size, size, layer.in_channels, device=layer.weight.device)
                 self.inputs[layer] = pad(empty, (0, 0, beside, beside, above, 0))
                 active = layer.weight[:, :, : above + 1].permute(0, 2, 3, 1)
                 self.weights[layer] = active.flatten(1).t().contiguous()
@@ -245,7 +295,8 @@ class Cache:
 
 def draw_with_cache(model: AutoregressiveImageModel, batch: int, size: int) -> Tensor:
     """Draw images `[batch, 1, size, size]` by a loop in Python, each layer keeping its input."""
-    cache, images = Cache(model, batch, size), torch.zeros(batch, 1, size, size, dtype=torch.long)
+    cache = Cache(model, batch, size)
+    images = torch.zeros(batch, 1, size, size, dtype=torch.long, device=device_of(model))
     for row in range(size):
         for column in range(size):
             levels = torch.multinomial(cache.scores(row, column).softmax(1), 1)

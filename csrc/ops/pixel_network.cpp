@@ -1,9 +1,7 @@
 // The operators pixel_network and pixel_network_pack: they check their arguments and call the kernel.
 
-#include "cpu/pixel_network.h"
+#include "ops/pixel_network.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
@@ -14,8 +12,11 @@
 #include <optional>
 #include <vector>
 
-#include "ops/dispatch.h"
+#include "distributions/logistic_mixture.h"
 #include "ops/mask_type.h"
+#ifdef FUSED_RNN_CUDA
+#include "ops/cuda/pixel_network.h"
+#endif
 
 namespace fused_rnn::ops {
 namespace {
@@ -40,8 +41,9 @@ void check_nodes(at::IntArrayRef nodes, int64_t values, at::TensorList parameter
   const auto exists = [](int64_t at, int64_t count) { return 0 <= at && at < count; };
   const auto count = static_cast<int64_t>(parameters.size());
   for (const Tensor& parameter : parameters)
-    TORCH_CHECK(parameter.scalar_type() == parameters[0].scalar_type() && parameter.is_contiguous(),
-                "parameters must be contiguous and have the same dtype");
+    TORCH_CHECK(parameter.scalar_type() == parameters[0].scalar_type() && parameter.is_contiguous() &&
+                    parameter.device() == parameters[0].device(),
+                "parameters must be contiguous, have the same dtype and be on the same device");
   for (size_t i = 0; i < nodes.size() / kNodeSize; ++i) {
     const EncodedNode& node = decode(nodes)[i];
     TORCH_CHECK(exists(node.kind, static_cast<int64_t>(PixelNodeKind::kCopy) + 1) && exists(node.first_input, values) &&
@@ -146,16 +148,12 @@ std::vector<PixelNode> pixel_nodes(at::IntArrayRef nodes) {
   return result;
 }
 
-// Sets where each convolution's weights are packed, writes them to `packed` unless it is null, and returns their
-// number.
 template <typename T>
-int64_t pack(std::vector<PixelConvolution<T>>& convolutions, int64_t groups, T* packed) {
-  std::vector<int64_t> offsets(convolutions.size());
-  const PixelNetworkPackParams<T> params = {groups, convolutions.data(), static_cast<int64_t>(convolutions.size()),
-                                            packed, offsets.data()};
-  const int64_t size = FUSED_RNN_CPU_CALL(pixel_network_pack, params);
-  for (size_t i = 0; i < offsets.size(); ++i) convolutions[i].packed = offsets[i];
-  return size;
+PixelNetworkDevice<T> device_of(const Tensor& tensor) {
+#ifdef FUSED_RNN_CUDA
+  if (tensor.is_cuda()) return pixel_network_on_cuda<T>();
+#endif
+  return pixel_network_on_cpu<T>();
 }
 
 // Calls body(T()) with the type of a tensor.
@@ -172,9 +170,14 @@ Tensor pixel_network_pack(at::TensorList parameters, at::IntArrayRef nodes, int6
   Tensor packed;
   for_type(parameters[0], [&](auto zero) {
     using T = decltype(zero);
+    const PixelNetworkDevice<T> device = device_of<T>(parameters[0]);
     auto all = convolutions<T>(nodes, parameters, 1);
-    packed = at::empty({pack<T>(all, groups, nullptr)}, parameters[0].options());
-    pack(all, groups, packed.mutable_data_ptr<T>());
+    std::vector<Tensor> weights;
+    for (size_t i = 0; i < nodes.size() / kNodeSize; ++i)
+      if (static_cast<PixelNodeKind>(decode(nodes)[i].kind) == PixelNodeKind::kConvolution)
+        weights.push_back(parameters[decode(nodes)[i].details[0]]);
+    packed = at::empty({device.place_weights(all, groups)}, parameters[0].options());
+    device.pack_weights(all, weights, groups, packed);
   });
   return packed;
 }
@@ -194,13 +197,20 @@ PixelValue<T> pixel_value(const Tensor& tensor, int64_t width) {
 // Checks that the network's outputs and the random numbers are those of a distribution.
 void check_distribution(PixelDistribution distribution, int64_t outputs, int64_t channels, int64_t groups,
                         int64_t levels, int64_t numbers) {
-  const int64_t parameters = 1 + 2 * channels + channels * (channels - 1) / 2;
+  const int64_t parameters = distributions::LogisticMixture::parameters(channels);
   const bool fits = distribution == PixelDistribution::kCategorical
                         ? channels == groups && outputs == channels * levels && numbers == 1
                         : distribution == PixelDistribution::kLogisticMixture && groups == 1 &&
                               outputs % parameters == 0 && outputs > 0 && numbers == 1 + channels;
   TORCH_CHECK(fits, "the distribution is unknown, or does not fit ", outputs, " outputs for ", channels,
               " channels and ", numbers, " random numbers");
+}
+
+// Checks that tensors are where the values are, for a kernel to be able to read them.
+void check_device(const Tensor& value, at::TensorList tensors, const char* name) {
+  for (const Tensor& tensor : tensors)
+    TORCH_CHECK(tensor.device() == value.device(), name, " must be on ", value.device(), ", like the values, got ",
+                tensor.device());
 }
 
 void pixel_network(at::TensorList values, at::TensorList parameters, const Tensor& packed, at::IntArrayRef nodes,
@@ -221,13 +231,21 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
   check_values(nodes, values, parameters, width);
   const int64_t batch = values[0].size(0);
   if (batch == 0) return;
-  int64_t not_finite = 0;
+  check_device(values[0], values, "values");
+  check_device(values[0], parameters, "parameters");
+  check_device(values[0], packed, "packed");
+  for (const auto& [tensor, name] :
+       {std::pair(&image, "image"), std::pair(&observed, "observed"), std::pair(&uniforms, "uniforms"),
+        std::pair(&scaled, "scaled"), std::pair(&outputs, "outputs")})
+    if (*tensor) check_device(values[0], **tensor, name);
+  bool is_finite = true;
   for_type(values[0], [&](auto zero) {
     using T = decltype(zero);
+    const PixelNetworkDevice<T> device = device_of<T>(values[0]);
     std::vector<PixelValue<T>> pixel_values;
     for (const Tensor& value : values) pixel_values.push_back(pixel_value<T>(value, width));
     auto all = convolutions<T>(nodes, parameters, width);
-    TORCH_CHECK(packed.scalar_type() == values[0].scalar_type() && packed.numel() == pack<T>(all, groups, nullptr),
+    TORCH_CHECK(packed.scalar_type() == values[0].scalar_type() && packed.numel() == device.place_weights(all, groups),
                 "packed must be what pixel_network_pack returned for these parameters");
     const std::vector<PixelNode> list = pixel_nodes(nodes);
     PixelNetworkParams<T> params = {};
@@ -241,8 +259,6 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
     params.values = pixel_values.data();
     params.convolutions = all.data();
     params.packed = packed.const_data_ptr<T>();
-    params.threads = at::get_num_threads();
-    params.not_finite = &not_finite;
     params.draw.distribution = static_cast<PixelDistribution>(distribution);
     const int64_t rows = (end + width * groups - 1) / (width * groups);
     if (image) {
@@ -285,9 +301,9 @@ void pixel_network(at::TensorList values, at::TensorList parameters, const Tenso
       params.draw.height = outputs->size(2);
       params.draw.outputs = outputs->mutable_data_ptr<T>();
     }
-    FUSED_RNN_CPU_CALL(pixel_network, params);
+    is_finite = device.evaluate(params, values[0]);
   });
-  TORCH_CHECK_VALUE(not_finite == 0, "the network's output is NaN or infinite, so no pixel can be drawn from it");
+  TORCH_CHECK_VALUE(is_finite, "the network's output is NaN or infinite, so no pixel can be drawn from it");
 }
 
 }  // namespace
@@ -296,6 +312,13 @@ TORCH_LIBRARY_IMPL(fused_rnn, CPU, library) {
   library.impl("pixel_network", pixel_network);
   library.impl("pixel_network_pack", pixel_network_pack);
 }
+
+#ifdef FUSED_RNN_CUDA
+TORCH_LIBRARY_IMPL(fused_rnn, CUDA, library) {
+  library.impl("pixel_network", pixel_network);
+  library.impl("pixel_network_pack", pixel_network_pack);
+}
+#endif
 
 TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
   library.impl("pixel_network", torch::autograd::autogradNotImplementedFallback());

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from fused_rnn.models.distribution import Distribution
-from fused_rnn.models.sampling import SamplingState, sampling_uniforms
+from fused_rnn.models.sampling import SamplingState, check_device, checked_weight, sampling_uniforms
 
 
 class AutoregressiveImageModel(nn.Module):
@@ -153,7 +153,8 @@ class AutoregressiveImageModel(nn.Module):
 
         Raises:
             ValueError: a shape does not fit, or the network cannot be evaluated pixel by pixel.
-            NotImplementedError: the weights are not on the CPU, or not float32 or float64.
+            NotImplementedError: the weights are not on the CPU or an NVIDIA GPU, or not float32 or float64.
+            RuntimeError: a CUDA graph is being captured.
         """
         height, width = self._image_size(batch, shape)
         return SamplingState(self, batch, height, width, cond)
@@ -163,11 +164,13 @@ class AutoregressiveImageModel(nn.Module):
         """Compute the distribution of the next pixel, or of the next group of colours at the same pixel.
 
         On the CPU the result is what ``forward`` computes for the whole image, bit for bit, at any batch size and
-        with any number of threads. So an encoder and a decoder that use it agree exactly.
+        with any number of threads. So an encoder and a decoder that use it agree exactly. On a GPU it agrees with
+        ``forward`` up to rounding, and bit for bit only with itself: at any batch size, on the same kind of GPU.
 
         Args:
             state: what ``init_state`` returned; it changes.
-            levels: the levels of the previous step, ``[batch, channels / data_channels]``; None at the first step.
+            levels: the levels of the previous step, ``[batch, channels / data_channels]``, on any device; None at the
+                first step.
 
         Returns:
             ``[batch, outputs / data_channels]``.
@@ -211,20 +214,23 @@ class AutoregressiveImageModel(nn.Module):
             shape: height and width, or channels, height and width.
             cond: the condition of each image, if the model has one, as in ``forward``.
             temperature: below 1 likely levels become likelier; 0 takes the likeliest.
-            generator: the source of random numbers, on the CPU; None for PyTorch's own.
-            observed: levels ``[n, channels, height, width]``, of which some are kept as they are.
-            observed_mask: which pixels of ``observed`` are kept: boolean ``[n, height, width]`` or ``[height, width]``.
+            generator: the source of random numbers, on the CPU or on the device of the model; None for PyTorch's own
+                on the CPU. The same numbers give the same images on every device, but where rounding decides.
+            observed: levels ``[n, channels, height, width]`` on the device of the model, of which some are kept.
+            observed_mask: which pixels of ``observed`` are kept: boolean ``[n, height, width]`` or ``[height, width]``,
+                on the same device.
             progress: whether to show the progress on the standard error output.
 
         Returns:
-            Integer levels, ``[n, channels, height, width]``.
+            Integer levels, ``[n, channels, height, width]``, on the device of the model.
 
         Raises:
             ValueError: a shape does not fit, ``temperature`` is negative, observed levels are out of range, only one of
-                ``observed`` and ``observed_mask`` is given, ``generator`` is on another device, the model is in
-                training mode with dropout, or its network cannot be evaluated pixel by pixel or computes NaN.
+                ``observed`` and ``observed_mask`` is given, a tensor or ``generator`` is on another device, the model
+                is in training mode with dropout, or its network cannot be evaluated pixel by pixel or computes NaN.
             TypeError: ``observed`` are not integers, or ``observed_mask`` is not boolean.
-            NotImplementedError: the weights are not on the CPU, or not float32 or float64.
+            NotImplementedError: the weights are not on the CPU or an NVIDIA GPU, or not float32 or float64.
+            RuntimeError: a CUDA graph is being captured.
 
         Example:
             >>> import torch
@@ -236,8 +242,11 @@ class AutoregressiveImageModel(nn.Module):
         height, width = self._image_size(n, shape)
         if not temperature >= 0 or math.isinf(temperature):
             raise ValueError(f"temperature must be a number that is not negative, got {temperature}")
-        if generator is not None and generator.device.type != "cpu":
-            raise ValueError(f"generator must be on the CPU, got one on {generator.device}")
+        device = checked_weight(self).device
+        if generator is not None and generator.device.type != "cpu" and generator.device != device:
+            raise ValueError(f"generator must be on the CPU or on {device}, got one on {generator.device}")
+        for name, tensor in (("cond", cond), ("observed", observed), ("observed_mask", observed_mask)):
+            check_device(name, tensor, device)
         images, kept = self._observed(n, height, width, observed, observed_mask)
         state = SamplingState(self, n, height, width, cond)
         uniforms = sampling_uniforms(self, n, height, width, generator)
@@ -264,7 +273,8 @@ class AutoregressiveImageModel(nn.Module):
         if (observed is None) != (mask is None):
             raise ValueError("observed and observed_mask must be given together")
         if observed is None or mask is None:
-            return torch.zeros(n, channels, height, width, dtype=torch.int64), None
+            device = checked_weight(self).device
+            return torch.zeros(n, channels, height, width, dtype=torch.int64, device=device), None
         self.distribution.check_images(observed, "observed")
         if mask.dtype != torch.bool:
             raise TypeError(f"observed_mask must be boolean, got {mask.dtype}")

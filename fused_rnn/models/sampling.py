@@ -33,20 +33,16 @@ class SamplingState:
 
     Raises:
         ValueError: the network of the model cannot be evaluated pixel by pixel.
-        NotImplementedError: the weights are not on the CPU, or not float32 or float64.
+        NotImplementedError: the weights are not on the CPU or an NVIDIA GPU, or not float32 or float64.
+        RuntimeError: a CUDA graph is being captured.
     """
 
     @torch.no_grad()
     def __init__(
         self, model: AutoregressiveImageModel, batch: int, height: int, width: int, cond: Tensor | None
     ) -> None:
-        weight = next(model.network.parameters())
-        if weight.device.type != "cpu":
-            raise NotImplementedError(
-                f"sampling needs a model on the CPU, got one on {weight.device}: call model.cpu() first"
-            )
-        if weight.dtype not in (torch.float32, torch.float64):
-            raise NotImplementedError(f"sampling needs weights of float32 or float64, got {weight.dtype}")
+        weight = checked_weight(model)
+        check_device("cond", cond, weight.device)
         self.distribution = model.distribution
         condition = model.condition(cond, batch, weight.dtype)
         network = trace(
@@ -57,7 +53,9 @@ class SamplingState:
             *(() if condition is None else (condition,)),
         )
         self.pixels = PixelState(network, batch, height, width)
-        self.scaled = self.distribution.scale(torch.arange(self.distribution.levels), weight.dtype)
+        self.scaled = self.distribution.scale(
+            torch.arange(self.distribution.levels, device=weight.device), weight.dtype
+        )
 
     def step(self, levels: Tensor | None) -> Tensor:
         """Take the levels of the previous step, and return the outputs of the next one; see ``step`` of the model."""
@@ -69,7 +67,9 @@ class SamplingState:
             if levels.shape != (pixels.batch, channels):
                 raise ValueError(f"levels must have shape {[pixels.batch, channels]}, got {list(levels.shape)}")
             begin = (pixels.step - 1) % groups * channels
-            pixels.pixel(0, pixels.step - 1)[:, begin : begin + channels] = self.scaled[levels.long()]
+            pixels.pixel(0, pixels.step - 1)[:, begin : begin + channels] = self.scaled[
+                levels.to(self.scaled.device, torch.long)
+            ]
         pixels.advance(1)
         return pixels.pixel(pixels.output, pixels.step - 1).chunk(groups, 1)[(pixels.step - 1) % groups].clone()
 
@@ -102,10 +102,55 @@ class SamplingState:
         return images[:, :, row, column].chunk(groups, 1)[step % groups]
 
 
+def checked_weight(model: AutoregressiveImageModel) -> Tensor:
+    """Return one of a model's weights, which has the device and the dtype of sampling, or raise why there is none.
+
+    Args:
+        model: the model.
+
+    Returns:
+        The weight.
+
+    Raises:
+        NotImplementedError: it is not on the CPU or an NVIDIA GPU, or not float32 or float64.
+        RuntimeError: a CUDA graph is being captured.
+    """
+    weight = next(model.network.parameters())
+    if weight.device.type not in ("cpu", "cuda"):
+        raise NotImplementedError(
+            f"sampling needs a model on the CPU or an NVIDIA GPU, got one on {weight.device}: call model.cpu() first"
+        )
+    if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("sampling cannot be captured in a CUDA graph")
+    if weight.dtype not in (torch.float32, torch.float64):
+        raise NotImplementedError(f"sampling needs weights of float32 or float64, got {weight.dtype}")
+    return weight
+
+
+def check_device(name: str, tensor: Tensor | None, device: torch.device) -> None:
+    """Raise an error if there is a tensor and it is not where the model is.
+
+    Args:
+        name: the name of the argument.
+        tensor: the argument.
+        device: the device of the model.
+
+    Raises:
+        ValueError: the tensor is on another device.
+    """
+    if tensor is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on {device}, like the model, got one on {tensor.device}")
+
+
 def sampling_uniforms(
     model: AutoregressiveImageModel, batch: int, height: int, width: int, generator: torch.Generator | None
 ) -> Tensor:
-    """Return the random numbers that images consume: those of each image together, so that a batch can be divided."""
+    """Return the random numbers that images consume: those of each image together, so that a batch can be divided.
+
+    They come from the device of the generator, by default the CPU, so that a seed means the same on every device.
+    """
     distribution = model.distribution
     shape = (batch, height, width, distribution.data_channels, distribution.uniforms)
-    return torch.rand(shape, dtype=torch.float64, generator=generator)
+    source = "cpu" if generator is None else generator.device
+    uniforms = torch.rand(shape, dtype=torch.float64, generator=generator, device=source)
+    return uniforms.to(checked_weight(model).device)

@@ -214,7 +214,7 @@ class Translator:
             a, b = b, a
         if not isinstance(b, Value):
             batch, height, width = self.shape
-            constant = torch.as_tensor(b, dtype=self.dtype, device="cpu")
+            constant = torch.as_tensor(b, dtype=self.weight.dtype, device=self.weight.device)
             size = (1,) * (4 - constant.dim()) + tuple(constant.shape)
             if len(size) != 4 or any(
                 n not in (1, m) for n, m in zip(size, (batch, a.channels, height, width), strict=True)
@@ -229,9 +229,9 @@ class Translator:
         return self._append(kind, (a, b), a.channels)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the network's weights."""
-        return next(self.module.parameters()).dtype
+    def weight(self) -> Tensor:
+        """One of the network's weights, which has the dtype and the device of all values."""
+        return next(self.module.parameters())
 
     def _gate(self, input: Value, data_channels: int = 1) -> Value:
         groups = self.network.groups

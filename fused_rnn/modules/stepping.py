@@ -15,7 +15,7 @@ class Stepping(MaskedWeight):
         """Compute the next step: the next pixel in raster order, or the next time step.
 
         On the CPU the result is what ``forward`` computes for the whole input, bit for bit, at any batch size and with
-        any number of threads. Gradients are not recorded.
+        any number of threads; on a GPU it agrees up to rounding. Gradients are not recorded.
 
         Args:
             input: ``[batch, in_channels]``: with type B the input of this step; with the other types, which do not see

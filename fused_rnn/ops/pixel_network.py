@@ -120,6 +120,6 @@ def pixel_network_pack(parameters: Sequence[Tensor], nodes: Sequence[int], group
         groups: as given to :func:`pixel_network`.
 
     Returns:
-        ``[values]``, which depends on the instruction set of this machine.
+        ``[values]``, which depend on the device, and on a CPU on its instruction set.
     """
     return _pixel_network_pack(parameters, nodes, groups)

@@ -45,4 +45,4 @@ def test_operations_count_taps_inside_the_image() -> None:
     model = AutoregressiveImageModel(nn.Sequential(MaskedConv2d(1, 3, 3, "A")), case.make_model().distribution)
     images = torch.ones(1, 1, 4, 4)
     pairs = nn.functional.conv2d(images, model.network[0].mask[:1].float(), padding=1).sum()
-    assert sampling._operations(case, model) == 2 * 2 * 3 * int(pairs)
+    assert sampling.operations_of(case, model) == 2 * 2 * 3 * int(pairs)

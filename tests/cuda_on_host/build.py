@@ -20,7 +20,10 @@ HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
 FOLDER = HERE.parent.parent / "build" / "cuda_on_host"
 CXX = os.environ.get("CXX", "g++")
-OWN = ("boxes", "convolutions", "driver", "exports", "fibers", "hopper_kernels", "matrix", "runtime", "warpgroup")
+OWN = (
+    "boxes", "convolutions", "driver", "exports", "fibers", "hopper_kernels", "matrix", "pixels", "runtime",
+    "warpgroup",
+)  # fmt: skip
 """The sources of this folder that all libraries have."""
 # No fortification: its longjmp refuses to leave one stack for another.
 FLAGS = "-std=c++20 -fPIC -pthread -U_FORTIFY_SOURCE -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-class-memaccess"
@@ -50,12 +53,11 @@ def build() -> Path:
 def build_glue() -> Path:
     """Build the library of the operators with all that csrc/ops/ has for a GPU, and return its path."""
     build()
-    # glue.cpp stands in for torch_cuda.cpp, recurrent_cpu.cpp and masked_conv2d_cpu.cpp, and for the kernels' questions
-    # to the GPU.
+    # glue.cpp stands in for torch_cuda.cpp and the *_cpu.cpp, and for the kernels' questions to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
-    common = ("layer", "masked_conv2d", "recurrent", "schemas")
+    common = ("layer", "masked_conv2d", "pixel_network", "recurrent", "schemas")
     glue += [CSRC / "ops" / f"{name}.cpp" for name in common] + [HERE / "glue.cpp"]
-    others = {"convolutions", "exports", "device_info", "hopper_kernels", "launch"}
+    others = {"convolutions", "exports", "device_info", "hopper_kernels", "launch", "pixels"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
     torch_headers = " ".join(f"-isystem {path}" for path in cpp_extension.include_paths())
     flags = f"-O0 -fvisibility=hidden -Wno-unused-parameter -I{HERE / 'shim'} {torch_headers}"
@@ -78,7 +80,12 @@ def build_variant(name: str, edits: Sequence[Edit], stems: Sequence[str], flags:
 
 def _copy(target: Path, edits: Sequence[Edit]) -> Path:
     """Copy csrc/ with edits, and leave alone what is there and the same."""
-    files = [path for folder in ("cuda", "params", "cells") for path in (CSRC / folder).rglob("*") if path.is_file()]
+    files = [
+        path
+        for folder in ("cuda", "params", "cells", "distributions")
+        for path in (CSRC / folder).rglob("*")
+        if path.is_file()
+    ]
     missing = {file for file, _, _ in edits} - {path.relative_to(CSRC).as_posix() for path in files}
     assert not missing, f"{missing} are not among the files that are copied"
     for path in files:

@@ -14,6 +14,7 @@
 #include "ops/cuda/gated_activation.h"
 #include "ops/cuda/masked_conv2d.h"
 #include "ops/cuda/persistent.h"
+#include "ops/cuda/pixel_network.h"
 #include "ops/cuda/recurrent.h"
 #include "ops/cuda/torch_cuda.h"
 #include "ops/masked_conv2d_cpu.h"
@@ -59,6 +60,13 @@ MaskedConv2dGradients masked_conv2d_backward_on_cpu(const MaskedConv2d& layer, c
                                                     MaskedConv2dWanted wanted) {
   return masked_conv2d_backward_on_cuda(layer, grad_output, wanted);
 }
+
+template <typename T>
+PixelNetworkDevice<T> pixel_network_on_cpu() {
+  return pixel_network_on_cuda<T>();
+}
+template PixelNetworkDevice<float> pixel_network_on_cpu();
+template PixelNetworkDevice<double> pixel_network_on_cpu();
 
 namespace {
 

@@ -1,6 +1,5 @@
 """Sampling: the steps of a model compute what the whole image gives, bit for bit, and draw by the definition."""
 
-import copy
 import math
 import subprocess
 import sys
@@ -8,89 +7,14 @@ import sys
 import pytest
 import torch
 from comparing import assert_accurate
-from torch import Tensor, nn
+from image_models import MODELS, SIZE, Halves, condition, dense_outputs, gated, random_images, stepped_outputs
+from torch import nn
 
-from fused_rnn import GatedActivation, MaskedConv2d, reference
-from fused_rnn.models import AutoregressiveImageModel, Categorical, GatedPixelCNN, LogisticMixture, PixelCNN
+from fused_rnn import MaskedConv2d, reference
+from fused_rnn.models import AutoregressiveImageModel, Categorical, LogisticMixture, PixelCNN
 from fused_rnn.models.sampling import SamplingState
 
 F64 = torch.float64
-SIZE = (6, 5)
-
-
-class Joined(nn.Module):
-    """Uses all that a network may consist of besides the layers of the package's own models."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = MaskedConv2d(1, 24, 5, "A")
-        self.second = MaskedConv2d(12, 12, (3, 5), dilation=(2, 1), mask_type="B")
-        self.last = nn.Sequential(nn.Identity(), nn.ReLU(inplace=True), MaskedConv2d(36, 6, 1, "B", bias=False))
-        self.scale = nn.Parameter(torch.randn(24, 1, 1))
-        self.places = nn.Parameter(torch.randn(24, *SIZE))
-
-    def forward(self, images: Tensor, cond: Tensor) -> Tensor:
-        """Compute six outputs."""
-        all_channels = self.first(images) * self.scale + self.places
-        left, right = torch.chunk(all_channels.relu_(), 2, 1)
-        left = torch.relu(left) * 0.5 + self.second(right)
-        left += torch.tanh(cond)[:, :, None, None]
-        return self.last(torch.cat([left, all_channels], dim=1))
-
-
-def gated(groups: int) -> nn.Module:
-    return nn.Sequential(
-        MaskedConv2d(groups, 12 * groups, 3, "A", groups), GatedActivation(groups),
-        MaskedConv2d(6 * groups, 6 * groups, (1, 3), "B", groups),
-    )  # fmt: skip
-
-
-def models() -> dict[str, AutoregressiveImageModel]:
-    """Return small models of every kind, with weights that make their outputs differ widely."""
-    torch.manual_seed(0)
-    made: dict[str, AutoregressiveImageModel] = {
-        "PixelCNN": PixelCNN(16, 2, Categorical(5)),
-        "three colours": PixelCNN(18, 2, Categorical(4, 3), dropout=0.5),
-        "mixture": PixelCNN(40, 1, LogisticMixture(3, 16, 3)),
-        "gated, with classes": GatedPixelCNN(12, 3, Categorical(5), condition_size=4),
-        "gated, three colours": GatedPixelCNN(12, 3, Categorical(5, 3)),
-        "gated, mixture": GatedPixelCNN(70, 2, LogisticMixture(3, 8, 1), kernel_size=5),
-        "joined": AutoregressiveImageModel(Joined(), Categorical(6), condition_size=12),
-        "gates of colours": AutoregressiveImageModel(gated(3), Categorical(6, 3)),
-    }
-    for model in made.values():
-        for parameter in model.parameters():
-            nn.init.normal_(parameter, std=0.4)
-    return {name: model.eval() for name, model in made.items()}
-
-
-MODELS = models()
-
-
-def condition(model: AutoregressiveImageModel, batch: int) -> Tensor | None:
-    generator = torch.Generator().manual_seed(1)
-    if model.condition_size == 4:
-        return torch.randint(4, (batch,), generator=generator)
-    return torch.randn(batch, model.condition_size, generator=generator) if model.condition_size else None
-
-
-def random_images(model: AutoregressiveImageModel, batch: int, size: tuple[int, int] = SIZE) -> Tensor:
-    return torch.randint(model.distribution.levels, (batch, model.distribution.channels, *size))
-
-
-@torch.no_grad()
-def stepped_outputs(model: AutoregressiveImageModel, images: Tensor, cond: Tensor | None) -> Tensor:
-    """Return the outputs that :meth:`step` computes for images that are given."""
-    batch, _, height, width = images.shape
-    groups = model.distribution.data_channels
-    state, levels, rows = model.init_state(batch, (height, width), cond), None, []
-    for row in range(height):
-        for column in range(width):
-            for group in range(groups):
-                rows.append(model.step(state, levels))
-                levels = images[:, :, row, column].chunk(groups, 1)[group]
-    pixels = torch.stack(rows, 1).view(batch, height, width, -1)
-    return pixels.permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
@@ -114,23 +38,12 @@ def test_steps_at_other_sizes(size: tuple[int, int]) -> None:
         assert torch.equal(stepped_outputs(model, images, None), model(images))
 
 
-def test_the_model_of_the_steps_is_that_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_the_steps_is_that_of_float64() -> None:
     """The oracle is computed by dense convolutions, so it shares no kernel with the steps."""
     model = MODELS["gated, with classes"].float()
     images, cond = random_images(model, 2), condition(model, 2)
-    ours = stepped_outputs(model, images, cond)
-
-    def dense(self: MaskedConv2d, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        padding = [size // 2 for size in self.kernel_size]
-        output = nn.functional.conv2d(input, self.weight * self.mask, self.bias, padding=padding)
-        if self.activation == "relu":
-            output = output.relu()
-        return output if residual is None else output + residual
-
-    monkeypatch.setattr(MaskedConv2d, "forward", dense)
-    with torch.no_grad():
-        peer, exact = model(images, cond), copy.deepcopy(model).double()(images, cond)
-    assert_accurate(ours, exact, peer)
+    exact, peer = (dense_outputs(model, images, cond, dtype) for dtype in (F64, torch.float32))
+    assert_accurate(stepped_outputs(model, images, cond), exact, peer)
 
 
 @pytest.mark.parametrize("temperature", [0, 0.5, 1.0, 3.0])
@@ -159,13 +72,6 @@ def test_a_mask_for_all_images() -> None:
     drawn = model.sample(4, SIZE, observed=observed, observed_mask=mask)
     assert torch.equal(drawn[:, :, :3], observed[:, :, :3])
     assert not torch.equal(drawn[:, :, 3:], observed[:, :, 3:])
-
-
-class Halves(Categorical):
-    """A distribution that the kernel does not know: each level is as likely as its half says."""
-
-    def draw(self, outputs: Tensor, uniforms: Tensor, temperature: float = 1.0) -> Tensor:
-        return super().draw(outputs[:, ::2].repeat_interleave(2, 1), uniforms, temperature)
 
 
 def test_a_distribution_of_ones_own() -> None:

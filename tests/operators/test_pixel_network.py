@@ -5,45 +5,18 @@ from typing import Any
 import pytest
 import torch
 from comparing import assert_accurate
-from convolution_cases import FORMS, TAILS, ConvolutionCase
-from torch import Tensor
+from convolution_cases import ConvolutionCase
+from pixel_networks import CASES, network_of, network_of_copies, network_of_operations, stepped, vertical_network
 
 from fused_rnn import ops
-from fused_rnn.functional.pixel_network import Kind, PixelNetwork, PixelState
+from fused_rnn.functional.pixel_network import PixelState
 from fused_rnn.ops.pixel_network import encode
 
 F64 = torch.float64
-# Sums of few and of many channels, one and several vectors of outputs, and images in one or several register tiles.
-CASES = [
-    *FORMS, *TAILS,
-    ConvolutionCase(1, 64, (7, 7), "A", size=(9, 11)), ConvolutionCase(20, 20, (5, 5), size=(4, 30), batch=15),
-    ConvolutionCase(300, 300, (3, 3), size=(3, 4), batch=1), ConvolutionCase(128, 260, (1, 1), size=(2, 9), batch=1),
-    ConvolutionCase(30, 60, (5, 5), "B", 3, size=(5, 6), batch=7), ConvolutionCase(size=(3, 4), dilation=(9, 9)),
-]  # fmt: skip
-
-
-def network_of(case: ConvolutionCase, weight: Tensor, bias: Tensor | None = None) -> PixelNetwork:
-    """Return the network of one convolution, whose input must be complete rows above if it is a vertical one."""
-    network = PixelNetwork(case.data_channels)
-    network.add_value(case.in_channels)
-    network.add_convolution(0, weight, bias, *case.options, whole_row=case.mask_type == "vertical_A")
-    return network
-
-
-def stepped(network: PixelNetwork, input: Tensor) -> Tensor:
-    """Evaluate a network pixel by pixel for images that are given, and return its output for all pixels."""
-    batch, _, height, width = input.shape
-    state = PixelState(network, batch, height, width)
-    outputs = input.new_empty((batch, network.channels[state.output], height, width))
-    for step in range(state.steps):
-        row, column = state.position(step)
-        state.pixel(0, step)[:] = input[:, :, row, column]
-        state.advance(1, outputs)
-    return outputs
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
-@pytest.mark.parametrize("case", [case for case in CASES if case.mask_type != "vertical_B"], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_convolution_is_that_of_the_whole_image(case: ConvolutionCase, dtype: torch.dtype) -> None:
     input, weight, *bias = case.tensors(dtype).values()
     exact = case.oracle(*case.tensors(F64).values())
@@ -57,12 +30,7 @@ def test_a_convolution_is_that_of_the_whole_image(case: ConvolutionCase, dtype: 
 
 def test_a_row_of_a_vertical_stack_sees_its_neighbours() -> None:
     """A convolution of type vertical_B reads values of the row that is being computed, left and right."""
-    first, second = ConvolutionCase(1, 40, (3, 3), "vertical_A"), ConvolutionCase(40, 9, (3, 5), "vertical_B")
-    input, weight, bias = first.tensors(F64).values()
-    _, next_weight, next_bias = second.tensors(F64).values()
-    network = network_of(first, weight, bias)
-    network.add_convolution(1, next_weight, next_bias, *second.options, whole_row=True)
-    expected = second.oracle(first.oracle(input, weight, bias), next_weight, next_bias)
+    network, input, expected = vertical_network(F64)
     for threads in (1, 2):
         torch.set_num_threads(threads)
         for images in (input, input[:1]):
@@ -73,38 +41,12 @@ def test_a_row_of_a_vertical_stack_sees_its_neighbours() -> None:
 @pytest.mark.parametrize("groups", [1, 3])
 def test_other_operations(channels: int, groups: int) -> None:
     """Sums, products, ReLU and gates of two convolutions, beside torch's."""
-    batch, height, width = 3, 4, 5
-    channels *= groups
-    case = ConvolutionCase(groups, 2 * channels, (3, 3), "A", groups)
-    input, weight, bias = case.tensors(F64).values()
-    input = torch.randn(batch, groups, height, width, dtype=F64)
-    weights, biases = (weight, -weight), (bias, bias.flip(0))
-    condition, columns = torch.randn(batch, 2 * channels, 1, 1, dtype=F64), torch.randn(batch, 2 * channels, 1, width)
-    network = PixelNetwork(groups)
-    network.add_value(groups)
-    a, b = (network.add_convolution(0, w, v, *case.options) for w, v in zip(weights, biases, strict=True))
-    given, wide = network.add_constant(condition), network.add_constant(columns.double())
-
-    def add(kind: Kind, *inputs: int, channels: int = 2 * channels, details: tuple[int, ...] = ()) -> int:
-        return network.add(kind, inputs, network.add_value(channels), details=details)
-
-    total = add(Kind.ADD, add(Kind.MULTIPLY, a, given), add(Kind.RELU, add(Kind.ADD, b, wide)))
-    add(Kind.GATE, total, channels=channels, details=(0, 0, groups))
-    x, y = (case.oracle(input, w, v) for w, v in zip(weights, biases, strict=True))
-    halves = (x * condition + torch.relu(y + columns)).unflatten(1, (groups, 2, -1))
-    expected = (halves[:, :, 0].tanh() * halves[:, :, 1].sigmoid()).flatten(1, 2)
+    network, input, expected = network_of_operations(channels, groups)
     assert_accurate(stepped(network, input), expected)
 
 
 def test_copies_divide_and_join_channels() -> None:
-    case = ConvolutionCase(1, 21, (3, 3), "A")
-    input, weight, bias = case.tensors(F64).values()
-    network = network_of(case, weight, bias)
-    output = network.add_value(30)
-    for begin, at, count in ((5, 0, 16), (0, 16, 9), (20, 25, 1), (2, 26, 4)):
-        network.add(Kind.COPY, (1,), output, details=(begin, at, count))
-    whole = case.oracle(input, weight, bias)
-    expected = torch.cat([whole[:, 5:21], whole[:, :9], whole[:, 20:21], whole[:, 2:6]], 1)
+    network, input, expected = network_of_copies()
     assert_accurate(stepped(network, input), expected)
 
 

@@ -29,12 +29,13 @@ SECOND = {
     "gated_activation": ["_backward"],
     "pixel_network": ["_pack"],
 }
-# The files of operators that run on a GPU, beside those that all have. Masked convolution and its gate have no kernels
-# of their own there.
+# The files of operators that run on a GPU, beside those that all have. The gated activation has no kernel of its own
+# there.
 ON_A_GPU = {
     "recurrent": ["csrc/ops/cuda/recurrent.cpp", "csrc/cuda/recurrent.cu"],
     "masked_conv2d": ["csrc/ops/cuda/masked_conv2d.cpp", "csrc/cuda/masked_conv2d.cu"],
     "gated_activation": ["csrc/ops/cuda/gated_activation.cpp"],
+    "pixel_network": ["csrc/ops/cuda/pixel_network.cpp", "csrc/cuda/pixel_network.cu"],
 }
 # The evaluation of a network pixel by pixel is not differentiable, and is defined by what the whole image gives.
 WITHOUT_GRADIENT = {"pixel_network"}
@@ -45,14 +46,15 @@ TYPES = ("float32", "bfloat16", "float16")
 # For each folder of csrc, what its files may include besides the C++ library and files of the same folder.
 MAY_INCLUDE = {
     "bindings": r"cells/|cpu/recurrent/plan.h$|ops/|cuda/[\w/]+\.h$|ATen/|pybind11/",
-    "ops": r"cells/|params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
-    "cpu": r"params/|cells/|ATen/cpu/vec/|(omp|sched)\.h$",
-    "cuda": r"params/|cells/|cuda\w*\.h$|hopper_on_host\.h$|cooperative_groups|mma\.h$",
+    "ops": r"cells/|distributions/|params/|cpu/[\w/]+\.h$|cuda/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|dlfcn\.h$",
+    "cpu": r"params/|cells/|distributions/|ATen/cpu/vec/|(omp|sched)\.h$",
+    "cuda": r"params/|cells/|distributions/|cuda\w*\.h$|hopper_on_host\.h$|cooperative_groups|mma\.h$",
     "cells": r"$^",
+    "distributions": r"params/",
     "params": r"$^",
 }
 # For folders in which it is restricted, what they may include of the C++ library.
-MAY_INCLUDE_STANDARD = {"cells": r"$^", "params": r"cstdint$"}
+MAY_INCLUDE_STANDARD = {"cells": r"$^", "distributions": r"$^", "params": r"cstdint$"}
 
 # For each module or folder of fused_rnn, what other parts of the package it may import.
 MAY_IMPORT: dict[str, set[str]] = {

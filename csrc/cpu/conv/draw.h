@@ -6,9 +6,14 @@
 #include <cmath>
 
 #include "cpu/conv/pixel_convolution.h"
+#include "distributions/categorical.h"
+#include "distributions/logistic_mixture.h"
 
 namespace fused_rnn::cpu {
 namespace {
+
+using distributions::Categorical;
+using distributions::LogisticMixture;
 
 // Calls body(index, e^((score - largest) / temperature)) for each score, in order, until it returns true.
 template <typename T, typename Body>
@@ -16,7 +21,7 @@ inline void for_each_weight(const T* scores, int64_t count, T largest, double te
   double block[kLanes<double>];
   for (int64_t first = 0; first < count; first += kLanes<double>) {
     const int64_t lanes = smaller(kLanes<double>, count - first);
-    for (int64_t i = 0; i < lanes; ++i) block[i] = (static_cast<double>(scores[first + i]) - largest) / temperature;
+    for (int64_t i = 0; i < lanes; ++i) block[i] = Categorical::log_weight(scores[first + i], largest, temperature);
     load(block, lanes).exp().store(block);
     for (int64_t i = 0; i < lanes; ++i)
       if (body(first + i, block[i])) return;
@@ -41,41 +46,29 @@ inline int64_t choose(const T* scores, int64_t count, double temperature, double
   int64_t chosen = likeliest;
   for_each_weight(scores, count, largest, temperature, [&](int64_t i, double weight) {
     sum += weight;
-    if (sum <= uniform * total) return false;
+    if (!Categorical::is_reached(sum, total, uniform)) return false;
     chosen = i;
     return true;
   });
   return chosen;
 }
 
+// The `Math` argument of the distributions.
+struct DrawMath {
+  static double exp(double x) { return std::exp(x); }
+  static double log(double x) { return std::log(x); }
+  static double tanh(double x) { return std::tanh(x); }
+  static double round(double x) { return std::nearbyint(x); }
+};
+
 // Draws all channels of a pixel from a mixture of logistic distributions; level_at(channel) is where to write the
 // level. Returns false if the outputs are not finite.
 template <typename T, typename LevelAt>
 inline bool draw_mixture(const PixelDraw<T>& d, const T* outputs, int64_t count, const double* uniforms,
                          const LevelAt& level_at) {
-  const int64_t pairs = d.channels * (d.channels - 1) / 2;
-  const int64_t components = count / (1 + 2 * d.channels + pairs);
+  const int64_t components = count / LogisticMixture::parameters(d.channels);
   const int64_t component = choose(outputs, components, d.temperature, uniforms[0]);
-  if (component < 0) return false;
-  // The parameters of that component: the means of all channels, their log-scales, and the coefficients.
-  const auto parameter = [&](int64_t i) { return static_cast<double>(outputs[(1 + i) * components + component]); };
-  constexpr double kSmallestLogScale = -7.0;
-  int64_t pair = 2 * d.channels;
-  for (int64_t channel = 0; channel < d.channels; ++channel) {
-    double value = parameter(channel);
-    for (int64_t earlier = 0; earlier < channel; ++earlier)
-      value += std::tanh(parameter(pair++)) * (static_cast<double>(level_at(earlier)) * d.factor + d.offset);
-    const double log_scale = parameter(d.channels + channel);
-    if (std::isnan(log_scale)) return false;
-    const double uniform = uniforms[1 + channel];
-    if (d.temperature != 0)
-      value += d.temperature * std::exp(std::fmax(log_scale, kSmallestLogScale)) * std::log(uniform / (1 - uniform));
-    const double level = (value - d.offset) / d.factor;
-    if (std::isnan(level)) return false;
-    const auto highest = static_cast<double>(d.levels - 1);
-    level_at(channel) = static_cast<int64_t>(std::nearbyint(std::fmin(std::fmax(level, 0.0), highest)));
-  }
-  return true;
+  return component >= 0 && LogisticMixture::draw<DrawMath>(d, outputs, components, component, uniforms + 1, level_at);
 }
 
 // Copies a group of the output's channels at a pixel to the images of outputs.
