@@ -196,8 +196,7 @@ struct PixelBlock {
 };
 
 template <typename T>
-FUSED_RNN_KERNEL void FUSED_RNN_THREADS_AND_BLOCKS(kPixelThreads, 2)
-    evaluate_pixels(const FUSED_RNN_PARAM PixelKernelParams<T> p) {
+FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPixelThreads) evaluate_pixels(const FUSED_RNN_PARAM PixelKernelParams<T> p) {
   auto* const tasks = reinterpret_cast<PixelTask<T>*>(shared_memory());
   const int first_image = static_cast<int>(blockIdx.x) * p.images, left = p.batch - first_image;
   const PixelBlock<T> block = {p, tasks, shared_memory() + p.task_count * sizeof(PixelTask<T>), first_image,
