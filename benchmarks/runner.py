@@ -62,6 +62,8 @@ def run_benchmarks(
                 check(case, problem, mode)
                 if seconds:
                     run.results.append(_time(case, problem, mode, peak, seconds))
+                if seconds and mode == "forward" and isinstance(case, RecurrentCase) and case.time == 1:
+                    run.results.append(_time(case, problem, mode, peak, seconds, cold=True))
                 progress.advance(task)
         for example in examples:
             for pair in make_pairs(example):
@@ -84,6 +86,7 @@ def _make_problem(case: Case, compiled: bool) -> Problem:
     return convolution_problem(case)
 
 
-def _time(case: Case, problem: Problem, mode: Mode, peak: Peak, seconds: float) -> Result:
-    times = time_peers(problem.peers, mode, seconds)
-    return Result(case.group, case.label, mode, case.operations(mode), peak.limit_seconds(case, mode), times)
+def _time(case: Case, problem: Problem, mode: Mode, peak: Peak, seconds: float, cold: bool = False) -> Result:
+    times = time_peers(problem.peers, mode, seconds, cold=cold)
+    group = f"{case.group}, cold caches" if cold else case.group
+    return Result(group, case.label, mode, case.operations(mode), peak.limit_seconds(case, mode), times)

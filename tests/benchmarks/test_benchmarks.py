@@ -11,6 +11,7 @@ from spoiling import spoil
 from torch import nn
 from torch.nn.functional import conv2d
 
+from benchmarks import timing
 from benchmarks.__main__ import RESULTS, main
 from benchmarks.cases import (
     LAYERS,
@@ -137,6 +138,19 @@ def test_peers_take_turns_and_the_disturbing_one_runs_alone() -> None:
     first, last = calls.index("c"), len(calls) - calls[::-1].index("c")
     assert set(calls[first:last]) == {"c"}
     assert set(calls[:first]) == set(calls[last:]) == {"a", "b"}
+
+
+def test_caches_are_emptied_before_each_timed_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+
+    def compute() -> Outputs:
+        calls.append("call")
+        return ()
+
+    monkeypatch.setattr(timing, "empty_caches", lambda: calls.append("empty"))
+    times = time_peers([Peer("a", lambda _: compute)], "forward", 0, cold=True)
+    assert times["a"].rounds == MIN_ROUNDS
+    assert calls == ["call", *["empty", "call"] * MIN_ROUNDS]
 
 
 def test_measurement_is_median_and_distance_of_quartiles() -> None:
