@@ -31,9 +31,10 @@ struct GRU {
     auto& [r, z, n, hn] = values;
     auto& [grad_h] = grads;
     const V one(1);
+    // A gradient is multiplied by the derivative of a gate first; see lstm.h.
     const V grad_n = grad_h * (one - z) * (one - n * n);
-    const V grad_r = grad_n * hn * r * (one - r);
-    const V grad_z = grad_h * (before[0] - n) * z * (one - z);
+    const V grad_r = grad_n * (r * (one - r)) * hn;
+    const V grad_z = grad_h * (z * (one - z)) * (before[0] - n);
     const V grad_hn = grad_n * r;
     grad_h = grad_h * z;
     r = grad_r, z = grad_z, n = grad_n, hn = grad_hn;

@@ -33,11 +33,13 @@ struct LSTM {
     auto& [i, f, g, o] = values;
     auto& [grad_h, grad_c] = grads;
     const V one(1), tanh_c = Math::tanh(after[1]);
+    // A gradient is multiplied by the derivative of a gate first, which is zero where the gate is saturated: the
+    // product of a gradient and a large state may be infinite, and infinity times zero is NaN.
     grad_c = grad_c + grad_h * o * (one - tanh_c * tanh_c);
-    const V grad_i = grad_c * g * i * (one - i);
-    const V grad_f = grad_c * before[1] * f * (one - f);
+    const V grad_i = grad_c * (i * (one - i)) * g;
+    const V grad_f = grad_c * (f * (one - f)) * before[1];
     const V grad_g = grad_c * i * (one - g * g);
-    const V grad_o = grad_h * tanh_c * o * (one - o);
+    const V grad_o = grad_h * (o * (one - o)) * tanh_c;
     grad_h = V(0);
     grad_c = grad_c * f;
     i = grad_i, f = grad_f, g = grad_g, o = grad_o;

@@ -111,8 +111,11 @@ PRODUCTS = [
 
 ACTIVATIONS = [
     lstm(
-        "sigmoid saturates too early", ACTIVATION, "Vec<float>(-87.0f), Vec<float>(88.0f)",
-        "Vec<float>(-10.0f), Vec<float>(10.0f)", type="float"),
+        "sigmoid saturates too early", ACTIVATION, "at::vec::clamp_min(x.neg(), Vec<float>(-87.0f))",
+        "at::vec::clamp(x.neg(), Vec<float>(-10.0f), Vec<float>(10.0f))", type="float"),
+    lstm(
+        "sigmoid stays above zero", ACTIVATION, "at::vec::clamp_min(x.neg(), Vec<float>(-87.0f))",
+        "at::vec::clamp(x.neg(), Vec<float>(-87.0f), Vec<float>(88.0f))", VALUES, "float"),
     rnn("a coefficient of e^x is inexact", ACTIVATION, "0.16666432f", "0.16667432f", VALUES, "float"),
     rnn(
         "tanh near zero loses its digits", ACTIVATION,
@@ -130,13 +133,19 @@ ACTIVATIONS = [
 
 CELLS = [
     lstm(
-        "the forget gate's gradient from c after the step", "csrc/cells/lstm.h", "grad_c * before[1] * f",
-        "grad_c * after[1] * f"),
+        "the forget gate's gradient from c after the step", "csrc/cells/lstm.h",
+        "grad_c * (f * (one - f)) * before[1]", "grad_c * (f * (one - f)) * after[1]"),
+    lstm(
+        "a gradient times a large state", "csrc/cells/lstm.h", "grad_c * (f * (one - f)) * before[1]",
+        "grad_c * before[1] * (f * (one - f))", VALUES, "float"),
     lstm("swapped gates", "csrc/cells/lstm.h", "c = f * c + i * g;", "c = i * c + f * g;"),
     gru("an update gate that forgets h", "csrc/cells/gru.h", "grad_h = grad_h * z;", "grad_h = V(0);"),
     gru(
-        "the reset gate's gradient without the product", "csrc/cells/gru.h", "grad_n * hn * r * (one - r)",
-        "grad_n * r * (one - r)"),
+        "the reset gate's gradient without the product", "csrc/cells/gru.h", "grad_n * (r * (one - r)) * hn",
+        "grad_n * (r * (one - r))"),
+    gru(
+        "a gradient times a large product", "csrc/cells/gru.h", "grad_n * (r * (one - r)) * hn",
+        "grad_n * hn * (r * (one - r))", VALUES, "float"),
 ]  # fmt: skip
 
 STEPS = [

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import DTYPES, KINDS, Case, flatten
+from cases import DTYPES, KINDS, Case, flatten, hx_of, structure_of
 from comparing import ACTIVATION, assert_accurate, assert_little_noise
 from torch import Tensor
 
@@ -83,6 +83,54 @@ def test_small_values_keep_their_relative_accuracy(kind: str, device: str) -> No
         for package, dtype, device in ((fused_rnn, torch.float32, device), (torch.nn, torch.float64, "cpu"))
     )
     torch.testing.assert_close(ours / exact.abs().max(), exact / exact.abs().max(), atol=2e-6, rtol=0)
+
+
+@pytest.mark.instruction_sets
+def test_sigmoid_falls_to_zero() -> None:
+    """An LSTM whose gates are the sigmoid of its input, where that is subnormal or too small for float32."""
+    input = -torch.cat([torch.linspace(80, 120, 4001), torch.tensor([1e4, 1e30, float("inf")])]).view(1, -1, 1)
+    state = torch.zeros_like(input)
+    weights = [torch.ones(4, 1), torch.zeros(4, 1)]
+    _, _, gates, _ = ops.recurrent("lstm", input, [state, state], weights, None, None, True)
+    ours, exact = gates[0, :, 0].double(), input.flatten().double().sigmoid()
+    # Where e^88.72 is still finite, the error is relative; from there on torch's float32 is zero, too.
+    finite = input.flatten() > -88.72
+    assert (~finite).sum() > 1000
+    torch.testing.assert_close(ours[finite], exact[finite], rtol=1e-5, atol=2e-45)
+    assert (ours[input.flatten() < -88.73] == 0).all()
+
+
+@pytest.mark.instruction_sets
+# The gates' sums: of the gate that multiplies the state, which is then 1 or 1e-30.
+@pytest.mark.parametrize("gate", [200.0, -69.0])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_gradients_of_gates_are_finite_beside_large_states(kind: str, gate: float, device: str) -> None:
+    """A gradient times a state overflows here, but not a gradient times the derivative of a gate, times the state."""
+    case = Case(kind, time=1, batch=2, hidden_size=17)
+    results = []
+    for package, dtype, place in ((fused_rnn, torch.float32, device), (torch.nn, torch.float64, "cpu")):
+        module = case.module(package, dtype, place)
+        weights = dict(module.named_parameters())
+        bias_ih, bias_hh = (weights[f"bias_{of}_l0"].detach().view(-1, 17) for of in ("ih", "hh"))
+        with torch.no_grad():
+            for weight in weights.values():
+                weight.zero_()
+            # Of an LSTM the forget gate; of a GRU the reset gate beside a large recurrent part of its candidate, or
+            # the update gate beside a large h.
+            bias_ih[0 if kind == "GRU" and gate < 0 else 1] = gate
+            if kind == "GRU" and gate < 0:
+                bias_hh[2] = 1e30
+                bias_ih[1] = -200
+        states = [torch.full((1, 2, 17), 1e30, dtype=dtype, device=place) for _ in range(structure_of(kind).states)]
+        if kind == "LSTM" or gate < 0:
+            states[0].zero_()
+        input = case.tensors(dtype, place)[0]
+        outputs = flatten(module(input, hx_of(states)))
+        gradients = torch.autograd.grad(outputs[-1], [*module.parameters()], torch.full_like(outputs[-1], 1e10))
+        results.append([output.cpu() for output in (*outputs, *gradients)])
+    for ours, exact in zip(*results, strict=True):
+        assert torch.isfinite(ours).all()
+        assert_accurate(ours, exact)
 
 
 @pytest.mark.parametrize("kind", KINDS)
