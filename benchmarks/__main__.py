@@ -2,8 +2,8 @@
 
 `python -m benchmarks [--quick] [--only ...]` times every case against its peers. With a command, `train [EXAMPLE ...]`
 trains the examples, `scaling` measures how the time grows with each size, `memory` measures the memory of a call,
-`sample` times how a PixelCNN draws images, `resets` times layers whose states are replaced where episodes end, and
-`table FILE` prints the tables of an earlier run.
+`sample` times how a PixelCNN draws images, `resets` times layers whose states are replaced where episodes end, `frozen`
+times single steps with frozen weights, and `table FILE` prints the tables of an earlier run.
 `python -m benchmarks.gpu` is the command for a GPU.
 """
 
@@ -21,6 +21,8 @@ from rich.console import Console
 
 from benchmarks.cases import SECTIONS, full_grid, quick_grid
 from benchmarks.chart import draw_chart, draw_scaling
+from benchmarks.frozen import default_cases as frozen_cases
+from benchmarks.frozen import run_frozen
 from benchmarks.machine import machine_name
 from benchmarks.memory import default_cases, run_memory
 from benchmarks.problem import CheckError
@@ -41,6 +43,8 @@ QUICK_EXAMPLES = ("language_model",)
 SCALING, MEMORY = "scaling", "memory"
 SAMPLE = "sample"
 RESETS = "resets"
+FROZEN = "frozen"
+FROZEN_SECONDS = 1.5  # for each layer, all peers together
 RESETS_SECONDS = 4.0  # for each layer, fraction of resets and mode
 SAMPLE_SECONDS = 20.0  # for each network and batch
 SCALING_SECONDS = 1.5  # for each point, kind of layer and mode
@@ -153,6 +157,12 @@ def _reset(options: argparse.Namespace, console: Console) -> Outcome:
     return run, [RESETS], {"": draw_chart}
 
 
+def _freeze(options: argparse.Namespace, console: Console) -> Outcome:
+    """Time single steps with frozen weights."""
+    run = run_frozen(frozen_cases(), console, 0.0 if options.check_only else options.seconds)
+    return run, [FROZEN], {"": draw_chart}
+
+
 _ACTIONS = {
     None: _bench,
     TRAIN: _train,
@@ -160,6 +170,7 @@ _ACTIONS = {
     MEMORY: _measure_memory,
     SAMPLE: _sample,
     RESETS: _reset,
+    FROZEN: _freeze,
 }
 
 
@@ -207,7 +218,13 @@ def _parser() -> argparse.ArgumentParser:
     resets.add_argument(
         "--seconds", type=float, default=RESETS_SECONDS, help="for each layer, fraction and mode (%(default)s)"
     )
-    for command in (scaling, memory, sample, resets):
+    frozen = commands.add_parser(
+        FROZEN, help="single steps with frozen weights: ours, torch.nn's and ONNX Runtime's, in float32 and in int8"
+    )
+    frozen.add_argument(
+        "--seconds", type=float, default=FROZEN_SECONDS, help="for each layer, all peers together (%(default)s)"
+    )
+    for command in (scaling, memory, sample, resets, frozen):
         command.add_argument("--output", type=Path, default=argparse.SUPPRESS, help="as above")
     table = commands.add_parser("table", help="print a Markdown table of a JSON file")
     table.add_argument("results", type=Path, help="the JSON file")

@@ -235,10 +235,11 @@ def onnx_is_installed() -> bool:
 
 def _onnx_peer(case: RecurrentCase, weights: Sequence[Tensor], input: Tensor) -> Peer:
     """A session with the same number of threads as torch. It exists only while it is timed, since its threads spin."""
-    return Peer(ONNX_RUNTIME, lambda _: _session(_onnx_model(case, weights), input), modes=("forward",), alone=True)
+    return Peer(ONNX_RUNTIME, lambda _: onnx_session(onnx_model(case, weights), input), modes=("forward",), alone=True)
 
 
-def _session(model: bytes, input: Tensor) -> Compute:
+def onnx_session(model: bytes, input: Tensor) -> Compute:
+    """The call of a model for one input, in a new session."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -252,7 +253,7 @@ def _session(model: bytes, input: Tensor) -> Compute:
     return compute
 
 
-def _onnx_model(case: RecurrentCase, weights: Sequence[Tensor]) -> bytes:
+def onnx_model(case: RecurrentCase, weights: Sequence[Tensor]) -> bytes:
     """The network in the form of torch's exporter: one operator per layer, after which the directions are joined."""
     from onnx import TensorProto, helper
 

@@ -7,7 +7,19 @@ from fused_rnn.config import set_debug, set_multiprocessor_limit, show_config
 from fused_rnn.convert import convert, revert
 from fused_rnn.explain import explain
 from fused_rnn.keras import from_keras
-from fused_rnn.modules import GRU, LSTM, RNN, GatedActivation, GRUCell, LSTMCell, MaskedConv1d, MaskedConv2d, RNNCell
+from fused_rnn.modules import (
+    GRU,
+    LSTM,
+    RNN,
+    GatedActivation,
+    GRUCell,
+    LSTMCell,
+    MaskedConv1d,
+    MaskedConv2d,
+    RNNCell,
+    freeze,
+    unfreeze,
+)
 from fused_rnn.onnx import from_onnx
 
 __all__ = [
@@ -25,6 +37,7 @@ __all__ = [
     "convert",
     "explain",
     "flops",
+    "freeze",
     "from_keras",
     "from_onnx",
     "functional",
@@ -35,4 +48,5 @@ __all__ = [
     "set_debug",
     "set_multiprocessor_limit",
     "show_config",
+    "unfreeze",
 ]

@@ -11,7 +11,8 @@ from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 
 from fused_rnn import convert_masked_conv2d as masked
-from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, torch_instances
+from fused_rnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell, torch_instances, unfreeze
+from fused_rnn.modules.freezing import Freezable
 
 COUNTERPARTS: dict[type[nn.Module], type[nn.Module]] = {
     nn.LSTM: LSTM,
@@ -141,7 +142,7 @@ def convert(model: nn.Module, *, subclasses: bool = False, keep_isinstance: bool
 def revert(model: nn.Module) -> Report:
     """Undo :func:`convert`: convert the layers and cells of this package in a model to those of torch.nn.
 
-    It reverts all layers of this package, not only those that :func:`convert` made.
+    It reverts all layers of this package, not only those that :func:`convert` made, and unfreezes frozen ones first.
 
     Args:
         model: the model, changed in place.
@@ -155,7 +156,7 @@ def revert(model: nn.Module) -> Report:
         replaced 1 of 1 layers
           (the model itself): fused_rnn.LSTM -> torch.nn.LSTM
     """
-    return _change_classes(model, _torch_class)
+    return _change_classes(unfreeze(model), _torch_class)
 
 
 def _change_classes(model: nn.Module, decide: Callable[[nn.Module], Decision]) -> Report:
@@ -280,7 +281,9 @@ def _base(theirs: type[nn.Module]) -> type[nn.Module]:
     ours = COUNTERPARTS[theirs]
     if issubclass(ours, theirs):
         return ours
-    return type(ours.__name__, (theirs,), {name: vars(ours)[name] for name in ("forward", "__prepare_scriptable__")})
+    return type(
+        ours.__name__, (Freezable, theirs), {name: vars(ours)[name] for name in ("forward", "__prepare_scriptable__")}
+    )
 
 
 _bases = {theirs: _base(theirs) for theirs in COUNTERPARTS}

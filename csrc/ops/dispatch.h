@@ -33,10 +33,20 @@ inline bool multiplies_pairs() {
 #endif
 }
 
-// Calls cpu::<instruction set>::name(...).
-#define FUSED_RNN_CPU_CALL(name, ...)                                                                                 \
+// Returns the instruction set for kernels that multiply bytes: that of all kernels, or AVX2 on a processor that has
+// AVX-512 without AVX512_VNNI.
+inline Capability capability_for_bytes() {
+#if defined(__x86_64__)
+  if (capability() == Capability::kAVX512 && !__builtin_cpu_supports("avx512vnni")) return Capability::kAVX2;
+#endif
+  return capability();
+}
+
+// Calls cpu::<instruction set>::name(...), with the instruction set of this machine or with a given one.
+#define FUSED_RNN_CPU_CALL(name, ...) FUSED_RNN_CPU_CALL_FOR(::fused_rnn::ops::capability(), name, __VA_ARGS__)
+#define FUSED_RNN_CPU_CALL_FOR(capability, name, ...)                                                                 \
   [&] {                                                                                                               \
-    switch (::fused_rnn::ops::capability()) {                                                                         \
+    switch (capability) {                                                                                             \
       FUSED_RNN_IF_AVX512(                                                                                            \
           case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);)           \
       FUSED_RNN_IF_AVX2(case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);) \

@@ -53,35 +53,6 @@ void check_states(RecurrentLayer& layer, at::TensorList states) {
   layer.states = states.vec();
 }
 
-// Assigns the weights to their names, and checks their shapes.
-void check_weights(RecurrentLayer& layer, at::TensorList weights) {
-  const RecurrentSizes& s = layer.sizes;
-  const auto count = static_cast<int64_t>(weights.size()), each = count / s.directions;
-  layer.biased = each >= 4;
-  layer.projected = each % 2 == 1;
-  TORCH_CHECK(count % s.directions == 0 && 2 <= each && each <= 5 && (layer.cell.may_project() || !layer.projected),
-              "weights must be weight_ih, weight_hh, with biases bias_ih, bias_hh, with a projection (LSTM only) "
-              "weight_hr, for each of ",
-              s.directions, " directions; got ", count, " tensors");
-  TORCH_CHECK(layer.projected || s.output_size == s.hidden_size,
-              "h0 and c0 must have the same size without a projection, got ", s.output_size, " and ", s.hidden_size);
-  const int64_t rows = layer.cell.gates * s.hidden_size;
-  const Tensor* next = weights.data();
-  for (int64_t d = 0; d < s.directions; ++d) {
-    const auto take = [&](const char* name, at::IntArrayRef shape) {
-      check_tensor(*next, name, static_cast<int64_t>(shape.size()), layer.input);
-      check_shape(*next, name, shape);
-      return *next++;
-    };
-    DirectionWeights& named = layer.weights[d];
-    named.weight_ih = take("weight_ih", {rows, s.input_size});
-    named.weight_hh = take("weight_hh", {rows, s.output_size});
-    if (layer.biased) named.bias_ih = take("bias_ih", {rows});
-    if (layer.biased) named.bias_hh = take("bias_hh", {rows});
-    if (layer.projected) named.weight_hr = take("weight_hr", {s.output_size, s.hidden_size});
-  }
-}
-
 // Returns the steps of the layer, padded or packed. For a packed layer sets batch_sizes and first_rows, to which the
 // result points.
 Steps check_steps(RecurrentLayer& layer, const OptionalTensor& batch_sizes, int64_t batch) {
@@ -161,11 +132,42 @@ std::vector<int64_t> RecurrentLayer::output_shape() const {
   return shape;
 }
 
-RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
-                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                           const OptionalTensor& resets, at::TensorList reset_states) {
+void check_weights(RecurrentLayer& layer, at::TensorList weights) {
+  const RecurrentSizes& s = layer.sizes;
+  const auto count = static_cast<int64_t>(weights.size()), each = count / s.directions;
+  layer.biased = each >= 4;
+  layer.projected = each % 2 == 1;
+  TORCH_CHECK(count % s.directions == 0 && 2 <= each && each <= 5 && (layer.cell.may_project() || !layer.projected),
+              "weights must be weight_ih, weight_hh, with biases bias_ih, bias_hh, with a projection (LSTM only) "
+              "weight_hr, for each of ",
+              s.directions, " directions; got ", count, " tensors");
+  TORCH_CHECK(layer.projected || s.output_size == s.hidden_size,
+              "h0 and c0 must have the same size without a projection, got ", s.output_size, " and ", s.hidden_size);
+  const int64_t rows = layer.cell.gates * s.hidden_size;
+  const Tensor* next = weights.data();
+  for (int64_t d = 0; d < s.directions; ++d) {
+    const auto take = [&](const char* name, at::IntArrayRef shape) {
+      check_tensor(*next, name, static_cast<int64_t>(shape.size()), layer.input);
+      check_shape(*next, name, shape);
+      return *next++;
+    };
+    DirectionWeights& named = layer.weights[d];
+    named.weight_ih = take("weight_ih", {rows, s.input_size});
+    named.weight_hh = take("weight_hh", {rows, s.output_size});
+    if (layer.biased) named.bias_ih = take("bias_ih", {rows});
+    if (layer.biased) named.bias_hh = take("bias_hh", {rows});
+    if (layer.projected) named.weight_hr = take("weight_hr", {s.output_size, s.hidden_size});
+  }
+}
+
+namespace {
+
+// Checks a layer; `weights` is null if they are packed.
+RecurrentLayer check(cells::Kind kind, const Tensor& input, at::TensorList states, const at::TensorList* weights,
+                     const OptionalTensor& batch_sizes, const OptionalTensor& lengths, const OptionalTensor& resets,
+                     at::TensorList reset_states) {
   RecurrentLayer layer;
-  layer.kind = kind_of(cell);
+  layer.kind = kind;
   layer.cell = describe(layer.kind);
   layer.type = input.scalar_type();
   layer.input = input;
@@ -182,11 +184,25 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
   const bool units = layer.sizes.hidden_size > 0 && layer.sizes.output_size > 0;
   TORCH_CHECK(units || (layer.one_step && layer.without_units()), "the states must not be empty, got shape ",
               layer.h0().sizes());
-  check_weights(layer, weights);
+  if (weights) check_weights(layer, *weights);
   if (lengths) check_lengths(*lengths, input);
   if (lengths) layer.lengths = *lengths;
   check_resets(layer, resets, reset_states);
   return layer;
+}
+
+}  // namespace
+
+RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
+                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           const OptionalTensor& resets, at::TensorList reset_states) {
+  return check(kind_of(cell), input, states, &weights, batch_sizes, lengths, resets, reset_states);
+}
+
+RecurrentLayer check_layer_without_weights(cells::Kind kind, const Tensor& input, at::TensorList states,
+                                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                                           const OptionalTensor& resets, at::TensorList reset_states) {
+  return check(kind, input, states, nullptr, batch_sizes, lengths, resets, reset_states);
 }
 
 }  // namespace fused_rnn::ops

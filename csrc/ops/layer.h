@@ -50,6 +50,7 @@ struct RecurrentLayer {
   std::vector<Tensor> states;  // the initial states: h0 [directions, batch, output_size], and for each further state of
                                // the cell [directions, batch, hidden_size]
   DirectionWeights weights[2];
+  FrozenWeights frozen = {};       // the packed weights of a frozen layer, which has no others
   Tensor lengths;                  // [batch], on the device of the input; undefined if all sequences have all steps
   Tensor batch_sizes, first_rows;  // [time], on the CPU; undefined unless the input is packed
   Tensor resets;  // [time, batch] or [rows], bool, on the device of the input: before which steps the states are
@@ -87,6 +88,12 @@ void set_debug(bool enabled);
 RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::TensorList states, at::TensorList weights,
                            const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                            const OptionalTensor& resets, at::TensorList reset_states);
+// The same for a layer whose weights are packed.
+RecurrentLayer check_layer_without_weights(cells::Kind kind, const Tensor& input, at::TensorList states,
+                                           const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                                           const OptionalTensor& resets, at::TensorList reset_states);
+// Assigns the weights of a layer, whose sizes are known, to their names, and checks their shapes.
+void check_weights(RecurrentLayer& layer, at::TensorList weights);
 
 // What the forward pass returns. Without save_for_backward, gates and history are of shape [0].
 struct RecurrentOutputs {

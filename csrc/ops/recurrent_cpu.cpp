@@ -172,37 +172,48 @@ StoredType stored_as(at::ScalarType type, at::ScalarType compute) {
   return type == at::kBFloat16 ? StoredType::kBFloat16 : StoredType::kFloat16;
 }
 
-// Calls body.template operator()<Cell, T>() with the layer's cell and the type of the computation.
+// Calls body.template operator()<Cell, T>() with a cell and the type of the computation.
 template <typename Body>
-void with_cell_and_type(const RecurrentLayer& layer, at::ScalarType compute, const Body& body) {
-  with_cell(layer.kind, [&]<typename Cell>() {
+void with_cell_and_type(cells::Kind kind, at::ScalarType compute, const Body& body) {
+  with_cell(kind, [&]<typename Cell>() {
     compute == at::kDouble ? body.template operator()<Cell, double>() : body.template operator()<Cell, float>();
   });
 }
 
-}  // namespace
+// Sets what a kernel needs to know of the weights.
+template <typename T>
+void set_weights(RecurrentForwardParams<T>& params, const CpuLayer& cpu_layer, at::ScalarType type) {
+  for (int64_t d = 0; d < cpu_layer.sizes.directions; ++d) {
+    const DirectionWeights& w = cpu_layer.weights[d];
+    params.weights[d] = {pointer_to_any(w.weight_ih), pointer_to_any(w.weight_hh), pointer_to_any(w.weight_hr),
+                         pointer<T>(w.bias_ih),       pointer<T>(w.bias_hh),       stored_as(type, cpu_layer.compute)};
+  }
+}
 
-RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
+// Which results of the forward pass are wanted beside output and final states.
+struct Save {
+  bool gates, history;
+};
+
+// Computes a layer by `kernel`, which is called with the params. Results that are not wanted are undefined.
+template <typename Kernel>
+RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kernel& kernel) {
   const CpuLayer cpu_layer(layer, /*stored_matrices=*/true);
   const RecurrentSizes& s = cpu_layer.sizes;
   RecurrentOutputs outputs;
   Tensor output = cpu_layer.empty(cpu_layer.output_shape());
   Tensor h_n = cpu_layer.empty(layer.h0().sizes()), c_n, cells;
-  Tensor gates = save_for_backward ? cpu_layer.empty_gates() : cpu_layer.empty({0});
+  if (save.gates) outputs.gates = cpu_layer.empty_gates();
   if (layer.cell.cell_states() > 0) {
     c_n = cpu_layer.writable(layer.c0(), layer.c0().sizes());
-    cells = cpu_layer.empty({s.directions, save_for_backward ? s.steps.rows() : 0, s.hidden_size});
+    if (save.history) cells = cpu_layer.empty({s.directions, s.steps.rows(), s.hidden_size});
   }
   if (s.steps.batch > 0)
-    with_cell_and_type(layer, cpu_layer.compute, [&]<typename Cell, typename T>() {
+    with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
       RecurrentForwardParams<T> params = {};
       params.sizes = s;
-      for (int64_t d = 0; d < s.directions; ++d) {
-        const DirectionWeights& w = cpu_layer.weights[d];
-        params.weights[d] = {pointer_to_any(w.weight_ih), pointer_to_any(w.weight_hh),
-                             pointer_to_any(w.weight_hr), pointer<T>(w.bias_ih),
-                             pointer<T>(w.bias_hh),       stored_as(layer.type, cpu_layer.compute)};
-      }
+      set_weights(params, cpu_layer, layer.type);
+      params.frozen = layer.frozen;
       params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
       params.input = cpu_layer.input.const_data_ptr<T>();
       params.h0 = cpu_layer.states[0].const_data_ptr<T>();
@@ -210,18 +221,53 @@ RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backw
       params.output = output.mutable_data_ptr<T>();
       params.h_n = h_n.mutable_data_ptr<T>();
       params.c_n = pointer<T>(c_n);
-      params.gates = pointer<T>(gates);
+      params.gates = pointer<T>(outputs.gates);
       params.cells = pointer<T>(cells);
-      FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params);
+      kernel.template operator()<Cell>(params);
     });
   outputs.output = cpu_layer.with_padding(cpu_layer.for_caller(output), 0);
   outputs.states.push_back(cpu_layer.unsorted(cpu_layer.for_caller(h_n)));
-  outputs.gates = gates;
   if (layer.cell.cell_states() > 0) {
     outputs.states.push_back(cpu_layer.unsorted(cpu_layer.for_caller(c_n)));
-    outputs.history.push_back(save_for_backward ? cpu_layer.with_padding(cells, 1) : cpu_layer.empty({0}));
+    if (save.history) outputs.history.push_back(cpu_layer.with_padding(cells, 1));
   }
   return outputs;
+}
+
+}  // namespace
+
+RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
+  RecurrentOutputs outputs =
+      run_forward(layer, {save_for_backward, save_for_backward},
+                  []<typename Cell>(const auto& params) { FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params); });
+  if (save_for_backward) return outputs;
+  const auto options = layer.input.options().dtype(layer.accumulation_type());
+  outputs.gates = at::empty({0}, options);
+  if (layer.cell.cell_states() > 0) outputs.history.push_back(at::empty({0}, options));
+  return outputs;
+}
+
+Capability capability_of(FrozenForm form) { return form == FrozenForm::kInt8 ? capability_for_bytes() : capability(); }
+
+RecurrentOutputs forward_frozen(const RecurrentLayer& layer, bool history) {
+  return run_forward(layer, {false, history}, [&]<typename Cell>(const auto& params) {
+    FUSED_RNN_CPU_CALL_FOR(capability_of(layer.frozen.form), recurrent_frozen<Cell>, params);
+  });
+}
+
+int64_t freeze_on_cpu(RecurrentLayer& layer) {
+  const CpuLayer cpu_layer(layer, /*stored_matrices=*/true);
+  int64_t bytes = 0;
+  with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
+    RecurrentForwardParams<T> params = {};
+    params.sizes = layer.sizes;
+    params.frozen = layer.frozen;
+    set_weights(params, cpu_layer, layer.type);
+    bytes = static_cast<int64_t>(sizeof(T)) *
+            FUSED_RNN_CPU_CALL_FOR(capability_of(layer.frozen.form), recurrent_freeze<Cell>, params);
+    layer.frozen.block_units = params.frozen.block_units;
+  });
+  return bytes;
 }
 
 RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
@@ -248,7 +294,7 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     result.weights[d] = cpu_layer.weights[d];
     result.weights[d].for_each([&](Tensor& gradient) { gradient = cpu_layer.empty(gradient.sizes()); });
   }
-  with_cell_and_type(layer, cpu_layer.compute, [&]<typename Cell, typename T>() {
+  with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
     RecurrentBackwardParams<T> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {

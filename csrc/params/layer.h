@@ -47,6 +47,22 @@ struct StoredWeights {
   StoredType stored;
 };
 
+// How the weight matrices of a frozen layer are packed.
+enum class FrozenForm : int64_t {
+  kValues,    // in the type of the computation
+  kPairs,     // as pairs of bfloat16 that are multiplied by pairs, see cpu/kit/pairs.h
+  kBFloat16,  // as pairs of bfloat16 that are multiplied by floats, see cpu/kit/widened_pairs.h
+  kInt8,      // as bytes with a scale for each row, see cpu/kit/bytes.h
+};
+
+// The packed weights of a frozen layer, which outlive a call.
+struct FrozenWeights {
+  void* data;  // null for a layer that is not frozen. In the order and alignment of cpu/recurrent/packed_weights.h
+  FrozenForm form;
+  int64_t block_units;  // hidden units whose weights are packed together
+  bool projected;       // whether there is a weight_hr
+};
+
 struct RecurrentSizes {
   Steps steps;
   int64_t input_size, hidden_size;
@@ -58,7 +74,8 @@ struct RecurrentSizes {
 template <typename T>
 struct RecurrentForwardParams {
   RecurrentSizes sizes;
-  StoredWeights<T> weights[2];
+  StoredWeights<T> weights[2];  // null in a frozen layer
+  FrozenWeights frozen;
   bool pairs;        // whether to multiply in pairs of bfloat16: the processor can, and the layer's type is bfloat16
   const T* input;    // [rows, input_size]
   const T* h0;       // [directions, batch, output_size]
@@ -70,7 +87,7 @@ struct RecurrentForwardParams {
   T* c_n;    // [directions, batch, hidden_size], the cell states: c0 on entry, those after the last step on return
   T* gates;  // [directions, rows, kSums * hidden_size], written: what the cell's forward leaves in `values`; null
              // if nothing is saved for backward
-  T* cells;  // [directions, rows, hidden_size], written: cell states after each step; null if nothing is saved
+  T* cells;  // [directions, rows, hidden_size], written: cell states after each step; null if they are not wanted
 };
 
 // The gradients of the weights of one direction. Shapes are as in RecurrentWeights.

@@ -57,10 +57,10 @@ def recurrent(
         )
     if not return_states:
         return output, *finals
-    return output, *finals, *(_like_output(values, output) for values in history)
+    return output, *finals, *(like_output(values, output) for values in history)
 
 
-def _like_output(history: Tensor, output: Tensor) -> Tensor:
+def like_output(history: Tensor, output: Tensor) -> Tensor:
     """Return a history, ``[directions, rows, size]``, in the layout and dtype of the output."""
     width = history.size(0) * history.size(2)
     return history.transpose(0, 1).reshape(*output.shape[:-1], width).to(output.dtype)

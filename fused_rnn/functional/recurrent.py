@@ -48,6 +48,8 @@ class Mode(NamedTuple):
     """
     has_operator: bool = True
     """Whether ``layer`` calls an operator, which checks its arguments, rather than the reference."""
+    runs_all_layers: bool = False
+    """Whether one call of ``layer`` runs all layers of a stack, each with its part of the states."""
 
 
 def mode_of(name: str, cell: str) -> Mode:
@@ -294,7 +296,7 @@ def _run_layers(
 ) -> tuple[Tensor, ...]:
     """Run all layers; return the output, the final states and, with ``return_states``, the last layer's history."""
     resets, reset_states = replaced or (None, ())
-    if num_layers == 1:
+    if num_layers == 1 or mode.runs_all_layers:
         return mode.layer(input, hx, weights, batch_sizes, lengths, return_states, resets, reset_states)
     per_layer = len(weights) // num_layers
     finals = []

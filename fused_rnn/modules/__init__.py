@@ -1,5 +1,6 @@
 """The layers and cells as torch.nn.Module classes, for use in place of those of torch.nn."""
 
+from fused_rnn.modules.freezing import freeze, unfreeze
 from fused_rnn.modules.gated_activation import GatedActivation
 from fused_rnn.modules.gru import GRU
 from fused_rnn.modules.gru_cell import GRUCell
@@ -29,4 +30,6 @@ __all__ = [
     "RNNCell",
     "Reversed",
     "WithDefaults",
+    "freeze",
+    "unfreeze",
 ]

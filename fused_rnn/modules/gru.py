@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.functional.frozen import is_traced
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.freezing import Freezable, run_frozen
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import layer_weights
 
 
-class GRU(torch.nn.RNNBase):
+class GRU(Freezable, torch.nn.RNNBase):
     """One or more gated recurrent unit layers: Cho et al., 2014, with the reset gate after the recurrent product.
 
     Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.GRU, whose state_dict loads
@@ -126,6 +128,10 @@ class GRU(torch.nn.RNNBase):
             node = leaf(self, GRU.forward, input, hx, **options)
             if node is not None:
                 return node
+        if self._frozen is not None and not is_traced():
+            states, others = None if hx is None else (hx,), None if reset_states is None else (reset_states,)
+            output, h_n = run_frozen(self, input, states, lengths, False, resets, others)
+            return output, h_n
         return functional.gru(
             input,
             hx,

@@ -8,13 +8,15 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.functional.frozen import is_traced
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.freezing import Freezable, run_frozen
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import layer_weights
 
 
-class LSTM(torch.nn.RNNBase):
+class LSTM(Freezable, torch.nn.RNNBase):
     """One or more long short-term memory layers: Hochreiter and Schmidhuber, 1997; Gers et al., 2000; Sak et al., 2014.
 
     Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.LSTM, whose state_dict loads
@@ -135,6 +137,9 @@ class LSTM(torch.nn.RNNBase):
             node = leaf(self, LSTM.forward, input, hx, **options)
             if node is not None:
                 return node
+        if self._frozen is not None and not is_traced():
+            output, h_n, c_n, *cells = run_frozen(self, input, hx, lengths, return_states, resets, reset_states)
+            return output, (h_n, c_n), *cells
         return functional.lstm(
             input,
             hx,

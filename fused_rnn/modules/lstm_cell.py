@@ -5,12 +5,14 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.functional.frozen import is_traced
+from fused_rnn.modules.freezing import Freezable, run_frozen
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
-class LSTMCell(torch.nn.LSTMCell):
+class LSTMCell(Freezable, torch.nn.LSTMCell):
     """One step of a long short-term memory: Hochreiter and Schmidhuber, 1997, and Gers et al., 2000.
 
     Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.LSTMCell, whose state_dict loads
@@ -63,5 +65,8 @@ class LSTMCell(torch.nn.LSTMCell):
             node = leaf(self, LSTMCell.forward, input, hx, reset=reset, reset_states=reset_states)
             if node is not None:
                 return node
+        if self._frozen is not None and not is_traced():
+            h, c = run_frozen(self, input, hx, resets=reset, reset_states=reset_states)
+            return h, c
         weights = current_weights(self, CELL_WEIGHTS)
         return functional.lstm_cell(input, hx, *weights, reset=reset, reset_states=reset_states)

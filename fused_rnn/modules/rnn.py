@@ -7,13 +7,15 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.functional.frozen import is_traced
 from fused_rnn.functional.recurrent import Sequences
+from fused_rnn.modules.freezing import Freezable, run_frozen
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import layer_weights
 
 
-class RNN(torch.nn.RNNBase):
+class RNN(Freezable, torch.nn.RNNBase):
     """One or more layers of a plain recurrent network, with tanh or ReLU: Elman, 1990.
 
     Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.RNN, whose state_dict loads
@@ -131,6 +133,10 @@ class RNN(torch.nn.RNNBase):
             node = leaf(self, RNN.forward, input, hx, **options)
             if node is not None:
                 return node
+        if self._frozen is not None and not is_traced():
+            states, others = None if hx is None else (hx,), None if reset_states is None else (reset_states,)
+            output, h_n = run_frozen(self, input, states, lengths, False, resets, others)
+            return output, h_n
         return functional.rnn(
             input,
             hx,

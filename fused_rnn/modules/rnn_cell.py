@@ -5,12 +5,14 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from fused_rnn import functional
+from fused_rnn.functional.frozen import is_traced
+from fused_rnn.modules.freezing import Freezable, run_frozen
 from fused_rnn.modules.fx import leaf
 from fused_rnn.modules.scripting import refuse_script
 from fused_rnn.modules.weights import CELL_WEIGHTS, current_weights
 
 
-class RNNCell(torch.nn.RNNCell):
+class RNNCell(Freezable, torch.nn.RNNCell):
     """One step of a plain recurrent network, with tanh or ReLU: Elman, 1990.
 
     Constructor, initialisation, state_dict, shapes and errors are those of torch.nn.RNNCell, whose state_dict loads
@@ -63,6 +65,10 @@ class RNNCell(torch.nn.RNNCell):
             node = leaf(self, RNNCell.forward, input, hx, reset=reset, reset_states=reset_states)
             if node is not None:
                 return node
+        if self._frozen is not None and not is_traced():
+            states, others = None if hx is None else (hx,), None if reset_states is None else (reset_states,)
+            (h,) = run_frozen(self, input, states, resets=reset, reset_states=others)
+            return h
         weights = current_weights(self, CELL_WEIGHTS)
         return functional.rnn_cell(
             input, hx, *weights, nonlinearity=self.nonlinearity, reset=reset, reset_states=reset_states

@@ -7,6 +7,7 @@ from fused_rnn.reference.lstm import lstm
 from fused_rnn.reference.lstm_cell import lstm_cell
 from fused_rnn.reference.masked_conv1d import masked_conv1d
 from fused_rnn.reference.masked_conv2d import mask, masked_conv2d
+from fused_rnn.reference.quantized import quantize, quantized_linear
 from fused_rnn.reference.recurrent import CELLS, recurrent
 from fused_rnn.reference.rnn import rnn
 from fused_rnn.reference.rnn_cell import rnn_cell
@@ -22,6 +23,8 @@ __all__ = [
     "mask",
     "masked_conv1d",
     "masked_conv2d",
+    "quantize",
+    "quantized_linear",
     "recurrent",
     "rnn",
     "rnn_cell",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -50,6 +51,6 @@ def gru(
     return output, h_n
 
 
-def gru_step(input: Tensor, state: State, weights: Sequence[Tensor], *, reset_after: bool = True) -> State:
+def gru_step(input: Tensor, state: State, weights: Sequence[Tensor], **options: Any) -> State:
     """One step of a GRU layer: :func:`fused_rnn.reference.gru_cell` with the state as a tuple."""
-    return (gru_cell(input, *state, *weights, reset_after=reset_after),)
+    return (gru_cell(input, *state, *weights, **options),)

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
+
+from fused_rnn.reference.quantized import Linear
 
 
 def gru_cell(
@@ -14,6 +16,7 @@ def gru_cell(
     bias_hh: Tensor | None = None,
     *,
     reset_after: bool = True,
+    linear: Linear = functional.linear,
 ) -> Tensor:
     """One step of a GRU.
 
@@ -30,6 +33,8 @@ def gru_cell(
         bias_ih: ``[3 * hidden_size]``, or None for zero.
         bias_hh: ``[3 * hidden_size]``, or None for zero.
         reset_after: whether the reset gate acts after the recurrent product, as in torch.nn, or before it.
+        linear: the product of a vector with a weight matrix; :func:`fused_rnn.reference.quantized_linear` for weights
+            that are frozen as int8.
 
     Returns:
         The new ``h``, ``[batch, hidden_size]``.

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
+
+from fused_rnn.reference.quantized import Linear
 
 
 def lstm_cell(
@@ -14,6 +16,8 @@ def lstm_cell(
     bias_ih: Tensor | None = None,
     bias_hh: Tensor | None = None,
     weight_hr: Tensor | None = None,
+    *,
+    linear: Linear = functional.linear,
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM.
 
@@ -31,6 +35,8 @@ def lstm_cell(
         bias_ih: ``[4 * hidden_size]``, or None for zero.
         bias_hh: ``[4 * hidden_size]``, or None for zero.
         weight_hr: ``[proj_size, hidden_size]``, or None for no projection.
+        linear: the product of a vector with a weight matrix; :func:`fused_rnn.reference.quantized_linear` for weights
+            that are frozen as int8.
 
     Returns:
         The new ``h``, ``[batch, output_size]``, and the new ``c``, ``[batch, hidden_size]``.
@@ -49,5 +55,5 @@ def lstm_cell(
     c_new = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     h_new = torch.sigmoid(o) * torch.tanh(c_new)
     if weight_hr is not None:
-        h_new = linear(h_new, weight_hr)
+        h_new = functional.linear(h_new, weight_hr)
     return h_new, c_new

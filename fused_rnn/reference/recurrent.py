@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -11,20 +12,20 @@ from fused_rnn.reference.rnn_cell import rnn_cell
 from fused_rnn.reference.sequence import State, run_directions
 
 
-def _lstm(input: Tensor, state: State, weights: Sequence[Tensor]) -> State:
+def _lstm(input: Tensor, state: State, weights: Sequence[Tensor], **options: Any) -> State:
     projected = len(weights) % 2 == 1
     weight_hr = weights[-1] if projected else None
     weight_ih, weight_hh, *biases = weights[:-1] if projected else weights
     bias_ih, bias_hh = biases or (None, None)
     h, c = state
-    return lstm_cell(input, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr)
+    return lstm_cell(input, h, c, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, **options)
 
 
-def _rnn(input: Tensor, state: State, weights: Sequence[Tensor], nonlinearity: str) -> State:
-    return (rnn_cell(input, *state, *weights, nonlinearity=nonlinearity),)
+def _rnn(input: Tensor, state: State, weights: Sequence[Tensor], **options: Any) -> State:
+    return (rnn_cell(input, *state, *weights, **options),)
 
 
-CELLS: dict[str, Callable[[Tensor, State, Sequence[Tensor]], State]] = {
+CELLS: dict[str, Callable[..., State]] = {
     "lstm": _lstm,
     "gru": gru_step,
     "rnn_tanh": partial(_rnn, nonlinearity="tanh"),
@@ -42,6 +43,7 @@ def recurrent(
     lengths: Tensor | Sequence[int] | None = None,
     resets: Tensor | None = None,
     reset_states: Sequence[Tensor] = (),
+    **options: Any,
 ) -> tuple[State, State]:
     """One recurrent layer with all its directions.
 
@@ -58,6 +60,7 @@ def recurrent(
             each segment from one reset to the next is computed by itself, by the second direction from its end.
         reset_states: for each state what replaces it at a reset, shaped like it, or ``[time, ...]`` of that; empty for
             zero.
+        options: options of the cell, such as ``linear``, see :func:`fused_rnn.reference.lstm_cell`.
 
     Returns:
         The states after every step, h first, each ``[time, batch, directions * size]`` or ``[rows, directions *
@@ -71,4 +74,6 @@ def recurrent(
         >>> output.shape, h_n.shape
         (torch.Size([5, 3, 8]), torch.Size([1, 3, 8]))
     """
-    return run_directions(CELLS[cell], input, tuple(states), weights, batch_sizes, lengths, resets, reset_states)
+    return run_directions(
+        partial(CELLS[cell], **options), input, tuple(states), weights, batch_sizes, lengths, resets, reset_states
+    )

@@ -2,7 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
+from torch.nn import functional
+
+from fused_rnn.reference.quantized import Linear
 
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -16,6 +18,7 @@ def rnn_cell(
     bias_hh: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
+    linear: Linear = functional.linear,
 ) -> Tensor:
     """One step of a plain recurrent network.
 
@@ -29,6 +32,8 @@ def rnn_cell(
         bias_ih: ``[hidden_size]``, or None for zero.
         bias_hh: ``[hidden_size]``, or None for zero.
         nonlinearity: ``"tanh"`` or ``"relu"``.
+        linear: the product of a vector with a weight matrix; :func:`fused_rnn.reference.quantized_linear` for weights
+            that are frozen as int8.
 
     Returns:
         The new ``h``, ``[batch, hidden_size]``.

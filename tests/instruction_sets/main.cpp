@@ -17,14 +17,24 @@ namespace {
 namespace first = fused_rnn::cpu::FIRST;
 namespace second = fused_rnn::cpu::SECOND;
 
-#define RUN_RECURRENT(cpu, in_pairs)                              \
-  [&](auto& call) {                                               \
-    call.forward.pairs = in_pairs;                                \
-    with_cell(p.kind, [&]<typename Cell>() {                      \
-      cpu::recurrent_forward<Cell>(call.forward);                 \
-      if (p.trains) cpu::recurrent_backward<Cell>(call.backward); \
-    });                                                           \
+#define RUN_RECURRENT(cpu, in_pairs)                                           \
+  [&](auto& call) {                                                            \
+    call.forward.pairs = in_pairs;                                             \
+    with_cell(p.kind, [&]<typename Cell>() {                                   \
+      if (p.frozen) {                                                          \
+        auto& params = call.forward;                                           \
+        params.frozen = {nullptr, p.form, 0, p.projection > 0};                \
+        params.frozen.data = call.packed(cpu::recurrent_freeze<Cell>(params)); \
+        cpu::recurrent_freeze<Cell>(params);                                   \
+        call.forget_weights();                                                 \
+        return cpu::recurrent_frozen<Cell>(params);                            \
+      }                                                                        \
+      cpu::recurrent_forward<Cell>(call.forward);                              \
+      if (p.trains) cpu::recurrent_backward<Cell>(call.backward);              \
+    });                                                                        \
   }
+#define TEXT_OF(name) #name
+#define TEXT(name) TEXT_OF(name)
 #define RUN_CONVOLUTION(cpu)                                          \
   [&](auto& call) {                                                   \
     cpu::masked_conv2d(call.forward);                                 \
@@ -48,6 +58,14 @@ double compare(const Problem& p, uint32_t seed, double tolerance, const First& r
   return call_first.arrays.distance(call_second.arrays, (sizeof(T) == 8 ? "double " : "float ") + p.text(), tolerance);
 }
 
+// Whether both instruction sets can run layers that are frozen as bytes.
+bool both_quantise() {
+  const std::string names[] = {TEXT(FIRST), TEXT(SECOND)};
+  for (const std::string& name : names)
+    if (name == "PLAIN" || (name == "AVX512" && !__builtin_cpu_supports("avx512vnni"))) return false;
+  return true;
+}
+
 template <typename T>
 Compared compare_one(uint32_t seed, bool in_pairs) {
   Random random(seed);
@@ -58,11 +76,14 @@ Compared compare_one(uint32_t seed, bool in_pairs) {
     return {kind, compare<T, ConvolutionCall<T>>(p, seed, exact, RUN_CONVOLUTION(first), RUN_CONVOLUTION(second)),
             exact};
   }
-  const RecurrentProblem p(random, sizeof(T) == 8);
+  RecurrentProblem p(random, sizeof(T) == 8);
+  // The plain loops do not quantise, and with AVX-512 the kernels that do need AVX512_VNNI.
+  if (p.form == FrozenForm::kInt8 && !both_quantise()) p.form = FrozenForm::kValues;
   // A rounding that moves a sum of ReLU across zero switches a whole gradient on or off.
   const bool jumps = p.kind == cells::Kind::kRNNReLU && p.trains;
-  in_pairs = in_pairs && p.stored == StoredType::kBFloat16 && !jumps;
-  const double tolerance = in_pairs && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
+  in_pairs = in_pairs && p.stored == StoredType::kBFloat16 && !jumps && !p.frozen;
+  const bool rounds = in_pairs || (p.frozen && p.form == FrozenForm::kInt8);
+  const double tolerance = rounds && p.sizes.steps.time > 1 ? Arrays<T>::kRounded : exact;
   const double distance =
       compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first, false), RUN_RECURRENT(second, in_pairs));
   return {in_pairs ? kPairs : kind, distance, tolerance};

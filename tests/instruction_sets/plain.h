@@ -108,6 +108,20 @@ void recurrent_forward(const RecurrentForwardParams<T>& p) {
   }
 }
 
+// The memory of a frozen layer holds pointers to its weights.
+template <typename Cell, typename T>
+int64_t recurrent_freeze(RecurrentForwardParams<T>& p) {
+  if (p.frozen.data) std::memcpy(p.frozen.data, p.weights, sizeof p.weights);
+  return int64_t(sizeof p.weights / sizeof(T));
+}
+
+template <typename Cell, typename T>
+void recurrent_frozen(const RecurrentForwardParams<T>& p) {
+  RecurrentForwardParams<T> ordinary = p;
+  std::memcpy(ordinary.weights, p.frozen.data, sizeof ordinary.weights);
+  recurrent_forward<Cell>(ordinary);
+}
+
 // Adds the products of two vectors to a matrix, [left, right].
 template <typename Vector>
 void add_products(const Values& left, const Vector& right, int64_t count, Values& matrix) {

@@ -14,6 +14,8 @@ struct RecurrentProblem {
   cells::Description cell;
   bool biased, packed, trains, output_gradient, input_gradient, weight_gradient;
   StoredType stored;
+  bool frozen;      // whether the weights are packed once, and then used; only without training
+  FrozenForm form;  // of a frozen layer
   RecurrentSizes sizes;
   int64_t projection;  // the size of the projection, or 0 for none
   std::vector<int64_t> batch_sizes, first_rows;
@@ -26,6 +28,11 @@ struct RecurrentProblem {
     stored =
         wide ? StoredType::kComputeType
              : std::vector{StoredType::kComputeType, StoredType::kBFloat16, StoredType::kFloat16}[random.between(0, 2)];
+    frozen = !trains && !random.once_in(3);
+    // Weights that are exact in bfloat16 may be packed as such and remain the same.
+    form = stored == StoredType::kBFloat16 && random.once_in(2) ? FrozenForm::kBFloat16
+           : !wide && random.once_in(3)                         ? FrozenForm::kInt8
+                                                                : FrozenForm::kValues;
     // Without gates, and with weights as large as these, a difference of rounding grows from step to step.
     const int64_t most = cell.gates > 1 ? 9 : 3, time = random.once_in(3) ? 1 : random.between(1, most);
     const int64_t batch = random.once_in(3) ? random.between(1, 4) : random.between(1, 60);
@@ -52,10 +59,10 @@ struct RecurrentProblem {
     char line[256];
     std::snprintf(
         line, sizeof line,
-        "%s time %ld batch %ld input %ld hidden %ld projection %ld directions %ld threads %ld%s%s%s stored %d",
+        "%s time %ld batch %ld input %ld hidden %ld projection %ld directions %ld threads %ld%s%s%s stored %d%s %d",
         cell.name, sizes.steps.time, sizes.steps.batch, sizes.input_size, sizes.hidden_size, projection,
         sizes.directions, sizes.threads, biased ? " biased" : "", packed ? " packed" : "", trains ? " trains" : "",
-        static_cast<int>(stored));
+        static_cast<int>(stored), frozen ? " frozen" : "", static_cast<int>(form));
     return line;
   }
 };
@@ -90,7 +97,18 @@ struct RecurrentCall {
     backward.weight_grad = p.weight_gradient;
   }
 
+  // Returns memory for packed weights, aligned as that of tensors is.
+  void* packed(int64_t values) {
+    packed_.resize(static_cast<size_t>(values) + 64 / sizeof(T));
+    const auto address = reinterpret_cast<uintptr_t>(packed_.data());
+    return reinterpret_cast<void*>((address + 63) / 64 * 64);
+  }
+  // Removes the weights, which a frozen layer must not read.
+  void forget_weights() { forward.weights[0] = forward.weights[1] = {}; }
+
  private:
+  std::vector<T> packed_;
+
   void weights(const RecurrentProblem& p, int64_t direction) {
     const RecurrentSizes& s = p.sizes;
     const int64_t sums = p.cell.gates * s.hidden_size, ih = sums * s.input_size, hh = sums * s.output_size;

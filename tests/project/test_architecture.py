@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[2]
 CSRC, PACKAGE = ROOT / "csrc", ROOT / "fused_rnn"
 SCHEMAS = [schema.name for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("fused_rnn::")]
 # An operator and those that belong to it are in the same files.
-OPERATORS = sorted({re.sub("^fused_rnn::|_backward$|_fused$|_pack$", "", name) for name in SCHEMAS})
+OPERATORS = sorted({re.sub("^fused_rnn::|_(backward|fused|pack|freeze|frozen)$", "", name) for name in SCHEMAS})
 # The suffixes of operators that belong to another one.
 SECOND = {
-    "recurrent": ["_backward"],
+    "recurrent": ["_backward", "_freeze", "_frozen"],
     "masked_conv2d": ["_fused", "_backward"],
     "gated_activation": ["_backward"],
     "pixel_network": ["_pack"],

@@ -18,6 +18,9 @@ namespace {
 // The `Factors` of a tile that multiplies pairs instead of Values<float>.
 struct Pairs {
   static constexpr int64_t kTerms = 2;
+  static constexpr int64_t kWidth = 1;
+  static constexpr int64_t kInPart = 512;
+  static FUSED_RNN_INLINE Vec<float> broadcast(const float* a) { return Vec<float>(*a); }
 
 #if defined(CPU_CAPABILITY_AVX512)
   static constexpr bool kBuilt = true;  // whether kernels that multiply pairs are compiled at all

@@ -78,10 +78,14 @@ struct PrefetchLines {
   }
 };
 
-// The `Factors` of a tile that multiplies values of T; the other kind is in pairs.h.
+// The `Factors` of a tile that multiplies values of T. Other kinds, whose elements hold several narrow numbers in the
+// bits of one float, are in pairs.h, widened_pairs.h and bytes.h.
 template <typename T>
 struct Values {
-  static constexpr int64_t kTerms = 1;  // terms of a sum that one element of T holds
+  static constexpr int64_t kTerms = 1;     // terms of a sum that one element of b holds
+  static constexpr int64_t kWidth = 1;     // values of T that the same terms take in a
+  static constexpr int64_t kInPart = 512;  // elements of a partial sum, see multiply_in_parts()
+  static FUSED_RNN_INLINE Vec<T> broadcast(const T* a) { return Vec<T>(*a); }
   static FUSED_RNN_INLINE Vec<T> add_product(Vec<T> a, Vec<T> b, Vec<T> sum) { return at::vec::fmadd(a, b, sum); }
 };
 
@@ -143,7 +147,7 @@ struct Tile {
         factor[column] = Vec<T>::loadu(b + column / kGroup * b_group + column % kGroup * kLanes<T>);
       });
       unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-        const Vec<T> value(a[row * a_row]);
+        const auto value = Factors::broadcast(a + row * a_row);
         unroll<kColumns>([&](auto column) FUSED_RNN_INLINE {
           sum[row][column] = Factors::add_product(value, factor[column], sum[row][column]);
         });
@@ -154,11 +158,12 @@ struct Tile {
     }
   }
 
-  // Computes the same in partial sums of at most kPart terms, since the rounding error of a sum grows with its length.
+  // Computes the same in partial sums of at most Factors::kInPart elements, since the rounding error of a sum grows
+  // with its length.
   template <int kGroup = kColumns, typename Factors = Values<T>, typename Prefetch = NoPrefetch>
   FUSED_RNN_INLINE void multiply_in_parts(const T* a, int64_t a_row, int64_t a_depth, const T* b, int64_t b_depth,
                                           int64_t depth, int64_t b_group = 0, const Prefetch& prefetch = {}) {
-    constexpr int64_t kPart = 512;
+    constexpr int64_t kPart = Factors::kInPart;
     Tile total;
     for (int64_t k = 0;;) {
       const int64_t end = k + kPart < depth ? k + kPart : depth;

@@ -9,10 +9,10 @@
 #include "cells/cells.h"
 #include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
-#include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/elements.h"
 #include "cpu/recurrent/gate_sums.h"
 #include "cpu/recurrent/packed_weights.h"
 #include "cpu/recurrent/plan.h"
@@ -29,7 +29,7 @@ struct CellPointers {
   T* hidden;          // hidden values of this step
   T* cell;            // cell states, updated in place; null for a cell without a cell state
   T* gates;           // the first of kSums values saved for backward, hidden_size apart; null if nothing is saved
-  T* cells;           // the cell states saved for backward; null if nothing is saved
+  T* cells;           // the cell states after this step, for backward or the caller; null if they are not wanted
   int64_t hidden_size;
   int64_t units;  // how many lanes of the vector are hidden units
 };
@@ -46,26 +46,32 @@ FUSED_RNN_INLINE inline void step_cell(const T* sums, int64_t stride, const Cell
   store(at.hidden, states[0], at.units);
   if (at.gates) {
     unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { store(at.gates + i * at.hidden_size, values[i], at.units); });
-    if constexpr (Cell::kStates == 2) store(at.cells, states[1], at.units);
   }
+  if constexpr (Cell::kStates == 2)
+    if (at.cells) store(at.cells, states[1], at.units);
 }
 
-template <typename Cell, typename T, typename Factors = Values<T>>
+// If kFrozen, the layer is frozen: its weights were packed before the call.
+template <typename Cell, typename T, typename Factors = Values<T>, bool kFrozen = false>
 class ForwardLoop {
  public:
   explicit ForwardLoop(const RecurrentForwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
-        plan_(plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
-        w_(plan_, params.weights, params.sizes),
+        plan_(kFrozen ? plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units)
+                      : plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
+        w_(plan_, params),
+        step_inputs_(plan_.input_first ? 0 : w_.inputs),
         sums_(plan_.input_first && !params.gates ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size : 0),
         unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
 
   void run() {
-    if (plan_.input_first) multiply_input();
+    if (plan_.input_first) kFrozen ? multiply_packed_input() : multiply_input();
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
-      w_.pack(thread, count);
-      all_threads_.wait(count);
+      if constexpr (!kFrozen) {
+        w_.pack(thread, count);
+        all_threads_.wait(count);
+      }
       const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
       const ThreadWork work = work_of_thread(s_, bytes, thread, count);
       for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride) run_direction(d, work);
@@ -75,7 +81,7 @@ class ForwardLoop {
  private:
   static_assert(Cell::kStates <= 2, "the loops keep h and at most one cell state");
   static constexpr int kSums = Cell::kSums;
-  static constexpr bool kPaired = Factors::kTerms == 2;
+  static constexpr bool kConverted = kConverts<Factors>;
   // How many rows' sums are kept in the first-level cache while the weights of a block are read once.
   static constexpr int64_t kGroupRows = 48;
 
@@ -92,6 +98,73 @@ class ForwardLoop {
                .c = input_sums(d),
                .c_row = kSums * s_.hidden_size},
               s_.threads);
+  }
+
+  // Computes the same with packed weights, and adds the biases, so that the sums have the bits that they have if the
+  // input's product is part of a step.
+  void multiply_packed_input() {
+    if constexpr (kFrozen) {
+      const int64_t rows = s_.steps.rows(), hidden = s_.hidden_size, elements = w_.inputs * Factors::kWidth;
+      parallel(s_.threads, [&](int64_t thread, int64_t count) {
+        const Range mine = share(s_.directions * w_.blocks, thread, count);
+        Scratch<T> converted(kConverted ? kGroupRows * elements : 0);
+        T scales[kGroupRows];
+        for (int64_t i = mine.begin; i < mine.end; ++i)
+          for (int64_t first = 0; first < rows; first += kGroupRows) {
+            const int64_t here = smaller(rows - first, kGroupRows), d = i / w_.blocks, block = i % w_.blocks;
+            const T* input = p_.input + first * s_.input_size;
+            if constexpr (kConverted)
+              for (int64_t row = 0; row < here; ++row)
+                convert_row<Factors>(input + row * s_.input_size, s_.input_size, converted.data() + row * elements,
+                                     scales + row);
+            const Activations a = {kConverted ? converted.data() : input, kConverted ? elements : s_.input_size, scales,
+                                   1};
+            w_.for_width_of(block, [&](auto width) {
+              multiply_packed_input<width()>(d, block, a, here, input_sums(d) + first * kSums * hidden);
+            });
+          }
+      });
+    }
+  }
+
+  // Rows that are multiplied by weights, as elements, `stride` apart, and their scales if they have any.
+  struct Activations {
+    const T* data;
+    int64_t stride;
+    const T* scales;
+    int64_t scale_stride;
+  };
+
+  // Computes the input's part of the sums of a block, for up to kGroupRows rows.
+  template <int kWidth>
+  void multiply_packed_input(int64_t direction, int64_t block, const Activations& a, int64_t rows, T* target) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>;
+    alignas(64) T sums[kGroupRows * kSums * kUnits];
+    start_with_biases<kUnits>(direction, block, rows, sums);
+    const T* weights = w_.packed(direction, block);
+    for_each_tile<kPanelRows>(rows, [&](auto tile_rows, int64_t row) {
+      for_gates_at_once<tile_rows(), kWidth>([&](auto gate, auto gates) {
+        const int64_t stride = w_.inputs * kUnits;
+        const T* gate_weights = weights + gate * stride;
+        multiply_gates<tile_rows(), kWidth, gates(), Factors>(
+            a.data + row * a.stride, a.stride, gate_weights, stride, w_.inputs, PrefetchLines<T>{gate_weights}, gate,
+            {sums + row * kSums * kUnits, kSums * kUnits, kSumsOf<Cell>.input}, scales(direction, block, false, a, row),
+            w_.block_units);
+      });
+    });
+    for (int64_t i = 0; i < rows * kSums; ++i)
+      if (i % kSums < Cell::kGates)
+        std::memcpy(target + i * s_.hidden_size + block * w_.block_units, sums + i * kUnits,
+                    static_cast<size_t>(w_.units(block)) * sizeof(T));
+  }
+
+  // Returns what makes numbers of the sums of a block, from row number `row` of the activations on.
+  Scales<Factors> scales(int64_t direction, int64_t block, bool of_hidden, const Activations& a, int64_t row) {
+    if constexpr (kScaled<Factors>)
+      return {w_.scale(direction, block, of_hidden), w_.offset(direction, block, of_hidden),
+              a.scales + row * a.scale_stride, a.scale_stride};
+    else
+      return {};
   }
 
   T* input_sums(int64_t direction) {
@@ -122,24 +195,29 @@ class ForwardLoop {
     return true;
   }
 
-  // Rounds the input and the previous hidden values of a step to pairs, [batch, depth].
-  void round(int64_t direction, const Step& step, Range batch, T* pairs) const {
+  // Converts the input and the previous hidden values of a step to elements, [batch, step_inputs_ + hiddens], and
+  // writes their scales, [batch, 2].
+  void convert(int64_t direction, const Step& step, Range batch, T* converted, T* scales) const {
     for (int64_t b = batch.begin; b < batch.end; ++b) {
-      T* target = pairs + b * w_.depth;
-      if (w_.inputs > 0) round_to_pairs(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target);
-      round_to_pairs(previous(direction, step, b), s_.output_size, target + w_.inputs);
+      T* target = converted + b * converted_row();
+      if (step_inputs_ > 0)
+        convert_row<Factors>(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target, scales + 2 * b);
+      convert_row<Factors>(previous(direction, step, b), s_.output_size, target + step_inputs_ * Factors::kWidth,
+                           scales + 2 * b + 1);
     }
   }
+  int64_t converted_row() const { return (step_inputs_ + w_.hiddens) * Factors::kWidth; }
 
-  bool in_place() const { return plan_.weights == WeightUse::kInPlace; }
-  bool packs_in_step() const { return plan_.weights == WeightUse::kPackedInStep; }
+  bool in_place() const { return !kFrozen && plan_.weights == WeightUse::kInPlace; }
+  bool packs_in_step() const { return !kFrozen && plan_.weights == WeightUse::kPackedInStep; }
 
   // The buffers of one thread.
   struct ThreadBuffers {
-    T* weights;       // the packed weights of a block; null if weights are read in place
-    T* widened;       // scratch for weights of half precision, widened to T
-    const T* pairs;   // [batch, depth], as round() leaves them; null unless weights are packed as pairs
-    const T* hidden;  // [batch, output_size], as replace_states() leaves them; null if it replaced no states
+    T* weights;          // the packed weights of a block; null if weights are read in place
+    T* widened;          // scratch for weights that are not packed as they are stored
+    const T* converted;  // [batch, converted_row()], as convert() leaves them; null if nothing is converted
+    const T* scales;     // [batch, 2], the same
+    const T* hidden;     // [batch, output_size], as replace_states() leaves them; null if it replaced no states
   };
 
   // Computes a thread's part of all steps of a direction.
@@ -147,7 +225,8 @@ class ForwardLoop {
     const Range blocks = share(w_.blocks, work.rank, work.team_size);
     Barrier& team = teams_[direction];
     Scratch<T> packed(packs_in_step() ? w_.block_size : 0), widened(packs_in_step() ? w_.widened_size() : 0);
-    Scratch<T> pairs(kPaired && !in_place() ? s_.steps.batch * w_.depth : 0);
+    const int64_t converted_rows = kConverted && !in_place() ? s_.steps.batch : 0;
+    Scratch<T> converted(converted_rows * converted_row()), scales(kScaled<Factors> ? converted_rows * 2 : 0);
     Scratch<T> hidden(p_.resets.begins ? s_.steps.batch * s_.output_size : 0);
     const Range units = intersect({blocks.begin * w_.block_units, blocks.end * w_.block_units}, {0, s_.hidden_size});
     for (int64_t index = 0; index < s_.steps.time; ++index) {
@@ -158,11 +237,12 @@ class ForwardLoop {
       const int64_t previous_rows = replaced ? 0 : step.previous_rows;
       const Range continuing = intersect(work.batch, {0, previous_rows});
       const Range starting = intersect(work.batch, {previous_rows, step.rows});
-      if constexpr (kPaired)
-        if (!in_place()) round(direction, step, all, pairs.data());
+      if constexpr (kConverted)
+        if (!in_place()) convert(direction, step, all, converted.data(), scales.data());
       serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
         T* weights = in_place() ? nullptr : packs_in_step() ? packed.data() : w_.packed(direction, block);
-        const ThreadBuffers buffers = {weights, widened.data(), pairs.data(), replaced ? hidden.data() : nullptr};
+        const ThreadBuffers buffers = {weights, widened.data(), converted.data(), scales.data(),
+                                       replaced ? hidden.data() : nullptr};
         rows(direction, step, block, next, buffers, continuing, true);
         rows(direction, step, block, next, buffers, starting, false);
       });
@@ -206,27 +286,38 @@ class ForwardLoop {
     alignas(64) T sums[kGroupRows * kSums * kUnits];
     start<kWidth>(g, sums);
     if (in_place()) {
-      for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
-        add_in_place<tile_rows()>(g, row, sums + row * kSums * kUnits, kUnits);
-      });
+      if constexpr (!kFrozen)
+        for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
+          add_in_place<tile_rows()>(g, row, sums + row * kSums * kUnits, kUnits);
+        });
     } else {
       // All rows are multiplied by the weights of a gate before those of the next, while the weights are in the cache.
       int packed = g.packs ? 0 : Cell::kGates;
       for (int gate = 0; gate < Cell::kGates; ++gate)
         for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
-          constexpr int kAtOnce = smaller(kGatesAtOnce<tile_rows(), kWidth>, Cell::kGates);
-          constexpr int kRest = Cell::kGates % kAtOnce == 0 ? kAtOnce : Cell::kGates % kAtOnce;
-          if (gate % kAtOnce != 0) return;
-          for (; packed < smaller(gate + kAtOnce, Cell::kGates); ++packed)
-            w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.buffers.widened, g.buffers.weights);
-          if (gate + kAtOnce >= Cell::kGates) prefetch(g, row, tile_rows());
-          if (gate + kAtOnce <= Cell::kGates)
-            add<tile_rows(), kWidth, kAtOnce>(g, gate, row, sums + row * kSums * kUnits);
-          else
-            add<tile_rows(), kWidth, kRest>(g, gate, row, sums + row * kSums * kUnits);
+          for_gates_at_once<tile_rows(), kWidth>([&](auto first, auto gates) {
+            if (gate != first) return;
+            if constexpr (!kFrozen)
+              for (; packed < first + gates; ++packed)
+                w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.buffers.widened, g.buffers.weights);
+            if (first + gates == Cell::kGates) prefetch(g, row, tile_rows());
+            add<tile_rows(), kWidth, gates()>(g, first, row, sums + row * kSums * kUnits);
+          });
         });
     }
     finish<kUnits>(g, sums);
+  }
+
+  // Calls body(gate, gates), both integral constants, for the gates that a tile of kRows rows computes at once, in
+  // order.
+  template <int kRows, int kWidth, typename Body>
+  static FUSED_RNN_INLINE void for_gates_at_once(const Body& body) {
+    constexpr int kAtOnce = smaller(kGatesAtOnce<kRows, kWidth>, Cell::kGates);
+    unroll<divide_up(Cell::kGates, kAtOnce)>([&](auto i) FUSED_RNN_INLINE {
+      constexpr int kFirst = i * kAtOnce;
+      body(std::integral_constant<int, kFirst>(),
+           std::integral_constant<int, smaller(kAtOnce, Cell::kGates - kFirst)>());
+    });
   }
 
   // Computes the states from the sums. Everything is inlined here, so that the processor overlaps successive vectors.
@@ -248,20 +339,27 @@ class ForwardLoop {
     }
   }
 
-  // Initialises the sums with the biases and, if it was computed before the first step, the input's part.
+  // Initialises the sums with the biases and, if it was computed before the first step, the input's part, which of a
+  // frozen layer has the biases already.
   template <int kWidth>
   void start(const Group& g, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
-    const T* bias_of_block = w_.bias(g.direction, g.block);
-    for (int64_t row = 0; row < g.rows; ++row)
-      std::memcpy(sums + row * kSums * kUnits, bias_of_block, kSums * kUnits * sizeof(T));
+    start_with_biases<kUnits>(g.direction, g.block, g.rows, sums);
     if (!plan_.input_first) return;
     const T* input_part = input_sums(g.direction) + g.row * kSums * s_.hidden_size + g.block * w_.block_units;
     for (int64_t i = 0; i < g.rows * kSums; ++i) {
       if (i % kSums >= Cell::kGates) continue;
-      for (int64_t unit = 0; unit < w_.units(g.block); ++unit)
-        sums[i * kUnits + unit] += input_part[i * s_.hidden_size + unit];
+      for (int64_t unit = 0; unit < w_.units(g.block); ++unit) {
+        const T before = kFrozen ? T(0) : sums[i * kUnits + unit];
+        sums[i * kUnits + unit] = before + input_part[i * s_.hidden_size + unit];
+      }
     }
+  }
+
+  template <int64_t kUnits>
+  void start_with_biases(int64_t direction, int64_t block, int64_t rows, T* sums) {
+    for (int64_t row = 0; row < rows; ++row)
+      std::memcpy(sums + row * kSums * kUnits, w_.bias(direction, block), kSums * kUnits * sizeof(T));
   }
 
   // Adds input times weight_ih and previous hidden values times weight_hh to the sums of kGates gates, from `gate` on.
@@ -269,22 +367,29 @@ class ForwardLoop {
   template <int kRows, int kWidth, int kGates>
   void add(const Group& g, int gate, int64_t row, T* sums) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
-    const int64_t stride = w_.depth * kUnits, inputs = w_.inputs;
-    const T* weights = g.buffers.weights + gate * stride;
-    const auto [next_inputs, next_hidden] =
-        w_.prefetch_after(g.direction, g.block, gate + kGates, g.next, weights, kGates * stride, row / kRows);
-    const T *input = p_.input + (g.row + row) * s_.input_size, *hidden = g.previous + row * g.previous_row;
-    int64_t input_row = s_.input_size, hidden_row = g.previous_row;
-    if constexpr (kPaired) {
-      input = g.buffers.pairs + (g.batch + row) * w_.depth;
-      hidden = input + inputs;
-      input_row = hidden_row = w_.depth;
+    const int64_t of_input = w_.inputs * kUnits, of_hidden = w_.hiddens * kUnits;
+    const auto next =
+        w_.prefetch_after(g.direction, g.block, gate + kGates, kGates, g.next, g.buffers.weights, kUnits, row / kRows);
+    if (step_inputs_ > 0) {
+      const Activations a = activations(g, row, p_.input + (g.row + row) * s_.input_size, s_.input_size, 0);
+      multiply_gates<kRows, kWidth, kGates, Factors>(
+          a.data, a.stride, g.buffers.weights + gate * of_input, of_input, w_.inputs, next.input, gate,
+          {sums, kSums * kUnits, kSumsOf<Cell>.input}, scales(g.direction, g.block, false, a, 0), w_.block_units);
     }
-    if (inputs > 0)
-      multiply_gates<kSums, kRows, kWidth, kGates, input_sum, Factors>(input, input_row, weights, stride, inputs,
-                                                                       next_inputs, gate, sums);
-    multiply_gates<kSums, kRows, kWidth, kGates, Cell::hidden_sum, Factors>(
-        hidden, hidden_row, weights + inputs * kUnits, stride, w_.depth - inputs, next_hidden, gate, sums);
+    const Activations a = activations(g, row, g.previous + row * g.previous_row, g.previous_row, 1);
+    multiply_gates<kRows, kWidth, kGates, Factors>(
+        a.data, a.stride, g.buffers.weights + Cell::kGates * of_input + gate * of_hidden, of_hidden, w_.hiddens,
+        next.hidden, gate, {sums, kSums * kUnits, kSumsOf<Cell>.hidden}, scales(g.direction, g.block, true, a, 0),
+        w_.block_units);
+  }
+
+  // Returns input values (`matrix` 0) or hidden values (1) from a row of a group on: those at `values`, or what they
+  // were converted to.
+  Activations activations(const Group& g, int64_t row, const T* values, int64_t stride, int64_t matrix) const {
+    if constexpr (!kConverted) return {values, stride, nullptr, 0};
+    const int64_t b = g.batch + row;
+    return {g.buffers.converted + b * converted_row() + matrix * step_inputs_ * Factors::kWidth, converted_row(),
+            g.buffers.scales + 2 * b + matrix, 2};
   }
 
   template <int kRows>
@@ -350,6 +455,8 @@ class ForwardLoop {
   const RecurrentSizes& s_;
   const ForwardPlan plan_;
   PackedWeights<Cell, T, Factors> w_;
+  const int64_t
+      step_inputs_;         // the depth of weight_ih in each step; 0 if the input is multiplied before the first step
   Scratch<T> sums_;         // [directions, rows, kSums * hidden]: the input's part of the sums
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
   Barrier all_threads_, teams_[2];

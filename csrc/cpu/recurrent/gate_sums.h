@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/elements.h"
 #include "cpu/recurrent/stored_weights.h"
 
 namespace fused_rnn::cpu {
@@ -22,22 +23,46 @@ inline constexpr int kGatesAtOnce = kRows * kWidth * 4 <= kMaxRows * kVectors   
                                     : kRows * kWidth * 2 <= kMaxRows * kVectors ? 2
                                                                                 : 1;
 
-// sums[row, kSumOf(gate), unit] += a[row] times packed weights, for kGates gates from `gate` on. sums is [kRows, kSums,
-// kWidth vectors]; the packed weights are [gates, depth, kWidth vectors], of which `weights` is the first gate's part.
-// `next` are the lines to prefetch in the meantime.
-template <int kSums, int kRows, int kWidth, int kGates, int (*kSumOf)(int), typename Factors, typename T>
+// Where the sums of some rows are that a product is added to: [rows, sums of the cell, units].
+template <typename T>
+struct GateSums {
+  T* data;
+  int64_t row;        // the stride of a row
+  const int* sum_of;  // for each gate, the index of its sum
+};
+
+// The sums of all gates of a cell, for its products with the input and with the hidden values.
+template <typename Cell>
+struct SumsOf {
+  int input[Cell::kGates], hidden[Cell::kGates];
+  constexpr SumsOf() : input(), hidden() {
+    for (int gate = 0; gate < Cell::kGates; ++gate)
+      input[gate] = input_sum(gate), hidden[gate] = Cell::hidden_sum(gate);
+  }
+};
+template <typename Cell>
+inline constexpr SumsOf<Cell> kSumsOf;
+
+// sums[row, sum of gate, unit] += a[row] times packed weights, for kGates gates from `gate` on and kWidth vectors of
+// units. The packed weights are [gates, depth, kWidth vectors], of which `weights` is the first gate's part. `next` are
+// the lines to prefetch in the meantime. `scales` are those of the first of the rows and of all gates, whose units are
+// `scale_stride` apart. Nothing here depends on the cell, so that all cells share what the compiler makes of it.
+template <int kRows, int kWidth, int kGates, typename Factors, typename T>
 inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t gate_stride, int64_t depth,
-                           PrefetchLines<T> next, int gate, T* sums) {
+                           PrefetchLines<T> next, int gate, const GateSums<T>& sums, const Scales<Factors>& scales,
+                           int64_t scale_stride) {
   constexpr int64_t kUnits = kWidth * kLanes<T>;
   Tile<T, kRows, kGates * kWidth> tile;
-  const auto at = [&](auto row, auto column) FUSED_RNN_INLINE {
-    return sums + (row * kSums + kSumOf(gate + column / kWidth)) * kUnits + column % kWidth * kLanes<T>;
-  };
   tile.zero();  // the present sums are added at the end, since smaller sums have smaller rounding errors
-  tile.template multiply_in_parts<kWidth, Factors>(a, a_row, 1, weights, kUnits, depth, gate_stride, next);
-  unroll<kRows>([&](auto row) FUSED_RNN_INLINE {
-    unroll<kGates * kWidth>([&](auto column) FUSED_RNN_INLINE {
-      (Vec<T>::loadu(at(row, column)) + tile.sum[row][column]).store(at(row, column));
+  tile.template multiply_in_parts<kWidth, Factors>(a, a_row, Factors::kWidth, weights, kUnits, depth, gate_stride,
+                                                   next);
+  unroll<kGates>([&](auto g) FUSED_RNN_INLINE {
+    T* first = sums.data + sums.sum_of[gate + g] * kUnits;
+    unroll<kRows * kWidth>([&](auto i) FUSED_RNN_INLINE {
+      constexpr int row = i / kWidth, vector = i % kWidth;
+      T* at = first + row * sums.row + vector * kLanes<T>;
+      const int64_t scale = (gate + g) * scale_stride + vector * kLanes<T>;
+      add_number(Vec<T>::loadu(at), tile.sum[row][g * kWidth + vector], scales, row, scale).store(at);
     });
   });
 }

@@ -1,5 +1,6 @@
 // The weights of a recurrent layer for the forward loop over its steps. As the plan says, they are read in place,
-// packed before the first step, or, in a layer of one step, packed gate by gate within it.
+// packed before the first step, or, in a layer of one step, packed gate by gate within it; or they were packed before
+// the call, since the layer is frozen.
 
 #pragma once
 
@@ -9,6 +10,7 @@
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/elements.h"
 #include "cpu/recurrent/gate_sums.h"
 #include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/stored_weights.h"
@@ -17,44 +19,55 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// Factors is the type of the elements that packed weights are multiplied as: Values<T>, or Pairs, of which each holds
-// two bfloat16 numbers in the memory of one float. Depths of packed weights count elements.
+// Factors is the type of the elements that packed weights are multiplied as: Values<T>, or a type whose elements hold
+// several narrow numbers in the memory of one float. Depths of packed weights count elements.
 template <typename Cell, typename T, typename Factors>
 class PackedWeights {
  public:
   const WeightUse use;
   const bool projected;       // whether there is a weight_hr
-  const int64_t inputs;       // the depth of packed weight_ih; 0 if the input's product is not part of a step
-  const int64_t depth;        // the depth of all packed weights: `inputs`, then the depth of weight_hh
+  const int64_t inputs;       // the depth of packed weight_ih; 0 if it is not packed
+  const int64_t hiddens;      // the depth of packed weight_hh
+  const int64_t depth;        // the sum of both
   const int64_t block_units;  // hidden units of a block
   const int64_t blocks;
   const int64_t block_size;  // how many values a block's packed weights take
 
-  PackedWeights(const ForwardPlan& plan, const StoredWeights<T>* weights, const RecurrentSizes& sizes)
+  PackedWeights(const ForwardPlan& plan, const RecurrentForwardParams<T>& params)
       : use(plan.weights),
-        projected(weights[0].hr != nullptr),
-        inputs(plan.input_first || plan.weights == WeightUse::kInPlace ? 0 : elements(sizes.input_size)),
-        depth(elements(sizes.output_size) + inputs),
+        projected(frozen() ? params.frozen.projected : params.weights[0].hr != nullptr),
+        inputs(!frozen() && (plan.input_first || use == WeightUse::kInPlace) ? 0 : elements(params.sizes.input_size)),
+        hiddens(elements(params.sizes.output_size)),
+        depth(inputs + hiddens),
         block_units(plan.block_units),
-        blocks(divide_up(sizes.hidden_size, block_units)),
+        blocks(divide_up(params.sizes.hidden_size, block_units)),
         block_size(Cell::kGates * depth * block_units),
-        w_(weights),
-        s_(sizes),
-        weights_(use == WeightUse::kPackedBefore ? s_.directions * blocks * block_size : 0),
-        biases_(s_.directions * blocks * Cell::kSums * block_units),
-        projection_(projected ? s_.directions * projection_size() : 0) {}
+        w_(params.weights),
+        s_(params.sizes),
+        memory_(frozen() ? 0 : size()),
+        biases_(frozen() ? static_cast<T*>(params.frozen.data) : memory_.data()) {}
 
   StoredMatrix<T> ih(int64_t d) const { return {w_[d].ih, w_[d].stored, s_.input_size}; }
   StoredMatrix<T> hh(int64_t d) const { return {w_[d].hh, w_[d].stored, s_.output_size}; }
   StoredMatrix<T> hr(int64_t d) const { return {w_[d].hr, w_[d].stored, s_.hidden_size}; }
 
-  // Return a block's packed weights [kGates, depth, units], a block's biases [kSums, units], and a direction's
-  // weight_hr [panels, hidden_size, kPanel].
-  T* packed(int64_t direction, int64_t block) { return weights_.data() + (direction * blocks + block) * block_size; }
-  T* bias(int64_t direction, int64_t block) {
-    return biases_.data() + (direction * blocks + block) * Cell::kSums * block_units;
+  // How many values all arrays take, one after another: biases, scales and offsets if there are any, weights if they
+  // are packed before the first step, and weight_hr. The memory of a frozen layer has this size.
+  int64_t size() const { return projection_begin() + (projected ? s_.directions * projection_size() : 0); }
+
+  // Return a block's packed weights, [kGates, inputs, units] and then [kGates, hiddens, units], a block's biases
+  // [kSums, units], and a direction's weight_hr [panels, hidden_size, kPanel].
+  T* packed(int64_t direction, int64_t block) { return biases_ + weights_begin() + at(direction, block) * block_size; }
+  T* bias(int64_t direction, int64_t block) { return biases_ + at(direction, block) * Cell::kSums * block_units; }
+  T* projection(int64_t direction) { return biases_ + projection_begin() + direction * projection_size(); }
+
+  // Return the scales and the offsets of a block's weight_ih or weight_hh, [kGates, units], of elements that have them.
+  T* scale(int64_t direction, int64_t block, bool of_hidden) {
+    return biases_ + all_blocks(Cell::kSums) + (at(direction, block) * 4 + (of_hidden ? 2 : 0)) * of_gates();
   }
-  T* projection(int64_t direction) { return projection_.data() + direction * projection_size(); }
+  int32_t* offset(int64_t direction, int64_t block, bool of_hidden) {
+    return reinterpret_cast<int32_t*>(scale(direction, block, of_hidden) + of_gates());
+  }
 
   // Returns how many elements hold the given number of terms of a sum.
   static int64_t elements(int64_t terms) { return divide_up(terms, Factors::kTerms); }
@@ -67,9 +80,9 @@ class PackedWeights {
     units(block) > kLanes<T> ? body(std::integral_constant<int, 2>()) : body(std::integral_constant<int, 1>());
   }
 
-  // Returns how many values of scratch a thread needs to widen the rows that it packs at a time, of any matrix.
+  // Returns how many values of scratch a thread needs for the rows that it packs at a time, of any matrix.
   int64_t widened_size() const {
-    const int64_t most = larger(ih(0).scratch(kPanel<T>), hh(0).scratch(kPanel<T>));
+    const int64_t most = larger(packing_scratch<Factors>(ih(0), kPanel<T>), packing_scratch<Factors>(hh(0), kPanel<T>));
     return projected ? larger(most, hr(0).scratch(kPanel<T>)) : most;
   }
 
@@ -91,50 +104,63 @@ class PackedWeights {
     }
   }
 
-  // Packs the weights of one gate of a block into their part of `target`, the block's packed weights.
+  // Packs the weights of one gate of a block into their parts of `target`, the block's packed weights.
   template <int64_t kWidth>
-  void pack_gate(int64_t direction, int64_t block, int gate, T* widened, T* target) const {
-    const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units, hidden = depth - inputs;
-    const auto rows = [&](const StoredMatrix<T>& weight) {
-      if constexpr (Factors::kTerms == 2)
-        return weight.pairs(row, count, widened);
-      else
-        return weight.rows(row, count, widened);
+  void pack_gate(int64_t direction, int64_t block, int gate, T* scratch, T* target) {
+    const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units;
+    const auto pack_matrix = [&](const StoredMatrix<T>& weight, bool of_hidden, int64_t matrix_depth, T* packed) {
+      T* scales = kScaled<Factors> ? scale(direction, block, of_hidden) + gate * block_units : nullptr;
+      int32_t* offsets = kScaled<Factors> ? offset(direction, block, of_hidden) + gate * block_units : nullptr;
+      const T* rows = packing_rows<Factors>(weight, row, count, scratch, scales, offsets);
+      pack_panel<T, kWidth>({rows, 1, matrix_depth}, matrix_depth, count, packed + gate * matrix_depth * kWidth);
     };
-    target += gate * depth * kWidth;
-    if (inputs > 0) pack_panel<T, kWidth>({rows(ih(direction)), 1, inputs}, inputs, count, target);
-    pack_panel<T, kWidth>({rows(hh(direction)), 1, hidden}, hidden, count, target + inputs * kWidth);
+    if (inputs > 0) pack_matrix(ih(direction), false, inputs, target);
+    pack_matrix(hh(direction), true, hiddens, target + Cell::kGates * inputs * kWidth);
   }
 
   // The lines that a tile prefetches during its products with the input and with the hidden values.
   struct PrefetchNext {
     PrefetchLines<T> input, hidden;
   };
-  // Returns the lines that tile number `tile` prefetches while it multiplies `size` values of weights at `multiplied`,
-  // of the gates before `gate`: the packed weights of the next gates or, after the last gate, of block `next`. Weights
-  // that are yet to be packed are prefetched in place, from their first row on.
-  PrefetchNext prefetch_after(int64_t direction, int64_t block, int gate, int64_t next, const T* multiplied,
-                              int64_t size, int64_t tile) {
+  // Returns the lines that tile number `tile` prefetches while it multiplies the weights of `gates` gates before
+  // `gate`, of `units` hidden units: the packed weights of the next gates or, after the last gate, of block `next`.
+  // Weights that are yet to be packed are prefetched in place, from their first row on.
+  PrefetchNext prefetch_after(int64_t direction, int64_t block, int gate, int gates, int64_t next, const T* weights,
+                              int64_t width, int64_t tile) {
     const bool same = gate < Cell::kGates;
-    if (use == WeightUse::kPackedBefore) {
-      const PrefetchLines<T> lines =
-          PrefetchLines<T>::for_tile(same ? multiplied + size : packed(direction, next), size, multiplied, tile, depth);
-      return {lines, lines.from(inputs)};
+    if (use != WeightUse::kPackedInStep) {
+      const T* next_weights = same ? weights : packed(direction, next);
+      const int64_t to = same ? gate : 0;
+      const auto lines = [&](int64_t first, int64_t matrix_depth) {
+        const int64_t stride = matrix_depth * width;
+        return PrefetchLines<T>::for_tile(next_weights + first + to * stride, gates * stride,
+                                          weights + first + (gate - gates) * stride, tile, matrix_depth);
+      };
+      return {lines(0, inputs), lines(Cell::kGates * inputs * width, hiddens)};
     }
     const int64_t row = (same ? gate : 0) * s_.hidden_size + (same ? block : next) * block_units;
     return {{ih(direction).row_address(row)}, {hh(direction).row_address(row)}};
   }
 
  private:
+  bool frozen() const { return use == WeightUse::kFrozen; }
+  int64_t at(int64_t direction, int64_t block) const { return direction * blocks + block; }
+  int64_t of_gates() const { return Cell::kGates * block_units; }
+  int64_t all_blocks(int64_t vectors) const { return s_.directions * blocks * vectors * block_units; }
+  int64_t weights_begin() const { return all_blocks(Cell::kSums + (kScaled<Factors> ? 4 * Cell::kGates : 0)); }
+  int64_t projection_begin() const {
+    const bool packs_all = use == WeightUse::kPackedBefore || frozen();
+    return weights_begin() + (packs_all ? s_.directions * blocks * block_size : 0);
+  }
   int64_t projection_size() const { return divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size; }
 
   // Packs a block's biases, and its weights if the plan packs all weights before the first step.
   template <int64_t kWidth>
-  void pack_block(int64_t direction, int64_t block, T* widened) {
+  void pack_block(int64_t direction, int64_t block, T* scratch) {
     pack_bias(w_[direction], block * block_units, units(block), bias(direction, block), kWidth);
-    if (use != WeightUse::kPackedBefore) return;
+    if (use != WeightUse::kPackedBefore && !frozen()) return;
     for (int gate = 0; gate < Cell::kGates; ++gate)
-      pack_gate<kWidth>(direction, block, gate, widened, packed(direction, block));
+      pack_gate<kWidth>(direction, block, gate, scratch, packed(direction, block));
   }
 
   // Writes the initial values of the sums of a block's units, [kSums, width]: bias_ih of gate g is part of sum g,
@@ -153,9 +179,8 @@ class PackedWeights {
 
   const StoredWeights<T>* w_;
   const RecurrentSizes& s_;
-  Scratch<T> weights_;     // [directions, blocks, kGates, depth, block_units]
-  Scratch<T> biases_;      // [directions, blocks, kSums, block_units]
-  Scratch<T> projection_;  // [directions, panels, hidden_size, kPanel]
+  Scratch<T> memory_;  // the arrays of size(), unless the layer is frozen
+  T* biases_;          // the first of these arrays, [directions, blocks, kSums, block_units]
 };
 
 }  // namespace

@@ -25,13 +25,13 @@ enum class WeightUse {
   kInPlace,       // unpacked, as dot products: for calls with too few rows to repay packing
   kPackedInStep,  // packed gate by gate just before use: for a layer of one step
   kPackedBefore,  // packed before the first step
+  kFrozen,        // packed before the call, once for many
 };
 
 struct ForwardPlan {
   WeightUse weights;
   bool input_first;     // whether the product with the input is computed for all steps at once, before the first step
-  int64_t block_units;  // hidden units whose weights are packed together: a panel, or only a vector if the layer has
-                        // few units for each thread
+  int64_t block_units;  // hidden units whose weights are packed together
   int64_t threads;
 };
 
@@ -58,14 +58,28 @@ constexpr int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
   return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
 }
 
+// How many hidden units' weights are packed together: a panel, or only a vector if the layer has few units for each
+// thread.
+constexpr int64_t block_units(const RecurrentSizes& sizes, Registers registers) {
+  const bool few = sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * registers.panel();
+  return few ? registers.lanes : registers.panel();
+}
+
+// The number of batch rows from which on the product with the input is computed within each step.
+inline constexpr int64_t kFusedRows = 4;
+
 constexpr ForwardPlan plan_forward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
-  // The number of batch rows from which on the product with the input is computed within each step.
-  constexpr int64_t kFusedRows = 4;
   const WeightUse weights = weight_use(sizes, registers);
-  const bool few_units = sizes.threads > 1 && sizes.hidden_size < 4 * sizes.threads * registers.panel();
   const int64_t work = sizes.steps.batch * sizes.hidden_size * cell.gates * (sizes.output_size + sizes.input_size);
-  return {weights, weights != WeightUse::kInPlace && sizes.steps.batch < kFusedRows,
-          few_units ? registers.lanes : registers.panel(), useful_threads(sizes, work)};
+  return {weights, weights != WeightUse::kInPlace && sizes.steps.batch < kFusedRows, block_units(sizes, registers),
+          useful_threads(sizes, work)};
+}
+
+// The plan of a frozen layer, whose weights were packed in blocks of `block_units` hidden units.
+constexpr ForwardPlan plan_frozen(const cells::Description& cell, const RecurrentSizes& sizes, int64_t block_units) {
+  const int64_t work = sizes.steps.batch * sizes.hidden_size * cell.gates * (sizes.output_size + sizes.input_size);
+  return {WeightUse::kFrozen, sizes.steps.time > 1 && sizes.steps.batch < kFusedRows, block_units,
+          useful_threads(sizes, work)};
 }
 
 constexpr BackwardPlan plan_backward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {

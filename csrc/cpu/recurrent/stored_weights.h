@@ -43,6 +43,8 @@ class StoredMatrix {
   StoredMatrix(const void* data, StoredType stored, int64_t columns)
       : data_(data), stored_(stored), columns_(columns) {}
 
+  int64_t columns() const { return columns_; }
+
   // Returns how many values of scratch rows() needs for this number of rows: none if they need not be widened.
   int64_t scratch(int64_t rows) const { return stored_ == StoredType::kComputeType ? 0 : rows * columns_; }
 
@@ -63,16 +65,13 @@ class StoredMatrix {
     return result;
   }
 
-  // Returns the same rows of a bfloat16 matrix, copied into `scratch` as pairs; see cpu/kit/pairs.h.
-  const T* pairs(int64_t first, int64_t count, T* scratch) const {
-    const auto* source = static_cast<const c10::BFloat16*>(data_) + first * columns_;
-    const int64_t pairs_in_row = divide_up(columns_, 2);
-    for (int64_t row = 0; row < count; ++row) {
-      scratch[(row + 1) * pairs_in_row - 1] = T(0);  // completes the last pair of a row of odd length
-      std::memcpy(scratch + row * pairs_in_row, source + row * columns_,
-                  static_cast<size_t>(columns_) * sizeof(*source));
-    }
-    return scratch;
+  // Copies a row of a bfloat16 matrix to `target` as pairs, see cpu/kit/pairs.h; returns false for other matrices.
+  bool pairs(int64_t row, T* target) const {
+    if (stored_ != StoredType::kBFloat16) return false;
+    const auto* source = static_cast<const c10::BFloat16*>(data_) + row * columns_;
+    target[divide_up(columns_, 2) - 1] = T(0);  // completes the last pair of a row of odd length
+    std::memcpy(target, source, static_cast<size_t>(columns_) * sizeof(*source));
+    return true;
   }
 
   // Returns the address of a row, to prefetch its cache lines; it is not to be read as T.
