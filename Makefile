@@ -30,12 +30,15 @@ CXX_TESTS := $(shell find tests -name '*.cpp' -o -name '*.c' -o -name '*.h' -o -
 TORCH_CUDA_TESTS := operators layers autograd compile interop/test_convert.py gpu/test_cuda_resources.py
 TORCH_CUDA_IGNORED := operators/test_determinism.py layers/test_distributed.py
 
+# Tests run in as many processes as there are cores, up to eight; each computes on one thread.
+PARALLEL := --numprocesses auto --maxprocesses 8 --dist worksteal
+
 .PHONY: bench test test-long mutate test-torch-cuda test-emulated ecosystem gpu build-gpu sanitize-cuda examples docs lint build format clean
 bench: build
 	$(BIN)/python -m benchmarks --quick
 
 test: lint
-	$(BIN)/python -m pytest -m "not long and not ecosystem"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not long and not ecosystem"
 
 test-long: build
 	$(BIN)/python -m pytest -m long
@@ -63,7 +66,7 @@ ecosystem: build $(ECOSYSTEM)/installed
 # The benchmarks run even if a test fails, and the target fails at the end.
 gpu: build-gpu
 	status=0; \
-	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest -m needs_cuda || status=1; \
+	FAIL_WITHOUT_CUDA=1 $(BIN)/python -m pytest $(PARALLEL) -m needs_cuda || status=1; \
 	$(BIN)/python -m benchmarks.gpu || status=1; \
 	$(BIN)/python -m benchmarks.gpu_convolutions || status=1; \
 	$(BIN)/python -m benchmarks.gpu_sampling || status=1; \

@@ -4,6 +4,7 @@
 #include "cpu/conv/correlation.h"
 #include "cpu/conv/epilogue.h"
 #include "cpu/conv/images.h"
+#include "cpu/conv/tap_products.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/masked_conv2d.h"
 
@@ -83,12 +84,17 @@ struct Strips {
   int64_t above, below;  // how many rows above and below a strip its taps read
   RowLayout source;
   StripTarget<T> target, output;  // of the sums, and of their activation
+  const bool all_taps;            // whether the dense taps are multiplied together
+  const TapProducts<T> tap_products{c};
 
-  Strips(const Correlation<T>& c, Images<const T> images, Results<T> results) : c(c), images(images), results(results) {
+  Strips(const Correlation<T>& c, Images<const T> images, Results<T> results)
+      : c(c), images(images), results(results), all_taps(multiplies_all_taps(c)) {
     const MaskedConv2dSizes& s = c.sizes;
-    constexpr int64_t kPixels = 256;
     const int64_t reach = s.kernel_height / 2 * s.dilation_height;
-    max_rows = smaller(divide_up(kPixels, s.width), s.height);
+    // The products of the rows that taps reach beyond a strip are computed for the next strip, too.
+    constexpr int64_t kPixels = 256, kMorePixels = 1024;
+    const int64_t rows = all_taps ? larger(divide_up(kMorePixels, s.width), 4 * reach) : divide_up(kPixels, s.width);
+    max_rows = smaller(rows, s.height);
     above = c.mirrored ? 0 : reach;
     below = c.mirrored ? reach : 0;
     source = {s.height, s.width, c.channels, merges_taps(s, c.channels) ? s.kernel_width / 2 : 0};
@@ -99,7 +105,25 @@ struct Strips {
 
   // How many values the copies of a strip's source, sums and output take.
   int64_t source_size() const { return smaller(max_rows + above + below, source.height) * source.stride(); }
-  int64_t size() const { return source_size() + target.size() + (results.replaces_sums() ? 0 : output.size()); }
+  int64_t sums_size() const { return target.size() + (results.replaces_sums() ? 0 : output.size()); }
+  int64_t size() const { return source_size() + sums_size() + (all_taps ? tap_products.row_size() : 0); }
+
+  // How many values the packed weights take, those of the dense taps first, and their packing by one thread of a team.
+  int64_t packed_size() const {
+    return for_each_panel(c, [](const Panel&) {}) + (all_taps ? tap_products.weights_size() : 0);
+  }
+  void pack_weights(T* packed, int64_t thread, int64_t team) const {
+    if (all_taps) tap_products.pack(packed, thread, team);
+    for_each_other_panel(packed, [&](const Panel& panel, T* weights) { pack(c, panel, weights, thread, team); });
+  }
+  // Calls body(panel, its packed weights) for what is not multiplied together.
+  template <typename P, typename Body>
+  void for_each_other_panel(P* packed, const Body& body) const {
+    P* const others = packed + (all_taps ? tap_products.weights_size() : 0);
+    for_each_panel(c, [&](const Panel& panel) {
+      if (!all_taps || !panel.first) body(panel, others + panel.packed);
+    });
+  }
 
   // Computes a strip of rows; `image` are all rows of its image, `memory` is for the copies.
   void compute(Range rows, Range image, const T* packed, T* memory) const {
@@ -107,10 +131,11 @@ struct Strips {
     const Rows<T> from = source.rows_at(memory, read.begin);
     copy_rows(source, images, read, from);
     const Rows<T> to = target.at(rows, memory + source_size());
-    for_each_panel(c, [&](const Panel& panel) {
+    if (all_taps) tap_products.add_rows(packed, from, to, rows, image, memory + source_size() + sums_size());
+    for_each_other_panel(packed, [&](const Panel& panel, const T* weights) {
       for_vectors_of<T>(panel.columns.size(), [&](auto vectors) {
         for (int64_t row = rows.begin; row < rows.end; ++row)
-          add_row<T, vectors()>(c, panel, packed + panel.packed, from, to, image, row);
+          add_row<T, vectors()>(c, panel, weights, from, to, image, row);
       });
     });
     finish(rows, image, to, memory + source_size() + target.size());
@@ -135,11 +160,11 @@ void correlate(Correlation<T> c, Images<const T> source, Results<T> results) {
   if (c.bias == nullptr) c.bias = zeros.data();
   const Strips<T> strips(c, source, results);
   const int64_t memory_size = strips.size();
-  Scratch<T> packed(for_each_panel(c, [](const Panel&) {}));
+  Scratch<T> packed(strips.packed_size());
   Scratch<T> memory(s.threads * memory_size);
   Barrier barrier;
   parallel(s.threads, [&](int64_t thread, int64_t team) {
-    for_each_panel(c, [&](const Panel& panel) { pack(c, panel, packed.data() + panel.packed, thread, team); });
+    strips.pack_weights(packed.data(), thread, team);
     barrier.wait(team);
     for_each_strip(share(s.rows(), thread, team), s.height, strips.max_rows, [&](Range rows, Range image) {
       strips.compute(rows, image, packed.data(), memory.data() + thread * memory_size);

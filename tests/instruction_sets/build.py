@@ -1,5 +1,6 @@
 """Builds the program that compares the kernels of two instruction sets, from the package's objects or from sources."""
 
+import fcntl
 import re
 import subprocess
 import sys
@@ -77,8 +78,10 @@ def build(first: str, second: str, sanitizers: str = "", static: bool = False, s
     compiled(HERE / "main.cpp", "main.o", f"-DFIRST={first} -DSECOND={second}")
     compiled(HERE / "stand_ins.cpp", "stand_ins.o", "")
     lines.append(f"build {folder / 'compare'}: link {' '.join(map(str, objects))}")
-    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
-    ninja = [sys.executable, "-m", "ninja", "-C", str(folder), "-j2", "--quiet"]
-    done = subprocess.run(ninja, capture_output=True, text=True)
+    with (folder / "lock").open("w") as lock:  # against tests in other processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+        ninja = [sys.executable, "-m", "ninja", "-C", str(folder), "-j2", "--quiet"]
+        done = subprocess.run(ninja, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder / "compare"

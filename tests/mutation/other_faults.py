@@ -22,6 +22,7 @@ KERNEL = f"csrc/{CONVOLUTION_KERNEL}"
 PARAMETERS = f"csrc/{PARAMETERS_KERNEL}"
 TAPS = "csrc/cpu/conv/taps.h"
 IMAGES = "csrc/cpu/conv/images.h"
+TAP_PRODUCTS = "csrc/cpu/conv/tap_products.h"
 
 CONVOLUTIONS = [
     Fault(
@@ -35,6 +36,14 @@ CONVOLUTIONS = [
     Fault(
         "rows above a strip left out", KERNEL, "above = c.mirrored ? 0 : reach;",
         "above = c.mirrored || reach > s.dilation_height ? 0 : reach;", CONVOLUTION, CONVOLUTION_KERNEL,
+    ),
+    Fault(
+        "a tap's products for the pixel beside", TAP_PRODUCTS, "products + (pixels.begin + run.column) * stride",
+        "products + pixels.begin * stride", CONVOLUTION, CONVOLUTION_KERNEL,
+    ),
+    Fault(
+        "products of the rows below a strip left out", TAP_PRODUCTS, "row < smaller(image.end, rows.end + below)",
+        "row < rows.end", CONVOLUTION, CONVOLUTION_KERNEL,
     ),
     Fault(
         "columns without dilation", TAPS, "(column - width / 2) * sizes.dilation_width});", "column - width / 2});",
