@@ -9,6 +9,7 @@
 #include "ops/dispatch.h"
 #include "ops/layer.h"
 #include "ops/mask_type.h"
+#include "ops/threads.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "cuda/conv/plan.h"
@@ -77,7 +78,7 @@ py::dict cpu_plan(const std::string& cell, int64_t time, int64_t batch, int64_t 
       {time, batch, nullptr, nullptr}, input_size, hidden_size, hidden_size, directions, threads};
   const cpu::ForwardPlan forward = cpu::plan_forward(structure, sizes, {lanes, max_rows});
   const cpu::BackwardPlan backward = cpu::plan_backward(structure, sizes, {lanes, max_rows});
-  const char* const uses[] = {"in place", "packed in the step", "packed before"};
+  const char* const uses[] = {"in place", "transposed", "packed before"};
   py::dict plan;
   plan["weights"] = uses[static_cast<int>(forward.weights)];
   plan["input_first"] = forward.input_first;
@@ -199,6 +200,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("build_info", &build_info);
   module.def("cells", &cells);
   module.def("set_debug", &fused_rnn::ops::set_debug);
+  module.def("most_threads", &fused_rnn::ops::most_threads);
+  module.def("set_processors", &fused_rnn::ops::set_processors, py::arg("processors"));
   module.def("cpu_plan", &cpu_plan, py::kw_only(), py::arg("cell"), py::arg("time"), py::arg("batch"),
              py::arg("input_size"), py::arg("hidden_size"), py::arg("directions"), py::arg("threads"), py::arg("lanes"),
              py::arg("max_rows"));

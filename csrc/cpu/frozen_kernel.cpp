@@ -38,8 +38,11 @@ int64_t recurrent_freeze(RecurrentForwardParams<T>& params) {
   return with_factors(params, [&]<typename Factors>() {
     const ForwardPlan plan = plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units);
     PackedWeights<Cell, T, Factors> weights(plan, params);
-    if (params.frozen.data)
-      parallel(params.sizes.threads, [&](int64_t thread, int64_t count) { weights.pack(thread, count); });
+    if (params.frozen.data) {
+      ThreadScratch<T> widened(params.sizes.threads, weights.widened_size());
+      parallel(params.sizes.threads,
+               [&](int64_t thread, int64_t count) { weights.pack(thread, count, widened.of(thread)); });
+    }
     return weights.size();
   });
 }

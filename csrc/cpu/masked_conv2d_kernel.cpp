@@ -165,7 +165,7 @@ void correlate(Correlation<T> c, Images<const T> source, Results<T> results) {
   Barrier barrier;
   parallel(s.threads, [&](int64_t thread, int64_t team) {
     strips.pack_weights(packed.data(), thread, team);
-    barrier.wait(team);
+    barrier.wait(team, thread);
     for_each_strip(share(s.rows(), thread, team), s.height, strips.max_rows, [&](Range rows, Range image) {
       strips.compute(rows, image, packed.data(), memory.data() + thread * memory_size);
     });

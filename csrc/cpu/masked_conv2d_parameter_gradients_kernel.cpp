@@ -137,13 +137,13 @@ void parameter_gradients(const MaskedConv2dParameterGradientsParams<T>& p) {
                   {0, s.out_channels});
     const Range cleared = share(sums_size, thread, team, kLanes<T>);
     if (cleared.size() > 0) std::memset(w.sums + cleared.begin, 0, cleared.size() * sizeof(T));
-    barrier.wait(team);
+    barrier.wait(team, thread);
     if (p.grad_bias)
       sum_columns(row_sums.data(), s.rows(), s.out_channels, p.grad_bias,
                   share(s.out_channels, thread, team, kLanes<T>));
     if (!p.grad_weight.data) return;
     sum_over_pixels(w, share(divide_up(s.out_channels, kBlock<T>) * w.rows(), thread, team, kMaxRows));
-    barrier.wait(team);
+    barrier.wait(team, thread);
     unpack(w, p.grad_weight, share(s.in_channels, thread, team, kLanes<T>));
   });
 }

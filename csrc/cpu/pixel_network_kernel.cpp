@@ -151,7 +151,7 @@ void run(const PixelNetworkParams<T>& p) {
     const Range images = alone ? share(p.batch, thread, team) : Range{0, p.batch};
     const Range columns = alone ? Range{0, p.width} : share(p.width, thread, team);
     const auto meet = [&] {
-      if (!alone) barrier.wait(team);
+      if (!alone) barrier.wait(team, thread);
     };
     for (int64_t step = p.begin; step < p.end; ++step) {
       const int64_t pixel = step / p.groups, group = step % p.groups;

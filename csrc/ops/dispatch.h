@@ -3,6 +3,9 @@
 #pragma once
 
 #include <ATen/Version.h>
+#include <c10/util/Exception.h>
+
+#include <new>
 
 #include "cpu/kit/per_capability.h"
 
@@ -42,17 +45,23 @@ inline Capability capability_for_bytes() {
   return capability();
 }
 
-// Calls cpu::<instruction set>::name(...), with the instruction set of this machine or with a given one.
+// Calls cpu::<instruction set>::name(...), with the instruction set of this machine or with a given one. If memory for
+// temporary arrays cannot be allocated, raises the exception that torch raises for tensors.
 #define FUSED_RNN_CPU_CALL(name, ...) FUSED_RNN_CPU_CALL_FOR(::fused_rnn::ops::capability(), name, __VA_ARGS__)
-#define FUSED_RNN_CPU_CALL_FOR(capability, name, ...)                                                                 \
-  [&] {                                                                                                               \
-    switch (capability) {                                                                                             \
-      FUSED_RNN_IF_AVX512(                                                                                            \
-          case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);)           \
-      FUSED_RNN_IF_AVX2(case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);) \
-      default:                                                                                                        \
-        return ::fused_rnn::cpu::DEFAULT::name(__VA_ARGS__);                                                          \
-    }                                                                                                                 \
+#define FUSED_RNN_CPU_CALL_FOR(capability, name, ...)                                                         \
+  [&] {                                                                                                       \
+    try {                                                                                                     \
+      switch (capability) {                                                                                   \
+        FUSED_RNN_IF_AVX512(                                                                                  \
+            case ::fused_rnn::ops::Capability::kAVX512 : return ::fused_rnn::cpu::AVX512::name(__VA_ARGS__);) \
+        FUSED_RNN_IF_AVX2(                                                                                    \
+            case ::fused_rnn::ops::Capability::kAVX2 : return ::fused_rnn::cpu::AVX2::name(__VA_ARGS__);)     \
+        default:                                                                                              \
+          return ::fused_rnn::cpu::DEFAULT::name(__VA_ARGS__);                                                \
+      }                                                                                                       \
+    } catch (const std::bad_alloc&) {                                                                         \
+      TORCH_CHECK(false, "can't allocate memory for the temporary arrays of " #name);                         \
+    }                                                                                                         \
   }()
 
 }  // namespace fused_rnn::ops

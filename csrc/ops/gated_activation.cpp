@@ -3,7 +3,6 @@
 
 #include "cpu/gated_activation.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -13,6 +12,7 @@
 
 #include "ops/dispatch.h"
 #include "ops/dtype.h"
+#include "ops/threads.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "ops/cuda/gated_activation.h"
@@ -59,7 +59,7 @@ Tensor gated_activation_on_cpu(const Tensor& input, int64_t data_channels) {
   const Layout layout(input, data_channels);
   const Tensor dense = layout.dense(input);
   const Tensor output = layout.empty(output_shape(input), input);
-  const int64_t threads = at::get_num_threads();
+  const int64_t threads = most_threads();
   if (layout.type == at::kDouble)
     FUSED_RNN_CPU_CALL(gated_activation, dense.const_data_ptr<double>(), output.mutable_data_ptr<double>(),
                        layout.blocks, layout.count, threads);
@@ -73,7 +73,7 @@ Tensor backward_on_cpu(const Tensor& grad_output, const Tensor& input, int64_t d
   const Layout layout(input, data_channels);
   const Tensor dense = layout.dense(input), grad = layout.dense(grad_output);
   const Tensor grad_input = layout.empty(input.sizes(), input);
-  const int64_t threads = at::get_num_threads();
+  const int64_t threads = most_threads();
   if (layout.type == at::kDouble)
     FUSED_RNN_CPU_CALL(gated_activation_backward, grad.const_data_ptr<double>(), dense.const_data_ptr<double>(),
                        grad_input.mutable_data_ptr<double>(), layout.blocks, layout.count, threads);

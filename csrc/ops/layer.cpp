@@ -2,11 +2,12 @@
 
 #include "ops/layer.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/sub.h>
 
 #include <atomic>
+
+#include "ops/threads.h"
 
 namespace fused_rnn::ops {
 
@@ -49,7 +50,7 @@ void check_states(RecurrentLayer& layer, at::TensorList states) {
         state.sizes().slice(0, h0.dim() - 1) == h0.sizes().slice(0, h0.dim() - 1) && state.size(-1) == hidden_size,
         name, " must have shape ", h0.sizes(), " but for the last dimension, got ", state.sizes());
   }
-  layer.sizes = {{}, layer.input.size(-1), hidden_size, output_size, directions, at::get_num_threads()};
+  layer.sizes = {{}, layer.input.size(-1), hidden_size, output_size, directions, most_threads()};
   layer.states = states.vec();
 }
 

@@ -3,7 +3,6 @@
 
 #include "ops/masked_conv2d.h"
 
-#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 #include "ops/dtype.h"
 #include "ops/mask_type.h"
 #include "ops/masked_conv2d_cpu.h"
+#include "ops/threads.h"
 
 #ifdef FUSED_RNN_CUDA
 #include "ops/cuda/masked_conv2d.h"
@@ -89,7 +89,7 @@ MaskedConv2d check_layer(const Tensor& input, const Tensor& weight, const Option
   sizes.dilation_width = std::min(options.dilation[1], sizes.width);
   sizes.data_channels = options.data_channels;
   set_mask(sizes, options.mask_type);
-  sizes.threads = at::get_num_threads();
+  sizes.threads = most_threads();
   return {sizes, input, weight, result_format(input, weight)};
 }
 

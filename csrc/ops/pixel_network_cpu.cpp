@@ -1,10 +1,9 @@
 // The evaluation of networks pixel by pixel on the CPU.
 
-#include <ATen/Parallel.h>
-
 #include "cpu/pixel_network.h"
 #include "ops/dispatch.h"
 #include "ops/pixel_network.h"
+#include "ops/threads.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -34,7 +33,7 @@ void pack_weights(std::vector<PixelConvolution<T>>& convolutions, const std::vec
 template <typename T>
 bool evaluate(PixelNetworkParams<T> params, const at::Tensor& /*value*/) {
   int64_t not_finite = 0;
-  params.threads = at::get_num_threads();
+  params.threads = most_threads();
   params.not_finite = &not_finite;
   FUSED_RNN_CPU_CALL(pixel_network, params);
   return not_finite == 0;

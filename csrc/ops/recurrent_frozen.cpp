@@ -1,7 +1,6 @@
 // The operators recurrent_freeze and recurrent_frozen: the first packs the weights of recurrent layers once, into one
 // tensor of bytes, the second runs the layers with them.
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -14,6 +13,7 @@
 
 #include "ops/layer.h"
 #include "ops/recurrent_cpu.h"
+#include "ops/threads.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -64,7 +64,7 @@ Tensor recurrent_freeze(std::string_view cell, at::TensorList weights, int64_t l
     const int64_t hidden_size = of_layer[0].size(0) / layer.cell.gates;
     layer.sizes = {{},          of_layer[0].size(1),
                    hidden_size, each % 2 == 1 ? of_layer[each - 1].size(0) : hidden_size,
-                   directions,  at::get_num_threads()};
+                   directions,  most_threads()};
     TORCH_CHECK_VALUE(hidden_size > 0, "a layer without hidden units cannot be frozen");
     check_weights(layer, of_layer);
     layer.frozen = {nullptr, form_of(layer.type, dtype), 0, layer.projected};

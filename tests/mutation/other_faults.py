@@ -94,7 +94,7 @@ CONVOLUTIONS = [
     ),
     Fault(
         "a weight gradient before all sums are done", PARAMETERS,
-        "    barrier.wait(team);\n    unpack(", "    unpack(", CONVOLUTION, PARAMETERS_KERNEL,
+        "    barrier.wait(team, thread);\n    unpack(", "    unpack(", CONVOLUTION, PARAMETERS_KERNEL,
     ),
 ]  # fmt: skip
 

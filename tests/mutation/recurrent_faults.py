@@ -76,11 +76,11 @@ relu = partial(planted, "cpu/rnn_kernel.cpp", "RELU", (NO_TANH,))
 PRODUCTS = [
     rnn(
         "the last block of a depth of whole blocks left out", GEMM,
-        "for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {",
-        "for (int64_t k = 0; k == 0 || k < p.depth - (p.depth % kBlockDepth ? 0 : kBlockDepth); k += block_depth) {"),
+        "for (int64_t k = 0; k == 0 || k < p.depth; k += plan.depth) {",
+        "for (int64_t k = 0; k == 0 || k < p.depth - (p.depth % kBlockDepth ? 0 : kBlockDepth); k += plan.depth) {"),
     rnn(
-        "a tail of a block of the depth left out", GEMM, "const int64_t part = smaller(p.depth - k, block_depth);",
-        "const int64_t part = p.depth - k < block_depth && k > 0 ? 0 : smaller(p.depth - k, block_depth);"),
+        "a tail of a block of the depth left out", GEMM, "const int64_t part = smaller(p.depth - k, plan.depth);",
+        "const int64_t part = p.depth - k < plan.depth && k > 0 ? 0 : smaller(p.depth - k, plan.depth);"),
     rnn(
         "a bias gradient of few rows forgets the first step", GEMM, "T sum = p.accumulate ? p.row_sums[row] : T(0);",
         "T sum = T(0);"),
@@ -168,13 +168,20 @@ STEPS = [
     rnn(
         "weights in place of the other direction", FORWARD, "w_.hh(g.direction).as_stored", "w_.hh(0).as_stored"),
     rnn(
-        "rows beyond a group left out", FORWARD, "first < batch.end; first += kGroupRows)",
-        "first < smaller(batch.end, batch.begin + 1); first += kGroupRows)"),
+        "rows beyond a group left out", FORWARD, "first < batch.end; first += most)",
+        "first < smaller(batch.end, batch.begin + 1); first += most)"),
+    rnn(
+        "rows as columns of the other direction", FORWARD, "(direction * panels() + b / kPanel<T>)",
+        "(0 * panels() + b / kPanel<T>)"),
+    gru(
+        "a product with columns added to another sum", FORWARD, "transposed + Cell::hidden_sum(gate) * kSize",
+        "transposed + gate * kSize"),
     lstm(
         "the projection of the other direction", FORWARD, "w_.projection(direction) + column",
         "w_.projection(0) + column"),
     rnn(
-        "threads that do not meet after a step", FORWARD, "      team.wait(work.team_size);\n      if (w_.projected) {",
+        "threads that do not meet after a step", FORWARD,
+        "      team.wait(work.team_size, work.rank);\n      if (w_.projected) {",
         "      if (w_.projected) {", THREADS),
     rnn(
         "the last terms of a product in place left out", "csrc/cpu/recurrent/gate_sums.h",
@@ -186,9 +193,11 @@ STEPS = [
         "if (sum != gate) packed[sum * width + lane] = T(0);"),
     rnn(
         "half a pair of bfloat16 that is not zero", "csrc/cpu/recurrent/stored_weights.h",
-        "scratch[(row + 1) * pairs_in_row - 1] = T(0);", "scratch[(row + 1) * pairs_in_row - 1] = T(0) / T(0);",
+        "target[divide_up(columns_, 2) - 1] = T(0);", "target[divide_up(columns_, 2) - 1] = T(0) / T(0);",
         type="float"),
-    rnn("input weights from the wrong row", PACKED, "target + inputs * kWidth);", "target + (inputs - 1) * kWidth);"),
+    rnn(
+        "input weights from the wrong row", PACKED, "target + Cell::kGates * inputs * kWidth);",
+        "target + (Cell::kGates * inputs - 1) * kWidth);"),
     Fault(
         "a later step chosen to read the input first", "csrc/cpu/recurrent/plan.h",
         "constexpr int64_t kFusedRows = 4;", "constexpr int64_t kFusedRows = 5;",
@@ -209,8 +218,9 @@ GRADIENTS = [
         "the update gate's part of the gradient of h0 left out", BACKWARD,
         "if (Cell::kReadsHidden) tile.add(grad_h, s_.output_size, count);", ""),
     rnn(
-        "late starts left out of a product in place", BACKWARD, "intersect(work.batch, {0, following.rows}), columns);",
-        "intersect(work.batch, {0, continuing}), columns);"),
+        "late starts left out of a product in place", BACKWARD,
+        "intersect(work.batch, {0, following.rows}), columns, memory);",
+        "intersect(work.batch, {0, continuing}), columns, memory);"),
     rnn(
         "the gradient of h0 of sequences without that step", BACKWARD,
         "intersect(work.batch, {continuing, following.rows}));",
@@ -222,14 +232,14 @@ GRADIENTS = [
         "a late start that reads c of another sequence", BACKWARD,
         "const bool has_previous = b + r < step.previous_rows;", "const bool has_previous = step.previous_rows > 0;"),
     gru(
-        "gates' products in place that overwrite one another", BACKWARD, ".accumulate = run.gate > 0},",
-        ".accumulate = false},"),
+        "gates' products in place that overwrite one another", BACKWARD, ".accumulate = run.gate > 0};",
+        ".accumulate = false};"),
     rnn(
         "packed weights of the other direction", BACKWARD, "pack_weight(p_.weights[d].hh, depth_",
         "pack_weight(p_.weights[0].hh, depth_"),
     rnn(
         "threads that do not meet after a step backwards", BACKWARD,
-        "      team.wait(work.team_size);\n    }\n  }\n\n  const T* grad_gates_row",
+        "      team.wait(work.team_size, work.rank);\n    }\n  }\n\n  const T* grad_gates_row",
         "    }\n  }\n\n  const T* grad_gates_row", THREADS),
     rnn(
         "the input's gradient of the last direction only", WEIGHTS, ".accumulate = direction > 0},",

@@ -40,8 +40,8 @@ def test_a_long_sequence_is_worth_packing(cell: str) -> None:
 @pytest.mark.parametrize(
     ("registers", "batch", "weights"),
     [
-        (AVX512, 1, "in place"), (AVX512, 12, "in place"), (AVX512, 13, "packed in the step"),
-        (AVX2, 6, "in place"), (AVX2, 7, "packed in the step"),
+        (AVX512, 1, "in place"), (AVX512, 12, "in place"), (AVX512, 13, "transposed"),
+        (AVX2, 6, "in place"), (AVX2, 7, "transposed"),
     ],
 )  # fmt: skip
 def test_one_step_reads_weights_in_place_for_few_rows(registers: dict[str, int], batch: int, weights: str) -> None:
@@ -79,6 +79,12 @@ def test_a_step_of_little_work_has_one_thread() -> None:
     assert (small["threads"], small["backward_threads"]) == (1, 1)
     assert plan(cell="rnn_tanh", batch=1, input_size=64, hidden_size=64)["threads"] == 1
     assert plan(cell="lstm", batch=1, input_size=64, hidden_size=64)["threads"] == 2
+
+
+def test_a_second_thread_is_started_only_for_enough_work_in_all_steps() -> None:
+    threads = [plan(time=1, batch=1, input_size=size, hidden_size=size)["threads"] for size in (128, 256)]
+    assert threads == [1, 2]
+    assert plan(time=3, batch=1, input_size=128, hidden_size=128)["threads"] == 2
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ CAPABILITIES = ["default", "avx2", "avx512"]
 def cases(kind: str) -> list[Case]:
     return [
         Case(kind, 7, 33, 20, 100),
-        Case(kind, 1, 1, 64, 257),
+        Case(kind, 1, 1, 257, 257),
+        # Here threads divide the hidden units of a step whose rows are columns of the product.
+        Case(kind, 1, 40, 64, 130, bidirectional=True),
         Case(kind, 3, 257, 40, 15),
         Case(kind, 40, 1, 9, 130, bidirectional=True),
         Case(kind, 9, 6, 31, 65, num_layers=2, bidirectional=True, lengths=(9, 2, 7, 1, 1, 5)),

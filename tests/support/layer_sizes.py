@@ -8,8 +8,8 @@ from cases import Case, structure_of
 
 PLANS: dict[tuple[str, bool, str], tuple[int, int, int, int]] = {
     ("in place", False, "in place"): (2, 2, 200, 100),
-    ("packed in the step", False, "in place"): (1, 20, 9, 40),
-    ("packed in the step", False, "packed before"): (1, 130, 33, 70),
+    ("transposed", False, "in place"): (1, 20, 9, 40),
+    ("transposed", False, "packed before"): (1, 130, 33, 70),
     ("packed before", True, "in place"): (6, 3, 33, 40),
     ("packed before", True, "packed before"): (12, 3, 9, 40),
     ("packed before", False, "in place"): (2, 9, 7, 35),

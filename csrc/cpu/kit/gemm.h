@@ -21,6 +21,12 @@ struct Matrix {
   Matrix from(int64_t r, int64_t c) const { return {at(r, c), row, column}; }
 };
 
+// Returns how many columns the panels have that hold `columns` columns.
+template <typename T>
+constexpr int64_t padded_to_panels(int64_t columns) {
+  return divide_up(columns, kPanel<T>) * kPanel<T>;
+}
+
 // Copies the first `columns` columns of b into `packed`, [depth, kWidth], and fills the other columns with zeros.
 template <typename T, int64_t kWidth = kPanel<T>>
 inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
@@ -131,14 +137,40 @@ inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target
 
 // Products of at most this depth spend most of their time on writing c, which is fastest row by row.
 inline constexpr int64_t kShallow = 4;
+template <typename T>
+inline constexpr int64_t kShallowWidth = kVectors * kLanes<T>;
+
+// How the blocks of a product are computed.
+template <typename T>
+struct BlockPlan {
+  bool shallow;                // whether shallow_block() computes them
+  bool pack_a, pack_b;         // whether the matrices are packed, rather than read in place
+  int64_t depth, columns;      // of a block, at most
+  int64_t packed_b, packed_a;  // how many values of memory a thread needs for each
+
+  explicit BlockPlan(const Product<T>& p)
+      : shallow(p.depth <= kShallow && p.b.column == 1),
+        // Row sums are computed from packed rows, so a is packed for them even if it could be read in place, which is
+        // the case if it has one row.
+        pack_a(p.a.column != 1 || p.row_sums),
+        // Panels of b that few rows use are read in place, except the last one if it is not full.
+        pack_b(p.b.column != 1 || p.rows > kFewRows) {
+    const bool thin = !pack_b && p.rows <= kVeryFewRows;
+    depth = thin ? kThinDepth : kBlockDepth;
+    columns = thin ? p.columns : kBlockColumns;
+    const int64_t most_depth = smaller(p.depth, depth), most_columns = smaller(p.columns, columns);
+    packed_b = most_depth * (shallow ? kShallowWidth<T> : pack_b ? padded_to_panels<T>(most_columns) : kPanel<T>);
+    packed_a = pack_a && !shallow ? most_depth * smaller(p.rows, kBlockRows) + kLanes<T> : 0;
+  }
+  int64_t memory() const { return packed_b + packed_a; }
+};
 
 // Computes what gemm_block() does, for a depth of at most kShallow and a matrix b with contiguous rows.
 template <typename T>
-inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
-  constexpr int64_t kWidth = kVectors * kLanes<T>;
+inline void shallow_block(const Product<T>& p, Range rows, Range columns, T* memory) {
+  constexpr int64_t kWidth = kShallowWidth<T>;
   const int64_t whole = columns.begin + columns.size() / kWidth * kWidth, rest = columns.end - whole;
-  Scratch<T> last(p.depth * kWidth);
-  pack_panel<T, kWidth>(p.b.from(0, whole), p.depth, rest, last.data());
+  pack_panel<T, kWidth>(p.b.from(0, whole), p.depth, rest, memory);
   for (int64_t row = rows.begin; row < rows.end; ++row) {
     T* c = p.c + row * p.c_row;
     const auto compute = [&](int64_t column, const T* b, int64_t b_row, int64_t width) FUSED_RNN_INLINE {
@@ -150,7 +182,7 @@ inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
     };
     for (int64_t column = columns.begin; column < whole; column += kWidth)
       compute(column, p.b.at(0, column), p.b.row, kWidth);
-    if (rest > 0) compute(whole, last.data(), kWidth, rest);
+    if (rest > 0) compute(whole, memory, kWidth, rest);
     if (!p.row_sums || columns.begin > 0) continue;
     T sum = p.accumulate ? p.row_sums[row] : T(0);
     for (int64_t k = 0; k < p.depth; ++k) sum += *p.a.at(row, k);
@@ -158,38 +190,30 @@ inline void shallow_block(const Product<T>& p, Range rows, Range columns) {
   }
 }
 
-// Computes one thread's part of gemm(): the given rows and columns of c.
+// Computes one thread's part of gemm(): the given rows and columns of c. `memory` are BlockPlan::memory() values.
 template <typename T>
-inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
+inline void gemm_block(const Product<T>& p, Range rows, Range columns, T* memory) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
-  if (p.depth <= kShallow && p.b.column == 1) return shallow_block(p, rows, columns);
-  // Row sums are computed from packed rows, so a is packed for them even if it could be read in place, which is the
-  // case if it has one row.
-  const bool pack_a = p.a.column != 1 || p.row_sums;
-  // Panels of b that few rows use are read in place, except the last one if it is not full.
-  const bool pack_b = p.b.column != 1 || p.rows > kFewRows;
-  const bool thin = !pack_b && p.rows <= kVeryFewRows;
-  const int64_t block_depth = thin ? kThinDepth : kBlockDepth;
-  const int64_t block_columns = thin ? columns.size() : kBlockColumns;
-  const int64_t most_depth = smaller(p.depth, block_depth), most_columns = smaller(columns.size(), block_columns);
-  Scratch<T> packed_b(most_depth * (kPanel<T> + (pack_b ? most_columns : 0)));
-  Scratch<T> packed_a(pack_a ? most_depth * smaller(rows.size(), kBlockRows) + kLanes<T> : 0);
+  const BlockPlan<T> plan(p);
+  if (plan.shallow) return shallow_block(p, rows, columns, memory);
+  const bool pack_a = plan.pack_a, pack_b = plan.pack_b;
+  T *const packed_b = memory, *const packed_a = memory + plan.packed_b;
   // The body runs at least once, since a product of depth 0 is zero and must be written.
-  for (int64_t k = 0; k == 0 || k < p.depth; k += block_depth) {
-    const int64_t part = smaller(p.depth - k, block_depth);
+  for (int64_t k = 0; k == 0 || k < p.depth; k += plan.depth) {
+    const int64_t part = smaller(p.depth - k, plan.depth);
     const bool add = p.accumulate || k > 0;
-    for (int64_t first = columns.begin; first < columns.end; first += block_columns) {
-      const int64_t width = smaller(columns.end - first, block_columns);
+    for (int64_t first = columns.begin; first < columns.end; first += plan.columns) {
+      const int64_t width = smaller(columns.end - first, plan.columns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
         if (pack_b || width - column < kPanel<T>)
           pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
-                     packed_b.data() + (pack_b ? column * part : 0));
+                     packed_b + (pack_b ? column * part : 0));
       for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
         const int64_t height = smaller(rows.end - top, kBlockRows);
-        if (pack_a) pack_rows(p.a.from(top, k), part, height, packed_a.data());
+        if (pack_a) pack_rows(p.a.from(top, k), part, height, packed_a);
         if (p.row_sums && first == 0)
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            add_row_sums<T>(packed_a.data() + row * part, tile_rows(), part, p.row_sums + top + row, add);
+            add_row_sums<T>(packed_a + row * part, tile_rows(), part, p.row_sums + top + row, add);
           });
         const int64_t next = top + kBlockRows;
         for (int64_t column = 0; column < width; column += kPanel<T>) {
@@ -197,9 +221,9 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns) {
             prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), part, column / kPanel<T>,
                            divide_up(width, kPanel<T>));
           const bool packed = pack_b || width - column < kPanel<T>;
-          const T* panel = packed ? packed_b.data() + (pack_b ? column * part : 0) : p.b.at(k, first + column);
+          const T* panel = packed ? packed_b + (pack_b ? column * part : 0) : p.b.at(k, first + column);
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            const T* source = pack_a ? packed_a.data() + row * part : p.a.at(top + row, k);
+            const T* source = pack_a ? packed_a + row * part : p.a.at(top + row, k);
             multiply_panel<T, tile_rows()>(
                 source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, panel, packed ? kPanel<T> : p.b.row, part,
                 p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
@@ -216,11 +240,13 @@ inline void gemm(const Product<T>& p, int64_t threads) {
   // The least number of multiply-adds for which one more thread saves more time than it costs to start.
   constexpr int64_t kWorthAThread = 1 << 17;
   const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
-  parallel(smaller(threads, useful), [&](int64_t thread, int64_t count) {
+  const int64_t most = smaller(threads, useful);
+  ThreadScratch<T> memory(most, BlockPlan<T>(p).memory());
+  parallel(most, [&](int64_t thread, int64_t count) {
     if (p.rows > p.columns)
-      gemm_block(p, share(p.rows, thread, count, kPanelRows), {0, p.columns});
+      gemm_block(p, share(p.rows, thread, count, kPanelRows), {0, p.columns}, memory.of(thread));
     else
-      gemm_block(p, {0, p.rows}, share(p.columns, thread, count, kPanel<T>));
+      gemm_block(p, {0, p.rows}, share(p.columns, thread, count, kPanel<T>), memory.of(thread));
   });
 }
 

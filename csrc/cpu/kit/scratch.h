@@ -1,4 +1,5 @@
-// Temporary memory for the duration of one call of a kernel.
+// Temporary memory for the duration of one call of a kernel. It is allocated before threads start: an allocation that
+// fails throws an exception, which must not leave a parallel region, and for which the other threads would wait.
 
 #pragma once
 
@@ -26,6 +27,20 @@ class Scratch {
 
  private:
   T* data_ = nullptr;
+};
+
+// The same for each of several threads: `count` values that share no cache line with those of another thread.
+template <typename T>
+class ThreadScratch {
+ public:
+  ThreadScratch(int64_t threads, int64_t count)
+      : stride_((count + kLine - 1) / kLine * kLine), memory_(threads * stride_) {}
+  T* of(int64_t thread) { return memory_.data() + thread * stride_; }
+
+ private:
+  static constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  int64_t stride_;
+  Scratch<T> memory_;
 };
 
 }  // namespace

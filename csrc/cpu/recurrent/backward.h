@@ -65,16 +65,18 @@ class BackwardLoop {
         depth_(Cell::kGates * s_.hidden_size),
         packed_hh_(plan_.weights_in_place ? 0 : packed_size(s_.output_size, depth_)),
         product_(plan_.weights_in_place ? s_.directions * s_.steps.batch * s_.output_size : 0),
+        product_memory_(plan_.threads, plan_.weights_in_place ? product_memory() : 0),
         packed_hr_(projected() ? packed_size(s_.hidden_size, s_.output_size) : 0),
         grad_projected_(projected() ? s_.directions * s_.steps.rows() * s_.output_size : 0) {}
 
   void run() {
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       pack(thread, count);
-      all_threads_.wait(count);
+      all_threads_.wait(count, thread);
       const int64_t bytes = s_.output_size * depth_ * static_cast<int64_t>(sizeof(T));
       const ThreadWork work = work_of_thread(s_, bytes, thread, count);
-      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride) run_direction(d, work);
+      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride)
+        run_direction(d, work, product_memory_.of(thread));
     });
     RecurrentGradients<Cell, T>(p_, grad_projected_.data()).run();
   }
@@ -84,17 +86,22 @@ class BackwardLoop {
   static constexpr int kSums = Cell::kSums;
   static constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
 
-  static int64_t padded(int64_t columns) { return divide_up(columns, kPanel<T>) * kPanel<T>; }
   // How many values the panels of a weight [depth, columns] take for all directions.
-  int64_t packed_size(int64_t columns, int64_t depth) const { return s_.directions * padded(columns) * depth; }
+  int64_t packed_size(int64_t columns, int64_t depth) const {
+    return s_.directions * padded_to_panels<T>(columns) * depth;
+  }
   static int64_t width(int64_t left) { return smaller(left, kPanel<T>); }
   bool projected() const { return p_.weights[0].hr != nullptr; }
 
-  T* packed_hh(int64_t direction) { return packed_hh_.data() + direction * padded(s_.output_size) * depth_; }
+  T* packed_hh(int64_t direction) {
+    return packed_hh_.data() + direction * padded_to_panels<T>(s_.output_size) * depth_;
+  }
   T* product(int64_t direction, int64_t b) {
     return product_.data() + (direction * s_.steps.batch + b) * s_.output_size;
   }
-  T* packed_hr(int64_t direction) { return packed_hr_.data() + direction * padded(s_.hidden_size) * s_.output_size; }
+  T* packed_hr(int64_t direction) {
+    return packed_hr_.data() + direction * padded_to_panels<T>(s_.hidden_size) * s_.output_size;
+  }
 
   // Packs this thread's share of a weight [depth, columns] into panels.
   void pack_weight(const T* weight, int64_t depth, int64_t columns, T* packed, int64_t thread, int64_t count) {
@@ -111,7 +118,7 @@ class BackwardLoop {
   }
 
   // Computes a thread's part of all steps of a direction, and then of the gradients of the initial states.
-  void run_direction(int64_t direction, const ThreadWork& work) {
+  void run_direction(int64_t direction, const ThreadWork& work, T* memory) {
     const Range columns = share(s_.output_size, work.rank, work.team_size, kPanel<T>);
     const Range units = share(s_.hidden_size, work.rank, work.team_size, kPanel<T>);
     Barrier& team = teams_[direction];
@@ -122,18 +129,18 @@ class BackwardLoop {
       const Step step = index >= 0 ? step_at(s_.steps, direction, index) : Step{};
       const int64_t continuing = following.previous_rows;
       if (plan_.weights_in_place)
-        multiply_in_place(direction, following, intersect(work.batch, {0, following.rows}), columns);
+        multiply_in_place(direction, following, intersect(work.batch, {0, following.rows}), columns, memory);
       serpentine(columns, kPanel<T>, index + 1, [&](int64_t column, int64_t next) {
         rows(direction, step, following, column, next, intersect(work.batch, {0, continuing}), true);
         rows(direction, step, following, column, next, intersect(work.batch, {continuing, step.rows}), false);
         write_initial_gradient(direction, following, column, next, intersect(work.batch, {continuing, following.rows}));
       });
       if (projected() && index >= 0) {
-        team.wait(work.team_size);
+        team.wait(work.team_size, work.rank);
         for (int64_t unit = units.begin; unit < units.end; unit += kPanel<T>)
           project(direction, step, unit, intersect(work.batch, {0, step.rows}));
       }
-      team.wait(work.team_size);
+      team.wait(work.team_size, work.rank);
     }
   }
 
@@ -141,21 +148,31 @@ class BackwardLoop {
     return p_.grad_gates + (direction * s_.steps.rows() + row) * kSums * s_.hidden_size;
   }
 
+  // Returns a run's part of the product of weight_hh, read in place, and gradients of sums.
+  Product<T> product_in_place(int64_t direction, const Step& following, const cells::GateRun& run) {
+    const int64_t hidden = s_.hidden_size;
+    return {.rows = s_.steps.batch,
+            .columns = s_.output_size,
+            .depth = run.count * hidden,
+            .a = {grad_gates_row(direction, following.first_row) + run.sum * hidden, kSums * hidden, 1},
+            .b = {p_.weights[direction].hh + run.gate * hidden * s_.output_size, s_.output_size, 1},
+            .c = product(direction, 0),
+            .c_row = s_.output_size,
+            .accumulate = run.gate > 0};
+  }
+
+  // Returns how many values of memory a thread needs for these products.
+  int64_t product_memory() {
+    int64_t most = 0;
+    for (int i = 0; i < kRuns.count; ++i)
+      most = larger(most, BlockPlan<T>(product_in_place(0, Step{}, kRuns.run[i])).memory());
+    return most;
+  }
+
   // Computes what multiply_hh() does, for all `columns`, with weight_hh read in place.
-  void multiply_in_place(int64_t direction, const Step& following, Range batch, Range columns) {
-    unroll<kRuns.count>([&](auto i) {
-      constexpr cells::GateRun run = kRuns.run[i];
-      const int64_t hidden = s_.hidden_size;
-      gemm_block<T>({.rows = s_.steps.batch,
-                     .columns = s_.output_size,
-                     .depth = run.count * hidden,
-                     .a = {grad_gates_row(direction, following.first_row) + run.sum * hidden, kSums * hidden, 1},
-                     .b = {p_.weights[direction].hh + run.gate * hidden * s_.output_size, s_.output_size, 1},
-                     .c = product(direction, 0),
-                     .c_row = s_.output_size,
-                     .accumulate = run.gate > 0},
-                    batch, columns);
-    });
+  void multiply_in_place(int64_t direction, const Step& following, Range batch, Range columns, T* memory) {
+    for (int i = 0; i < kRuns.count; ++i)
+      gemm_block(product_in_place(direction, following, kRuns.run[i]), batch, columns, memory);
   }
 
   // Sets the tile to the gradients of the sums of the following step, from batch row b on, times weight_hh. The tiles
@@ -317,11 +334,12 @@ class BackwardLoop {
   const RecurrentBackwardParams<T>& p_;
   const RecurrentSizes& s_;
   const BackwardPlan plan_;
-  const int64_t depth_;        // the depth of the product with weight_hh, kGates * hidden
-  Scratch<T> packed_hh_;       // [directions, panels, kGates * hidden, kPanel]: weight_hh, unless it is read in place
-  Scratch<T> product_;         // [directions, batch, output_size]: if it is, the product with it
-  Scratch<T> packed_hr_;       // [directions, panels, output_size, kPanel]: weight_hr, with a projection
-  Scratch<T> grad_projected_;  // [directions, rows, output_size]: gradients of the projected hidden values
+  const int64_t depth_;   // the depth of the product with weight_hh, kGates * hidden
+  Scratch<T> packed_hh_;  // [directions, panels, kGates * hidden, kPanel]: weight_hh, unless it is read in place
+  Scratch<T> product_;    // [directions, batch, output_size]: if it is, the product with it
+  ThreadScratch<T> product_memory_;  // what that product needs
+  Scratch<T> packed_hr_;             // [directions, panels, output_size, kPanel]: weight_hr, with a projection
+  Scratch<T> grad_projected_;        // [directions, rows, output_size]: gradients of the projected hidden values
   Barrier all_threads_, teams_[2];
 };
 

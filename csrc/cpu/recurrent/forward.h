@@ -17,6 +17,7 @@
 #include "cpu/recurrent/packed_weights.h"
 #include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/schedule.h"
+#include "cpu/recurrent/transposed_sums.h"
 #include "params/layer.h"
 
 namespace fused_rnn::cpu {
@@ -63,18 +64,25 @@ class ForwardLoop {
         w_(plan_, params),
         step_inputs_(plan_.input_first ? 0 : w_.inputs),
         sums_(plan_.input_first && !params.gates ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size : 0),
-        unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0) {}
+        unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0),
+        columns_(transposes() ? s_.directions * panels() * w_.depth * kPanel<T> : 0),
+        widened_(plan_.threads, kFrozen ? 0 : w_.widened_size()),
+        converted_(plan_.threads, converted_rows() * converted_row()),
+        scales_(plan_.threads, kScaled<Factors> ? converted_rows() * 2 : 0),
+        replaced_(plan_.threads, p_.resets.begins ? s_.steps.batch * s_.output_size : 0) {}
 
   void run() {
     if (plan_.input_first) kFrozen ? multiply_packed_input() : multiply_input();
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       if constexpr (!kFrozen) {
-        w_.pack(thread, count);
-        all_threads_.wait(count);
+        w_.pack(thread, count, widened_.of(thread));
+        if (transposes()) transpose_rows(thread, count);
+        all_threads_.wait(count, thread);
       }
       const int64_t bytes = w_.blocks * w_.block_size * static_cast<int64_t>(sizeof(T));
       const ThreadWork work = work_of_thread(s_, bytes, thread, count);
-      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride) run_direction(d, work);
+      for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride)
+        run_direction(d, work, thread);
     });
   }
 
@@ -105,9 +113,10 @@ class ForwardLoop {
   void multiply_packed_input() {
     if constexpr (kFrozen) {
       const int64_t rows = s_.steps.rows(), hidden = s_.hidden_size, elements = w_.inputs * Factors::kWidth;
+      ThreadScratch<T> all_converted(s_.threads, kConverted ? kGroupRows * elements : 0);
       parallel(s_.threads, [&](int64_t thread, int64_t count) {
         const Range mine = share(s_.directions * w_.blocks, thread, count);
-        Scratch<T> converted(kConverted ? kGroupRows * elements : 0);
+        T* converted = all_converted.of(thread);
         T scales[kGroupRows];
         for (int64_t i = mine.begin; i < mine.end; ++i)
           for (int64_t first = 0; first < rows; first += kGroupRows) {
@@ -115,10 +124,9 @@ class ForwardLoop {
             const T* input = p_.input + first * s_.input_size;
             if constexpr (kConverted)
               for (int64_t row = 0; row < here; ++row)
-                convert_row<Factors>(input + row * s_.input_size, s_.input_size, converted.data() + row * elements,
+                convert_row<Factors>(input + row * s_.input_size, s_.input_size, converted + row * elements,
                                      scales + row);
-            const Activations a = {kConverted ? converted.data() : input, kConverted ? elements : s_.input_size, scales,
-                                   1};
+            const Activations a = {kConverted ? converted : input, kConverted ? elements : s_.input_size, scales, 1};
             w_.for_width_of(block, [&](auto width) {
               multiply_packed_input<width()>(d, block, a, here, input_sums(d) + first * kSums * hidden);
             });
@@ -195,61 +203,85 @@ class ForwardLoop {
     return true;
   }
 
-  // Converts the input and the previous hidden values of a step to elements, [batch, step_inputs_ + hiddens], and
-  // writes their scales, [batch, 2].
-  void convert(int64_t direction, const Step& step, Range batch, T* converted, T* scales) const {
-    for (int64_t b = batch.begin; b < batch.end; ++b) {
-      T* target = converted + b * converted_row();
-      if (step_inputs_ > 0)
-        convert_row<Factors>(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target, scales + 2 * b);
-      convert_row<Factors>(previous(direction, step, b), s_.output_size, target + step_inputs_ * Factors::kWidth,
-                           scales + 2 * b + 1);
-    }
+  // Converts the input and the previous hidden values of a batch row before a step to elements at `target`, of
+  // converted_row() values, and writes their scales, if they have any.
+  void convert(int64_t direction, const Step& step, int64_t b, T* target, T* scales) const {
+    const auto convert_values = [](const T* source, int64_t size, T* to, T* scale) {
+      if constexpr (kConverted)
+        convert_row<Factors>(source, size, to, scale);
+      else
+        std::memcpy(to, source, static_cast<size_t>(size) * sizeof(T));
+    };
+    if (step_inputs_ > 0)
+      convert_values(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target, scales);
+    convert_values(previous(direction, step, b), s_.output_size, target + step_inputs_ * Factors::kWidth, scales + 1);
   }
   int64_t converted_row() const { return (step_inputs_ + w_.hiddens) * Factors::kWidth; }
 
+  // Transposes a thread's share of what the first step multiplies, which is the only one, into columns_.
+  void transpose_rows(int64_t thread, int64_t count) {
+    T *const staged = converted_.of(thread), *const scales = scales_.of(thread);
+    const Range mine = share(s_.directions * panels(), thread, count);
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t direction = i / panels(), first = i % panels() * kPanel<T>;
+      const Step step = step_at(s_.steps, direction, 0);
+      for (int64_t row = 0; row < kPanel<T>; ++row)
+        if (first + row < step.rows)
+          convert(direction, step, first + row, staged + row * w_.depth, scales);
+        else
+          std::memset(staged + row * w_.depth, 0, static_cast<size_t>(w_.depth) * sizeof(T));
+      pack_panel<T>({staged, 1, w_.depth}, w_.depth, kPanel<T>, columns(direction, first));
+    }
+  }
+  // The number of panels that hold the batch rows as columns, and the panel of a row.
+  int64_t panels() const { return divide_up(s_.steps.batch, kPanel<T>); }
+  T* columns(int64_t direction, int64_t b) {
+    return columns_.data() + (direction * panels() + b / kPanel<T>)*w_.depth * kPanel<T>;
+  }
+
   bool in_place() const { return !kFrozen && plan_.weights == WeightUse::kInPlace; }
-  bool packs_in_step() const { return !kFrozen && plan_.weights == WeightUse::kPackedInStep; }
+  bool transposes() const { return !kFrozen && plan_.weights == WeightUse::kTransposed; }
+  bool packed() const { return kFrozen || plan_.weights == WeightUse::kPackedBefore; }
+  // How many rows a thread converts at a time.
+  int64_t converted_rows() const { return transposes() ? kPanel<T> : kConverted && packed() ? s_.steps.batch : 0; }
 
   // The buffers of one thread.
   struct ThreadBuffers {
-    T* weights;          // the packed weights of a block; null if weights are read in place
-    T* widened;          // scratch for weights that are not packed as they are stored
-    const T* converted;  // [batch, converted_row()], as convert() leaves them; null if nothing is converted
+    T* weights;          // the packed weights of a block; null unless weights are packed
+    T* widened;          // scratch for weights that are not multiplied as they are stored
+    const T* converted;  // [batch, converted_row()], as convert() leaves them; not read if nothing is converted
     const T* scales;     // [batch, 2], the same
     const T* hidden;     // [batch, output_size], as replace_states() leaves them; null if it replaced no states
   };
 
   // Computes a thread's part of all steps of a direction.
-  void run_direction(int64_t direction, const ThreadWork& work) {
+  void run_direction(int64_t direction, const ThreadWork& work, int64_t thread) {
     const Range blocks = share(w_.blocks, work.rank, work.team_size);
     Barrier& team = teams_[direction];
-    Scratch<T> packed(packs_in_step() ? w_.block_size : 0), widened(packs_in_step() ? w_.widened_size() : 0);
-    const int64_t converted_rows = kConverted && !in_place() ? s_.steps.batch : 0;
-    Scratch<T> converted(converted_rows * converted_row()), scales(kScaled<Factors> ? converted_rows * 2 : 0);
-    Scratch<T> hidden(p_.resets.begins ? s_.steps.batch * s_.output_size : 0);
+    T *const converted = converted_.of(thread), *const scales = scales_.of(thread),
+             *const hidden = replaced_.of(thread);
     const Range units = intersect({blocks.begin * w_.block_units, blocks.end * w_.block_units}, {0, s_.hidden_size});
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       const Range all = intersect(work.batch, {0, step.rows});
-      const bool replaced = replace_states(direction, step, all, units, hidden.data());
+      const bool replaced = replace_states(direction, step, all, units, hidden);
       // If states are replaced, the hidden values before the step lie in one array for all rows.
       const int64_t previous_rows = replaced ? 0 : step.previous_rows;
       const Range continuing = intersect(work.batch, {0, previous_rows});
       const Range starting = intersect(work.batch, {previous_rows, step.rows});
       if constexpr (kConverted)
-        if (!in_place()) convert(direction, step, all, converted.data(), scales.data());
+        for (int64_t b = all.begin; packed() && b < all.end; ++b)
+          convert(direction, step, b, converted + b * converted_row(), scales + 2 * b);
       serpentine(blocks, 1, index, [&](int64_t block, int64_t next) {
-        T* weights = in_place() ? nullptr : packs_in_step() ? packed.data() : w_.packed(direction, block);
-        const ThreadBuffers buffers = {weights, widened.data(), converted.data(), scales.data(),
-                                       replaced ? hidden.data() : nullptr};
+        T* weights = packed() ? w_.packed(direction, block) : nullptr;
+        const ThreadBuffers buffers = {weights, widened_.of(thread), converted, scales, replaced ? hidden : nullptr};
         rows(direction, step, block, next, buffers, continuing, true);
         rows(direction, step, block, next, buffers, starting, false);
       });
-      team.wait(work.team_size);
+      team.wait(work.team_size, work.rank);
       if (w_.projected) {
         project(direction, step, work);
-        team.wait(work.team_size);
+        team.wait(work.team_size, work.rank);
       }
     }
     copy_last(direction, work);
@@ -260,9 +292,10 @@ class ForwardLoop {
             bool has_previous) {
     const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
     w_.for_width_of(block, [&](auto vectors) {
-      for (int64_t first = batch.begin; first < batch.end; first += kGroupRows)
-        group<vectors()>({direction, block, next, buffers, packs_in_step() && first == batch.begin, first,
-                          smaller(batch.end - first, kGroupRows), step.first_row + first,
+      const int64_t most = transposes() ? kPanel<T> : kGroupRows;
+      for (int64_t first = batch.begin; first < batch.end; first += most)
+        group<vectors()>({direction, block, next, buffers, first, smaller(batch.end - first, most),
+                          step.first_row + first,
                           buffers.hidden ? buffers.hidden + first * s_.output_size : previous(direction, step, first),
                           previous_row});
     });
@@ -273,7 +306,6 @@ class ForwardLoop {
     int64_t direction, block;
     int64_t next;  // the block that is computed after it
     ThreadBuffers buffers;
-    bool packs;            // whether this group packs the block's weights, just before it uses them
     int64_t batch, rows;   // the first batch row, and the number of rows
     int64_t row;           // the index of the first row in arrays of all steps' rows
     const T* previous;     // hidden values of the previous step, from the first row on
@@ -284,22 +316,21 @@ class ForwardLoop {
   void group(const Group& g) {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     alignas(64) T sums[kGroupRows * kSums * kUnits];
-    start<kWidth>(g, sums);
+    if (!transposes()) start<kWidth>(g, sums);
     if (in_place()) {
       if constexpr (!kFrozen)
         for_each_tile<kMaxRows>(g.rows, [&](auto tile_rows, int64_t row) {
           add_in_place<tile_rows()>(g, row, sums + row * kSums * kUnits, kUnits);
         });
+    } else if (transposes()) {
+      if constexpr (!kFrozen)
+        g.rows > kLanes<T> ? multiply_transposed<kWidth, 2>(g, sums) : multiply_transposed<kWidth, 1>(g, sums);
     } else {
       // All rows are multiplied by the weights of a gate before those of the next, while the weights are in the cache.
-      int packed = g.packs ? 0 : Cell::kGates;
       for (int gate = 0; gate < Cell::kGates; ++gate)
         for_each_tile<kPanelRows>(g.rows, [&](auto tile_rows, int64_t row) {
           for_gates_at_once<tile_rows(), kWidth>([&](auto first, auto gates) {
             if (gate != first) return;
-            if constexpr (!kFrozen)
-              for (; packed < first + gates; ++packed)
-                w_.template pack_gate<kUnits>(g.direction, g.block, packed, g.buffers.widened, g.buffers.weights);
             if (first + gates == Cell::kGates) prefetch(g, row, tile_rows());
             add<tile_rows(), kWidth, gates()>(g, first, row, sums + row * kSums * kUnits);
           });
@@ -369,7 +400,7 @@ class ForwardLoop {
     constexpr int64_t kUnits = kWidth * kLanes<T>;
     const int64_t of_input = w_.inputs * kUnits, of_hidden = w_.hiddens * kUnits;
     const auto next =
-        w_.prefetch_after(g.direction, g.block, gate + kGates, kGates, g.next, g.buffers.weights, kUnits, row / kRows);
+        w_.prefetch_after(g.direction, gate + kGates, kGates, g.next, g.buffers.weights, kUnits, row / kRows);
     if (step_inputs_ > 0) {
       const Activations a = activations(g, row, p_.input + (g.row + row) * s_.input_size, s_.input_size, 0);
       multiply_gates<kRows, kWidth, kGates, Factors>(
@@ -392,18 +423,51 @@ class ForwardLoop {
             g.buffers.scales + 2 * b + matrix, 2};
   }
 
+  // Sets the sums of a group, [rows, kSums, kUnits], with the weights read in place and the batch rows as kColumns
+  // vectors of columns: the sums are computed as [kSums, kUnits, kPanel] and then transposed.
+  template <int kWidth, int kColumns>
+  void multiply_transposed(const Group& g, T* sums) {
+    constexpr int64_t kUnits = kWidth * kLanes<T>, kSize = kUnits * kPanel<T>;
+    alignas(64) T transposed[kSums * kSize];
+    fill_rows(w_.bias(g.direction, g.block), kSums * kUnits, transposed);
+    prefetch(g, 0, g.rows);
+    const StoredMatrix<T> ih = w_.ih(g.direction), hh = w_.hh(g.direction);
+    const T* columns = this->columns(g.direction, g.batch);
+    const int64_t count = w_.units(g.block), inputs = w_.inputs;
+    for (int gate = 0; gate < Cell::kGates; ++gate) {
+      const bool last = gate + 1 == Cell::kGates;
+      const T* of_hidden = hh.row_address(w_.first_row(g.block, gate));
+      const T* of_next = ih.row_address(last ? w_.first_row(g.next, 0) : w_.first_row(g.block, gate + 1));
+      if (inputs > 0)
+        multiply_columns<kColumns, Factors>(w_.gate_rows(ih, g.block, gate, g.buffers.widened), count, inputs, columns,
+                                            of_hidden, transposed + gate * kSize);
+      multiply_columns<kColumns, Factors>(w_.gate_rows(hh, g.block, gate, g.buffers.widened), count, w_.depth - inputs,
+                                          columns + inputs * kPanel<T>, of_next,
+                                          transposed + Cell::hidden_sum(gate) * kSize);
+    }
+    for (int sum = 0; sum < kSums; ++sum)
+      transpose_panel<kUnits>(transposed + sum * kSize, sums + sum * kUnits, kSums * kUnits);
+  }
+
   template <int kRows>
+  void add_in_place(const Group& g, int64_t row, T* sums, int64_t width) {
+    if constexpr (kMayPrefetch<kRows>)
+      if (Cell::kGates * s_.hidden_size * (s_.input_size + s_.output_size) > kMostCachedWeights)
+        return add_in_place<kRows, true>(g, row, sums, width);
+    add_in_place<kRows, false>(g, row, sums, width);
+  }
+  template <int kRows, bool kPrefetches>
   void add_in_place(const Group& g, int64_t row, T* sums, int64_t width) {
     const int64_t unit = g.block * w_.block_units, hidden = s_.hidden_size;
     w_.ih(g.direction).as_stored([&](const auto* weight) {
-      dot_gates<kSums, kRows, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
-                                         weight + unit * s_.input_size, Cell::kGates, hidden, s_.input_size,
-                                         w_.units(g.block), sums, width);
+      dot_gates<kSums, kRows, kPrefetches, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
+                                                      weight + unit * s_.input_size, Cell::kGates, hidden,
+                                                      s_.input_size, w_.units(g.block), sums, width);
     });
     w_.hh(g.direction).as_stored([&](const auto* weight) {
-      dot_gates<kSums, kRows, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
-                                                weight + unit * s_.output_size, Cell::kGates, hidden, s_.output_size,
-                                                w_.units(g.block), sums, width);
+      dot_gates<kSums, kRows, kPrefetches, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
+                                                             weight + unit * s_.output_size, Cell::kGates, hidden,
+                                                             s_.output_size, w_.units(g.block), sums, width);
     });
   }
 
@@ -459,6 +523,8 @@ class ForwardLoop {
       step_inputs_;         // the depth of weight_ih in each step; 0 if the input is multiplied before the first step
   Scratch<T> sums_;         // [directions, rows, kSums * hidden]: the input's part of the sums
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
+  Scratch<T> columns_;      // [directions, panels, depth, kPanel]: the rows as columns, if weights are transposed
+  ThreadScratch<T> widened_, converted_, scales_, replaced_;  // see ThreadBuffers
   Barrier all_threads_, teams_[2];
 };
 

@@ -67,21 +67,25 @@ inline void multiply_gates(const T* a, int64_t a_row, const T* weights, int64_t 
   });
 }
 
+// Whether dot_gates() may prefetch the weights that it needs next: with several rows, which leave the time for it, and
+// with AVX-512 (measured on Zen 5). It pays if there are so many weights that they come from memory.
+#if defined(CPU_CAPABILITY_AVX512)
+template <int kRows>
+inline constexpr bool kMayPrefetch = kRows > 1;
+#else
+template <int kRows>
+inline constexpr bool kMayPrefetch = false;
+#endif
+inline constexpr int64_t kMostCachedWeights = 4 << 20;
+
 // sums[row, kSumOf(gate), unit] += dot(a[row], weight[gate * hidden + unit]) for kRows rows, `gates` gates and `count`
 // units. The weights are read in place, for calls with too few rows to repay packing. sums is [kRows, kSums, width].
-template <int kSums, int kRows, int (*kSumOf)(int), typename T, typename W>
+// If kPrefetches, the weights that are needed next are prefetched.
+template <int kSums, int kRows, bool kPrefetches, int (*kSumOf)(int), typename T, typename W>
 inline void dot_gates(const T* a, int64_t a_row, const W* weight, int gates, int64_t hidden, int64_t depth,
                       int64_t count, T* sums, int64_t width) {
-  // Each unit's weights are one stream of memory accesses. With AVX2 (measured on Zen 3) many streams are fastest, and
-  // prefetching slows them down. With AVX-512 (on Zen 5) prefetching the next group of units pays, since the hardware
-  // prefetcher stops at the end of a page.
-#if defined(CPU_CAPABILITY_AVX512)
-  constexpr int kUnits = 4;
-  constexpr bool kPrefetches = true;
-#else
+  // Each unit's weights are one stream of memory accesses, of which many are fastest (on Zen 3 and Zen 5).
   constexpr int kUnits = kRows == 1 ? 8 : 4;
-  constexpr bool kPrefetches = false;
-#endif
   for (int gate = 0; gate < gates; ++gate) {
     for (int64_t unit = 0; unit < count; unit += kUnits) {
       // If fewer than kUnits units are left, the last one is computed repeatedly, which costs less than a special case.

@@ -1,6 +1,5 @@
-// The weights of a recurrent layer for the forward loop over its steps. As the plan says, they are read in place,
-// packed before the first step, or, in a layer of one step, packed gate by gate within it; or they were packed before
-// the call, since the layer is frozen.
+// The weights of a recurrent layer for the forward loop over its steps. As the plan says, they are read in place, or
+// packed before the first step; or they were packed before the call, since the layer is frozen.
 
 #pragma once
 
@@ -86,60 +85,47 @@ class PackedWeights {
     return projected ? larger(most, hr(0).scratch(kPanel<T>)) : most;
   }
 
-  // Packs a thread's share of the weights and biases that are packed before the first step.
-  void pack(int64_t thread, int64_t count) {
+  // Packs a thread's share of the weights and biases that are packed before the first step. `widened` are
+  // widened_size() values of scratch.
+  void pack(int64_t thread, int64_t count, T* widened) {
     const Range mine = share(s_.directions * blocks, thread, count);
-    Scratch<T> widened(widened_size());
     for (int64_t i = mine.begin; i < mine.end; ++i)
-      for_width_of(i % blocks,
-                   [&](auto width) { pack_block<width * kLanes<T>>(i / blocks, i % blocks, widened.data()); });
+      for_width_of(i % blocks, [&](auto width) { pack_block<width * kLanes<T>>(i / blocks, i % blocks, widened); });
     if (!projected) return;
     const int64_t panels = divide_up(s_.output_size, kPanel<T>), hidden = s_.hidden_size;
     const Range my_panels = share(s_.directions * panels, thread, count);
     for (int64_t i = my_panels.begin; i < my_panels.end; ++i) {
       const int64_t d = i / panels, column = i % panels * kPanel<T>,
                     width = smaller(s_.output_size - column, kPanel<T>);
-      pack_panel<T>({hr(d).rows(column, width, widened.data()), 1, hidden}, hidden, width,
-                    projection(d) + column * hidden);
+      pack_panel<T>({hr(d).rows(column, width, widened), 1, hidden}, hidden, width, projection(d) + column * hidden);
     }
   }
 
-  // Packs the weights of one gate of a block into their parts of `target`, the block's packed weights.
-  template <int64_t kWidth>
-  void pack_gate(int64_t direction, int64_t block, int gate, T* scratch, T* target) {
-    const int64_t count = units(block), row = gate * s_.hidden_size + block * block_units;
-    const auto pack_matrix = [&](const StoredMatrix<T>& weight, bool of_hidden, int64_t matrix_depth, T* packed) {
-      T* scales = kScaled<Factors> ? scale(direction, block, of_hidden) + gate * block_units : nullptr;
-      int32_t* offsets = kScaled<Factors> ? offset(direction, block, of_hidden) + gate * block_units : nullptr;
-      const T* rows = packing_rows<Factors>(weight, row, count, scratch, scales, offsets);
-      pack_panel<T, kWidth>({rows, 1, matrix_depth}, matrix_depth, count, packed + gate * matrix_depth * kWidth);
-    };
-    if (inputs > 0) pack_matrix(ih(direction), false, inputs, target);
-    pack_matrix(hh(direction), true, hiddens, target + Cell::kGates * inputs * kWidth);
+  // Returns the index of a block's first row in a weight matrix, of one gate.
+  int64_t first_row(int64_t block, int gate) const { return gate * s_.hidden_size + block * block_units; }
+
+  // Returns a block's rows of a weight matrix, of one gate, as elements without scales: in place, or in `scratch`.
+  const T* gate_rows(const StoredMatrix<T>& weight, int64_t block, int gate, T* scratch) const {
+    return packing_rows<Factors, T>(weight, first_row(block, gate), units(block), scratch, nullptr, nullptr);
   }
 
   // The lines that a tile prefetches during its products with the input and with the hidden values.
   struct PrefetchNext {
     PrefetchLines<T> input, hidden;
   };
-  // Returns the lines that tile number `tile` prefetches while it multiplies the weights of `gates` gates before
-  // `gate`, of `units` hidden units: the packed weights of the next gates or, after the last gate, of block `next`.
-  // Weights that are yet to be packed are prefetched in place, from their first row on.
-  PrefetchNext prefetch_after(int64_t direction, int64_t block, int gate, int gates, int64_t next, const T* weights,
-                              int64_t width, int64_t tile) {
+  // Returns the lines that tile number `tile` prefetches while it multiplies the packed weights of `gates` gates before
+  // `gate`, of `width` hidden units: those of the next gates or, after the last gate, of block `next`.
+  PrefetchNext prefetch_after(int64_t direction, int gate, int gates, int64_t next, const T* weights, int64_t width,
+                              int64_t tile) {
     const bool same = gate < Cell::kGates;
-    if (use != WeightUse::kPackedInStep) {
-      const T* next_weights = same ? weights : packed(direction, next);
-      const int64_t to = same ? gate : 0;
-      const auto lines = [&](int64_t first, int64_t matrix_depth) {
-        const int64_t stride = matrix_depth * width;
-        return PrefetchLines<T>::for_tile(next_weights + first + to * stride, gates * stride,
-                                          weights + first + (gate - gates) * stride, tile, matrix_depth);
-      };
-      return {lines(0, inputs), lines(Cell::kGates * inputs * width, hiddens)};
-    }
-    const int64_t row = (same ? gate : 0) * s_.hidden_size + (same ? block : next) * block_units;
-    return {{ih(direction).row_address(row)}, {hh(direction).row_address(row)}};
+    const T* next_weights = same ? weights : packed(direction, next);
+    const int64_t to = same ? gate : 0;
+    const auto lines = [&](int64_t first, int64_t matrix_depth) {
+      const int64_t stride = matrix_depth * width;
+      return PrefetchLines<T>::for_tile(next_weights + first + to * stride, gates * stride,
+                                        weights + first + (gate - gates) * stride, tile, matrix_depth);
+    };
+    return {lines(0, inputs), lines(Cell::kGates * inputs * width, hiddens)};
   }
 
  private:
@@ -153,6 +139,20 @@ class PackedWeights {
     return weights_begin() + (packs_all ? s_.directions * blocks * block_size : 0);
   }
   int64_t projection_size() const { return divide_up(s_.output_size, kPanel<T>) * kPanel<T> * s_.hidden_size; }
+
+  // Packs the weights of one gate of a block into their parts of `target`, the block's packed weights.
+  template <int64_t kWidth>
+  void pack_gate(int64_t direction, int64_t block, int gate, T* scratch, T* target) {
+    const int64_t count = units(block);
+    const auto pack_matrix = [&](const StoredMatrix<T>& weight, bool of_hidden, int64_t matrix_depth, T* packed) {
+      T* scales = kScaled<Factors> ? scale(direction, block, of_hidden) + gate * block_units : nullptr;
+      int32_t* offsets = kScaled<Factors> ? offset(direction, block, of_hidden) + gate * block_units : nullptr;
+      const T* rows = packing_rows<Factors>(weight, first_row(block, gate), count, scratch, scales, offsets);
+      pack_panel<T, kWidth>({rows, 1, matrix_depth}, matrix_depth, count, packed + gate * matrix_depth * kWidth);
+    };
+    if (inputs > 0) pack_matrix(ih(direction), false, inputs, target);
+    pack_matrix(hh(direction), true, hiddens, target + Cell::kGates * inputs * kWidth);
+  }
 
   // Packs a block's biases, and its weights if the plan packs all weights before the first step.
   template <int64_t kWidth>

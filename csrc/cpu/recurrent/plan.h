@@ -23,7 +23,7 @@ struct Registers {
 // How the weights of a step are read.
 enum class WeightUse {
   kInPlace,       // unpacked, as dot products: for calls with too few rows to repay packing
-  kPackedInStep,  // packed gate by gate just before use: for a layer of one step
+  kTransposed,    // in place too, with the batch rows as columns: for a layer of one step and more rows
   kPackedBefore,  // packed before the first step
   kFrozen,        // packed before the call, once for many
 };
@@ -45,17 +45,19 @@ struct BackwardPlan {
 // short one spends most of its time on the final addition across the lanes of a vector.
 constexpr WeightUse weight_use(const RecurrentSizes& sizes, Registers registers) {
   const int64_t time = sizes.steps.time;
-  if (time == 1) return sizes.steps.batch <= 2 * registers.max_rows ? WeightUse::kInPlace : WeightUse::kPackedInStep;
+  if (time == 1) return sizes.steps.batch <= 2 * registers.max_rows ? WeightUse::kInPlace : WeightUse::kTransposed;
   const int64_t batch = larger(sizes.steps.batch, 4), depth = sizes.input_size + sizes.output_size;
   const int64_t most = depth < 128 ? 4 : depth > 512 ? 16 : depth / 32;
   return time * batch <= most ? WeightUse::kInPlace : WeightUse::kPackedBefore;
 }
 
 // How many threads pay for a layer with `work` multiply-adds in a step of a direction. Threads synchronise after each
-// step, so each of them needs enough work in a step to repay that.
+// step, so each of them needs enough work in a step to repay that, and enough in all steps to repay its start.
 constexpr int64_t useful_threads(const RecurrentSizes& sizes, int64_t work) {
-  constexpr int64_t kWorthAThread = 1 << 14;
-  return smaller(sizes.threads, 1 + sizes.directions * work / kWorthAThread);
+  constexpr int64_t kWorthAMeeting = 1 << 14, kWorthAStart = 1 << 18;
+  const int64_t worth =
+      smaller(sizes.directions * work / kWorthAMeeting, sizes.directions * work * sizes.steps.time / kWorthAStart);
+  return smaller(sizes.threads, 1 + worth);
 }
 
 // How many hidden units' weights are packed together: a panel, or only a vector if the layer has few units for each

@@ -31,12 +31,13 @@ struct ThreadWork {
 inline constexpr int64_t kCacheBytes = 768 << 10;
 
 // Divides the work by directions first, which need no synchronisation at all; then by batch rows, if each thread gets
-// enough of them and the weights fit its cache; then by hidden units. The layer's result does not depend on the choice.
+// enough of them and the weights fit its cache, unless they are read only once; then by hidden units. The layer's
+// result does not depend on the choice.
 inline ThreadWork work_of_thread(const RecurrentSizes& sizes, int64_t weight_bytes, int64_t thread, int64_t threads) {
   const int64_t direction_teams = sizes.directions == 2 && threads >= 2 ? 2 : 1;
   const int64_t left = threads / direction_teams;
-  const bool by_batch =
-      sizes.steps.batch_sizes == nullptr && weight_bytes <= kCacheBytes && sizes.steps.batch >= left * (kMaxRows - 2);
+  const bool by_batch = sizes.steps.time > 1 && sizes.steps.batch_sizes == nullptr && weight_bytes <= kCacheBytes &&
+                        sizes.steps.batch >= left * (kMaxRows - 2);
   const int64_t batch_teams = by_batch ? left : 1;
   const int64_t team = left / batch_teams;
   const int64_t index = thread / direction_teams;
