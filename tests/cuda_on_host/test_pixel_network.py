@@ -5,12 +5,11 @@ import torch
 from comparing import assert_accurate
 from convolution_cases import ConvolutionCase
 from image_models import MODELS, SIZE, condition, dense_outputs, random_images, stepped_outputs
-from pixel_networks import CASES, network_of, network_of_copies, network_of_operations, stepped, vertical_network
+from pixel_networks import FEW_PIXELS, network_of, network_of_copies, network_of_operations, stepped, vertical_network
 from torch import nn
 
 from cuda_on_host.build import build
 from cuda_on_host.pixels import Pixels
-from cuda_on_host.structs import Kernels
 from fused_rnn import reference
 from fused_rnn.functional.pixel_network import PixelState
 from fused_rnn.models import Categorical, LogisticMixture, PixelCNN
@@ -32,7 +31,7 @@ def state_type(pixels: Pixels, request: pytest.FixtureRequest, monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("dtype", "multiprocessors"), [(torch.float32, 1), (F64, 132)], ids=str)
-@pytest.mark.parametrize("case", [*CASES, ConvolutionCase(2, 1030, (1, 3), size=(1, 3), batch=1)], ids=str)
+@pytest.mark.parametrize("case", [*FEW_PIXELS, ConvolutionCase(2, 1030, (1, 3), size=(1, 3), batch=1)], ids=str)
 def test_convolutions(pixels: Pixels, case: ConvolutionCase, dtype: torch.dtype, multiprocessors: int) -> None:
     state_type = pixels.state_type(multiprocessors)
     input, weight, *bias = case.tensors(dtype).values()
@@ -106,11 +105,10 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_gpu(
     pixels: Pixels, name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = MODELS[name].to(dtype)
-    images, cond = random_images(model, 9, (7, 11)), condition(model, 9)
-    if name == "joined":  # whose size is given
-        images = random_images(model, 9)
+    # The size of the first one is given.
+    images, cond = random_images(model, 9, SIZE if name == "joined" else (3, 11)), condition(model, 9)
     results = []
-    for multiprocessors, batch in ((132, 9), (3, 9), (1, 9), (1, 2), (132, 1)):
+    for multiprocessors, batch in ((132, 9), (3, 9), (1, 9), (1, 2)):
         monkeypatch.setattr("fused_rnn.models.sampling.PixelState", pixels.state_type(multiprocessors))
         chosen = None if cond is None else cond[:batch]
         results.append(stepped_outputs(model, images[:batch], chosen))
@@ -118,15 +116,30 @@ def test_bits_depend_neither_on_the_batch_nor_on_the_gpu(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_threads_in_any_order(pixels: Pixels, kernels: Kernels, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_in_any_order(pixels: Pixels, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fused_rnn.models.sampling.PixelState", pixels.state_type(1))
     model = MODELS["mixture"].double()
     images = random_images(model, 3)
     expected, drawn = dense_outputs(model, images, None, F64), model.sample(3, SIZE, temperature=0)
-    kernels.choose_schedule(seed)
+    pixels.library.choose_schedule(seed)
     assert_accurate(stepped_outputs(model, images, None), expected)
     assert torch.equal(drawn, model.sample(3, SIZE, temperature=0))
-    kernels.choose_schedule(0)
+    pixels.library.choose_schedule(0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_steps_at_once(pixels: Pixels, seed: int) -> None:
+    """What is after a pixel must not be read, though it is there already."""
+    case = ConvolutionCase(2, 20, (7, 5), "A", size=(4, 6), batch=3)
+    input, weight, bias = case.tensors(F64).values()
+    pixels.library.choose_schedule(seed)
+    state = pixels.state_type(1)(network_of(case, weight, bias), 3, *case.size)
+    state.values[0][:, :, state.margin : state.margin + 6] = input.permute(0, 2, 3, 1)
+    outputs = torch.full((3, 20, *case.size), torch.nan, dtype=F64)
+    state.advance(5, outputs)
+    state.advance(state.steps - 5, outputs)
+    pixels.library.choose_schedule(0)
+    assert_accurate(outputs, case.oracle(input, weight, bias))
 
 
 @pytest.mark.parametrize("distribution", [Categorical(4), Categorical(90), LogisticMixture(2, 4, 1)], ids=repr)

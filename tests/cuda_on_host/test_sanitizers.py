@@ -42,16 +42,17 @@ CONVOLUTION_STEMS += [
 
 
 @pytest.mark.parametrize(
-    ("module", "edit", "stems", "place"),
+    ("module", "edits", "stems", "place"),
     [
-        ("sanitized", FEW, STEMS, "persistent/handover.cuh"),
-        ("sanitized_convolutions", FEW_TILES, CONVOLUTION_STEMS, "conv/weight_gradient.cuh"),
+        ("sanitized", [FEW], STEMS, "persistent/handover.cuh"),
+        ("sanitized_convolutions", [FEW_TILES], CONVOLUTION_STEMS, "conv/weight_gradient.cuh"),
+        ("sanitized_pixels", [], ["exports", "fibers", "pixel_network", "pixels"], "pixelwise/network.cuh"),
     ],
 )
-def test_nothing_is_out_of_bounds(module: str, edit: Edit, stems: list[str], place: str) -> None:
+def test_nothing_is_out_of_bounds(module: str, edits: list[Edit], stems: list[str], place: str) -> None:
     # Python itself is built without; so the runtime has to be there first, and the library whose calls it replaces.
     preload = f"{runtime('libasan.so')}:{runtime('libstdc++.so')}"
-    library = build_variant(module, [edit], stems, FLAGS)
+    library = build_variant(module, edits, stems, FLAGS)
     environment = {**os.environ, "LD_PRELOAD": preload, "ASAN_OPTIONS": "detect_leaks=0"}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, (HERE.parent, HERE.parent / "support", HERE.parent.parent)))
     command = [sys.executable, "-m", f"cuda_on_host.{module}", str(library)]

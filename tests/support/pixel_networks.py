@@ -1,5 +1,7 @@
 """Networks that are evaluated pixel by pixel, and what they must compute."""
 
+import math
+
 import torch
 from convolution_cases import FORMS, TAILS, ConvolutionCase
 from torch import Tensor
@@ -18,6 +20,8 @@ CASES = [
     ]
     if case.mask_type != "vertical_B"  # which sees later pixels of a row
 ]  # fmt: skip
+FEW_PIXELS = [case for case in CASES if case.batch * math.prod(case.size) <= 300]
+"""Those for what takes long for each pixel."""
 
 
 def network_of(case: ConvolutionCase, weight: Tensor, bias: Tensor | None = None) -> PixelNetwork:

@@ -168,9 +168,9 @@ struct PixelBlock {
       d.outputs[((int64_t(image) * output.channels + channel) * d.height + row) * p.width + column] =
           at(output, image, column)[channel];
     }
-    if (d.distribution == PixelDistribution::kNone) return;
+    const int drawn = d.distribution == PixelDistribution::kNone ? 0 : images;
     Choosing& shared = reinterpret_cast<Choosing*>(work)[thread / kWarpLanes];
-    for (int i = thread / kWarpLanes; i < images; i += kPixelThreads / kWarpLanes)
+    for (int i = thread / kWarpLanes; i < drawn; i += kPixelThreads / kWarpLanes)
       draw_image(first_image + i, row, column, group, at(output, first_image + i, column) + begin, count, shared);
     block_barrier();
   }
@@ -197,6 +197,7 @@ struct PixelBlock {
 
 template <typename T>
 FUSED_RNN_KERNEL void FUSED_RNN_THREADS(kPixelThreads) evaluate_pixels(const FUSED_RNN_PARAM PixelKernelParams<T> p) {
+  static_assert(sizeof(PixelTask<T>) % 16 == 0, "what is behind the tasks must be aligned");
   auto* const tasks = reinterpret_cast<PixelTask<T>*>(shared_memory());
   const int first_image = static_cast<int>(blockIdx.x) * p.images, left = p.batch - first_image;
   const PixelBlock<T> block = {p, tasks, shared_memory() + p.task_count * sizeof(PixelTask<T>), first_image,
