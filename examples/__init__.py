@@ -2,6 +2,7 @@
 
 EXAMPLES = (
     "language_model",
+    "streaming",
     "long_dependencies",
     "classifier",
     "seq2seq",

@@ -46,7 +46,9 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     dtype = computed_dtype(data)
     head = f"{type(module).__name__} on {data.device}, {dtype}"
     if data.device.type != "cuda":
-        return f"{head}: kernels for {_C.build_info()['cpu_capability']}"
+        frozen = getattr(module, "_frozen", None)
+        weights = "" if frozen is None else f", weights frozen as {frozen.dtype or dtype}"
+        return f"{head}: kernels for {_C.build_info()['cpu_capability']}{weights}"
     if not hasattr(_C, "cuda_plan"):
         raise NotImplementedError("input is on a GPU, and fused_rnn was built without CUDA kernels")
     if isinstance(module, (MaskedConv1d, MaskedConv2d)):

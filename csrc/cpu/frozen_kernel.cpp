@@ -36,7 +36,8 @@ template <typename Cell, typename T>
 int64_t recurrent_freeze(RecurrentForwardParams<T>& params) {
   if (!params.frozen.data) params.frozen.block_units = block_units(params.sizes, kRegisters<T>);
   return with_factors(params, [&]<typename Factors>() {
-    const ForwardPlan plan = plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units);
+    const ForwardPlan plan =
+        plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units, Factors::kTerms);
     PackedWeights<Cell, T, Factors> weights(plan, params);
     if (params.frozen.data) {
       ThreadScratch<T> widened(params.sizes.threads, weights.widened_size());

@@ -66,13 +66,14 @@ class Frozen:
             raise ValueError(f"a {name} of {self.weights[0].dtype} cannot be frozen as {self.dtype}")
         layers, directions = getattr(module, "num_layers", 1), 2 if getattr(module, "bidirectional", False) else 1
         kind, cell = _kind(module)
+        mode, self.packed = freeze_weights(kind, cell, self.weights, layers, directions, self.dtype)
         self.is_layer, self.batch_first = isinstance(module, nn.RNNBase), getattr(module, "batch_first", False)
-        self.mode, self.packed = freeze_weights(kind, cell, self.weights, layers, directions, self.dtype)
-        self.rank, self.states = 3 if self.is_layer else 2, self.mode.cell.states
+        self.rank, self.states = 3 if self.is_layer else 2, mode.cell.states
         self.watched = [
             Watched(weight_name, weight, _version(weight), weight.data_ptr())
             for weight_name, weight in zip(_names(module), self.weights, strict=True)
         ]
+        self.mode = mode  # last, since another thread may call the layer as soon as it is there
 
     def check(self, module: nn.Module) -> None:
         """Raise an error if a weight is no longer what was packed, as far as PyTorch knows."""

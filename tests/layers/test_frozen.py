@@ -405,3 +405,25 @@ def test_layers_around_layers() -> None:
             expected = call(model)
             torch.testing.assert_close(call(fused_rnn.freeze(model)), expected)
             assert "frozen" in repr(model)
+
+
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_export_to_onnx(dynamo: bool, tmp_path: Any) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = str(tmp_path / "model.onnx")
+    with torch.inference_mode(False), torch.no_grad():
+        module, input = make("GRU"), torch.randn(5, 3, 4)
+        expected = module(input)[0]
+        module.freeze(torch.int8)
+        torch.onnx.export(module, (input,), path, dynamo=dynamo, verbose=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    output = session.run(None, {session.get_inputs()[0].name: input.numpy()})[0]
+    torch.testing.assert_close(torch.from_numpy(output), expected)
+
+
+def test_explained() -> None:
+    input = torch.randn(5, 3, 4)
+    assert "frozen" not in fused_rnn.explain(make("GRU"), input)
+    assert fused_rnn.explain(make("GRU").freeze(), input).endswith(", weights frozen as torch.float32")
+    assert fused_rnn.explain(make("GRU").freeze(torch.int8), input).endswith(", weights frozen as torch.int8")

@@ -20,6 +20,7 @@ from examples.common import STOPPED, Numbers, Task, base_parser, train
 # The command line of each example, with which it takes a few seconds.
 TINY = {
     "language_model": "--length 60000 --epochs 3 --batch 8 --time 32 --hidden 48 --draw 5",
+    "streaming": "--length 60000 --epochs 3 --batch 8 --time 32 --hidden 48 --streams 1 3 --steps 60",
     "long_dependencies": "--time 16 --epochs 6 --sequences 1280 --hidden 24 --batch 16",
     "classifier": "--epochs 4 --sentences 600 --hidden 48 --batch 8",
     "seq2seq": "--kinds plain attention --dates 1500 --epochs 5 --hidden 64 --batch 32",
@@ -54,6 +55,8 @@ def is_right(example: str, numbers: Numbers) -> bool:
     match example:
         case "language_model":
             return numbers["perplexity of words"] < 250 and numbers["perplexity of characters"] < 14
+        case "streaming":
+            return numbers["perplexity"] < 30 and abs(numbers["perplexity of int8"] / numbers["perplexity"] - 1) < 0.02
         case "long_dependencies":
             return numbers["error of LSTM"] < 0.05 and numbers["error of GRU"] < 0.05 < numbers["error of RNN"]
         case "classifier":

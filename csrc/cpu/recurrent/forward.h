@@ -59,7 +59,7 @@ class ForwardLoop {
   explicit ForwardLoop(const RecurrentForwardParams<T>& params)
       : p_(params),
         s_(params.sizes),
-        plan_(kFrozen ? plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units)
+        plan_(kFrozen ? plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units, Factors::kTerms)
                       : plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
         w_(plan_, params),
         step_inputs_(plan_.input_first ? 0 : w_.inputs),

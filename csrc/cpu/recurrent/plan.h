@@ -77,11 +77,13 @@ constexpr ForwardPlan plan_forward(const cells::Description& cell, const Recurre
           useful_threads(sizes, work)};
 }
 
-// The plan of a frozen layer, whose weights were packed in blocks of `block_units` hidden units.
-constexpr ForwardPlan plan_frozen(const cells::Description& cell, const RecurrentSizes& sizes, int64_t block_units) {
+// The plan of a frozen layer, whose weights were packed in blocks of `block_units` hidden units, and whose elements
+// hold `terms` terms of a sum, which take the time of one.
+constexpr ForwardPlan plan_frozen(const cells::Description& cell, const RecurrentSizes& sizes, int64_t block_units,
+                                  int64_t terms) {
   const int64_t work = sizes.steps.batch * sizes.hidden_size * cell.gates * (sizes.output_size + sizes.input_size);
   return {WeightUse::kFrozen, sizes.steps.time > 1 && sizes.steps.batch < kFusedRows, block_units,
-          useful_threads(sizes, work)};
+          useful_threads(sizes, work / terms)};
 }
 
 constexpr BackwardPlan plan_backward(const cells::Description& cell, const RecurrentSizes& sizes, Registers registers) {
