@@ -14,6 +14,7 @@ OPCHECK = ("tests/operators/test_opcheck.py",)
 LAYERS = ("tests/operators/test_recurrent.py", "-k", "LSTM and equals_torch")
 AUTOGRAD = ("tests/autograd/test_autograd.py",)
 FUNC = ("tests/autograd/test_func.py",)
+FROZEN = ("tests/layers/test_frozen.py", "-k", "changed or cells")
 EPILOGUE = "csrc/cpu/conv/epilogue.h"
 CONVOLUTION_KERNEL = "cpu/masked_conv2d_kernel.cpp"
 PARAMETERS_KERNEL = "cpu/masked_conv2d_parameter_gradients_kernel.cpp"
@@ -204,6 +205,18 @@ PYTHON = [
         "packed final states in the order of lengths", "fused_rnn/functional/recurrent.py",
         "states = (state.index_select(1, unsorted_indices) for state in rest[: mode.cell.states])",
         "states = (state for state in rest[: mode.cell.states])", LAYERS,
+    ),
+    Fault(
+        "weights of a frozen layer that are written to in place", "fused_rnn/modules/freezing.py",
+        "(version is not None and weight._version != version) or ", "", FROZEN,
+    ),
+    Fault(
+        "weights of a frozen layer whose data are exchanged", "fused_rnn/modules/freezing.py",
+        " or weight.data_ptr() != address", "", FROZEN,
+    ),
+    Fault(
+        "a frozen cell that returns its output before its states", "fused_rnn/modules/freezing.py",
+        "return result if frozen.is_layer else result[1:]", "return result", FROZEN,
     ),
     Fault(
         "dropout before the first layer", "fused_rnn/functional/recurrent.py", "if layer > 0 and dropout > 0:",

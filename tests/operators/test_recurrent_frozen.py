@@ -101,7 +101,7 @@ def test_rows_of_zeros_and_of_the_smallest_numbers() -> None:
     weights = [torch.randn(24, 5), torch.randn(24, 8)]
     weights[0][3], weights[1][4], weights[1][5] = 0, 1e-37, 3e-36
     input, h = torch.randn(1, 6, 5), torch.randn(1, 6, 8)
-    input[0, 0], input[0, 1], input[0, 2], h[0, 3], h[0, 4] = 0, 1e-37, 3e-36, 0, 3e38
+    input[0, 0], input[0, 1], input[0, 2], h[0, 3], h[0, 4] = 0, 1e-37, 3e-36, 0, 3e36
     packed = ops.recurrent_freeze("gru", weights, 1, 1, torch.int8)
     _, (exact,) = quantised("gru", input.double(), [h.double()], double(weights))
     assert_accurate(ops.recurrent_frozen(input, [h], packed)[0], exact, exact.float())
