@@ -43,8 +43,9 @@ RESET_PEAK = "5"
 
 
 def default_cases() -> list[RecurrentCase]:
-    """Every kind of layer in a few shapes, large enough that the outputs are some megabytes."""
-    return [RecurrentCase(kind, *shape) for kind in KINDS for shape in SHAPES]
+    """Every kind of layer in a few shapes, large enough that the outputs are some megabytes, and once in bfloat16."""
+    half = [RecurrentCase(kind, *SHAPES[1], dtype="bfloat16") for kind in KINDS]
+    return [*(RecurrentCase(kind, *shape) for kind in KINDS for shape in SHAPES), *half]
 
 
 def run_memory(cases: Sequence[RecurrentCase], console: Console) -> Run:

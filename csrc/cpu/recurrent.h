@@ -8,13 +8,15 @@
 
 namespace fused_rnn::cpu {
 
-// Cell is a struct of cells/, T is float or double. <name>_kernel.cpp instantiates the first two templates for its
-// cell, and frozen_kernel.cpp the others for all cells.
+// Cell is a struct of cells/, and T is float or double. Stored is T, or c10::BFloat16 to multiply in pairs of bfloat16,
+// with a T of float. <name>_kernel.cpp instantiates the first two templates for its cell, and frozen_kernel.cpp the
+// others for all cells.
 FUSED_RNN_PER_CAPABILITY(
     // Computes all steps of a layer.
     template <typename Cell, typename T> void recurrent_forward(const RecurrentForwardParams<T>& params);
     // Computes all steps backwards, and then the gradients of the input and the weights.
-    template <typename Cell, typename T> void recurrent_backward(const RecurrentBackwardParams<T>& params);
+    template <typename Cell, typename T, typename Stored>
+    void recurrent_backward(const RecurrentBackwardParams<T, Stored>& params);
     // Packs the weights of a layer in the form of params.frozen, and returns how many values of T that takes. If the
     // memory of params.frozen is null, only chooses its block_units and returns the size.
     template <typename Cell, typename T> int64_t recurrent_freeze(RecurrentForwardParams<T>& params);

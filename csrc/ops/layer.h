@@ -64,9 +64,9 @@ struct RecurrentLayer {
   Tensor c0() const { return states.size() > 1 ? states[1] : Tensor(); }
   // The number of batch rows of all steps together.
   int64_t rows() const { return sizes.steps.rows(); }
-  // Whether the layer has no hidden unit, which only one step may: torch.nn's cells can have a hidden size of 0.
   // Whether each step has states of its own that replace others.
   bool every_step_has_reset_states() const { return !reset_states.empty() && reset_states[0].dim() > states[0].dim(); }
+  // Whether the layer has no hidden unit, which only one step may: torch.nn's cells can have a hidden size of 0.
   bool without_units() const { return sizes.hidden_size == 0 && sizes.output_size == 0; }
   // The shapes of the output, of the gates saved for backward, and of a cell state's values after each step.
   std::vector<int64_t> output_shape() const;

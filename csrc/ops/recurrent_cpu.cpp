@@ -20,35 +20,51 @@
 namespace fused_rnn::ops {
 namespace {
 
-// A layer as the kernels read it. All tensors are contiguous and of the type of the computation, which is float32 for
-// the half precisions; only weight matrices may stay in half precision, which the forward kernels widen themselves. A
-// padded batch with lengths is turned into a packed one: its sequences sorted by decreasing length, without padding.
+enum class Pass { kForward, kBackward };
+
+// A layer as the kernels of a pass read it. All tensors are contiguous. A padded batch with lengths is turned into a
+// packed one: its sequences sorted by decreasing length, without padding.
 class CpuLayer {
  public:
-  // If `stored_matrices`, weight matrices keep the type in which they are stored.
-  CpuLayer(const RecurrentLayer& layer, bool stored_matrices)
-      : layer_(layer), compute(layer.accumulation_type()), sizes(layer.sizes) {
+  // The tensors are of the type of the computation, which is float32 for the half precisions, with these exceptions:
+  // weight matrices of the forward pass keep the type of the layer, since its kernels widen them themselves; and what
+  // the backward pass reads as Stored, see params/layer.h, is of type `stored`.
+  CpuLayer(const RecurrentLayer& layer, Pass pass)
+      : layer_(layer),
+        compute(layer.accumulation_type()),
+        stored(layer.type == at::kBFloat16 && multiplies_pairs() ? at::kBFloat16 : compute),
+        hidden_type(pass == Pass::kForward ? compute : stored),
+        sizes(layer.sizes) {
     if (layer.lengths.defined()) pack();
-    input = for_kernel(without_padding(layer.input, 0));
-    for (const Tensor& state : layer.states) states.push_back(for_kernel(sorted(state)));
+    input = for_kernel(without_padding(layer.input, 0), hidden_type);
+    for (const Tensor& state : layer.states) states.push_back(state_for_kernel(state, states.size()));
     if (layer.resets.defined()) set_resets();
     for (int64_t d = 0; d < sizes.directions; ++d) {
       weights[d] = layer.weights[d];
       weights[d].for_each([&](Tensor& weight) {
-        weight = stored_matrices && weight.dim() == 2 ? weight.contiguous() : for_kernel(weight);
+        const bool is_hr = &weight == &weights[d].weight_hr;
+        const at::ScalarType of_matrix = pass == Pass::kForward ? layer.type : is_hr ? compute : stored;
+        weight = for_kernel(weight, weight.dim() == 2 ? of_matrix : compute);
       });
     }
   }
 
-  // Returns `tensor` contiguous and in the type of the computation. A tensor that already is both is returned without a
-  // call of the dispatcher, which could take longer than a small layer.
-  Tensor for_kernel(const Tensor& tensor) const {
-    return tensor.scalar_type() == compute && tensor.is_contiguous() ? tensor : tensor.to(compute).contiguous();
+  // Returns `tensor` contiguous and of a type. A tensor that already is both is returned without a call of the
+  // dispatcher, which could take longer than a small layer.
+  static Tensor for_kernel(const Tensor& tensor, at::ScalarType type) {
+    return tensor.scalar_type() == type && tensor.is_contiguous() ? tensor : tensor.to(type).contiguous();
+  }
+  // The same for state number `index` of the cell, or what replaces it.
+  Tensor state_for_kernel(const Tensor& state, size_t index) const {
+    return for_kernel(sorted(state), index == 0 ? hidden_type : compute);
   }
   // Returns a result in the type of the layer.
   Tensor for_caller(const Tensor& tensor) const { return layer_.type == compute ? tensor : tensor.to(layer_.type); }
-  // Returns an uninitialised tensor in the type of the computation.
-  Tensor empty(at::IntArrayRef shape) const { return at::empty(shape, input.options().dtype(compute)); }
+  // Returns an uninitialised tensor, in the type of the computation or another one.
+  Tensor empty(at::IntArrayRef shape) const { return empty(shape, compute); }
+  Tensor empty(at::IntArrayRef shape, at::ScalarType type) const {
+    return at::empty(shape, input.options().dtype(type));
+  }
 
   // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, in the
   // order of the packed batch, without padding; with_padding() is the inverse, with zeros in the padding. Without
@@ -72,8 +88,8 @@ class CpuLayer {
   }
   // Returns rows of the caller, shaped as for without_padding(), as the kernels read them; undefined if they are
   // undefined.
-  Tensor rows_for_kernel(const Tensor& tensor, int64_t dim) const {
-    return tensor.defined() ? for_kernel(without_padding(tensor, dim)) : tensor;
+  Tensor rows_for_kernel(const Tensor& tensor, int64_t dim, at::ScalarType type) const {
+    return tensor.defined() ? for_kernel(without_padding(tensor, dim), type) : tensor;
   }
   // Returns a copy of a state for a kernel to overwrite, with sequences in the packed batch's order; zeros if it is
   // undefined.
@@ -105,6 +121,8 @@ class CpuLayer {
 
  public:
   const at::ScalarType compute;
+  const at::ScalarType stored;       // of the arrays that params/layer.h calls Stored
+  const at::ScalarType hidden_type;  // of the input, of h0 and of what replaces it
   Tensor input;
   std::vector<Tensor> states;
   DirectionWeights weights[2];
@@ -115,10 +133,12 @@ class CpuLayer {
   // Sets what the params of both passes have of the resets.
   template <typename Params>
   void set_resets_of(Params& params) const {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(params.reset_h)>>;
+    const auto set = [](auto*& pointer, const Tensor& state) {
+      pointer = state.const_data_ptr<std::remove_const_t<std::remove_reference_t<decltype(*pointer)>>>();
+    };
     params.resets = resets;
-    if (!reset_states.empty()) params.reset_h = reset_states[0].const_data_ptr<T>();
-    if (reset_states.size() > 1) params.reset_c = reset_states[1].const_data_ptr<T>();
+    if (!reset_states.empty()) set(params.reset_h, reset_states[0]);
+    if (reset_states.size() > 1) set(params.reset_c, reset_states[1]);
   }
 
  private:
@@ -134,7 +154,8 @@ class CpuLayer {
     for (int64_t t = 0; sizes.directions == 2 && t + 1 < steps.time; ++t)
       std::copy_n(given + steps.first_row(t + 1), steps.batch_size(t + 1), begins + steps.rows() + steps.first_row(t));
     resets = {begins, steps.rows(), sizes.directions, steps.batch, layer_.every_step_has_reset_states()};
-    for (const Tensor& state : layer_.reset_states) reset_states.push_back(for_kernel(sorted(state)));
+    for (const Tensor& state : layer_.reset_states)
+      reset_states.push_back(state_for_kernel(state, reset_states.size()));
     if (reset_states.empty())
       for (const Tensor& state : states) reset_states.push_back(at::zeros_like(state));
   }
@@ -180,6 +201,20 @@ void with_cell_and_type(cells::Kind kind, at::ScalarType compute, const Body& bo
   });
 }
 
+// Calls body.template operator()<Cell, T, Stored>() with the layer's cell, the type of the computation and that of what
+// params/layer.h calls Stored.
+template <typename Body>
+void with_cell_and_types(const RecurrentLayer& layer, const CpuLayer& cpu_layer, const Body& body) {
+  with_cell(layer.kind, [&]<typename Cell>() {
+    if (cpu_layer.compute == at::kDouble)
+      body.template operator()<Cell, double, double>();
+    else if (cpu_layer.stored == at::kFloat)
+      body.template operator()<Cell, float, float>();
+    else
+      body.template operator()<Cell, float, c10::BFloat16>();
+  });
+}
+
 // Sets what a kernel needs to know of the weights.
 template <typename T>
 void set_weights(RecurrentForwardParams<T>& params, const CpuLayer& cpu_layer, at::ScalarType type) {
@@ -198,7 +233,7 @@ struct Save {
 // Computes a layer by `kernel`, which is called with the params. Results that are not wanted are undefined.
 template <typename Kernel>
 RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kernel& kernel) {
-  const CpuLayer cpu_layer(layer, /*stored_matrices=*/true);
+  const CpuLayer cpu_layer(layer, Pass::kForward);
   const RecurrentSizes& s = cpu_layer.sizes;
   RecurrentOutputs outputs;
   Tensor output = cpu_layer.empty(cpu_layer.output_shape());
@@ -214,7 +249,7 @@ RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kerne
       params.sizes = s;
       set_weights(params, cpu_layer, layer.type);
       params.frozen = layer.frozen;
-      params.pairs = layer.type == at::kBFloat16 && multiplies_pairs();
+      params.pairs = cpu_layer.stored == at::kBFloat16;
       params.input = cpu_layer.input.const_data_ptr<T>();
       params.h0 = cpu_layer.states[0].const_data_ptr<T>();
       cpu_layer.set_resets_of(params);
@@ -256,7 +291,7 @@ RecurrentOutputs forward_frozen(const RecurrentLayer& layer, bool history) {
 }
 
 int64_t freeze_on_cpu(RecurrentLayer& layer) {
-  const CpuLayer cpu_layer(layer, /*stored_matrices=*/true);
+  const CpuLayer cpu_layer(layer, Pass::kForward);
   int64_t bytes = 0;
   with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
     RecurrentForwardParams<T> params = {};
@@ -272,52 +307,54 @@ int64_t freeze_on_cpu(RecurrentLayer& layer) {
 
 RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const RecurrentGradients& gradients,
                                         const RecurrentSaved& saved, Wanted wanted) {
-  const CpuLayer cpu_layer(layer, /*stored_matrices=*/false);
+  const CpuLayer cpu_layer(layer, Pass::kBackward);
   const RecurrentSizes& s = cpu_layer.sizes;
   const bool has_cell_state = layer.cell.cell_states() > 0;
-  const Tensor output = cpu_layer.rows_for_kernel(saved.output, 0), gates = cpu_layer.for_kernel(saved.gates),
-               grad_output = cpu_layer.rows_for_kernel(gradients.output, 0);
+  const Tensor output = cpu_layer.rows_for_kernel(saved.output, 0, cpu_layer.stored),
+               gates = cpu_layer.for_kernel(saved.gates, cpu_layer.compute),
+               grad_output = cpu_layer.rows_for_kernel(gradients.output, 0, cpu_layer.stored);
   Tensor cells, grad_cells, grad_c0;
   if (has_cell_state) {
-    cells = cpu_layer.rows_for_kernel(saved.history[0], 1);
-    grad_cells = cpu_layer.rows_for_kernel(gradients.history[0], 1);
+    cells = cpu_layer.rows_for_kernel(saved.history[0], 1, cpu_layer.compute);
+    grad_cells = cpu_layer.rows_for_kernel(gradients.history[0], 1, cpu_layer.compute);
     grad_c0 = cpu_layer.writable(gradients.states[1], layer.c0().sizes());
   }
   Tensor grad_h0 = cpu_layer.writable(gradients.states[0], layer.h0().sizes());
   Tensor grad_input = wanted.input ? cpu_layer.empty(cpu_layer.input.sizes()) : cpu_layer.empty({0});
-  Tensor grad_gates = cpu_layer.empty({s.directions, s.steps.rows(), layer.cell.sums * s.hidden_size});
+  const int64_t sum_size = cpu_layer.stored == cpu_layer.compute ? s.hidden_size : (s.hidden_size + 1) / 2 * 2;
+  Tensor grad_gates = cpu_layer.empty({s.directions, s.steps.rows(), layer.cell.sums, sum_size}, cpu_layer.stored);
   std::vector<Tensor> grad_reset_states;
   for (size_t i = 0; wanted.states && i < layer.reset_states.size(); ++i)
-    grad_reset_states.push_back(at::zeros_like(cpu_layer.reset_states[i]));
+    grad_reset_states.push_back(cpu_layer.empty(cpu_layer.reset_states[i].sizes()).zero_());
   RecurrentInputGradients result;
   for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
     result.weights[d] = cpu_layer.weights[d];
     result.weights[d].for_each([&](Tensor& gradient) { gradient = cpu_layer.empty(gradient.sizes()); });
   }
-  with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
-    RecurrentBackwardParams<T> params = {};
+  with_cell_and_types(layer, cpu_layer, [&]<typename Cell, typename T, typename Stored>() {
+    RecurrentBackwardParams<T, Stored> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {
       const DirectionWeights &w = cpu_layer.weights[d], &g = result.weights[d];
-      params.weights[d] = {w.weight_ih.const_data_ptr<T>(), w.weight_hh.const_data_ptr<T>(), pointer<T>(w.bias_ih),
-                           pointer<T>(w.bias_hh), pointer<T>(w.weight_hr)};
+      params.weights[d] = {w.weight_ih.const_data_ptr<Stored>(), w.weight_hh.const_data_ptr<Stored>(),
+                           pointer<T>(w.weight_hr)};
       params.grad_weights[d] = {pointer<T>(g.weight_ih), pointer<T>(g.weight_hh), pointer<T>(g.bias_ih),
                                 pointer<T>(g.bias_hh), pointer<T>(g.weight_hr)};
     }
-    params.input = cpu_layer.input.const_data_ptr<T>();
-    params.h0 = cpu_layer.states[0].const_data_ptr<T>();
+    params.input = cpu_layer.input.const_data_ptr<Stored>();
+    params.h0 = cpu_layer.states[0].const_data_ptr<Stored>();
     params.c0 = has_cell_state ? cpu_layer.states[1].const_data_ptr<T>() : nullptr;
     cpu_layer.set_resets_of(params);
     params.grad_reset_h = grad_reset_states.empty() ? nullptr : pointer<T>(grad_reset_states[0]);
     params.grad_reset_c = grad_reset_states.size() < 2 ? nullptr : pointer<T>(grad_reset_states[1]);
-    params.output = pointer<T>(output);
+    params.output = pointer<Stored>(output);
     params.gates = gates.const_data_ptr<T>();
     params.cells = pointer<T>(cells);
-    params.grad_output = pointer<T>(grad_output);
+    params.grad_output = pointer<Stored>(grad_output);
     params.grad_cells = pointer<T>(grad_cells);
     params.grad_h = grad_h0.mutable_data_ptr<T>();
     params.grad_c = pointer<T>(grad_c0);
-    params.grad_gates = grad_gates.mutable_data_ptr<T>();
+    params.grad_gates = grad_gates.mutable_data_ptr<Stored>();
     params.grad_input = pointer<T>(grad_input);
     params.weight_grad = wanted.weights;
     FUSED_RNN_CPU_CALL(recurrent_backward<Cell>, params);
@@ -326,7 +363,12 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   // are of size 0.
   for (int64_t d = 0; s.input_size == 0 && d < s.directions; ++d)
     if (result.weights[d].bias_ih.defined())
-      result.weights[d].bias_ih.copy_(grad_gates[d].narrow(1, 0, layer.cell.gates * s.hidden_size).sum(0));
+      result.weights[d]
+          .bias_ih.view({layer.cell.gates, s.hidden_size})
+          .copy_(grad_gates[d]
+                     .narrow(1, 0, layer.cell.gates)
+                     .narrow(2, 0, s.hidden_size)
+                     .sum(0, false, cpu_layer.compute));
   const auto of_state = [&](const Tensor& gradient) {
     return cpu_layer.for_caller(wanted.states ? cpu_layer.unsorted(gradient) : cpu_layer.empty({0}));
   };

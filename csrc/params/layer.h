@@ -5,6 +5,9 @@
 // of all time steps: step t has batch_size(t) rows from first_row(t) on. kGates, kSums and kReadsHidden are the cell's,
 // see cells/cells.h. The "cell state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are
 // null for a cell of one state.
+//
+// T is the type of the computation. Stored is the type of what the backward pass multiplies: T, or bfloat16 to multiply
+// in pairs of bfloat16.
 
 #pragma once
 
@@ -25,25 +28,23 @@ struct Steps {
   int64_t rows() const { return time == 0 ? 0 : first_row(time - 1) + batch_size(time - 1); }
 };
 
-// The weights of one direction.
-template <typename T>
+// The weights of one direction for the backward pass, which does not need the biases.
+template <typename T, typename Stored>
 struct RecurrentWeights {
-  const T* ih;       // [kGates * hidden_size, input_size]
-  const T* hh;       // [kGates * hidden_size, output_size]
-  const T* bias_ih;  // [kGates * hidden_size], or null
-  const T* bias_hh;  // [kGates * hidden_size], or null
+  const Stored* ih;  // [kGates * hidden_size, input_size]
+  const Stored* hh;  // [kGates * hidden_size, output_size]
   const T* hr;       // [output_size, hidden_size], or null without a projection
 };
 
 // The type in which weights are stored: the type of the computation, or a half precision.
 enum class StoredType { kComputeType, kBFloat16, kFloat16 };
 
-// The weights of one direction for the forward pass, which widens matrices of half precision itself. Shapes are as in
-// RecurrentWeights.
+// The weights of one direction for the forward pass, which widens matrices of half precision itself. The matrices have
+// the shapes of those in RecurrentWeights.
 template <typename T>
 struct StoredWeights {
-  const void *ih, *hh, *hr;  // of type `stored`
-  const T *bias_ih, *bias_hh;
+  const void *ih, *hh, *hr;    // of type `stored`
+  const T *bias_ih, *bias_hh;  // [kGates * hidden_size], or null
   StoredType stored;
 };
 
@@ -90,7 +91,7 @@ struct RecurrentForwardParams {
   T* cells;  // [directions, rows, hidden_size], written: cell states after each step; null if they are not wanted
 };
 
-// The gradients of the weights of one direction. Shapes are as in RecurrentWeights.
+// The gradients of the weights of one direction. The matrices have the shapes of those in RecurrentWeights.
 template <typename T>
 struct RecurrentWeightGradients {
   T* ih;
@@ -100,28 +101,29 @@ struct RecurrentWeightGradients {
   T* hr;       // null without a projection
 };
 
-template <typename T>
+template <typename T, typename Stored = T>
 struct RecurrentBackwardParams {
   RecurrentSizes sizes;
-  RecurrentWeights<T> weights[2];
-  const T* input;  // [rows, input_size]
-  const T* h0;     // [directions, batch, output_size]
-  const T* c0;     // [directions, batch, hidden_size]: the cell states before the first step
-  Resets resets;   // these three as forward had them
-  const T* reset_h;
+  RecurrentWeights<T, Stored> weights[2];
+  const Stored* input;  // [rows, input_size]
+  const Stored* h0;     // [directions, batch, output_size]
+  const T* c0;          // [directions, batch, hidden_size]: the cell states before the first step
+  Resets resets;        // these three as forward had them
+  const Stored* reset_h;
   const T* reset_c;
-  const T* output;       // [rows, directions * output_size]; may be null if there is one step, which does not read it
+  const Stored* output;  // [rows, directions * output_size]; may be null if there is one step, which does not read it
   const T* gates;        // [directions, rows, kSums * hidden_size], as forward left them
   const T* cells;        // [directions, rows, hidden_size], as forward left them
-  const T* grad_output;  // [rows, directions * output_size], or null for zero
-  const T* grad_cells;   // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
-  T* grad_h;             // [directions, batch, output_size]: the gradient of h_n on entry, of h0 on return
-  T* grad_c;             // [directions, batch, hidden_size]: the gradient of c_n on entry, of c0 on return
-  T* grad_reset_h;       // shaped like reset_h: the gradient is added to it; null if not wanted
-  T* grad_reset_c;       // the same for reset_c
-  T* grad_gates;         // [directions, rows, kSums * hidden_size], scratch, written: the gradients of the sums
-  T* grad_input;         // [rows, input_size], written; null if not wanted
-  bool weight_grad;      // whether grad_weights are wanted
+  const Stored* grad_output;  // [rows, directions * output_size], or null for zero
+  const T* grad_cells;        // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
+  T* grad_h;                  // [directions, batch, output_size]: the gradient of h_n on entry, of h0 on return
+  T* grad_c;                  // [directions, batch, hidden_size]: the gradient of c_n on entry, of c0 on return
+  T* grad_reset_h;            // shaped like reset_h: the gradient is added to it; null if not wanted
+  T* grad_reset_c;            // the same for reset_c
+  Stored* grad_gates;         // [directions, rows, kSums, hidden_size], scratch, written: the gradients of the sums; in
+                              // pairs, hidden_size is rounded up to an even number
+  T* grad_input;              // [rows, input_size], written; null if not wanted
+  bool weight_grad;           // whether grad_weights are wanted
   RecurrentWeightGradients<T> grad_weights[2];
 };
 

@@ -142,7 +142,7 @@ void recurrent_backward(const RecurrentBackwardParams<T>& p) {
   constexpr int64_t kGates = Cell::kGates, kSums = Cell::kSums;
   Values grad_input(rows * inputs);
   for (int64_t d = 0; d < s.directions; ++d) {
-    const RecurrentWeights<T>& w = p.weights[d];
+    const auto& w = p.weights[d];
     Values grad_h(p.grad_h + d * batch * size, p.grad_h + (d + 1) * batch * size), grad_c(batch * hidden);
     if (p.grad_c) grad_c.assign(p.grad_c + d * batch * hidden, p.grad_c + (d + 1) * batch * hidden);
     Values ih(kGates * hidden * inputs), hh(kGates * hidden * size), hr(w.hr ? size * hidden : 0);

@@ -2,6 +2,10 @@
 
 #pragma once
 
+#include <c10/util/BFloat16.h>
+
+#include <algorithm>
+
 #include "arrays.h"
 #include "cells/cells.h"
 #include "params/layer.h"
@@ -114,17 +118,76 @@ struct RecurrentCall {
     const int64_t sums = p.cell.gates * s.hidden_size, ih = sums * s.input_size, hh = sums * s.output_size;
     const int64_t hr = p.projection * s.hidden_size;
     const auto bias = [&] { return p.biased ? arrays.input(sums) : nullptr; };
-    auto& w = backward.weights[direction] = {arrays.input(ih), arrays.input(hh), bias(), bias(),
-                                             hr ? arrays.input(hr) : nullptr};
+    const auto& w = backward.weights[direction] = {arrays.input(ih), arrays.input(hh), hr ? arrays.input(hr) : nullptr};
     const auto stored = [&](const T* computed, int64_t count) -> const void* {
       if (p.stored == StoredType::kComputeType || !computed) return computed;
       return arrays.halves(p.stored == StoredType::kBFloat16, count);
     };
-    forward.weights[direction] = {stored(w.ih, ih), stored(w.hh, hh), stored(w.hr, hr), w.bias_ih, w.bias_hh, p.stored};
+    forward.weights[direction] = {stored(w.ih, ih), stored(w.hh, hh), stored(w.hr, hr), bias(), bias(), p.stored};
     if (!p.trains || !p.weight_gradient) return;
     const auto bias_gradient = [&](const char* name) { return p.biased ? arrays.output(name, sums) : nullptr; };
     backward.grad_weights[direction] = {arrays.output("grad_weight_ih", ih), arrays.output("grad_weight_hh", hh),
                                         bias_gradient("grad_bias_ih"), bias_gradient("grad_bias_hh"),
                                         hr ? arrays.output("grad_weight_hr", hr) : nullptr};
   }
+};
+
+// The backward pass of a call in pairs of bfloat16: arrays of that type take the place of those that params/layer.h
+// calls Stored.
+class PairedBackward {
+ public:
+  PairedBackward(const RecurrentProblem& p, const RecurrentCall<float>& call)
+      : p_(p), s_(p.sizes), backward_(call.backward) {}
+
+  // Runs the pass, and copies what it writes in bfloat16 to the array of the call.
+  template <typename Backward>
+  void run(const Backward& run_backward) {
+    const auto& b = backward_;
+    const int64_t padded = (s_.hidden_size + 1) / 2 * 2, outputs = s_.steps.rows() * s_.directions * s_.output_size;
+    std::vector<c10::BFloat16> grad_gates(sums() * padded);
+    run_backward(
+        RecurrentBackwardParams<float, c10::BFloat16>{s_,
+                                                      {weights(0), weights(1)},
+                                                      rounded(b.input, s_.steps.rows() * s_.input_size),
+                                                      rounded(b.h0, s_.directions * s_.steps.batch * s_.output_size),
+                                                      b.c0,
+                                                      b.resets,
+                                                      nullptr,
+                                                      nullptr,
+                                                      rounded(b.output, outputs),
+                                                      b.gates,
+                                                      b.cells,
+                                                      rounded(b.grad_output, outputs),
+                                                      b.grad_cells,
+                                                      b.grad_h,
+                                                      b.grad_c,
+                                                      nullptr,
+                                                      nullptr,
+                                                      grad_gates.data(),
+                                                      b.grad_input,
+                                                      b.weight_grad,
+                                                      {b.grad_weights[0], b.grad_weights[1]}});
+    for (int64_t i = 0; i < sums(); ++i)
+      std::copy_n(grad_gates.data() + i * padded, s_.hidden_size, b.grad_gates + i * s_.hidden_size);
+  }
+
+ private:
+  // The number of sums of all rows.
+  int64_t sums() const { return s_.directions * s_.steps.rows() * p_.cell.sums; }
+
+  const c10::BFloat16* rounded(const float* values, int64_t count) {
+    if (!values) return nullptr;
+    arrays_.emplace_back(values, values + count);
+    return arrays_.back().data();
+  }
+  RecurrentWeights<float, c10::BFloat16> weights(int64_t direction) {
+    const auto& w = backward_.weights[direction];
+    const int64_t units = p_.cell.gates * s_.hidden_size;
+    return {rounded(w.ih, units * s_.input_size), rounded(w.hh, units * s_.output_size), w.hr};
+  }
+
+  const RecurrentProblem& p_;
+  const RecurrentSizes& s_;
+  const RecurrentBackwardParams<float>& backward_;
+  std::vector<std::vector<c10::BFloat16>> arrays_;
 };

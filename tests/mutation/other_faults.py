@@ -128,8 +128,8 @@ OPERATORS = [
     ),
     Fault(
         "initial states of unsorted sequences", "csrc/ops/recurrent_cpu.cpp",
-        "layer.states) states.push_back(for_kernel(sorted(state)));",
-        "layer.states) states.push_back(for_kernel(state));", LENGTHS, "ops/recurrent_cpu.cpp",
+        "return for_kernel(sorted(state), index == 0 ? hidden_type : compute);",
+        "return for_kernel(state, index == 0 ? hidden_type : compute);", LENGTHS, "ops/recurrent_cpu.cpp",
     ),
     Fault(
         "a reverse direction that replaces states behind a reset", "csrc/ops/recurrent_cpu.cpp",
@@ -145,9 +145,9 @@ OPERATORS = [
     ),
     Fault(
         "a gradient of c at every step in the wrong order", "csrc/ops/recurrent_cpu.cpp",
-        "grad_cells = cpu_layer.rows_for_kernel(gradients.history[0], 1);",
+        "grad_cells = cpu_layer.rows_for_kernel(gradients.history[0], 1, cpu_layer.compute);",
         "grad_cells = cpu_layer.rows_for_kernel(gradients.history[0].defined() ? gradients.history[0].flip(1)"
-        " : gradients.history[0], 1);", STATES, "ops/recurrent_cpu.cpp",
+        " : gradients.history[0], 1, cpu_layer.compute);", STATES, "ops/recurrent_cpu.cpp",
     ),
     Fault(
         "a dilation that overflows", "csrc/ops/masked_conv2d.cpp", "std::min(options.dilation[1], sizes.width);",

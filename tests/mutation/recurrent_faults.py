@@ -18,6 +18,7 @@ VALUES = "tests/operators/test_values.py"
 RESETS = "tests/layers/test_resets.py"
 
 GEMM = "csrc/cpu/kit/gemm.h"
+PACKING = "csrc/cpu/kit/packing.h"
 TILE = "csrc/cpu/kit/tile.h"
 ACTIVATION = "csrc/cpu/kit/activation.h"
 FORWARD = "csrc/cpu/recurrent/forward.h"
@@ -56,7 +57,7 @@ def planted(
     unused = "float" if type == "double" else "double"
     file_of_types = "csrc/cpu/recurrent/instantiate.h"
     fewer = [
-        (file_of_types, f"template void recurrent_{step}<cells::Cell, {unused}>({params}<{unused}>& params);", "")
+        (file_of_types, f"template void recurrent_{step}<cells::Cell>({params}<{unused}>& params);", "")
         for step, params in (
             ("forward", "const RecurrentForwardParams"),
             ("backward", "const RecurrentBackwardParams"),
@@ -79,8 +80,8 @@ PRODUCTS = [
         "for (int64_t k = 0; k == 0 || k < p.depth; k += plan.depth) {",
         "for (int64_t k = 0; k == 0 || k < p.depth - (p.depth % kBlockDepth ? 0 : kBlockDepth); k += plan.depth) {"),
     rnn(
-        "a tail of a block of the depth left out", GEMM, "const int64_t part = smaller(p.depth - k, plan.depth);",
-        "const int64_t part = p.depth - k < plan.depth && k > 0 ? 0 : smaller(p.depth - k, plan.depth);"),
+        "a tail of a block of the depth left out", GEMM, "const int64_t terms = smaller(p.depth - k, plan.depth)",
+        "const int64_t terms = p.depth - k < plan.depth && k > 0 ? 0 : smaller(p.depth - k, plan.depth)"),
     rnn(
         "a bias gradient of few rows forgets the first step", GEMM, "T sum = p.accumulate ? p.row_sums[row] : T(0);",
         "T sum = T(0);"),
@@ -95,7 +96,7 @@ PRODUCTS = [
         "store(target + row, accumulate ? sum + load(target + row, count) : sum, count);",
         "store(target + row, sum, count);"),
     rnn(
-        "rows of a transposed panel left out", GEMM,
+        "rows of a transposed panel left out", PACKING,
         "for (; k < depth; ++k)\n      for (int64_t column = 0; column < kWidth; ++column) packed",
         "for (; k < depth - 1; ++k)\n      for (int64_t column = 0; column < kWidth; ++column) packed"),
     rnn(
@@ -232,26 +233,32 @@ GRADIENTS = [
         "a late start that reads c of another sequence", BACKWARD,
         "const bool has_previous = b + r < step.previous_rows;", "const bool has_previous = step.previous_rows > 0;"),
     gru(
-        "gates' products in place that overwrite one another", BACKWARD, ".accumulate = run.gate > 0};",
+        "gates' products in place that overwrite one another", BACKWARD, ".accumulate = gate > 0};",
         ".accumulate = false};"),
     rnn(
-        "packed weights of the other direction", BACKWARD, "pack_weight(p_.weights[d].hh, depth_",
-        "pack_weight(p_.weights[0].hh, depth_"),
+        "packed weights of the other direction", BACKWARD, "weight = {p_.weights[d].hh, ",
+        "weight = {p_.weights[0].hh, "),
     rnn(
         "threads that do not meet after a step backwards", BACKWARD,
-        "      team.wait(work.team_size, work.rank);\n    }\n  }\n\n  const T* grad_gates_row",
-        "    }\n  }\n\n  const T* grad_gates_row", THREADS),
+        "      team.wait(work.team_size, work.rank);\n    }\n  }\n\n  // The distance of the gradients",
+        "    }\n  }\n\n  // The distance of the gradients", THREADS),
     rnn(
-        "the input's gradient of the last direction only", WEIGHTS, ".accumulate = direction > 0},",
-        ".accumulate = false},"),
+        "the input's gradient of the last direction only", WEIGHTS,
+        ".accumulate = direction > 0 || gate > 0},", ".accumulate = gate > 0},"),
     rnn(
         "the reverse direction's weight gradient from the wrong steps", WEIGHTS,
         "direction == 0 ? output : output + batch * total, total, true);", "output, total, true);"),
     rnn(
         "a late start's weight gradient from another h0", WEIGHTS, ": h0 + b * size;", ": h0;"),
     rnn(
-        "both directions' weight gradients from one h0", WEIGHTS, "const T* h0 = p_.h0 + direction * batch * size;",
-        "const T* h0 = p_.h0;"),
+        "both directions' weight gradients from one h0", WEIGHTS, "Stored* h0 = p_.h0 + direction * batch * size;",
+        "Stored* h0 = p_.h0;"),
+    lstm(
+        "half a pair of gradients that is not zero", PACKING, "packed[(row + 1) * pairs - 1] = 0.0f;",
+        "packed[(row + 1) * pairs - 1] = 0.0f / 0.0f;", type="float"),
+    lstm(
+        "gradients of gates taken for neighbours that a gap parts", WEIGHTS, "hidden % terms == 0 ? run.count : 1;",
+        "run.count;", type="float"),
     lstm(
         "the projection's gradient without tanh", WEIGHTS, "gate * Activation::tanh(cell)", "gate * cell"),
 ]  # fmt: skip

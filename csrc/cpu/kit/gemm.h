@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
+#include "cpu/kit/packing.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
@@ -12,63 +12,14 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// A matrix that is only read; `row` and `column` are its strides: element (r, c) is data[r * row + c * column].
-template <typename T>
-struct Matrix {
-  const T* data;
-  int64_t row, column;
-  const T* at(int64_t r, int64_t c) const { return data + r * row + c * column; }
-  Matrix from(int64_t r, int64_t c) const { return {at(r, c), row, column}; }
-};
-
 // Returns how many columns the panels have that hold `columns` columns.
 template <typename T>
 constexpr int64_t padded_to_panels(int64_t columns) {
   return divide_up(columns, kPanel<T>) * kPanel<T>;
 }
 
-// Copies the first `columns` columns of b into `packed`, [depth, kWidth], and fills the other columns with zeros.
-template <typename T, int64_t kWidth = kPanel<T>>
-inline void pack_panel(Matrix<T> b, int64_t depth, int64_t columns, T* packed) {
-  if (b.column == 1) {
-    for (int64_t k = 0; k < depth; ++k, packed += kWidth)
-      for (int64_t first = 0; first < kWidth; first += kLanes<T>) {
-        const int64_t count = columns - first;
-        const auto value = count >= kLanes<T> ? load(b.at(k, first))
-                           : count > 0        ? load(b.at(k, first), count)
-                                              : Vec<T>(T(0));
-        value.store(packed + first);
-      }
-  } else if (columns == kWidth && b.row == 1) {
-    int64_t k = 0;
-    for (; k + kLanes<T> <= depth; k += kLanes<T>)
-      for (int64_t first = 0; first < kWidth; first += kLanes<T>)
-        at::vec::transpose_mxn<T, kLanes<T>, kLanes<T>>(b.at(k, first), b.column, packed + k * kWidth + first, kWidth);
-    for (; k < depth; ++k)
-      for (int64_t column = 0; column < kWidth; ++column) packed[k * kWidth + column] = *b.at(k, column);
-  } else {
-    for (int64_t k = 0; k < depth; ++k)
-      for (int64_t column = 0; column < kWidth; ++column)
-        packed[k * kWidth + column] = column < columns ? *b.at(k, column) : T(0);
-  }
-}
-
-// Copies `rows` rows of a, whose columns are contiguous, into tiles of [depth, tile's rows], one after another. A few
-// columns are copied for all tiles before the next few: where columns lie a power of two apart, their cache lines map
-// to the same few sets of the cache and would evict one another.
-template <typename T>
-inline void pack_rows(Matrix<T> a, int64_t depth, int64_t rows, T* packed) {
-  constexpr int64_t kColumns = 8;
-  for (int64_t first = 0; first < depth; first += kColumns)
-    for_each_tile<kPanelRows>(rows, [&](auto tile_rows, int64_t row) {
-      const int64_t end = smaller(first + kColumns, depth);
-      for (int64_t k = first; k < end; ++k)
-        std::memcpy(packed + row * depth + k * tile_rows, a.at(row, k), tile_rows * sizeof(T));
-    });
-}
-
 // c = a times a panel, or c += if `accumulate`. c is [kRows, columns], with columns at most kPanel.
-template <typename T, int kRows>
+template <typename T, int kRows, typename Factors = Values<T>>
 inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* panel, int64_t panel_depth,
                            int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
   Tile<T, kRows, kPanelVectors> tile;
@@ -78,7 +29,7 @@ inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* 
     __builtin_prefetch(c + row * c_row + columns - 1, 1);
   }
   tile.zero();
-  tile.multiply(a, a_row, a_depth, panel, panel_depth, depth);
+  tile.template multiply<kPanelVectors, Factors>(a, a_row, a_depth, panel, panel_depth, depth);
   if (accumulate) tile.add(c, c_row, columns);
   tile.store_to(c, c_row, columns);
 }
@@ -99,7 +50,6 @@ inline void prefetch_block(Matrix<T> a, int64_t rows, int64_t depth, int64_t ind
 // small.
 inline constexpr int64_t kBlockDepth = 256;
 inline constexpr int64_t kBlockColumns = 512;
-inline constexpr int64_t kBlockRows = 8 * kPanelRows;
 // The number of rows of a up to which packing b does not pay, so that b is read in place.
 inline constexpr int64_t kFewRows = 4 * kPanelRows;
 // The number of rows up to which b is read in blocks of only kThinDepth rows and all columns: the hardware prefetcher
@@ -107,20 +57,22 @@ inline constexpr int64_t kFewRows = 4 * kPanelRows;
 inline constexpr int64_t kVeryFewRows = kMaxRows;
 inline constexpr int64_t kThinDepth = 16;
 
-// c = a b, or c += a b.
-template <typename T>
+// c = a b, or c += a b. Factors is the type of the elements that are multiplied: Values<T>, or Pairs for matrices of
+// bfloat16, of which each element holds two numbers that follow each other in the depth.
+template <typename T, typename Factors = Values<T>>
 struct Product {
+  using Stored = typename Factors::Stored;
   int64_t rows, columns, depth;
-  Matrix<T> a;  // [rows, depth]
-  Matrix<T> b;  // [depth, columns]
-  T* c;         // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
+  Matrix<Stored> a;  // [rows, depth]
+  Matrix<Stored> b;  // [depth, columns]; of bfloat16, its rows are contiguous
+  T* c;              // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
   int64_t c_row;
   bool accumulate = false;  // whether the results are added to c and row_sums
   T* row_sums = nullptr;    // [rows], written with the sums of a's rows; null if not wanted; needs a.row == 1
 };
 
 // target[row] = sum over the depth of a packed tile, or += if `accumulate`. Reads up to kLanes values beyond the tile.
-template <typename T>
+template <typename T, typename Factors = Values<T>>
 inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target, bool accumulate) {
   for (int64_t row = 0; row < rows; row += kLanes<T>) {
     const int64_t count = smaller(rows - row, kLanes<T>);
@@ -128,8 +80,9 @@ inline void add_row_sums(const T* packed, int64_t rows, int64_t depth, T* target
     Vec<T> sums[4] = {Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0)), Vec<T>(T(0))};
     int64_t k = 0;
     for (; k + 4 <= depth; k += 4)
-      for (int64_t i = 0; i < 4; ++i) sums[i] = sums[i] + Vec<T>::loadu(packed + (k + i) * rows + row);
-    for (; k < depth; ++k) sums[0] = sums[0] + Vec<T>::loadu(packed + k * rows + row);
+      for (int64_t i = 0; i < 4; ++i)
+        sums[i] = Factors::add_terms(Vec<T>::loadu(packed + (k + i) * rows + row), sums[i]);
+    for (; k < depth; ++k) sums[0] = Factors::add_terms(Vec<T>::loadu(packed + k * rows + row), sums[0]);
     const Vec<T> sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     store(target + row, accumulate ? sum + load(target + row, count) : sum, count);
   }
@@ -141,24 +94,28 @@ template <typename T>
 inline constexpr int64_t kShallowWidth = kVectors * kLanes<T>;
 
 // How the blocks of a product are computed.
-template <typename T>
+template <typename T, typename Factors = Values<T>>
 struct BlockPlan {
   bool shallow;                // whether shallow_block() computes them
   bool pack_a, pack_b;         // whether the matrices are packed, rather than read in place
   int64_t depth, columns;      // of a block, at most
   int64_t packed_b, packed_a;  // how many values of memory a thread needs for each
 
-  explicit BlockPlan(const Product<T>& p)
-      : shallow(p.depth <= kShallow && p.b.column == 1),
+  // Whether elements hold several terms: they do not exist, then, before they are packed.
+  static constexpr bool kPaired = Factors::kTerms > 1;
+
+  explicit BlockPlan(const Product<T, Factors>& p)
+      : shallow(!kPaired && p.depth <= kShallow && p.b.column == 1),
         // Row sums are computed from packed rows, so a is packed for them even if it could be read in place, which is
         // the case if it has one row.
-        pack_a(p.a.column != 1 || p.row_sums),
+        pack_a(kPaired || p.a.column != 1 || p.row_sums),
         // Panels of b that few rows use are read in place, except the last one if it is not full.
-        pack_b(p.b.column != 1 || p.rows > kFewRows) {
+        pack_b(kPaired || p.b.column != 1 || p.rows > kFewRows) {
     const bool thin = !pack_b && p.rows <= kVeryFewRows;
-    depth = thin ? kThinDepth : kBlockDepth;
+    depth = Factors::kTerms * (thin ? kThinDepth : kBlockDepth);
     columns = thin ? p.columns : kBlockColumns;
-    const int64_t most_depth = smaller(p.depth, depth), most_columns = smaller(p.columns, columns);
+    const int64_t most_depth = divide_up(smaller(p.depth, depth), Factors::kTerms);
+    const int64_t most_columns = smaller(p.columns, columns);
     packed_b = most_depth * (shallow ? kShallowWidth<T> : pack_b ? padded_to_panels<T>(most_columns) : kPanel<T>);
     packed_a = pack_a && !shallow ? most_depth * smaller(p.rows, kBlockRows) + kLanes<T> : 0;
   }
@@ -191,42 +148,51 @@ inline void shallow_block(const Product<T>& p, Range rows, Range columns, T* mem
 }
 
 // Computes one thread's part of gemm(): the given rows and columns of c. `memory` are BlockPlan::memory() values.
-template <typename T>
-inline void gemm_block(const Product<T>& p, Range rows, Range columns, T* memory) {
+template <typename T, typename Factors>
+inline void gemm_block(const Product<T, Factors>& p, Range rows, Range columns, T* memory) {
   if (rows.size() <= 0 || columns.size() <= 0) return;
-  const BlockPlan<T> plan(p);
-  if (plan.shallow) return shallow_block(p, rows, columns, memory);
+  const BlockPlan<T, Factors> plan(p);
+  constexpr bool kPaired = BlockPlan<T, Factors>::kPaired;
+  if constexpr (!kPaired)
+    if (plan.shallow) return shallow_block(p, rows, columns, memory);
   const bool pack_a = plan.pack_a, pack_b = plan.pack_b;
   T *const packed_b = memory, *const packed_a = memory + plan.packed_b;
   // The body runs at least once, since a product of depth 0 is zero and must be written.
   for (int64_t k = 0; k == 0 || k < p.depth; k += plan.depth) {
-    const int64_t part = smaller(p.depth - k, plan.depth);
+    const int64_t terms = smaller(p.depth - k, plan.depth), part = divide_up(terms, Factors::kTerms);
     const bool add = p.accumulate || k > 0;
     for (int64_t first = columns.begin; first < columns.end; first += plan.columns) {
       const int64_t width = smaller(columns.end - first, plan.columns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
         if (pack_b || width - column < kPanel<T>)
-          pack_panel(p.b.from(k, first + column), part, smaller(width - column, kPanel<T>),
+          pack_panel(p.b.from(k, first + column), terms, smaller(width - column, kPanel<T>),
                      packed_b + (pack_b ? column * part : 0));
       for (int64_t top = rows.begin; top < rows.end; top += kBlockRows) {
         const int64_t height = smaller(rows.end - top, kBlockRows);
-        if (pack_a) pack_rows(p.a.from(top, k), part, height, packed_a);
+        if (pack_a) pack_rows(p.a.from(top, k), terms, height, packed_a);
         if (p.row_sums && first == 0)
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            add_row_sums<T>(packed_a + row * part, tile_rows(), part, p.row_sums + top + row, add);
+            add_row_sums<T, Factors>(packed_a + row * part, tile_rows(), part, p.row_sums + top + row, add);
           });
         const int64_t next = top + kBlockRows;
         for (int64_t column = 0; column < width; column += kPanel<T>) {
           if (next < rows.end)
-            prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), part, column / kPanel<T>,
+            prefetch_block(p.a.from(next, k), smaller(rows.end - next, kBlockRows), terms, column / kPanel<T>,
                            divide_up(width, kPanel<T>));
           const bool packed = pack_b || width - column < kPanel<T>;
-          const T* panel = packed ? packed_b + (pack_b ? column * part : 0) : p.b.at(k, first + column);
+          const T* panel = packed_b + (pack_b ? column * part : 0);
+          if constexpr (!kPaired)
+            if (!packed) panel = p.b.at(k, first + column);
           for_each_tile<kPanelRows>(height, [&](auto tile_rows, int64_t row) {
-            const T* source = pack_a ? packed_a + row * part : p.a.at(top + row, k);
-            multiply_panel<T, tile_rows()>(
-                source, pack_a ? 1 : p.a.row, pack_a ? tile_rows() : 1, panel, packed ? kPanel<T> : p.b.row, part,
-                p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add);
+            // A tile of a has either its rows or its columns side by side.
+            const T* source = packed_a + row * part;
+            int64_t a_row = 1, a_depth = tile_rows();
+            if (p.a.column == 1 && p.a.row != 1) a_row = part, a_depth = 1;
+            if constexpr (!kPaired)
+              if (!pack_a) source = p.a.at(top + row, k), a_row = p.a.row, a_depth = 1;
+            multiply_panel<T, tile_rows(), Factors>(source, a_row, a_depth, panel, packed ? kPanel<T> : p.b.row, part,
+                                                    p.c + (top + row) * p.c_row + first + column, p.c_row,
+                                                    smaller(width - column, kPanel<T>), add);
           });
         }
       }
@@ -235,13 +201,13 @@ inline void gemm_block(const Product<T>& p, Range rows, Range columns, T* memory
 }
 
 // Computes a product on up to `threads` threads. The result does not depend on their number.
-template <typename T>
-inline void gemm(const Product<T>& p, int64_t threads) {
+template <typename T, typename Factors = Values<T>>
+inline void gemm(const Product<T, Factors>& p, int64_t threads) {
   // The least number of multiply-adds for which one more thread saves more time than it costs to start.
   constexpr int64_t kWorthAThread = 1 << 17;
   const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
   const int64_t most = smaller(threads, useful);
-  ThreadScratch<T> memory(most, BlockPlan<T>(p).memory());
+  ThreadScratch<T> memory(most, BlockPlan<T, Factors>(p).memory());
   parallel(most, [&](int64_t thread, int64_t count) {
     if (p.rows > p.columns)
       gemm_block(p, share(p.rows, thread, count, kPanelRows), {0, p.columns}, memory.of(thread));

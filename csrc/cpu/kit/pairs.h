@@ -3,11 +3,11 @@
 
 #pragma once
 
-#include <ATen/cpu/vec/functional_base.h>
-#include <ATen/cpu/vec/functional_bfloat16.h>
+#include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/tile.h"
@@ -17,6 +17,7 @@ namespace {
 
 // The `Factors` of a tile that multiplies pairs instead of Values<float>.
 struct Pairs {
+  using Stored = c10::BFloat16;
   static constexpr int64_t kTerms = 2;
   static constexpr int64_t kWidth = 1;
   static constexpr int64_t kInPart = 512;
@@ -30,6 +31,15 @@ struct Pairs {
     __m512 result = sum;
     asm("vdpbf16ps %2, %1, %0" : "+v"(result) : "v"(static_cast<__m512>(a)), "v"(static_cast<__m512>(b)));
     return result;
+  }
+  // Rounds the first `count` lanes and stores them.
+  static FUSED_RNN_INLINE void store_terms(c10::BFloat16* target, Vec<float> terms, int64_t count) {
+    __m256i rounded;
+    asm("vcvtneps2bf16 %1, %0" : "=v"(rounded) : "v"(static_cast<__m512>(terms)));
+    if (count == kLanes<float>)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), rounded);
+    else
+      _mm256_mask_storeu_epi16(target, static_cast<__mmask16>((1 << count) - 1), rounded);
   }
 #else
 #if defined(FUSED_RNN_PAIRS_STAND_IN)
@@ -48,8 +58,24 @@ struct Pairs {
     };
     return at::vec::fmadd(first(a), first(b), at::vec::fmadd(second(a), second(b), sum));
   }
+  static FUSED_RNN_INLINE void store_terms(c10::BFloat16* target, Vec<float> terms, int64_t count) {
+    at::vec::convert_float_bfloat16(terms, Vec<float>(0.0f)).store(target, count);
+  }
 #endif
+  static FUSED_RNN_INLINE Vec<float> add_terms(Vec<float> elements, Vec<float> sum) {
+    const Vec<int32_t> ones(0x3f803f80);  // one and one
+    return add_product(elements, at::vec::cast<float>(ones), sum);
+  }
 };
+
+// Makes pairs of the values of two arrays: pairs[i] = (first[i], second[i]).
+inline void join_pairs(const c10::BFloat16* __restrict first, const c10::BFloat16* __restrict second, int64_t count,
+                       float* __restrict pairs) {
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t pair = first[i].x | static_cast<uint32_t>(second[i].x) << 16;
+    std::memcpy(pairs + i, &pair, sizeof pair);
+  }
+}
 
 // Rounds `count` values to bfloat16 and stores them as pairs; zero completes the last pair if `count` is odd.
 inline void round_to_pairs(const float* source, int64_t count, float* pairs) {

@@ -3,9 +3,11 @@
 
 #pragma once
 
+#include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -38,6 +40,24 @@ inline constexpr int64_t kPanel = kPanelVectors * kLanes<T>;
 template <typename T>
 inline Vec<T> load(const T* source, int64_t count = kLanes<T>) {
   return count == kLanes<T> ? Vec<T>::loadu(source) : Vec<T>::loadu(source, count);
+}
+
+// Loads `count` values (kLanes or fewer) of type W, which is T or a half precision, as T; the remaining lanes are zero.
+template <typename T, typename W>
+inline Vec<T> load_widened(const W* source, int64_t count) {
+  if constexpr (std::is_same_v<T, W>) {
+    return load(source, count);
+  } else {
+    Vec<T> value;
+    if (count == kLanes<T>) {
+      at::vec::load_to_float(source, value);
+    } else {
+      W part[kLanes<T>] = {};
+      std::memcpy(part, source, static_cast<size_t>(count) * sizeof(W));
+      at::vec::load_to_float(part, value);
+    }
+    return value;
+  }
 }
 
 // Stores the first `count` lanes.
@@ -82,11 +102,16 @@ struct PrefetchLines {
 // bits of one float, are in pairs.h, widened_pairs.h and bytes.h.
 template <typename T>
 struct Values {
+  using Stored = T;                        // the type of a term in the arrays that are multiplied
   static constexpr int64_t kTerms = 1;     // terms of a sum that one element of b holds
   static constexpr int64_t kWidth = 1;     // values of T that the same terms take in a
   static constexpr int64_t kInPart = 512;  // elements of a partial sum, see multiply_in_parts()
   static FUSED_RNN_INLINE Vec<T> broadcast(const T* a) { return Vec<T>(*a); }
   static FUSED_RNN_INLINE Vec<T> add_product(Vec<T> a, Vec<T> b, Vec<T> sum) { return at::vec::fmadd(a, b, sum); }
+  // Adds all terms of the elements to the sum.
+  static FUSED_RNN_INLINE Vec<T> add_terms(Vec<T> elements, Vec<T> sum) { return sum + elements; }
+  // Stores the first `count` lanes, each of them a term.
+  static FUSED_RNN_INLINE void store_terms(T* target, Vec<T> terms, int64_t count) { store(target, terms, count); }
 };
 
 // kRows x kColumns accumulators. Every element is summed over the depth in order, by fused multiply-adds, so that the
@@ -100,7 +125,7 @@ struct Tile {
   }
 
   // The next three functions load the tile from, store it to, or add to it a row-major matrix of `columns` columns (at
-  // most kColumns * kLanes) and row stride `stride`.
+  // most kColumns * kLanes) and row stride `stride`. What is added may be in half precision.
   FUSED_RNN_INLINE void load_from(const T* source, int64_t stride, int64_t columns) {
     for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
       sum[row][column] = load(source + row * stride + column * kLanes<T>, count);
@@ -112,9 +137,10 @@ struct Tile {
     });
   }
 
-  FUSED_RNN_INLINE void add(const T* source, int64_t stride, int64_t columns) {
+  template <typename W>
+  FUSED_RNN_INLINE void add(const W* source, int64_t stride, int64_t columns) {
     for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
-      sum[row][column] = sum[row][column] + load(source + row * stride + column * kLanes<T>, count);
+      sum[row][column] = sum[row][column] + load_widened<T>(source + row * stride + column * kLanes<T>, count);
     });
   }
 

@@ -5,10 +5,12 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cells/cells.h"
 #include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
+#include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
@@ -21,28 +23,29 @@ namespace fused_rnn::cpu {
 namespace {
 
 // The addresses that one backward step reads and writes for one vector of hidden units of a row.
-template <typename T>
+template <typename T, typename Stored>
 struct CellGradientPointers {
-  const T* gates;            // the first of kSums saved values, which lie hidden_size apart
-  const T* previous_hidden;  // hidden values of the previous step; only for a cell with kReadsHidden
-  const T* cell;             // cell states after this step; null, as the next three, for a cell without a cell state
-  const T* previous_cell;    // cell states after the previous step
-  const T* grad_cells;       // the caller's gradient of this step's cell states, or null for zero
-  T* grad_c;      // on entry the gradient of the cell states after the step, on return that of those before it
-  T* grad_h;      // written: the part of the gradient of the previous hidden values that does not come through
-                  // weight_hh; only for a cell with kReadsHidden
-  T* grad_gates;  // written: gradients of the kSums sums, hidden_size apart
-  int64_t hidden_size;
+  const T* gates;                 // the first of kSums saved values, which lie hidden_size apart
+  const Stored* previous_hidden;  // hidden values of the previous step; only for a cell with kReadsHidden
+  const T* cell;           // cell states after this step; null, as the next three, for a cell without a cell state
+  const T* previous_cell;  // cell states after the previous step
+  const T* grad_cells;     // the caller's gradient of this step's cell states, or null for zero
+  T* grad_c;               // on entry the gradient of the cell states after the step, on return that of those before it
+  T* grad_h;  // written: the part of the gradient of the previous hidden values that does not come through weight_hh;
+              // only for a cell with kReadsHidden
+  Stored* grad_gates;  // written: gradients of the kSums sums, sum_size apart
+  int64_t hidden_size, sum_size;
   int64_t units;  // how many lanes of the vector are hidden units
 };
 
 // Computes one backward step of a vector of hidden units from the gradient of their hidden values.
-template <typename Cell, typename T>
-FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T>& at, Vec<T> grad_hidden) {
+template <typename Cell, typename Factors, typename T>
+FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T, typename Factors::Stored>& at,
+                                                Vec<T> grad_hidden) {
   Vec<T> values[Cell::kSums], before[Cell::kStates], after[Cell::kStates], grads[Cell::kStates];
   unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { values[i] = load(at.gates + i * at.hidden_size, at.units); });
   grads[0] = grad_hidden;
-  if constexpr (Cell::kReadsHidden) before[0] = load(at.previous_hidden, at.units);
+  if constexpr (Cell::kReadsHidden) before[0] = load_widened<T>(at.previous_hidden, at.units);
   if constexpr (Cell::kStates == 2) {
     grads[1] = load(at.grad_c, at.units);
     if (at.grad_cells) grads[1] += load(at.grad_cells, at.units);
@@ -52,17 +55,24 @@ FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T>& a
   Cell::template backward<Activation>(values, before, after, grads);
   if constexpr (Cell::kReadsHidden) store(at.grad_h, grads[0], at.units);
   if constexpr (Cell::kStates == 2) store(at.grad_c, grads[1], at.units);
-  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { store(at.grad_gates + i * at.hidden_size, values[i], at.units); });
+  // If the last element of a sum is not complete, the next lane, which is zero, completes it.
+  const int64_t terms = divide_up(at.units, Factors::kTerms) * Factors::kTerms;
+  unroll<Cell::kSums>(
+      [&](auto i) FUSED_RNN_INLINE { Factors::store_terms(at.grad_gates + i * at.sum_size, values[i], terms); });
 }
 
-template <typename Cell, typename T>
+// Factors is the type of the elements that are multiplied: Values<T>, or Pairs, for which the gradients of the gates'
+// sums are rounded to bfloat16. Depths of products with weight_hh count elements.
+template <typename Cell, typename T, typename Factors = Values<T>>
 class BackwardLoop {
  public:
-  explicit BackwardLoop(const RecurrentBackwardParams<T>& params)
+  using Stored = typename Factors::Stored;
+  explicit BackwardLoop(const RecurrentBackwardParams<T, Stored>& params)
       : p_(params),
         s_(params.sizes),
         plan_(plan_backward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
-        depth_(Cell::kGates * s_.hidden_size),
+        sum_depth_(divide_up(s_.hidden_size, Factors::kTerms)),
+        depth_(Cell::kGates * sum_depth_),
         packed_hh_(plan_.weights_in_place ? 0 : packed_size(s_.output_size, depth_)),
         product_(plan_.weights_in_place ? s_.directions * s_.steps.batch * s_.output_size : 0),
         product_memory_(plan_.threads, plan_.weights_in_place ? product_memory() : 0),
@@ -78,7 +88,7 @@ class BackwardLoop {
       for (int64_t d = work.first_direction; d < s_.directions; d += work.direction_stride)
         run_direction(d, work, product_memory_.of(thread));
     });
-    RecurrentGradients<Cell, T>(p_, grad_projected_.data()).run();
+    RecurrentGradients<Cell, T, Factors>(p_, grad_projected_.data()).run();
   }
 
  private:
@@ -103,17 +113,20 @@ class BackwardLoop {
     return packed_hr_.data() + direction * padded_to_panels<T>(s_.hidden_size) * s_.output_size;
   }
 
-  // Packs this thread's share of a weight [depth, columns] into panels.
-  void pack_weight(const T* weight, int64_t depth, int64_t columns, T* packed, int64_t thread, int64_t count) {
-    const Range mine = share(columns, thread, count, kPanel<T>);
-    for (int64_t column = mine.begin; column < mine.end; column += kPanel<T>)
-      pack_panel<T>({weight + column, columns, 1}, depth, width(columns - column), packed + column * depth);
-  }
-
+  // Packs this thread's share of all directions' weights into panels.
   void pack(int64_t thread, int64_t count) {
+    const Range columns = share(s_.output_size, thread, count, kPanel<T>);
+    const Range units = share(s_.hidden_size, thread, count, kPanel<T>);
     for (int64_t d = 0; d < s_.directions; ++d) {
-      if (!plan_.weights_in_place) pack_weight(p_.weights[d].hh, depth_, s_.output_size, packed_hh(d), thread, count);
-      if (projected()) pack_weight(p_.weights[d].hr, s_.output_size, s_.hidden_size, packed_hr(d), thread, count);
+      for (int64_t column = columns.begin; !plan_.weights_in_place && column < columns.end; column += kPanel<T>)
+        for (int64_t gate = 0; gate < Cell::kGates; ++gate) {
+          const Matrix<Stored> weight = {p_.weights[d].hh, s_.output_size, 1};
+          pack_panel(weight.from(gate * s_.hidden_size, column), s_.hidden_size, width(s_.output_size - column),
+                     packed_hh(d) + column * depth_ + gate * sum_depth_ * kPanel<T>);
+        }
+      for (int64_t unit = units.begin; projected() && unit < units.end; unit += kPanel<T>)
+        pack_panel(Matrix<T>{p_.weights[d].hr + unit, s_.hidden_size, 1}, s_.output_size, width(s_.hidden_size - unit),
+                   packed_hr(d) + unit * s_.output_size);
     }
   }
 
@@ -144,35 +157,42 @@ class BackwardLoop {
     }
   }
 
-  const T* grad_gates_row(int64_t direction, int64_t row) const {
-    return p_.grad_gates + (direction * s_.steps.rows() + row) * kSums * s_.hidden_size;
+  // The distance of the gradients of two sums of a row, and of two rows: each sum has whole elements.
+  int64_t sum_size() const { return Factors::kTerms * sum_depth_; }
+  int64_t row_size() const { return kSums * sum_size(); }
+
+  Stored* grad_gates_row(int64_t direction, int64_t row) const {
+    return p_.grad_gates + (direction * s_.steps.rows() + row) * row_size();
   }
 
-  // Returns a run's part of the product of weight_hh, read in place, and gradients of sums.
-  Product<T> product_in_place(int64_t direction, const Step& following, const cells::GateRun& run) {
-    const int64_t hidden = s_.hidden_size;
+  // Returns the part that `count` gates have in the product of weight_hh, read in place, and gradients of sums; see
+  // for_each_run().
+  Product<T, Factors> product_in_place(int64_t direction, const Step& following, int64_t gate, int64_t sum,
+                                       int64_t count) {
     return {.rows = s_.steps.batch,
             .columns = s_.output_size,
-            .depth = run.count * hidden,
-            .a = {grad_gates_row(direction, following.first_row) + run.sum * hidden, kSums * hidden, 1},
-            .b = {p_.weights[direction].hh + run.gate * hidden * s_.output_size, s_.output_size, 1},
+            .depth = count * s_.hidden_size,
+            .a = {grad_gates_row(direction, following.first_row) + sum * sum_size(), row_size(), 1},
+            .b = {p_.weights[direction].hh + gate * s_.hidden_size * s_.output_size, s_.output_size, 1},
             .c = product(direction, 0),
             .c_row = s_.output_size,
-            .accumulate = run.gate > 0};
+            .accumulate = gate > 0};
   }
 
   // Returns how many values of memory a thread needs for these products.
   int64_t product_memory() {
     int64_t most = 0;
-    for (int i = 0; i < kRuns.count; ++i)
-      most = larger(most, BlockPlan<T>(product_in_place(0, Step{}, kRuns.run[i])).memory());
+    for_each_run<Cell>(s_.hidden_size, Factors::kTerms, [&](int64_t gate, int64_t sum, int64_t count) {
+      most = larger(most, BlockPlan<T, Factors>(product_in_place(0, Step{}, gate, sum, count)).memory());
+    });
     return most;
   }
 
   // Computes what multiply_hh() does, for all `columns`, with weight_hh read in place.
   void multiply_in_place(int64_t direction, const Step& following, Range batch, Range columns, T* memory) {
-    for (int i = 0; i < kRuns.count; ++i)
-      gemm_block(product_in_place(direction, following, kRuns.run[i]), batch, columns, memory);
+    for_each_run<Cell>(s_.hidden_size, Factors::kTerms, [&](int64_t gate, int64_t sum, int64_t count) {
+      gemm_block(product_in_place(direction, following, gate, sum, count), batch, columns, memory);
+    });
   }
 
   // Sets the tile to the gradients of the sums of the following step, from batch row b on, times weight_hh. The tiles
@@ -185,15 +205,15 @@ class BackwardLoop {
       return;
     }
     const T *weights = packed_hh(direction), *panel = weights + column * depth_;
-    const T* grads = grad_gates_row(direction, following.first_row + b);
+    const T* grads = reinterpret_cast<const T*>(grad_gates_row(direction, following.first_row + b));
     const auto lines =
         PrefetchLines<T>::for_tile(weights + next * depth_, depth_ * kPanel<T>, panel, tile_index, depth_);
-    const int64_t hidden = s_.hidden_size;
     tile.zero();
     unroll<kRuns.count>([&](auto i) FUSED_RNN_INLINE {
       constexpr cells::GateRun run = kRuns.run[i];
-      tile.multiply_in_parts(grads + run.sum * hidden, kSums * hidden, 1, panel + run.gate * hidden * kPanel<T>,
-                             kPanel<T>, run.count * hidden, 0, lines.from(run.gate * hidden));
+      tile.template multiply_in_parts<kPanelVectors, Factors>(
+          grads + run.sum * sum_depth_, kSums * sum_depth_, 1, panel + run.gate * sum_depth_ * kPanel<T>, kPanel<T>,
+          run.count * sum_depth_, 0, lines.from(run.gate * sum_depth_));
     });
   }
 
@@ -202,12 +222,14 @@ class BackwardLoop {
     const int64_t hidden = s_.hidden_size, from = direction * s_.steps.rows() + step.first_row + b;
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
-        const int64_t at = (from + r) * kSums * hidden + unit + lane;
         for (int64_t i = 0; i < kSums; ++i) {
-          __builtin_prefetch(p_.gates + at + i * hidden);
-          __builtin_prefetch(p_.grad_gates + at + i * hidden, 1);
+          __builtin_prefetch(p_.gates + ((from + r) * kSums + i) * hidden + unit + lane);
+          __builtin_prefetch(p_.grad_gates + (from + r) * row_size() + i * sum_size() + unit + lane, 1);
         }
-        if (p_.cells) __builtin_prefetch(p_.cells + (from + r) * hidden + unit + lane);
+        // The cell states after the step are in the cache already: they were the previous ones of the following step.
+        if (p_.cells && b + r < step.previous_rows)
+          __builtin_prefetch(p_.cells + (direction * s_.steps.rows() + step.previous_first + b + r) * hidden + unit +
+                             lane);
       }
   }
 
@@ -303,9 +325,9 @@ class BackwardLoop {
       const int64_t replacing = replaced ? p_.resets.state(direction, step.t, b + r) * hidden : 0;
       for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
         const int64_t at = unit + lane;
-        CellGradientPointers<T> pointers = {};
+        CellGradientPointers<T, Stored> pointers = {};
         pointers.gates = p_.gates + row * kSums * hidden + at;
-        pointers.grad_gates = p_.grad_gates + row * kSums * hidden + at;
+        pointers.grad_gates = p_.grad_gates + row * row_size() + at;
         if constexpr (Cell::kReadsHidden) {
           pointers.previous_hidden =
               replaced ? p_.reset_h + replacing + at
@@ -323,20 +345,22 @@ class BackwardLoop {
           pointers.grad_c = p_.grad_c + state + at;
         }
         pointers.hidden_size = hidden;
+        pointers.sum_size = sum_size();
         pointers.units = smaller(count - lane, kLanes<T>);
-        step_cell_backward<Cell>(pointers, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
+        step_cell_backward<Cell, Factors, T>(pointers, Vec<T>::loadu(grad_hidden + r * kPanel<T> + lane));
       }
       if (Cell::kStates == 2 && replaced)
         move_gradient(p_.grad_c + state + unit, count, p_.grad_reset_c ? p_.grad_reset_c + replacing + unit : nullptr);
     }
   }
 
-  const RecurrentBackwardParams<T>& p_;
+  const RecurrentBackwardParams<T, Stored>& p_;
   const RecurrentSizes& s_;
   const BackwardPlan plan_;
-  const int64_t depth_;   // the depth of the product with weight_hh, kGates * hidden
-  Scratch<T> packed_hh_;  // [directions, panels, kGates * hidden, kPanel]: weight_hh, unless it is read in place
-  Scratch<T> product_;    // [directions, batch, output_size]: if it is, the product with it
+  const int64_t sum_depth_;          // how many elements hold the terms of one gate, one for each hidden unit
+  const int64_t depth_;              // the depth of the product with weight_hh, kGates * sum_depth_
+  Scratch<T> packed_hh_;             // [directions, panels, depth_, kPanel]: weight_hh, unless it is read in place
+  Scratch<T> product_;               // [directions, batch, output_size]: if it is, the product with it
   ThreadScratch<T> product_memory_;  // what that product needs
   Scratch<T> packed_hr_;             // [directions, panels, output_size, kPanel]: weight_hr, with a projection
   Scratch<T> grad_projected_;        // [directions, rows, output_size]: gradients of the projected hidden values
@@ -347,9 +371,12 @@ class BackwardLoop {
 
 namespace CPU_CAPABILITY {
 
-template <typename Cell, typename T>
-void recurrent_backward(const RecurrentBackwardParams<T>& params) {
-  BackwardLoop<Cell, T>(params).run();
+template <typename Cell, typename T, typename Stored>
+void recurrent_backward(const RecurrentBackwardParams<T, Stored>& params) {
+  if constexpr (std::is_same_v<T, Stored>)
+    BackwardLoop<Cell, T>(params).run();
+  else if constexpr (Pairs::kBuilt)
+    BackwardLoop<Cell, T, Pairs>(params).run();
 }
 
 }  // namespace CPU_CAPABILITY

@@ -6,10 +6,11 @@
 #include "cpu/recurrent/backward.h"
 #include "cpu/recurrent/forward.h"
 
-#define FUSED_RNN_INSTANTIATE(Cell)                                                                     \
-  namespace fused_rnn::cpu::CPU_CAPABILITY {                                                            \
-  template void recurrent_forward<cells::Cell, float>(const RecurrentForwardParams<float>& params);     \
-  template void recurrent_forward<cells::Cell, double>(const RecurrentForwardParams<double>& params);   \
-  template void recurrent_backward<cells::Cell, float>(const RecurrentBackwardParams<float>& params);   \
-  template void recurrent_backward<cells::Cell, double>(const RecurrentBackwardParams<double>& params); \
+#define FUSED_RNN_INSTANTIATE(Cell)                                                                           \
+  namespace fused_rnn::cpu::CPU_CAPABILITY {                                                                  \
+  template void recurrent_forward<cells::Cell>(const RecurrentForwardParams<float>& params);                  \
+  template void recurrent_forward<cells::Cell>(const RecurrentForwardParams<double>& params);                 \
+  template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<float>& params);                \
+  template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<double>& params);               \
+  template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<float, c10::BFloat16>& params); \
   }

@@ -3,10 +3,6 @@
 
 #pragma once
 
-#include <ATen/cpu/vec/functional_base.h>
-#include <ATen/cpu/vec/functional_bfloat16.h>
-#include <ATen/cpu/vec/vec.h>
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -17,24 +13,6 @@
 
 namespace fused_rnn::cpu {
 namespace {
-
-// Loads `count` values (kLanes or fewer) of type W as T; the remaining lanes are zero.
-template <typename T, typename W>
-inline Vec<T> load_widened(const W* source, int64_t count) {
-  if constexpr (std::is_same_v<T, W>) {
-    return load(source, count);
-  } else {
-    Vec<T> value;
-    if (count == kLanes<T>) {
-      at::vec::load_to_float(source, value);
-    } else {
-      W part[kLanes<T>] = {};
-      std::memcpy(part, source, static_cast<size_t>(count) * sizeof(W));
-      at::vec::load_to_float(part, value);
-    }
-    return value;
-  }
-}
 
 // A weight matrix, row-major and dense.
 template <typename T>

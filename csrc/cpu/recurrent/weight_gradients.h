@@ -18,82 +18,119 @@
 namespace fused_rnn::cpu {
 namespace {
 
-template <typename Cell, typename T>
+// Calls body(gate, sum, count) for all gates: for `count` gates from `gate` on whose gradients lie side by side from
+// those of `sum` on. These are the cell's runs, or single gates if the gradients of each sum end in an incomplete
+// element of `terms` terms, after which there is a gap.
+template <typename Cell, typename Body>
+inline void for_each_run(int64_t hidden, int64_t terms, const Body& body) {
+  constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
+  for (int i = 0; i < kRuns.count; ++i) {
+    const cells::GateRun run = kRuns.run[i];
+    const int64_t at_once = hidden % terms == 0 ? run.count : 1;
+    for (int64_t j = 0; j < run.count; j += at_once) body(run.gate + j, run.sum + j, at_once);
+  }
+}
+
+template <typename Cell, typename T, typename Factors>
 class RecurrentGradients {
  public:
+  using Stored = typename Factors::Stored;
   // grad_projected is [directions, rows, output_size], the gradients of the projected hidden values; it is not read
   // without a projection.
-  RecurrentGradients(const RecurrentBackwardParams<T>& params, const T* grad_projected)
+  RecurrentGradients(const RecurrentBackwardParams<T, Stored>& params, const T* grad_projected)
       : p_(params),
         s_(params.sizes),
         rows_(s_.steps.rows()),
-        width_(Cell::kSums * s_.hidden_size),
+        sum_size_(divide_up(s_.hidden_size, Factors::kTerms) * Factors::kTerms),
+        width_(Cell::kSums * sum_size_),
         grad_projected_(grad_projected) {}
 
   void run() {
     for (int64_t d = 0; d < s_.directions; ++d) {
       if (p_.grad_input) input(d);
       if (!p_.weight_grad) continue;
-      const auto& grad = p_.grad_weights[d];
-      gemm<T>({.rows = Cell::kGates * s_.hidden_size,
-               .columns = s_.input_size,
-               .depth = rows_,
-               .a = transposed(grad_gates(d), width_),
-               .b = {p_.input, s_.input_size, 1},
-               .c = grad.ih,
-               .c_row = s_.input_size,
-               .row_sums = grad.bias_ih},
-              s_.threads);
+      weight_ih(d);
       weight_hh(d);
       if constexpr (Cell::kOutputGate >= 0)
-        if (grad.hr) weight_hr(d);
+        if (p_.grad_weights[d].hr) weight_hr(d);
     }
   }
 
  private:
-  const T* grad_gates(int64_t direction) const { return p_.grad_gates + direction * rows_ * width_; }
+  // The gradients of one sum in all rows; their row stride is width_.
+  const Stored* grad_sum(int64_t direction, int64_t sum) const {
+    return p_.grad_gates + direction * rows_ * width_ + sum * sum_size_;
+  }
 
   // Returns the transpose of a row-major array with row stride `row`.
-  static Matrix<T> transposed(const T* data, int64_t row) { return {data, 1, row}; }
+  template <typename V>
+  static Matrix<V> transposed(const V* data, int64_t row) {
+    return {data, 1, row};
+  }
+
+  // Calls body(gate, count) for all gates, as for_each_run() does, for the products with the input, whose part of gate
+  // g is added to sum g.
+  template <typename Body>
+  void for_each_input_run(const Body& body) const {
+    const int64_t at_once = sum_size_ == s_.hidden_size ? Cell::kGates : 1;
+    for (int64_t gate = 0; gate < Cell::kGates; gate += at_once) body(gate, at_once);
+  }
 
   void input(int64_t direction) {
-    gemm<T>({.rows = rows_,
-             .columns = s_.input_size,
-             .depth = Cell::kGates * s_.hidden_size,
-             .a = {grad_gates(direction), width_, 1},
-             .b = {p_.weights[direction].ih, s_.input_size, 1},
-             .c = p_.grad_input,
-             .c_row = s_.input_size,
-             .accumulate = direction > 0},
-            s_.threads);
+    for_each_input_run([&](int64_t gate, int64_t count) {
+      gemm<T, Factors>({.rows = rows_,
+                        .columns = s_.input_size,
+                        .depth = count * s_.hidden_size,
+                        .a = {grad_sum(direction, gate), width_, 1},
+                        .b = {p_.weights[direction].ih + gate * s_.hidden_size * s_.input_size, s_.input_size, 1},
+                        .c = p_.grad_input,
+                        .c_row = s_.input_size,
+                        .accumulate = direction > 0 || gate > 0},
+                       s_.threads);
+    });
+  }
+
+  void weight_ih(int64_t direction) {
+    const auto& grad = p_.grad_weights[direction];
+    for_each_input_run([&](int64_t gate, int64_t count) {
+      const int64_t row = gate * s_.hidden_size;
+      gemm<T, Factors>({.rows = count * s_.hidden_size,
+                        .columns = s_.input_size,
+                        .depth = rows_,
+                        .a = transposed(grad_sum(direction, gate), width_),
+                        .b = {p_.input, s_.input_size, 1},
+                        .c = grad.ih + row * s_.input_size,
+                        .c_row = s_.input_size,
+                        .row_sums = grad.bias_ih ? grad.bias_ih + row : nullptr},
+                       s_.threads);
+    });
   }
 
   // Sets grad_weight_hh and grad_bias_hh, or adds to them if `accumulate`, from `rows` rows: the gradients of the sums
   // from row `first` on, transposed, times the previous hidden values at `previous`, whose row stride is `row`.
-  void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const T* previous, int64_t row, bool accumulate) {
+  void add_weight_hh(int64_t direction, int64_t first, int64_t rows, const Stored* previous, int64_t row,
+                     bool accumulate) {
     const auto& grad = p_.grad_weights[direction];
     const int64_t hidden = s_.hidden_size;
-    constexpr cells::GateRuns kRuns = cells::gate_runs<Cell>();
-    for (int i = 0; i < kRuns.count; ++i) {
-      const cells::GateRun run = kRuns.run[i];
-      gemm<T>({.rows = run.count * hidden,
-               .columns = s_.output_size,
-               .depth = rows,
-               .a = transposed(grad_gates(direction) + first * width_ + run.sum * hidden, width_),
-               .b = {previous, row, 1},
-               .c = grad.hh + run.gate * hidden * s_.output_size,
-               .c_row = s_.output_size,
-               .accumulate = accumulate,
-               .row_sums = grad.bias_hh ? grad.bias_hh + run.gate * hidden : nullptr},
-              s_.threads);
-    }
+    for_each_run<Cell>(hidden, Factors::kTerms, [&](int64_t gate, int64_t sum, int64_t count) {
+      gemm<T, Factors>({.rows = count * hidden,
+                        .columns = s_.output_size,
+                        .depth = rows,
+                        .a = transposed(grad_sum(direction, sum) + first * width_, width_),
+                        .b = {previous, row, 1},
+                        .c = grad.hh + gate * hidden * s_.output_size,
+                        .c_row = s_.output_size,
+                        .accumulate = accumulate,
+                        .row_sums = grad.bias_hh ? grad.bias_hh + gate * hidden : nullptr},
+                       s_.threads);
+    });
   }
 
   void weight_hh(int64_t direction) {
     const int64_t batch = s_.steps.batch, size = s_.output_size, total = s_.directions * size;
-    const T* h0 = p_.h0 + direction * batch * size;
+    const Stored* h0 = p_.h0 + direction * batch * size;
     // One step has no previous output; there may be none at all then.
-    const T* output = s_.steps.time > 1 ? p_.output + direction * size : nullptr;
+    const Stored* output = s_.steps.time > 1 ? p_.output + direction * size : nullptr;
     if (s_.steps.batch_sizes == nullptr && p_.resets.begins == nullptr) {
       // The previous hidden values are h0 in the direction's first step, and the output of the previous step in every
       // other one.
@@ -104,16 +141,16 @@ class RecurrentGradients {
                       direction == 0 ? output : output + batch * total, total, true);
       return;
     }
-    Scratch<T> previous(rows_ * size);
+    Scratch<Stored> previous(rows_ * size);
     parallel(s_.threads, [&](int64_t thread, int64_t count) {
       const Range mine = share(s_.steps.time, thread, count);
       for (int64_t index = mine.begin; index < mine.end; ++index) {
         const Step step = step_at(s_.steps, direction, index);
         for (int64_t b = 0; b < step.rows; ++b) {
-          const T* from = b < step.previous_rows ? output + (step.previous_first + b) * total : h0 + b * size;
+          const Stored* from = b < step.previous_rows ? output + (step.previous_first + b) * total : h0 + b * size;
           if (p_.resets.before(direction, step.first_row + b))
             from = p_.reset_h + p_.resets.state(direction, step.t, b) * size;
-          std::memcpy(previous.data() + (step.first_row + b) * size, from, static_cast<size_t>(size) * sizeof(T));
+          std::memcpy(previous.data() + (step.first_row + b) * size, from, static_cast<size_t>(size) * sizeof(Stored));
         }
       }
     });
@@ -130,7 +167,7 @@ class RecurrentGradients {
       for (int64_t row = mine.begin; row < mine.end; ++row)
         for (int64_t unit = 0; unit < hidden; unit += kLanes<T>) {
           const int64_t units = smaller(hidden - unit, kLanes<T>), from = direction * rows_ + row;
-          const Vec<T> gate = load(p_.gates + from * width_ + Cell::kOutputGate * hidden + unit, units);
+          const Vec<T> gate = load(p_.gates + (from * Cell::kSums + Cell::kOutputGate) * hidden + unit, units);
           const Vec<T> cell = load(p_.cells + from * hidden + unit, units);
           store(unprojected.data() + row * hidden + unit, gate * Activation::tanh(cell), units);
         }
@@ -145,9 +182,10 @@ class RecurrentGradients {
             s_.threads);
   }
 
-  const RecurrentBackwardParams<T>& p_;
+  const RecurrentBackwardParams<T, Stored>& p_;
   const RecurrentSizes& s_;
-  const int64_t rows_, width_;
+  const int64_t rows_;
+  const int64_t sum_size_, width_;  // the distances of the gradients of two sums of a row, and of two rows
   const T* grad_projected_;
 };
 
