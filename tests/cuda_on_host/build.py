@@ -55,7 +55,7 @@ def build_glue() -> Path:
     build()
     # glue.cpp stands in for torch_cuda.cpp and the *_cpu.cpp, and for the kernels' questions to the GPU.
     glue = [path for path in sorted((CSRC / "ops" / "cuda").glob("*.cpp")) if path.stem != "torch_cuda"]
-    common = ("layer", "masked_conv2d", "pixel_network", "recurrent", "schemas")
+    common = ("layer", "masked_conv2d", "pixel_network", "recurrent", "schemas", "threads")
     glue += [CSRC / "ops" / f"{name}.cpp" for name in common] + [HERE / "glue.cpp"]
     others = {"convolutions", "exports", "device_info", "hopper_kernels", "launch", "pixels"}
     kernels = [str(FOLDER / _object(source)) for source in sources() if source.stem not in others]
