@@ -233,7 +233,7 @@ FAULTS = {
         "return offset_ + pair / kPairs;", TILES, split=2, says="error|NaN or Inf|waits for",
     ),
     "no cluster for a warpgroup": Fault(
-        "cuda/persistent/launch.cuh", "plan.split > 1 ? plan.split : 1", "1", TILES, split=2,
+        "cuda/persistent/launch.cuh", "plan.split > 1 ? plan.split : 1;", "1;", TILES, split=2,
         says="the cluster has no such block",
     ),
     "a part of the depth left out backward": Fault(
@@ -258,7 +258,7 @@ FAULTS = {
         says="waits for what no block will write",
     ),
     "no cluster": Fault(
-        "cuda/persistent/launch.cuh", "plan.cluster ? plan.blocks : ", "false ? 0 : ", cluster=True,
+        "cuda/persistent/launch.cuh", "= plan.cluster ? plan.blocks : ", "= ", cluster=True,
         says="the cluster has no such block",
     ),
     "half of the memory filled": Fault(

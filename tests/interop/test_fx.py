@@ -54,7 +54,8 @@ def tensors(outputs: Any) -> dict[int, Tensor]:
 
 
 def test_every_module_is_tested() -> None:
-    assert {*EVERY_NAME} == {*fused_rnn.modules.__all__}
+    classes = {name for name in fused_rnn.modules.__all__ if isinstance(getattr(fused_rnn.modules, name), type)}
+    assert {*EVERY_NAME} == classes
 
 
 @pytest.mark.parametrize("name", EVERY_NAME)

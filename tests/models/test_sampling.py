@@ -188,6 +188,7 @@ INTERRUPTED = """
 import signal, threading, torch
 from fused_rnn.models import Categorical, PixelCNN
 model = PixelCNN(64, 4, Categorical(16)).eval()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a program in the background is started without it
 threading.Timer(0.5, signal.raise_signal, [signal.SIGINT]).start()
 try:
     model.sample(16, (2000, 64))

@@ -54,14 +54,10 @@ const char* launch_with(void (*kernel)(typename Traits::Params), Traits, typenam
   PersistentPlan& plan = params.plan;
   const int64_t shared_bytes =
       SharedLayout(plan, params.hidden_size, sizeof(typename Traits::T), Traits::kSegments).total;
-  const Launch how = {int64_t(plan.blocks) * plan.groups * plan.directions,
-                      kThreads,
-                      shared_bytes,
-                      plan.cluster     ? plan.blocks
-                      : plan.split > 1 ? plan.split
-                                       : 1,
-                      !plan.cluster && plan.blocks > 1,
-                      stream};
+  const int cluster = plan.cluster ? plan.blocks : plan.split > 1 ? plan.split : 1;
+  const bool cooperative = !plan.cluster && plan.blocks > 1;
+  const Launch how = {
+      int64_t(plan.blocks) * plan.groups * plan.directions, kThreads, shared_bytes, cluster, cooperative, stream};
   for (plan.first_direction = 0; plan.first_direction < params.directions; plan.first_direction += plan.directions) {
     const char* error = launch(kernel, how, params);
     // After kDoesNotFit the caller takes another plan, for which nothing must have been written yet.
