@@ -57,7 +57,8 @@ def draw_chart(run: Run, path: Path) -> None:
         f"{machine['processor']}, threads: {machine['threads']}, torch {machine['torch']}, {str(machine['date'])[:10]}"
     )
     handles = [Patch(color=colour, label=peer) for peer, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    columns = min(len(handles), 4)  # more of them would be wider than the narrowest figure
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
