@@ -22,11 +22,10 @@ def test_every_failed_allocation_raises() -> None:
         timeout=300,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    # Without gradients, small layers in half precision may find all they need in memory that was freed before.
-    inference, training = (
-        [int(count) for count in re.findall(rf"{mode}: (\d+)$", run.stdout, re.MULTILINE)]
-        for mode in ("inference", "training")
-    )
-    assert len(inference) == len(training) == 40
-    assert sum(inference) > 40
-    assert all(training)
+    failed = re.findall(r"^(.*), (\w+), (inference|training): (\d+)$", run.stdout, re.MULTILINE)
+    assert len(failed) == 80
+    # How many calls fail depends on what memory happened to be free before, in which a small layer may find all it
+    # needs, above all in half precision. The largest elements leave no room for such chance.
+    never = [name for name, dtype, mode, count in failed if (dtype, mode, count) == ("float64", "training", "0")]
+    assert not never, run.stdout
+    assert sum(int(count) for *_, count in failed) > 200, run.stdout
