@@ -56,7 +56,7 @@ test-torch-cuda: $(TORCH_CUDA)/built
 	cp -r pyproject.toml tests build/torch-cuda/run
 	ln -s ../source/build build/torch-cuda/run/build
 	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python tests/support/installed.py
-	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(TORCH_CUDA_TESTS:%=tests/%) \
+	cd build/torch-cuda/run && $(CURDIR)/$(TORCH_CUDA)/bin/python -m pytest $(PARALLEL) $(TORCH_CUDA_TESTS:%=tests/%) \
 	  $(TORCH_CUDA_IGNORED:%=--ignore=tests/%)
 
 # Uses the extension that `build` left in this folder, since both environments have the same torch.

@@ -3,12 +3,14 @@
 #include <ATen/Version.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include "cells/cells.h"
 #include "cpu/recurrent/plan.h"
 #include "ops/dispatch.h"
 #include "ops/layer.h"
 #include "ops/mask_type.h"
+#include "ops/plain_call.h"
 #include "ops/threads.h"
 
 #ifdef FUSED_RNN_CUDA
@@ -87,6 +89,43 @@ py::dict cpu_plan(const std::string& cell, int64_t time, int64_t batch, int64_t 
   plan["backward_weights"] = backward.weights_in_place ? "in place" : "packed before";
   plan["backward_threads"] = backward.threads;
   return plan;
+}
+
+// Appends the tensors of a list or tuple, and returns whether all are plain: objects of torch.Tensor or
+// torch.nn.Parameter, not of other subclasses, which may do something else.
+bool append_plain(py::handle sequence, std::vector<at::Tensor>& tensors) {
+  const py::object fast = py::reinterpret_steal<py::object>(PySequence_Fast(sequence.ptr(), "expected a sequence"));
+  if (!fast) throw py::error_already_set();
+  const Py_ssize_t count = PySequence_Fast_GET_SIZE(fast.ptr());
+  PyObject** const items = PySequence_Fast_ITEMS(fast.ptr());
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    if (!THPVariable_CheckExact(items[i])) return false;
+    tensors.push_back(THPVariable_Unpack(items[i]));
+  }
+  return true;
+}
+
+// Runs a recurrent network if the call is plain, see ops/plain_call.h, and returns the output and the final states in a
+// tuple; else returns None. `states` is a sequence of tensors or None.
+py::object plain_recurrent(const std::string& cell, py::handle input, py::handle states, py::handle weights,
+                           int64_t layers, int64_t directions, bool batch_first) {
+  if (!THPVariable_CheckExact(input.ptr())) return py::none();
+  const at::Tensor& values = THPVariable_Unpack(input.ptr());
+  std::vector<at::Tensor> initial, all_weights;
+  initial.reserve(2);
+  all_weights.reserve(4);
+  if (!states.is_none() && !append_plain(states, initial)) return py::none();
+  if (!append_plain(weights, all_weights)) return py::none();
+  std::optional<std::vector<at::Tensor>> results;
+  {
+    const py::gil_scoped_release others_may_run;
+    results = fused_rnn::ops::plain_recurrent(cell, values, initial, all_weights, layers, directions, batch_first);
+  }
+  if (!results) return py::none();
+  py::tuple wrapped(results->size());
+  for (size_t i = 0; i < results->size(); ++i)
+    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move((*results)[i])));
+  return wrapped;
 }
 
 #ifdef FUSED_RNN_CUDA
@@ -199,6 +238,8 @@ PYBIND11_MODULE(_C, module) {
   module.attr("MOST_UNITS_IN_FLOAT32") = fused_rnn::ops::kMostUnitsInFloat32;
   module.def("build_info", &build_info);
   module.def("cells", &cells);
+  module.def("plain_recurrent", &plain_recurrent, py::arg("cell"), py::arg("input"), py::arg("states"),
+             py::arg("weights"), py::arg("layers"), py::arg("directions"), py::arg("batch_first"));
   module.def("set_debug", &fused_rnn::ops::set_debug);
   module.def("most_threads", &fused_rnn::ops::most_threads);
   module.def("set_processors", &fused_rnn::ops::set_processors, py::arg("processors"));

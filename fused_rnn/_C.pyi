@@ -2,6 +2,8 @@
 from collections.abc import Sequence
 from typing import Any, TypedDict
 
+from torch import Tensor
+
 class BuildInfo(TypedDict):
     compiler: str
     cpu_capabilities: list[str]
@@ -25,6 +27,18 @@ class CellInfo(TypedDict):
     may_project: bool
 
 def cells() -> dict[str, CellInfo]: ...
+
+# Runs a recurrent network if the call is plain, and returns the output and the final states; else returns None. See
+# csrc/ops/plain_call.h.
+def plain_recurrent(
+    cell: str,
+    input: Tensor,
+    states: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    layers: int,
+    directions: int,
+    batch_first: bool,
+) -> tuple[Tensor, ...] | None: ...
 def set_debug(enabled: bool) -> None: ...
 
 # The most threads that a kernel on the CPU may use: not more than there are processors. For tests, set_processors says

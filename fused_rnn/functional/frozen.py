@@ -33,7 +33,7 @@ def freeze_weights(
     """
     with torch.no_grad():
         packed = ops.recurrent_freeze(cell, weights, num_layers, directions, dtype)
-    return mode_of(name, cell)._replace(layer=partial(_layers, packed), runs_all_layers=True), packed
+    return mode_of(name, cell)._replace(layer=partial(_layers, packed), runs_all_layers=True, plain_cell=None), packed
 
 
 def _layers(

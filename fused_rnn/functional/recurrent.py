@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fused_rnn import ops
 from fused_rnn.autograd import CELLS, Cell, recurrent
 from fused_rnn.autograd.graph import reaches_operator
 from fused_rnn.functional import onnx_export
@@ -50,11 +51,13 @@ class Mode(NamedTuple):
     """Whether ``layer`` calls an operator, which checks its arguments, rather than the reference."""
     runs_all_layers: bool = False
     """Whether one call of ``layer`` runs all layers of a stack, each with its part of the states."""
+    plain_cell: str | None = None
+    """The name of the cell if ``layer`` is the operator ``recurrent`` of the weights that it is given; else None."""
 
 
 def mode_of(name: str, cell: str) -> Mode:
     """Return the mode of a network that the operator ``recurrent`` computes with the cell called ``cell``."""
-    return Mode(name, CELLS[cell], onnx_export.NODES.get(cell), partial(recurrent, cell))
+    return Mode(name, CELLS[cell], onnx_export.NODES.get(cell), partial(recurrent, cell), plain_cell=cell)
 
 
 def _in_onnx_export(mode: Mode, input: Tensor) -> Mode:
@@ -108,6 +111,11 @@ def run(
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
         return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states, resets, reset_states)
 
+    padded = lengths is None and resets is None and reset_states is None
+    if padded and not return_states and dropout == 0 and input.dim() == 3:
+        results = _run_plain(mode, input, hx, weights, num_layers, rows // num_layers, batch_first)
+        if results is not None:
+            return results
     mode = _in_onnx_export(mode, input)
     check_layer_ranks(mode.name, input, hx, packed=False)
     unbatched = input.dim() == 2
@@ -202,18 +210,22 @@ def run_cell(
         reset: ``[batch]`` or ``[]``, bool, which states are replaced before the step; None for none.
         reset_states: what replaces them, each shaped like its state; None for zero.
     """
-    mode = _in_onnx_export(mode, input)
-    check_cell_ranks(mode.name, input, hx)
-    unbatched = input.dim() == 1
-    if unbatched:
-        input = input.unsqueeze(0)
-        hx = None if hx is None else [state.unsqueeze(0) for state in hx]
     weights: Sequence[Tensor] = (weight_ih, weight_hh)
     if bias_ih is not None and bias_hh is not None:
         weights = (weight_ih, weight_hh, bias_ih, bias_hh)
     elif bias_ih is not None or bias_hh is not None:
         raise ValueError("bias_ih and bias_hh must be given together")
 
+    if reset is None and reset_states is None and input.dim() == 2:
+        results = _run_plain(mode, input, hx, weights, num_layers=1, directions=1, batch_first=False)
+        if results is not None:
+            return results[1:]
+    mode = _in_onnx_export(mode, input)
+    check_cell_ranks(mode.name, input, hx)
+    unbatched = input.dim() == 1
+    if unbatched:
+        input = input.unsqueeze(0)
+        hx = None if hx is None else [state.unsqueeze(0) for state in hx]
     input, hx, weights = _autocast(input, hx, weights)
     if hx is None:
         hx = [input.new_zeros(input.size(0), weight_hh.size(-1))] * mode.cell.states
@@ -224,6 +236,27 @@ def run_cell(
     results = _checked(mode, input, partial(_check_cell, input, hx, weights), partial(mode.layer, input, hx, weights))
     states = results[1:]  # behind the output, which is h too
     return tuple(state.squeeze(0) for state in states) if unbatched else states
+
+
+def _run_plain(
+    mode: Mode,
+    input: Tensor,
+    hx: Sequence[Tensor] | None,
+    weights: Sequence[Tensor],
+    num_layers: int,
+    directions: int,
+    batch_first: bool,
+) -> States | None:
+    """Run all layers without Python, which takes longer than a small layer, if nothing but inference is asked for.
+
+    Returns:
+        The output and the final states; None if the general way must be taken, which also raises the exceptions of
+        arguments that do not fit.
+    """
+    # torch.compile and torch.export trace the general way.
+    if mode.plain_cell is None or torch.compiler.is_compiling():
+        return None
+    return ops.plain_recurrent(mode.plain_cell, input, hx, weights, num_layers, directions, batch_first)
 
 
 def _checked(mode: Mode, input: Tensor, check: Callable[[], None], compute: Callable[[], Result]) -> Result:

@@ -5,12 +5,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fused_rnn import _C
 from fused_rnn.ops.cells import CELLS
 from fused_rnn.ops.checks import check_gradients, check_layer
 from fused_rnn.ops.shapes import directions_of, gradient, saved_gates, saved_states
 
 _recurrent = torch.ops.fused_rnn.recurrent.default
 _recurrent_backward = torch.ops.fused_rnn.recurrent_backward.default
+
+# Not an operator, but a call of ``recurrent`` for all layers, if nothing but inference is asked for; else it returns
+# None. Its arguments, by position, are ``cell, input, states or None, weights, layers, directions, batch_first``, and
+# it returns the output and the final states; see csrc/ops/plain_call.h.
+plain_recurrent = _C.plain_recurrent
 
 Outputs = tuple[Tensor, list[Tensor], Tensor, list[Tensor]]
 Gradients = tuple[Tensor, list[Tensor], list[Tensor]]

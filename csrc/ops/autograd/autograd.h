@@ -8,6 +8,9 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <optional>
+#include <string_view>
+#include <tuple>
+#include <vector>
 
 namespace fused_rnn::ops {
 
@@ -15,12 +18,23 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
+using OptionalTensors = c10::List<OptionalTensor>;
 
 // Returns an operator of this package, to be called through the dispatcher.
 template <typename Signature>
 c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
 }
+
+// The operator recurrent; see fused_rnn/ops/recurrent.py.
+using RecurrentResults = std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>>;
+using RecurrentSignature = RecurrentResults(std::string_view cell, const Tensor& input, at::TensorList states,
+                                            at::TensorList weights, const OptionalTensor& batch_sizes,
+                                            const OptionalTensor& lengths, bool save_for_backward,
+                                            const OptionalTensor& resets, const OptionalTensor& reset_h,
+                                            const OptionalTensor& reset_c);
+using RecurrentOperator = c10::TypedOperatorHandle<RecurrentSignature>;
+const RecurrentOperator& recurrent_operator();
 
 // Whether a result that is computed from `tensor` needs a gradient. A tensor with a tangent counts too, since only an
 // autograd function raises the error that there is no forward-mode derivative.

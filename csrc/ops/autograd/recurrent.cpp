@@ -12,16 +12,7 @@
 namespace fused_rnn::ops {
 namespace {
 
-using OptionalTensors = c10::List<OptionalTensor>;
-using Outputs = std::tuple<Tensor, std::vector<Tensor>, Tensor, std::vector<Tensor>>;
 using Gradients = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
-
-const auto& forward_operator() {
-  static const auto found = find_operator<Outputs(
-      std::string_view, const Tensor&, at::TensorList, at::TensorList, const OptionalTensor&, const OptionalTensor&,
-      bool, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&)>("fused_rnn::recurrent");
-  return found;
-}
 
 const auto& backward_operator() {
   static const auto found =
@@ -70,8 +61,8 @@ class Recurrent : public torch::autograd::Function<Recurrent> {
                                at::TensorList reset_states, at::TensorList weights) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
     auto [output, finals, gates, history] =
-        forward_operator().call(call.cell, input, states, weights, call.batch_sizes, call.lengths, true, call.resets,
-                                at_index(reset_states, 0), at_index(reset_states, 1));
+        recurrent_operator().call(call.cell, input, states, weights, call.batch_sizes, call.lengths, true, call.resets,
+                                  at_index(reset_states, 0), at_index(reset_states, 1));
     context->set_materialize_grads(false);
     context->mark_non_differentiable({gates});
     context->saved_data["cell"] = std::string(call.cell);
@@ -130,15 +121,15 @@ class Recurrent : public torch::autograd::Function<Recurrent> {
   }
 };
 
-Outputs recurrent(c10::DispatchKeySet keys, std::string_view cell, const Tensor& input, at::TensorList states,
-                  at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
-                  bool save_for_backward, const OptionalTensor& resets, const OptionalTensor& reset_h,
-                  const OptionalTensor& reset_c) {
+RecurrentResults recurrent(c10::DispatchKeySet keys, std::string_view cell, const Tensor& input, at::TensorList states,
+                           at::TensorList weights, const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
+                           bool save_for_backward, const OptionalTensor& resets, const OptionalTensor& reset_h,
+                           const OptionalTensor& reset_c) {
   if (states.empty() || !(needs_graph(input) || needs_graph(states) || needs_graph(weights) || needs_graph(reset_h) ||
                           needs_graph(reset_c))) {
     const at::AutoDispatchBelowADInplaceOrView below_autograd;
-    return forward_operator().redispatch(keys & c10::after_autograd_keyset, cell, input, states, weights, batch_sizes,
-                                         lengths, save_for_backward, resets, reset_h, reset_c);
+    return recurrent_operator().redispatch(keys & c10::after_autograd_keyset, cell, input, states, weights, batch_sizes,
+                                           lengths, save_for_backward, resets, reset_h, reset_c);
   }
   variable_list reset_states;
   for (const OptionalTensor* given : {&reset_h, &reset_c})
@@ -146,8 +137,8 @@ Outputs recurrent(c10::DispatchKeySet keys, std::string_view cell, const Tensor&
   const variable_list outputs =
       Recurrent::apply(Call{cell, batch_sizes, lengths, resets}, input, states, at::TensorList(reset_states), weights);
   const auto finals = static_cast<int64_t>(states.size()), count = static_cast<int64_t>(outputs.size());
-  Outputs result = {outputs[0], slice(outputs, 1, 1 + finals), outputs[1 + states.size()],
-                    slice(outputs, 2 + finals, count)};
+  RecurrentResults result = {outputs[0], slice(outputs, 1, 1 + finals), outputs[1 + states.size()],
+                             slice(outputs, 2 + finals, count)};
   if (save_for_backward) return result;
   // What only the backward pass needs is not returned to a caller who did not ask for it.
   std::get<2>(result) = std::get<2>(result).new_empty({0});
@@ -156,6 +147,11 @@ Outputs recurrent(c10::DispatchKeySet keys, std::string_view cell, const Tensor&
 }
 
 }  // namespace
+
+const RecurrentOperator& recurrent_operator() {
+  static const RecurrentOperator found = find_operator<RecurrentSignature>("fused_rnn::recurrent");
+  return found;
+}
 
 TORCH_LIBRARY_IMPL(fused_rnn, Autograd, library) {
   library.impl("recurrent", TORCH_FN(recurrent));
