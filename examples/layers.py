@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fused_rnn
 
@@ -140,9 +140,11 @@ def split_and_pad(layer: nn.Module, input: Tensor, resets: Tensor) -> Tensor:
     begins = resets.clone()
     begins[0] = True
     lengths = begins.T.flatten().nonzero().flatten().diff(append=torch.tensor([time * batch], device=input.device))
-    segments = input.transpose(0, 1).flatten(0, 1).split(lengths.tolist())
-    output, _ = layer(pad_sequence(list(segments)))
-    inside = torch.arange(output.size(0), device=input.device) < lengths.unsqueeze(1)
+    steps = torch.arange(int(lengths.max()), device=input.device).unsqueeze(1)
+    inside = (steps < lengths).T
+    # An index rather than pad_sequence, whose backward pass copies the whole padded batch for each segment.
+    at = (lengths.cumsum(0) - lengths + steps).clamp(max=time * batch - 1)
+    output, _ = layer(input.transpose(0, 1).flatten(0, 1)[at])
     return output.transpose(0, 1)[inside].view(batch, time, -1).transpose(0, 1)
 
 

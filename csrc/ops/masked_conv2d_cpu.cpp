@@ -5,6 +5,7 @@
 #include "cpu/masked_conv2d.h"
 #include "ops/dispatch.h"
 #include "ops/dtype.h"
+#include "ops/memory.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -49,7 +50,7 @@ Weights<T> mutable_weights(const Tensor& tensor) {
 
 // Returns an uninitialised tensor for a kernel to write, in the type of the computation.
 Tensor empty(const Tensor& like, at::IntArrayRef shape, at::MemoryFormat format = at::MemoryFormat::Contiguous) {
-  return at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format));
+  return with_huge_pages(at::empty(shape, like.options().dtype(compute_type(like)).memory_format(format)));
 }
 
 // Calls body(T()) with the type of the computation, T.

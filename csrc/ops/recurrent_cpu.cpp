@@ -16,6 +16,7 @@
 
 #include "cpu/recurrent.h"
 #include "ops/dispatch.h"
+#include "ops/memory.h"
 
 namespace fused_rnn::ops {
 namespace {
@@ -63,7 +64,7 @@ class CpuLayer {
   // Returns an uninitialised tensor, in the type of the computation or another one.
   Tensor empty(at::IntArrayRef shape) const { return empty(shape, compute); }
   Tensor empty(at::IntArrayRef shape, at::ScalarType type) const {
-    return at::empty(shape, input.options().dtype(type));
+    return with_huge_pages(at::empty(shape, input.options().dtype(type)));
   }
 
   // Returns the caller's rows, [time, batch, size] for dim 0 or [directions, time * batch, size] for dim 1, in the
