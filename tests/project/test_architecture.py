@@ -46,7 +46,8 @@ TYPES = ("float32", "bfloat16", "float16")
 # For each folder of csrc, what its files may include besides the C++ library and files of the same folder.
 MAY_INCLUDE = {
     "bindings": r"cells/|cpu/recurrent/plan.h$|ops/|cuda/[\w/]+\.h$|ATen/|pybind11/|torch/csrc/\w+/python_variable.h$",
-    "ops": r"(cells|distributions|params)/|(cpu|cuda)/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|(dlfcn|omp|sys/mman)\.h$",
+    "ops": r"(cells|distributions|params)/|(cpu|cuda)/[\w/]+\.h$|ATen/|c10/|torch/(library|csrc/)|"
+    r"(dlfcn|omp|sys/mman)\.h$",
     "cpu": r"params/|cells/|distributions/|ATen/cpu/vec/|(omp|sched|unistd|linux/futex|sys/syscall)\.h$",
     "cuda": r"params/|cells/|distributions/|cuda\w*\.h$|hopper_on_host\.h$|cooperative_groups|mma\.h$",
     "cells": r"$^",
