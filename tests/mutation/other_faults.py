@@ -14,6 +14,7 @@ OPCHECK = ("tests/operators/test_opcheck.py",)
 LAYERS = ("tests/operators/test_recurrent.py", "-k", "LSTM and equals_torch")
 AUTOGRAD = ("tests/autograd/test_autograd.py",)
 FUNC = ("tests/autograd/test_func.py",)
+PLAIN = ("tests/layers/test_plain_call.py",)
 FROZEN = ("tests/layers/test_frozen.py", "-k", "changed or cells")
 EPILOGUE = "csrc/cpu/conv/epilogue.h"
 CONVOLUTION_KERNEL = "cpu/masked_conv2d_kernel.cpp"
@@ -96,6 +97,26 @@ CONVOLUTIONS = [
     Fault(
         "a weight gradient before all sums are done", PARAMETERS,
         "    barrier.wait(team, thread);\n    unpack(", "    unpack(", CONVOLUTION, PARAMETERS_KERNEL,
+    ),
+]  # fmt: skip
+
+PLAIN_CALLS = [
+    Fault(
+        "a plain call under autocast", "csrc/ops/plain_call.cpp",
+        "!at::autocast::is_autocast_enabled(at::kCPU) && ", "", PLAIN, "ops/plain_call.cpp",
+    ),
+    Fault(
+        "a plain call whose state needs a gradient", "csrc/ops/plain_call.cpp", " || needs_graph(states)", "",
+        PLAIN, "ops/plain_call.cpp",
+    ),
+    Fault(
+        "a plain call that is traced", "csrc/ops/plain_call.cpp", "!torch::jit::tracer::isTracing() && ", "",
+        PLAIN, "ops/plain_call.cpp",
+    ),
+    Fault(
+        "a plain call with the first layer's states for all", "csrc/ops/plain_call.cpp",
+        "state.narrow(0, layer * directions, directions)", "state.narrow(0, 0, directions)",
+        PLAIN, "ops/plain_call.cpp",
     ),
 ]  # fmt: skip
 
@@ -243,4 +264,4 @@ PYTHON = [
     ),
 ]  # fmt: skip
 
-FAULTS = [*CONVOLUTIONS, *OPERATORS, *PYTHON]
+FAULTS = [*CONVOLUTIONS, *OPERATORS, *PLAIN_CALLS, *PYTHON]
