@@ -86,7 +86,7 @@ def test_small_values_keep_their_relative_accuracy(kind: str, device: str) -> No
 
 
 @pytest.mark.instruction_sets
-def test_sigmoid_falls_to_zero() -> None:
+def test_sigmoid_of_an_lstm_falls_to_zero() -> None:
     """An LSTM whose gates are the sigmoid of its input, where that is subnormal or too small for float32."""
     input = -torch.cat([torch.linspace(80, 120, 4001), torch.tensor([1e4, 1e30, float("inf")])]).view(1, -1, 1)
     state = torch.zeros_like(input)
