@@ -57,7 +57,7 @@ CONVOLUTIONS = [
     ),
     Fault(
         "groups that begin a channel early", TAPS, "return first_of_group(group, sizes.data_channels, channels);",
-        "return group * channels / sizes.data_channels;", PROPERTIES, CONVOLUTION_KERNEL,
+        "return group * channels / sizes.data_channels;", CONVOLUTION, CONVOLUTION_KERNEL,
     ),
     Fault(
         "the last columns of a transposed image left out", IMAGES, "one_by_one({0, rows}, {whole_columns, columns});",
