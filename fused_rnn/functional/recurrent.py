@@ -111,8 +111,8 @@ def run(
             raise ValueError("lengths must be None if input is a PackedSequence, which holds its own")
         return _run_packed(mode, input, hx, weights, num_layers, rows, dropout, return_states, resets, reset_states)
 
-    padded = lengths is None and resets is None and reset_states is None
-    if padded and not return_states and dropout == 0 and input.dim() == 3:
+    has_options = lengths is not None or resets is not None or reset_states is not None or return_states or dropout > 0
+    if not has_options and input.dim() == 3:
         results = _run_plain(mode, input, hx, weights, num_layers, rows // num_layers, batch_first)
         if results is not None:
             return results
