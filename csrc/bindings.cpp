@@ -105,6 +105,21 @@ bool append_plain(py::handle sequence, std::vector<at::Tensor>& tensors) {
   return true;
 }
 
+// Returns the tensors of compute() in a tuple, or None if there are none. Other threads may run Python meanwhile.
+template <typename Compute>
+py::object without_python(const Compute& compute) {
+  std::optional<std::vector<at::Tensor>> results;
+  {
+    const py::gil_scoped_release others_may_run;
+    results = compute();
+  }
+  if (!results) return py::none();
+  py::tuple wrapped(results->size());
+  for (size_t i = 0; i < results->size(); ++i)
+    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move((*results)[i])));
+  return wrapped;
+}
+
 // Runs a recurrent network if the call is plain, see ops/plain_call.h, and returns the output and the final states in a
 // tuple; else returns None. `states` is a sequence of tensors or None.
 py::object plain_recurrent(const std::string& cell, py::handle input, py::handle states, py::handle weights,
@@ -116,16 +131,43 @@ py::object plain_recurrent(const std::string& cell, py::handle input, py::handle
   all_weights.reserve(4);
   if (!states.is_none() && !append_plain(states, initial)) return py::none();
   if (!append_plain(weights, all_weights)) return py::none();
-  std::optional<std::vector<at::Tensor>> results;
-  {
-    const py::gil_scoped_release others_may_run;
-    results = fused_rnn::ops::plain_recurrent(cell, values, initial, all_weights, layers, directions, batch_first);
+  return without_python([&] {
+    return fused_rnn::ops::plain_recurrent(cell, values, initial, all_weights, layers, directions, batch_first);
+  });
+}
+
+// The same with packed weights; `weights` are those that were packed.
+py::object plain_frozen(py::handle input, py::handle states, py::handle weights, py::handle packed, bool batch_first) {
+  std::vector<at::Tensor> initial, all_weights;
+  if (!THPVariable_CheckExact(input.ptr()) || !THPVariable_CheckExact(packed.ptr())) return py::none();
+  if (!states.is_none() && !append_plain(states, initial)) return py::none();
+  if (!append_plain(weights, all_weights)) return py::none();
+  return without_python([&] {
+    return fused_rnn::ops::plain_frozen(THPVariable_Unpack(input.ptr()), initial, all_weights,
+                                        THPVariable_Unpack(packed.ptr()), batch_first);
+  });
+}
+
+// Returns the name of the first weight that is no longer what was packed and how it changed, or None. Each of `watched`
+// is (name, weight, version or None, address) of when it was packed; `listed` are the weights that the module computes
+// with, and `attributes` its attributes, among which are the `parameters`. It is C++ since it precedes each call.
+py::object find_change(const py::list& watched, const py::dict& parameters, const py::dict& attributes,
+                       const py::list& listed) {
+  if (watched.size() != listed.size())
+    throw py::value_error("the module has another number of weights than were packed");
+  for (size_t i = 0; i < watched.size(); ++i) {
+    const auto entry = py::reinterpret_borrow<py::tuple>(watched[i]);
+    const py::object name = entry[0], weight = entry[1], version = entry[2];
+    const bool same = PyDict_GetItem(parameters.ptr(), name.ptr()) == weight.ptr() &&
+                      PyList_GET_ITEM(listed.ptr(), i) == weight.ptr() &&
+                      PyDict_GetItem(attributes.ptr(), name.ptr()) == nullptr;
+    if (!same) return py::make_tuple(name, "replaced");
+    const at::Tensor& values = THPVariable_Unpack(weight.ptr());
+    if ((!version.is_none() && values._version() != version.cast<uint32_t>()) ||
+        reinterpret_cast<uintptr_t>(values.const_data_ptr()) != entry[3].cast<uintptr_t>())
+      return py::make_tuple(name, "written to");
   }
-  if (!results) return py::none();
-  py::tuple wrapped(results->size());
-  for (size_t i = 0; i < results->size(); ++i)
-    wrapped[i] = py::reinterpret_steal<py::object>(THPVariable_Wrap(std::move((*results)[i])));
-  return wrapped;
+  return py::none();
 }
 
 #ifdef FUSED_RNN_CUDA
@@ -240,6 +282,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("cells", &cells);
   module.def("plain_recurrent", &plain_recurrent, py::arg("cell"), py::arg("input"), py::arg("states"),
              py::arg("weights"), py::arg("layers"), py::arg("directions"), py::arg("batch_first"));
+  module.def("plain_frozen", &plain_frozen, py::arg("input"), py::arg("states"), py::arg("weights"), py::arg("packed"),
+             py::arg("batch_first"));
+  module.def("find_change", &find_change, py::arg("watched"), py::arg("parameters"), py::arg("attributes"),
+             py::arg("listed"));
   module.def("set_debug", &fused_rnn::ops::set_debug);
   module.def("most_threads", &fused_rnn::ops::most_threads);
   module.def("set_processors", &fused_rnn::ops::set_processors, py::arg("processors"));

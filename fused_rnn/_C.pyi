@@ -39,6 +39,14 @@ def plain_recurrent(
     directions: int,
     batch_first: bool,
 ) -> tuple[Tensor, ...] | None: ...
+def plain_frozen(
+    input: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Tensor], packed: Tensor, batch_first: bool
+) -> tuple[Tensor, ...] | None: ...
+
+# Returns the name of the first weight of a frozen module that is no longer what was packed, and how it changed.
+def find_change(
+    watched: list[Any], parameters: dict[str, Any], attributes: dict[str, Any], listed: list[Tensor]
+) -> tuple[str, str] | None: ...
 def set_debug(enabled: bool) -> None: ...
 
 # The most threads that a kernel on the CPU may use: not more than there are processors. For tests, set_processors says

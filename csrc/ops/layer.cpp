@@ -4,6 +4,7 @@
 
 #include <ATen/ops/cumsum.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/zeros.h>
 
 #include <atomic>
 
@@ -131,6 +132,16 @@ std::vector<int64_t> RecurrentLayer::output_shape() const {
   std::vector<int64_t> shape = input.sizes().vec();
   shape.back() = sizes.directions * sizes.output_size;
   return shape;
+}
+
+std::vector<Tensor> zero_states(const cells::Description& cell, const Tensor& input, int64_t rows, int64_t batch,
+                                int64_t output_size, int64_t hidden_size, bool one_step) {
+  const auto zeros = [&](int64_t size) {
+    return one_step ? at::zeros({batch, size}, input.options()) : at::zeros({rows, batch, size}, input.options());
+  };
+  std::vector<Tensor> states = {zeros(output_size)};
+  for (int i = 1; i < cell.states; ++i) states.push_back(output_size == hidden_size ? states[0] : zeros(hidden_size));
+  return states;
 }
 
 void check_weights(RecurrentLayer& layer, at::TensorList weights) {

@@ -92,6 +92,11 @@ RecurrentLayer check_layer(std::string_view cell, const Tensor& input, at::Tenso
 RecurrentLayer check_layer_without_weights(cells::Kind kind, const Tensor& input, at::TensorList states,
                                            const OptionalTensor& batch_sizes, const OptionalTensor& lengths,
                                            const OptionalTensor& resets, at::TensorList reset_states);
+// Returns initial states of zero for a cell: h of output_size values, and further states of hidden_size; each is
+// [rows, batch, size] for so many layers and directions, or [batch, size] for one step. States of the same size are one
+// tensor.
+std::vector<Tensor> zero_states(const cells::Description& cell, const Tensor& input, int64_t rows, int64_t batch,
+                                int64_t output_size, int64_t hidden_size, bool one_step);
 // Assigns the weights of a layer, whose sizes are known, to their names, and checks their shapes.
 void check_weights(RecurrentLayer& layer, at::TensorList weights);
 

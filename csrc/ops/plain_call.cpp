@@ -3,7 +3,6 @@
 #include <ATen/PythonTorchFunctionTLS.h>
 #include <ATen/autocast_mode.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/forward_grad.h>
@@ -23,21 +22,25 @@ bool no_mode() {
          !at::autocast::is_autocast_enabled(at::kCPU) && !at::autocast::is_autocast_enabled(at::kCUDA);
 }
 
-// Returns the shape of state number `index` of a network of `rows` layers and directions, for a batch.
-std::vector<int64_t> state_shape(size_t index, at::TensorList weights, const cells::Description& cell, int64_t rows,
-                                 int64_t batch, bool one_step) {
-  const size_t each = weights.size() / static_cast<size_t>(rows);
-  const bool projected = each % 2 == 1 && index == 0;
-  const int64_t size = projected ? weights[each - 1].size(0) : weights[0].size(0) / cell.gates;
-  return one_step ? std::vector<int64_t>{batch, size} : std::vector<int64_t>{rows, batch, size};
+// Whether nothing but inference is asked for.
+bool is_plain(const Tensor& input, at::TensorList states, at::TensorList weights) {
+  return no_mode() && !needs_graph(input) && !needs_graph(states) && !needs_graph(weights);
 }
+
+using FrozenSignature = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>(
+    const Tensor& input, at::TensorList states, const Tensor& packed, const OptionalTensor& batch_sizes,
+    const OptionalTensor& lengths, bool return_states, const OptionalTensor& resets, const OptionalTensor& reset_h,
+    const OptionalTensor& reset_c);
+
+// Returns the values of all steps with the steps first, or those of a result with the batch first again.
+Tensor swap_batch(const Tensor& values, bool batch_first) { return batch_first ? values.transpose(0, 1) : values; }
 
 }  // namespace
 
 std::optional<std::vector<Tensor>> plain_recurrent(std::string_view cell, const Tensor& input, at::TensorList states,
                                                    at::TensorList weights, int64_t layers, int64_t directions,
                                                    bool batch_first) {
-  if (!no_mode() || needs_graph(input) || needs_graph(states) || needs_graph(weights)) return std::nullopt;
+  if (!is_plain(input, states, weights)) return std::nullopt;
   const cells::Description structure = describe(kind_of(cell));
   const int64_t rows = layers * directions;
   const bool one_step = input.dim() == 2;
@@ -48,11 +51,13 @@ std::optional<std::vector<Tensor>> plain_recurrent(std::string_view cell, const 
   for (const Tensor& state : states)
     if (state.dim() != input.dim() || (!one_step && state.size(0) != rows)) return std::nullopt;
   try {
-    Tensor values = batch_first ? input.transpose(0, 1) : input;
+    Tensor values = swap_batch(input, batch_first);
     std::vector<Tensor> initial = states.vec();
-    for (size_t i = 0; i < count && states.empty(); ++i) {
-      const auto shape = state_shape(i, weights, structure, rows, values.size(-2), one_step);
-      initial.push_back(i > 0 && initial[0].sizes() == shape ? initial[0] : at::zeros(shape, input.options()));
+    if (initial.empty()) {
+      const size_t each = weights.size() / static_cast<size_t>(rows);
+      const int64_t hidden_size = weights[0].size(0) / structure.gates;
+      const int64_t output_size = each % 2 == 1 ? weights[each - 1].size(0) : hidden_size;
+      initial = zero_states(structure, input, rows, values.size(-2), output_size, hidden_size, one_step);
     }
     std::vector<std::vector<Tensor>> finals(count);
     for (int64_t layer = 0; layer < layers; ++layer) {
@@ -65,11 +70,26 @@ std::optional<std::vector<Tensor>> plain_recurrent(std::string_view cell, const 
       values = std::move(output);
       for (size_t i = 0; i < count; ++i) finals[i].push_back(std::move(after[i]));
     }
-    std::vector<Tensor> results = {batch_first ? values.transpose(0, 1) : values};
+    std::vector<Tensor> results = {swap_batch(values, batch_first)};
     for (std::vector<Tensor>& state : finals) results.push_back(layers == 1 ? std::move(state[0]) : at::cat(state));
     return results;
   } catch (const c10::Error&) {
     return std::nullopt;  // The general way repeats the call, and raises what it should.
+  }
+}
+
+std::optional<std::vector<Tensor>> plain_frozen(const Tensor& input, at::TensorList states, at::TensorList weights,
+                                                const Tensor& packed, bool batch_first) {
+  static const auto frozen = find_operator<FrozenSignature>("fused_rnn::recurrent_frozen");
+  if (!is_plain(input, states, weights)) return std::nullopt;
+  try {
+    auto [output, finals, history] =
+        frozen.call(swap_batch(input, batch_first), states, packed, {}, {}, false, {}, {}, {});
+    std::vector<Tensor> results = {swap_batch(output, batch_first)};
+    for (Tensor& state : finals) results.push_back(std::move(state));
+    return results;
+  } catch (const c10::Error&) {
+    return std::nullopt;
   }
 }
 

@@ -22,4 +22,9 @@ std::optional<std::vector<at::Tensor>> plain_recurrent(std::string_view cell, co
                                                        at::TensorList states, at::TensorList weights, int64_t layers,
                                                        int64_t directions, bool batch_first);
 
+// The same with packed weights, see recurrent_frozen.cpp; `weights` are those that were packed, and `plain` also means
+// that none of them needs a gradient.
+std::optional<std::vector<at::Tensor>> plain_frozen(const at::Tensor& input, at::TensorList states,
+                                                    at::TensorList weights, const at::Tensor& packed, bool batch_first);
+
 }  // namespace fused_rnn::ops

@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
@@ -126,18 +125,12 @@ void check_sizes(const RecurrentLayer& layer, const Header& header) {
 }
 
 // Returns initial states of zero for all layers, or for one step of one layer.
-std::vector<Tensor> zero_states(const Header& header, const Tensor& input, const OptionalTensor& batch_sizes) {
+std::vector<Tensor> initial_states(const Header& header, const Tensor& input, const OptionalTensor& batch_sizes) {
   TORCH_CHECK(input.dim() >= 2, "input must have 2 or 3 dimensions, got shape ", input.sizes());
   const bool has_sizes = batch_sizes && batch_sizes->numel() > 0 && batch_sizes->scalar_type() == at::kLong;
   const int64_t batch = has_sizes ? batch_sizes->const_data_ptr<int64_t>()[0] : input.size(-2);
-  const auto zeros = [&](int64_t size) {
-    if (input.dim() == 2 && !batch_sizes) return at::zeros({batch, size}, input.options());
-    return at::zeros({header.layers * header.directions, batch, size}, input.options());
-  };
-  std::vector<Tensor> states = {zeros(header.output_size)};
-  for (int i = 1; i < describe(header.kind).states; ++i)
-    states.push_back(header.output_size == header.hidden_size ? states[0] : zeros(header.hidden_size));
-  return states;
+  return zero_states(describe(header.kind), input, header.layers * header.directions, batch, header.output_size,
+                     header.hidden_size, input.dim() == 2 && !batch_sizes);
 }
 
 using Outputs = std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>>;
@@ -184,7 +177,7 @@ Outputs recurrent_frozen(const Tensor& input, at::TensorList states, const Tenso
   }
   try {
     std::vector<Tensor> given = states.vec();
-    if (given.empty()) given = zero_states(*header, input, batch_sizes);
+    if (given.empty()) given = initial_states(*header, input, batch_sizes);
     for (const Tensor& state : given)
       TORCH_CHECK(state.dim() == (header->layers == 1 && state.dim() == 2 ? 2 : 3) &&
                       (state.dim() == 2 || state.size(0) == header->layers * header->directions),

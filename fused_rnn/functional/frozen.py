@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from fused_rnn import ops
 from fused_rnn.autograd.recurrent import like_output
 from fused_rnn.functional.autocast import autocast_enabled
-from fused_rnn.functional.recurrent import REFUSAL, Mode, mode_of, run, run_cell
+from fused_rnn.functional.recurrent import Mode, mode_of, run, run_cell
 
 
 def freeze_weights(
@@ -91,27 +91,27 @@ def check_call(module: object, weights: Sequence[Tensor], input: Any) -> None:
         )
 
 
-def run_plain(packed: Tensor, input: Tensor, states: Sequence[Tensor] | None, batch_first: bool) -> Any:
-    """Run all layers, or one step of a cell, for the usual call of a served model, which should be short.
+find_change = ops.find_change
+
+
+def run_plain(
+    input: Tensor, states: Sequence[Tensor] | None, weights: Sequence[Tensor], packed: Tensor, batch_first: bool
+) -> tuple[Tensor, ...] | None:
+    """Run all layers, or one step of a cell, without Python, for the usual call of a served model, which is short.
 
     Args:
-        packed: the packed weights.
         input: ``[time, batch, input_size]``, with ``batch_first`` ``[batch, time, input_size]``, or for one step
             ``[batch, input_size]``.
         states: the initial states; None for zero.
+        weights: the weights that were packed.
+        packed: the packed weights.
         batch_first: whether the batch comes first in input and output.
 
     Returns:
-        The output and the final states; None if the operator refuses its arguments, so that the general way must raise
-        the exception of torch.nn.
+        The output and the final states; None if the general way must be taken, which checks what the call asks for and
+        raises the exceptions of arguments that do not fit.
     """
-    try:
-        output, finals, _ = ops.recurrent_frozen(input.transpose(0, 1) if batch_first else input, states or (), packed)
-    except (RuntimeError, ValueError) as error:
-        if REFUSAL not in str(error):
-            raise
-        return None
-    return output.transpose(0, 1) if batch_first else output, *finals
+    return ops.plain_frozen(input, states, weights, packed, batch_first)
 
 
 def run_frozen_layers(

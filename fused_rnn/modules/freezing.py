@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
-from fused_rnn.functional.frozen import check_call, freeze_weights, run_frozen_cell, run_frozen_layers, run_plain
+from fused_rnn.functional.frozen import (
+    check_call,
+    find_change,
+    freeze_weights,
+    run_frozen_cell,
+    run_frozen_layers,
+    run_plain,
+)
 from fused_rnn.functional.recurrent import Mode
 from fused_rnn.modules.weights import CELL_WEIGHTS
 
@@ -45,7 +52,7 @@ class Frozen:
         self.watched: list[Watched] = []
         self.weights: list[Tensor] = []
         self.is_layer = self.batch_first = False
-        self.rank = self.states = 0
+        self.rank = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what pickle and deepcopy make a copy of."""
@@ -68,7 +75,7 @@ class Frozen:
         kind, cell = _kind(module)
         mode, self.packed = freeze_weights(kind, cell, self.weights, layers, directions, self.dtype)
         self.is_layer, self.batch_first = isinstance(module, nn.RNNBase), getattr(module, "batch_first", False)
-        self.rank, self.states = 3 if self.is_layer else 2, mode.cell.states
+        self.rank = 3 if self.is_layer else 2
         self.watched = [
             Watched(weight_name, weight, _version(weight), weight.data_ptr())
             for weight_name, weight in zip(_names(module), self.weights, strict=True)
@@ -81,11 +88,9 @@ class Frozen:
         parameters = attributes["_parameters"]
         # What torch.nn's layers compute with, see fused_rnn/modules/weights.py; cells have no such list.
         listed = attributes.get("_flat_weights", self.weights)
-        for (name, weight, version, address), in_list in zip(self.watched, listed, strict=True):
-            if parameters.get(name) is not weight or in_list is not weight or name in attributes:
-                raise RuntimeError(_changed(module, name, "replaced"))
-            if (version is not None and weight._version != version) or weight.data_ptr() != address:
-                raise RuntimeError(_changed(module, name, "written to"))
+        change = find_change(self.watched, parameters, attributes, listed)
+        if change is not None:
+            raise RuntimeError(_changed(module, *change))
 
 
 class Freezable(nn.Module):
@@ -242,17 +247,12 @@ def run_frozen(
     if frozen.mode is None:
         frozen.pack(module)
     frozen.check(module)
+    has_options = lengths is not None or resets is not None or reset_states is not None or return_states
+    if not has_options and type(input) is Tensor and input.dim() == frozen.rank:
+        results = run_plain(input, states, frozen.weights, frozen.packed, frozen.batch_first)
+        if results is not None:
+            return results if frozen.is_layer else results[1:]  # the output of a cell is h, too
     check_call(module, frozen.weights, input)
-    plain = lengths is None and resets is None and reset_states is None and not return_states
-    if (
-        plain
-        and type(input) is Tensor
-        and input.dim() == frozen.rank
-        and (states is None or len(states) == frozen.states)
-    ):
-        result: tuple[Any, ...] | None = run_plain(frozen.packed, input, states, frozen.batch_first)
-        if result is not None:
-            return result if frozen.is_layer else result[1:]  # the output of a cell is h, too
     if not frozen.is_layer:
         return run_frozen_cell(frozen.mode, input, states, frozen.weights, resets, reset_states)
     return run_frozen_layers(

@@ -10,11 +10,12 @@ from fused_rnn.ops.gated_activation import gated_activation, gated_activation_ba
 from fused_rnn.ops.masked_conv2d import masked_conv2d, masked_conv2d_backward, masked_conv2d_fused
 from fused_rnn.ops.pixel_network import pixel_network, pixel_network_pack
 from fused_rnn.ops.recurrent import plain_recurrent, recurrent, recurrent_backward
-from fused_rnn.ops.recurrent_frozen import recurrent_freeze, recurrent_frozen
+from fused_rnn.ops.recurrent_frozen import find_change, plain_frozen, recurrent_freeze, recurrent_frozen
 
 __all__ = [
     "CELLS",
     "Cell",
+    "find_change",
     "gated_activation",
     "gated_activation_backward",
     "masked_conv2d",
@@ -22,6 +23,7 @@ __all__ = [
     "masked_conv2d_fused",
     "pixel_network",
     "pixel_network_pack",
+    "plain_frozen",
     "plain_recurrent",
     "recurrent",
     "recurrent_backward",

@@ -8,10 +8,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-import fused_rnn._C  # noqa: F401  (registers the operators)
+from fused_rnn import _C
 
 _recurrent_freeze = torch.ops.fused_rnn.recurrent_freeze.default
 _recurrent_frozen = torch.ops.fused_rnn.recurrent_frozen.default
+
+# Not an operator, but a call of ``recurrent_frozen`` if nothing but inference is asked for; else it returns None. Its
+# arguments, by position, are ``input, states or None, weights, packed, batch_first``, and it returns the output and the
+# final states; see csrc/ops/plain_call.h.
+plain_frozen = _C.plain_frozen
+
+# Finds out whether packed weights are still those of a module: from ``watched, parameters, attributes, listed`` to the
+# name of the first one that changed, and how, or None; see csrc/bindings.cpp.
+find_change = _C.find_change
 
 
 def recurrent_freeze(

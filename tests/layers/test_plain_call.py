@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import fused_rnn
 from fused_rnn import ops
 
-PLAIN = ops.plain_recurrent
+PLAIN = {"plain_recurrent": ops.plain_recurrent, "plain_frozen": ops.plain_frozen}
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "LSTM": lambda: fused_rnn.LSTM(5, 7),
     "LSTM, stacked": lambda: fused_rnn.LSTM(5, 7, num_layers=3, bidirectional=True),
@@ -37,12 +38,13 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each call since the last clear(), whether it was plain."""
     calls: list[bool] = []
 
-    def spy(*args: Any) -> Any:
-        results = PLAIN(*args)
+    def spy(function: Any, *args: Any) -> Any:
+        results = function(*args)
         calls.append(results is not None)
         return results
 
-    monkeypatch.setattr(ops, "plain_recurrent", spy)
+    for name, function in PLAIN.items():
+        monkeypatch.setattr(ops, name, partial(spy, function))
     return calls
 
 
@@ -56,18 +58,27 @@ def flat(results: Any) -> dict[str, Tensor]:
 def general(monkeypatch: pytest.MonkeyPatch, call: Callable[[], Any]) -> dict[str, Tensor]:
     """What a call returns that takes the general way."""
     with monkeypatch.context() as patch:
-        patch.setattr(ops, "plain_recurrent", lambda *args: None)
+        for name in PLAIN:
+            patch.setattr(ops, name, lambda *args: None)
         return flat(call())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("with_states", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
 def test_same_bits(
-    name: str, with_states: bool, dtype: torch.dtype, taken: list[bool], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    frozen: bool,
+    with_states: bool,
+    dtype: torch.dtype,
+    taken: list[bool],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     torch.manual_seed(0)
-    module = (LAYERS | CELLS)[name]().to(dtype)
+    module = (LAYERS | CELLS)[name]().to(dtype).eval()
+    if frozen:
+        fused_rnn.freeze(module)
     # Not contiguous, and the batch differs from all other sizes.
     input = torch.randn(6, 5, 4, dtype=dtype).transpose(1, 2) if name in LAYERS else torch.randn(5, 4, dtype=dtype).t()
     with torch.no_grad():
@@ -100,7 +111,7 @@ NOT_PLAIN: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[
 }
 
 
-def frozen_parameters() -> nn.Module:
+def frozen_parameters() -> fused_rnn.GRU:
     return fused_rnn.GRU(5, 7).requires_grad_(False)
 
 
@@ -119,6 +130,31 @@ def test_not_plain(name: str, taken: list[bool]) -> None:
     assert not any(taken)
 
 
+FROZEN = fused_rnn.GRU(5, 7).eval().freeze()
+NOT_PLAIN_FROZEN: dict[str, tuple[Callable[[], AbstractContextManager[Any]], Callable[[], Any], str | None]] = {
+    "gradients": (nullcontext, lambda: FROZEN(INPUT), "no gradients"),
+    "gradient of a state": (
+        nullcontext,
+        lambda: frozen_parameters().eval().freeze()(INPUT, STATE.clone().requires_grad_()),
+        "no gradients",
+    ),
+    "autocast": (lambda: torch.autocast("cpu", torch.bfloat16), lambda: no_grad(FROZEN, INPUT), "autocast"),
+    "forward mode": (forward_ad.dual_level, lambda: no_grad(FROZEN, INPUT), "no derivatives"),
+    "a mode of dispatch": (lambda: FlopCounterMode(display=False), lambda: no_grad(FROZEN, INPUT), None),
+    "a mode of functions": (lambda: torch.device("cpu"), lambda: no_grad(FROZEN, INPUT), None),
+    "a state of a subclass": (nullcontext, lambda: no_grad(FROZEN, INPUT, STATE.as_subclass(Subclass)), None),
+}
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN_FROZEN)
+def test_not_plain_frozen(name: str, taken: list[bool]) -> None:
+    context, call, error = NOT_PLAIN_FROZEN[name]
+    with context(), nullcontext() if error is None else pytest.raises((RuntimeError, NotImplementedError), match=error):
+        call()
+    assert taken
+    assert not any(taken)
+
+
 def test_other_arguments_take_the_general_way(taken: list[bool]) -> None:
     with torch.no_grad():
         LAYER(INPUT, lengths=[3, 1])
@@ -129,6 +165,9 @@ def test_other_arguments_take_the_general_way(taken: list[bool]) -> None:
         fused_rnn.LSTM(5, 7, num_layers=2, dropout=0.5)(INPUT)
         fused_rnn.GRUCell(5, 7)(INPUT[0, 0])
         fused_rnn.GRUCell(5, 7)(INPUT[0], reset=torch.tensor([True, False]))
+        FROZEN(INPUT, lengths=[3, 1])
+        FROZEN(INPUT[:, 0])
+        FROZEN(INPUT.as_subclass(Subclass))
     assert not taken
 
 
