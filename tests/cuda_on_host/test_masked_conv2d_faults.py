@@ -160,8 +160,8 @@ FAULTS = {
         "arrays.target_channels, FAULT ? arrays.target_channels : own.end,", case=GROUPS,
     ),
     "a centre that sees its own group": Fault(
-        "cuda/masked_conv2d.cu", ": sizes.own_group ? seen.end : seen.begin);",
-        ": sizes.own_group || FAULT ? seen.end : seen.begin);", case=GROUPS,
+        "cuda/conv/plan.h", "return {0, sizes.own_group ? own.end : own.begin};",
+        "return {0, sizes.own_group || FAULT ? own.end : own.begin};", case=GROUPS,
     ),
     "the same weight of the centre for all groups": Fault(
         CORRELATION, "load_weight(range.weight,", "load_weight(FAULT ? params.weight : range.weight,", case=GROUPS,

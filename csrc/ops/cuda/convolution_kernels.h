@@ -1,4 +1,4 @@
-// Masked convolution by the kernels of our own for GPUs of compute capability 9.0.
+// Masked convolution by kernels of our own, in half precision, and in float32 where it may be rounded to tf32.
 
 #pragma once
 
@@ -13,13 +13,13 @@ cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::Scala
 // What follows is for passes for which kernels of our own are chosen.
 
 // Returns the output, after the activation kNone or kReLU. `bias` is undefined if there is none.
-Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
-                      cuda::Kernels kernels);
+Tensor kernels_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
+                       cuda::Kernels kernels);
 
-Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output);
+Tensor kernels_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output, cuda::Kernels kernels);
 
 // Sets the gradient of the weight, and that of the bias if it is wanted.
-void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
-                                MaskedConv2dGradients& gradients);
+void kernels_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
+                                 MaskedConv2dGradients& gradients);
 
 }  // namespace fused_rnn::ops
