@@ -45,6 +45,9 @@ struct MmaCorrelation {
   static constexpr int kOwnPixels = kMmaPixels / 32;  // of which a thread copies a chunk
   static constexpr int kWarpPixels = kMmaPixels / 2, kWarpChannels = kChannels / 2;
   static constexpr int kDown = kWarpPixels / 16, kAcross = kWarpChannels / 8;  // products of a warp
+  static constexpr int kNowhere = -(1 << 30);  // a row from which no tap reaches an image
+  using Rows = ChannelRows<T, kChannels>;
+  using Right = std::conditional_t<kGradient, RightInChannelRows<T, kChannels>, RightInDepthRows>;
   using Sums = float[kDown][kAcross][4];
 
   // A stage of the sum: a tap, and source channels from `depth` on, of which those before `end` count.
@@ -57,8 +60,13 @@ struct MmaCorrelation {
 
   const MmaCorrelationParams& params;
   const MmaRange& range;
-  int channel, lane, warp;
+  int channel, warp;
   MmaPixel pixel[kOwnPixels];
+  // Where the thread's copies go, with a row and a chunk of it for each thread; and what it copies of the weight, but
+  // for tap and depth.
+  int row, chunk, pixel_place;
+  int weight_row, weight_chunk, weight_place;
+  const T* weight;
 
   FUSED_RNN_DEVICE static int range_of(const MmaCorrelationParams& params, int tile) {
     int range = 0;
@@ -70,12 +78,27 @@ struct MmaCorrelation {
       : params(params),
         range(params.range[range_of(params, channel_tile)]),
         channel(range.begin + (channel_tile - range.first_tile) * kChannels),
-        lane(static_cast<int>(threadIdx.x) % 32),
-        warp(static_cast<int>(threadIdx.x) / 32) {
+        warp(static_cast<int>(threadIdx.x) / 32),
+        row(static_cast<int>(threadIdx.x) / 4),
+        chunk(static_cast<int>(threadIdx.x) % 4),
+        pixel_place(depth_place(row, chunk)) {
 #pragma unroll
-    for (int i = 0; i < kOwnPixels; ++i)
-      pixel[i] = MmaPixel::at(pixel_tile * kMmaPixels + static_cast<int>(threadIdx.x) / 4 + 32 * i, params.pixels,
-                              params.height, params.width);
+    for (int i = 0; i < kOwnPixels; ++i) {
+      pixel[i] = MmaPixel::at(pixel_tile * kMmaPixels + row + 32 * i, params.height, params.width);
+      if (pixel[i].index >= params.pixels) pixel[i].y = kNowhere;
+    }
+    const T* all = static_cast<const T*>(params.weight);
+    if constexpr (kGradient) {
+      weight_row = static_cast<int>(threadIdx.x) / Rows::kChunks;
+      weight_chunk = static_cast<int>(threadIdx.x) % Rows::kChunks;
+      weight_place = Rows::place(weight_row, weight_chunk);
+      weight = all + weight_row * params.out_stride + channel + weight_chunk * kChunkValues<T>;
+    } else {
+      weight_row = row;
+      weight_chunk = chunk;
+      weight_place = pixel_place;
+      weight = all + (channel + row) * params.out_stride + chunk * kChunkValues<T>;
+    }
   }
 
   FUSED_RNN_DEVICE int stages() const {
@@ -108,42 +131,34 @@ struct MmaCorrelation {
 
   // Starts the copies of a stage.
   FUSED_RNN_DEVICE void copy(const Stage& stage, char* to) const {
-    const int row = static_cast<int>(threadIdx.x) / 4, chunk = static_cast<int>(threadIdx.x) % 4;
-    const int depth = stage.depth + chunk * kChunkValues<T>;
+    const int depth = stage.depth + chunk * kChunkValues<T>, distance = distance_of(stage.dy, stage.dx, params.width);
     const T* source = static_cast<const T*>(params.source) + depth;
 #pragma unroll
     for (int i = 0; i < kOwnPixels; ++i) {
-      const bool exists = depth < stage.end && pixel[i].sees(stage.dy, stage.dx, params.height, params.width);
-      const int64_t at = pixel[i].other(stage.dy, stage.dx, params.width) * params.source_channels;
-      copy_chunk<true>(depth_chunk(to, row + 32 * i, chunk), exists ? source + at : params.source, exists);
+      const bool exists = (depth < stage.end) & pixel[i].sees(stage.dy, stage.dx, params.height, params.width);
+      copy_chunk<true>(to + pixel_place + 32 * i * kMmaDepthBytes,
+                       source + pixel[i].further(distance) * params.source_channels, exists);
     }
-    kGradient ? copy_channel_rows(stage, to + kPixelBytes) : copy_depth_rows(stage, to + kPixelBytes);
+    copy_weight(stage, to + kPixelBytes + weight_place);
   }
 
-  // Starts the copies of a tap's weights with a row for each target channel, or for each source channel.
-  FUSED_RNN_DEVICE void copy_depth_rows(const Stage& stage, char* to) const {
-    const int row = static_cast<int>(threadIdx.x) / 4, chunk = static_cast<int>(threadIdx.x) % 4;
-    const int depth = stage.depth + chunk * kChunkValues<T>;
-    const T* from = static_cast<const T*>(params.weight) + stage.tap * params.tap_stride + depth;
+  // Starts the copies of a tap's weights, with a row for each target channel or, in the gradient, which reads them in
+  // place, for each source channel.
+  FUSED_RNN_DEVICE void copy_weight(const Stage& stage, char* to) const {
+    if constexpr (kGradient) {
+      const T* from = weight + stage.depth * params.out_stride + stage.tap * params.tap_stride;
+      const bool inside = channel + weight_chunk * kChunkValues<T> < range.end;
 #pragma unroll
-    for (int i = 0; i < kChannels / 32; ++i) {
-      const int out = channel + row + 32 * i;
-      const bool exists = depth < stage.end && out < range.end;
-      copy_chunk<false>(depth_chunk(to, row + 32 * i, chunk), exists ? from + out * params.out_stride : params.weight,
-                        exists);
-    }
-  }
-  FUSED_RNN_DEVICE void copy_channel_rows(const Stage& stage, char* to) const {
-    constexpr int kChunks = kChannels / kChunkValues<T>, kRows = kMmaThreads / kChunks;
-    const int row = static_cast<int>(threadIdx.x) / kChunks, chunk = static_cast<int>(threadIdx.x) % kChunks;
-    const int in = channel + chunk * kChunkValues<T>;
-    const T* from = static_cast<const T*>(params.weight) + stage.tap * params.tap_stride + in;
+      for (int i = 0; i < kDepth; i += Rows::kRowsAtOnce)
+        copy_chunk<false>(to + i * Rows::kBytes, from + i * params.out_stride,
+                          inside & (stage.depth + weight_row + i < stage.end));
+    } else {
+      const T* from = weight + stage.tap * params.tap_stride + stage.depth;
+      const bool inside = stage.depth + weight_chunk * kChunkValues<T> < stage.end;
 #pragma unroll
-    for (int i = 0; i < kDepth / kRows; ++i) {
-      const int out = stage.depth + row + kRows * i;
-      const bool exists = out < stage.end && in < range.end;
-      copy_chunk<false>(channel_chunk<T, kChannels>(to, row + kRows * i, chunk),
-                        exists ? from + out * params.out_stride : params.weight, exists);
+      for (int i = 0; i < kChannels; i += 32)
+        copy_chunk<false>(to + i * kMmaDepthBytes, from + i * params.out_stride,
+                          inside & (channel + weight_row + i < range.end));
     }
   }
 
@@ -162,30 +177,29 @@ struct MmaCorrelation {
       filled = filled + 1 == kStages ? 0 : filled + 1;
       copies_started();
     };
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i + 1 < kStages; ++i) copy_next();
+    const LeftInDepthRows left(warp % 2 * kWarpPixels);
+    const Right right(warp / 2 * kWarpChannels);
     for (int i = 0, buffer = 0; i < count; ++i, buffer = buffer + 1 == kStages ? 0 : buffer + 1) {
       copies_done<kStages - 2>();
       block_barrier();
       copy_next();
-      multiply(sum, ring + buffer * kStageBytes);
+      multiply(sum, left, right, ring + buffer * kStageBytes);
     }
   }
 
-  FUSED_RNN_DEVICE void multiply(Sums& sum, char* stage) const {
-    const int first_pixel = warp % 2 * kWarpPixels, first_channel = warp / 2 * kWarpChannels;
-    char* weights = stage + kPixelBytes;
+  FUSED_RNN_DEVICE static void multiply(Sums& sum, const LeftInDepthRows& left, const Right& right, const char* stage) {
 #pragma unroll
     for (int step = 0; step < kMmaDepthBytes / 32; ++step) {
-      uint4 left[kDown];
+      uint4 pixels[kDown];
 #pragma unroll
-      for (int i = 0; i < kDown; ++i) left[i] = load_left(stage, first_pixel + 16 * i, step);
+      for (int i = 0; i < kDown; ++i) pixels[i] = left.load(stage, i, step);
 #pragma unroll
       for (int j = 0; j < kAcross; j += 2) {
-        const uint4 right = kGradient ? load_right_transposed<T, kChannels>(weights, first_channel + 8 * j, step)
-                                      : load_right(weights, first_channel + 8 * j, step);
+        const uint4 weights = right.load(stage + kPixelBytes, j, step);
 #pragma unroll
-        for (int i = 0; i < kDown; ++i) multiply_two<T>(sum[i] + j, left[i], right);
+        for (int i = 0; i < kDown; ++i) multiply_two<T>(sum[i] + j, pixels[i], weights);
       }
     }
   }
@@ -195,7 +209,7 @@ struct MmaCorrelation {
   FUSED_RNN_DEVICE void store(const Sums& sum, int pixel_tile, char* memory) const {
     constexpr int kBytes = kWarpChannels * static_cast<int>(sizeof(T)) + 16, kChunks = kBytes / 16 - 1;
     const int first_pixel = pixel_tile * kMmaPixels + warp % 2 * kWarpPixels;
-    const int first_channel = channel + warp / 2 * kWarpChannels;
+    const int first_channel = channel + warp / 2 * kWarpChannels, lane = static_cast<int>(threadIdx.x) % 32;
     char* rows = memory + warp * 16 * kBytes;
 #pragma unroll
     for (int i = 0; i < kDown; ++i) {

@@ -37,17 +37,22 @@ template <typename T, int kChannels>
 struct MmaWeightGradient {
   static constexpr int kStages = mma_gradient_stages(kChannels);
   static constexpr int kRowsBytes = kMmaGradientPixels * kChannels * 2, kStageBytes = 2 * kRowsBytes;
-  static constexpr int kChunks = kChannels / kChunkValues<T>, kRows = kMmaThreads / kChunks;
+  using Rows = ChannelRows<T, kChannels>;
+  static constexpr int kRows = Rows::kRowsAtOnce;
   static constexpr int kOwnPixels = kMmaGradientPixels / kRows;  // of which a thread copies chunks
   static constexpr int kWarpChannels = kChannels / 2;
   static constexpr int kDown = kWarpChannels / 16, kAcross = kWarpChannels / 8;  // products of a warp
   using Sums = float[kDown][kAcross][4];
   using BiasSums = float[kDown][4];
+  using Left = LeftInChannelRows<T, kChannels>;
+  using Right = RightInChannelRows<T, kChannels>;
 
   const MmaWeightGradientParams& params;
   int split, tap, out_tile, in_tile;
   int dy, dx;  // from a pixel to the one that the tap reads for it
   int first_stage, stages;
+  int row, place;  // of the thread's copies in a stage
+  int out, in;     // the channels that it copies
 
   FUSED_RNN_DEVICE explicit MmaWeightGradient(const MmaWeightGradientParams& params) : params(params) {
     const MmaWeightGradientPlan& plan = params.plan;
@@ -62,29 +67,27 @@ struct MmaWeightGradient {
     dx = tap % params.taps.row_length * params.taps.dilation_x - params.taps.before_x;
     first_stage = static_cast<int>(int64_t(split) * plan.stages / plan.splits);
     stages = static_cast<int>(int64_t(split + 1) * plan.stages / plan.splits) - first_stage;
+    const int chunk = static_cast<int>(threadIdx.x) % Rows::kChunks;
+    row = static_cast<int>(threadIdx.x) / Rows::kChunks;
+    place = Rows::place(row, chunk);
+    out = out_tile * kChannels + chunk * kChunkValues<T>;
+    in = in_tile * kChannels + chunk * kChunkValues<T>;
   }
 
   FUSED_RNN_DEVICE bool sums_bias() const { return params.grad_bias && tap == 0 && in_tile == 0; }
 
   // Starts the copies of a stage: of the gradients of its pixels, and of what the tap reads for them.
   FUSED_RNN_DEVICE void copy(const MmaPixel (&pixel)[kOwnPixels], char* to) const {
-    const int row = static_cast<int>(threadIdx.x) / kChunks, chunk = static_cast<int>(threadIdx.x) % kChunks;
-    const int out = out_tile * kChannels + chunk * kChunkValues<T>, in = in_tile * kChannels + chunk * kChunkValues<T>;
+    const T* grads = static_cast<const T*>(params.grad_output) + out;
+    const T* input = static_cast<const T*>(params.input) + in;
+    const int distance = distance_of(dy, dx, params.width);
 #pragma unroll
     for (int i = 0; i < kOwnPixels; ++i) {
-      const bool exists = out < params.out_channels && pixel[i].index < params.pixels;
-      const T* from = static_cast<const T*>(params.grad_output) + int64_t(pixel[i].index) * params.out_channels + out;
-      copy_chunk<false>(channel_chunk<T, kChannels>(to, row + kRows * i, chunk), exists ? from : params.grad_output,
-                        exists);
-    }
-#pragma unroll
-    for (int i = 0; i < kOwnPixels; ++i) {
-      const bool exists = in < params.in_channels && pixel[i].index < params.pixels &&
-                          pixel[i].sees(dy, dx, params.height, params.width);
-      const T* from =
-          static_cast<const T*>(params.input) + pixel[i].other(dy, dx, params.width) * params.in_channels + in;
-      copy_chunk<false>(channel_chunk<T, kChannels>(to + kRowsBytes, row + kRows * i, chunk),
-                        exists ? from : params.input, exists);
+      const bool is_pixel = pixel[i].index < params.pixels;
+      char* at = to + place + i * kRows * Rows::kBytes;
+      copy_chunk<false>(at, grads + pixel[i].further(0) * params.out_channels, is_pixel & (out < params.out_channels));
+      copy_chunk<false>(at + kRowsBytes, input + pixel[i].further(distance) * params.in_channels,
+                        is_pixel & (in < params.in_channels) & pixel[i].sees(dy, dx, params.height, params.width));
     }
   }
 
@@ -104,11 +107,8 @@ struct MmaWeightGradient {
   FUSED_RNN_DEVICE void sum_up(Sums& sum, BiasSums& bias_sum, char* ring) const {
     MmaPixel pixel[kOwnPixels];
 #pragma unroll
-    for (int i = 0; i < kOwnPixels; ++i) {
-      const int index = first_stage * kMmaGradientPixels + static_cast<int>(threadIdx.x) / kChunks + kRows * i;
-      const int row = index / params.width;
-      pixel[i] = {index, row % params.height, index - row * params.width};
-    }
+    for (int i = 0; i < kOwnPixels; ++i)
+      pixel[i] = MmaPixel::at(first_stage * kMmaGradientPixels + row + kRows * i, params.height, params.width);
     int copied = 0, filled = 0;  // stages, and the buffer of the next one
     const auto copy_next = [&] {
       if (copied < stages) {
@@ -120,37 +120,43 @@ struct MmaWeightGradient {
       filled = filled + 1 == kStages ? 0 : filled + 1;
       copies_started();
     };
-#pragma unroll
+#pragma unroll 1
     for (int i = 0; i + 1 < kStages; ++i) copy_next();
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    const Left left(warp % 2 * kWarpChannels);
+    const Right right(warp / 2 * kWarpChannels);
+    const bool bias = sums_bias() && warp < 2;
     for (int i = 0, buffer = 0; i < stages; ++i, buffer = buffer + 1 == kStages ? 0 : buffer + 1) {
       copies_done<kStages - 2>();
       block_barrier();
       copy_next();
-      multiply(sum, bias_sum, ring + buffer * kStageBytes);
+      multiply(sum, left, right, ring + buffer * kStageBytes);
+      if (bias) sum_bias(bias_sum, left, ring + buffer * kStageBytes);
     }
     copies_done<0>();
   }
 
-  FUSED_RNN_DEVICE void multiply(Sums& sum, BiasSums& bias_sum, char* stage) const {
-    constexpr uint32_t kOnes = __is_same(T, bfloat16) ? 0x3f803f80 : 0x3c003c00;
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int first_out = warp % 2 * kWarpChannels, first_in = warp / 2 * kWarpChannels;
+  FUSED_RNN_DEVICE static void multiply(Sums& sum, const Left& left, const Right& right, const char* stage) {
 #pragma unroll
     for (int step = 0; step < kMmaGradientPixels / 16; ++step) {
-      uint4 left[kDown];
+      uint4 grads[kDown];
 #pragma unroll
-      for (int i = 0; i < kDown; ++i) left[i] = load_left_transposed<T, kChannels>(stage, first_out + 16 * i, step);
+      for (int i = 0; i < kDown; ++i) grads[i] = left.load(stage, i, step);
 #pragma unroll
       for (int j = 0; j < kAcross; j += 2) {
-        const uint4 right = load_right_transposed<T, kChannels>(stage + kRowsBytes, first_in + 8 * j, step);
+        const uint4 input = right.load(stage + kRowsBytes, j, step);
 #pragma unroll
-        for (int i = 0; i < kDown; ++i) multiply_two<T>(sum[i] + j, left[i], right);
-      }
-      if (sums_bias() && warp < 2) {
-#pragma unroll
-        for (int i = 0; i < kDown; ++i) MmaTraits<T>::multiply(bias_sum[i], left[i], kOnes, kOnes, false);
+        for (int i = 0; i < kDown; ++i) multiply_two<T>(sum[i] + j, grads[i], input);
       }
     }
+  }
+
+  FUSED_RNN_DEVICE static void sum_bias(BiasSums& sum, const Left& left, const char* stage) {
+    constexpr uint32_t kOnes = __is_same(T, bfloat16) ? 0x3f803f80 : 0x3c003c00;
+#pragma unroll
+    for (int step = 0; step < kMmaGradientPixels / 16; ++step)
+#pragma unroll
+      for (int i = 0; i < kDown; ++i) MmaTraits<T>::multiply(sum[i], left.load(stage, i, step), kOnes, kOnes, false);
   }
 
   // Leaves the sums in the block's slots.
