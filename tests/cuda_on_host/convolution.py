@@ -122,6 +122,12 @@ class Convolutions:
         self._library.convolution_tiles(ctypes.byref(params), name.encode(), ctypes.byref(tiles))
         return tiles[0], tiles[1]
 
+    def chosen_mma_channels(self, params: Convolution) -> tuple[int, int]:
+        """Return the channels of the tiles that are chosen for single warps, forward and for the parameters."""
+        channels = (c_int32 * 2)()
+        self._library.convolution_mma_channels(ctypes.byref(params), ctypes.byref(channels))
+        return channels[0], channels[1]
+
     def built(self) -> list[Tiles]:
         """Return the tiles of forward and input gradient."""
         every = [Tiles(rows, groups) for groups in (1, 2) for rows in (32, 28, 16, 14, 8)]

@@ -134,6 +134,12 @@ const char* convolution_mma_parameter_gradients(const Convolution* of) {
   return mma_masked_conv2d_parameter_gradients(of->type(), of->parameter_gradients(), scratch.data(), plan, nullptr);
 }
 
+// The channels of the tiles that are chosen for single warps: in the forward pass, and for the parameters' gradients.
+void convolution_mma_channels(const Convolution* of, int32_t (*channels)[2]) {
+  (*channels)[0] = of->mma_plan(of->out_channels).channels;
+  (*channels)[1] = plan_mma_weight_gradient(of->sizes(), of->device()).channels;
+}
+
 // The tiles that are chosen for a pass: its rows and groups of 64 channels.
 void convolution_tiles(const Convolution* of, const char* pass, int32_t (*tiles)[2]) {
   if (std::string_view(pass) == "parameter_gradients") {

@@ -142,6 +142,14 @@ int64_t count_line_bytes(const MaskedConv2dSizes& sizes) {
 
 }  // namespace
 
+GroupChannels seen_at_centre(const MaskedConv2dSizes& sizes, bool gradient, int64_t group) {
+  if (!sizes.centre_depends_on_groups()) return {0, 0};
+  const int64_t channels = gradient ? sizes.out_channels : sizes.in_channels;
+  const GroupChannels own = channels_of_group(channels, sizes.data_channels, group);
+  if (gradient) return {sizes.own_group ? own.begin : own.end, channels};
+  return {0, sizes.own_group ? own.end : own.begin};
+}
+
 const char* why_no_sizes(const MaskedConv2dSizes& sizes) {
   if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
   if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))

@@ -59,13 +59,7 @@ constexpr bool groups_begin_at_multiples(int64_t channels, int64_t groups, int64
 // The source channels that the target channels of a group see at the centre tap; none where that does not depend on
 // groups. An output sees earlier groups of the input, and so in the gradient an input is seen by later groups of the
 // output.
-inline GroupChannels seen_at_centre(const MaskedConv2dSizes& sizes, bool gradient, int64_t group) {
-  if (!sizes.centre_depends_on_groups()) return {0, 0};
-  const int64_t channels = gradient ? sizes.out_channels : sizes.in_channels;
-  const GroupChannels own = channels_of_group(channels, sizes.data_channels, group);
-  if (gradient) return {sizes.own_group ? own.begin : own.end, channels};
-  return {0, sizes.own_group ? own.end : own.begin};
-}
+GroupChannels seen_at_centre(const MaskedConv2dSizes& sizes, bool gradient, int64_t group);
 
 // Which input channels an output channel sees at the centre tap, where that depends on their groups.
 struct Centre {
