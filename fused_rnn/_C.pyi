@@ -99,7 +99,7 @@ def cuda_masked_conv2d_plan(
     data_channels: int,
     dilation_height: int,
     dilation_width: int,
-    half_precision: bool,
+    element_bytes: int,
     device: int = 0,
 ) -> dict[str, dict[str, Any]]: ...
 def cuda_device(index: int = 0) -> dict[str, int | list[int]]: ...
