@@ -147,6 +147,16 @@ void set_plan_override(const std::string& path, int blocks, int groups, int batc
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers, split};
 }
 
+// Restricts what may compute masked convolutions from now on, for tests and tuning.
+void set_convolution_path(const std::string& path) {
+  using fused_rnn::ops::ConvolutionPath;
+  if (path != "any" && path != "mma" && path != "rectangles")
+    throw py::value_error("path must be any, mma or rectangles, not " + path);
+  fused_rnn::ops::set_convolution_path(path == "any"   ? ConvolutionPath::kAny
+                                       : path == "mma" ? ConvolutionPath::kMma
+                                                       : ConvolutionPath::kRectangles);
+}
+
 // Returns what plans are made for: what a GPU has.
 py::dict cuda_device(int index) {
   const fused_rnn::cuda::Device device = fused_rnn::cuda::device_at(index);
@@ -266,6 +276,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("cuda_masked_conv2d_plan", &cuda_masked_conv2d_plan, py::arg("input"), py::arg("weight"),
              py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"),
              py::arg("element_bytes"), py::arg("device") = 0);
+  module.def("set_convolution_path", &set_convolution_path, py::arg("path"));
   module.def("cuda_device", &cuda_device, py::arg("index") = 0);
   module.def("multiprocessor_limit", &fused_rnn::ops::multiprocessor_limit);
   module.def("set_multiprocessor_limit", &fused_rnn::ops::set_multiprocessor_limit);

@@ -84,7 +84,9 @@ def test_masked_convolution_by_single_warps(monkeypatch: pytest.MonkeyPatch) -> 
         input = torch.empty(3, 8, 28, 28, device="cuda:15")
     lines = fused_rnn.explain(fused_rnn.MaskedConv2d(8, 8, 3, mask_type="B"), input).splitlines()
     for line in lines[1:3]:
-        assert line.endswith("warps multiply by themselves, in tiles of 128 channels on 12 blocks of 1000 bytes of shared memory")
+        assert line.endswith(
+            "warps multiply by themselves, in tiles of 128 channels on 12 blocks of 1000 bytes of shared memory"
+        )
     assert lines[3].endswith("over rectangles of active taps, since so")
 
 

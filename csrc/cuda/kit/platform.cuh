@@ -59,9 +59,10 @@ FUSED_RNN_DEVICE uint32_t shared_address(const void* in_shared) {
 }
 
 // Starts a copy of 16 bytes from global to shared memory (cp.async), both aligned to 16 bytes. If the chunk does not
-// exist, nothing is read, whatever the address is, and zeros are written. Chunks that other copies of the block will read again soon may be kept
-// in the first-level cache. copies_started ends a batch of this thread's copies, which may be empty, and copies_done
-// waits until all of its batches but the last kBatches are there; a barrier then lets other threads see them.
+// exist, nothing is read, whatever the address is, and zeros are written. Chunks that other copies of the block will
+// read again soon may be kept in the first-level cache. copies_started ends a batch of this thread's copies, which may
+// be empty, and copies_done waits until all of its batches but the last kBatches are there; a barrier then lets other
+// threads see them.
 template <bool kKeep>
 FUSED_RNN_DEVICE void copy_chunk(void* to, const void* from, bool exists) {
   const int bytes = exists ? 16 : 0;

@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
+#include <atomic>
+
 #include "cuda/masked_conv2d.h"
 #include "ops/cuda/layer.h"
 #include "ops/cuda/torch_cuda.h"
@@ -13,6 +15,8 @@ namespace fused_rnn::ops {
 namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+std::atomic<ConvolutionPath> current_path = ConvolutionPath::kAny;
 
 cuda::Device gpu_of(const Tensor& tensor) { return cuda::device_at(std::max<int>(0, tensor.device().index())); }
 bool is_bfloat16(const Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
@@ -45,15 +49,20 @@ cuda::ImageStrides strides_of(const Tensor& images) {
 
 }  // namespace
 
+void set_convolution_path(ConvolutionPath path) { current_path = path; }
+
 cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu) {
   constexpr auto kRectangles = cuda::Kernels::kRectangles;
+  const ConvolutionPath path = current_path;
   const char* reason = nullptr;
+  if (path == ConvolutionPath::kRectangles) reason = "kernels of our own are switched off";
   if (type == at::kFloat && !at::globalContext().allowTF32CuDNN(at::Float32Op::CONV))
     reason = "float32 may not be rounded to tf32 (torch.backends.cudnn.conv.fp32_precision)";
   if (type == at::kDouble) reason = "there are no kernels for float64";
   if (reason) return {kRectangles, kRectangles, kRectangles, reason};
-  const int element_bytes = type == at::kFloat ? 4 : 2;
-  return cuda::choose_kernels(sizes, cuda::device_at(std::max<int>(0, gpu)), element_bytes);
+  cuda::Device device = cuda::device_at(std::max<int>(0, gpu));
+  if (path == ConvolutionPath::kMma) device.hopper = false;
+  return cuda::choose_kernels(sizes, device, type == at::kFloat ? 4 : 2);
 }
 
 Tensor kernels_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,

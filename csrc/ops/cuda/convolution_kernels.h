@@ -7,6 +7,11 @@
 
 namespace fused_rnn::ops {
 
+// What may compute masked convolutions from now on, for tests and tuning: whatever is chosen, the kernels for single
+// warps also where there are those for Hopper, or torch's convolutions alone.
+enum class ConvolutionPath { kAny, kMma, kRectangles };
+void set_convolution_path(ConvolutionPath path);
+
 // Returns which kernels compute the passes over a layer on a GPU.
 cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu);
 
