@@ -111,7 +111,7 @@ struct MmaPixel {
   }
   // The number of the pixel that is `distance` pixels further; something else if there is none.
   FUSED_RNN_DEVICE int64_t further(int distance) const {
-    return static_cast<unsigned>(index) + static_cast<unsigned>(distance);
+    return static_cast<int>(static_cast<unsigned>(index) + static_cast<unsigned>(distance));
   }
 };
 
