@@ -218,8 +218,9 @@ struct MmaCorrelation {
       for (int j = 0; j < kAcross; ++j) {
         const int column = 8 * j + lane % 4 * 2;
         float bias[2] = {};
+        // One by one, since the bias may begin at any of its values.
         if (params.bias && first_channel + column < range.end)
-          widen_pair<T>(load_pair(static_cast<const T*>(params.bias) + first_channel + column), bias);
+          for (int k = 0; k < 2; ++k) bias[k] = widen(static_cast<const T*>(params.bias)[first_channel + column + k]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float pair[2] = {sum[i][j][2 * half] + bias[0], sum[i][j][2 * half + 1] + bias[1]};
