@@ -111,7 +111,8 @@ def compute_capabilities() -> list[tuple[int, int]]:
 
 def uses_hopper(source: Path) -> bool:
     """Returns whether kernels use instructions of Hopper that only its architecture-specific target has."""
-    return CSRC / "cuda" / "conv" in source.parents or source.stem.startswith("warpgroup_")
+    is_convolution = CSRC / "cuda" / "conv" in source.parents and not source.stem.startswith("mma_")
+    return is_convolution or source.stem.startswith("warpgroup_")
 
 
 def gencode(architectures: list[str], hopper: bool) -> str:

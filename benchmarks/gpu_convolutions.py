@@ -1,10 +1,11 @@
 """Checks and times masked convolution on a GPU against cuDNN, pass by pass, and writes JSON.
 
-The peers are cuDNN's convolution with the whole kernel, zero where it is masked ("dense"), and with its rows down to
-the centre alone, which anyone can write: either rows of zeros are put above the image, or rows that are too many are
-cut off below ("cropped, padded" and "cropped, cut"). Their weights are masked beforehand, and cuDNN may try all its
-algorithms.
-`python -m benchmarks.gpu_convolutions` takes about a minute.
+Beside the kernels that are chosen, those for single warps ("mma") and PyTorch's convolutions over rectangles of active
+taps ("rectangles") are timed, on every GPU. The other peers are cuDNN's convolution with the whole kernel, zero where
+it is masked ("dense"), and with its rows down to the centre alone, which anyone can write: either rows of zeros are put
+above the image, or rows that are too many are cut off below ("cropped, padded" and "cropped, cut"). Their weights are
+masked beforehand, and cuDNN may try all its algorithms. In float32 all may round to tf32.
+`python -m benchmarks.gpu_convolutions` takes a minute or two.
 """
 
 from __future__ import annotations
@@ -29,11 +30,12 @@ from benchmarks.problem import FUSED, PEER_TOLERANCE, CheckError
 from benchmarks.report import make_console, make_progress
 from benchmarks.results import Result, Run
 from benchmarks.timing import Function, Measurement, time_together
-from fused_rnn import ops
+from fused_rnn import _C, ops
 from fused_rnn.reference.masked_conv2d import mask
 
 SECONDS = 0.1  # for each case, pass and way of calling; at least five rounds are made
 LIMIT_SECONDS = 120.0
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 PASSES = ("forward", "input gradient", "weight gradient", "step")
 CASES = (
     ConvolutionCase(64, 128, 128, 32, 3),
@@ -100,8 +102,20 @@ def make_passes(case: ConvolutionCase, dtype: torch.dtype, device: str) -> dict[
         gradients = passes["step"]
         return passes | {"step": lambda: (forward(), gradients())}  # type: ignore[return-value]
 
+    def by(path: str, call: Pass) -> Pass:
+        def restricted() -> Tensor | tuple[Tensor, ...]:
+            _C.set_convolution_path(path)
+            try:
+                return call()
+            finally:
+                _C.set_convolution_path("any")
+
+        return restricted
+
+    ours = peer(lambda: ops.masked_conv2d(input, weight, None, *options), lambda wanted: fused(*wanted))
     return {
-        FUSED: peer(lambda: ops.masked_conv2d(input, weight, None, *options), lambda wanted: fused(*wanted)),
+        FUSED: ours,
+        **{path: {name: by(path, call) for name, call in ours.items()} for path in ("mma", "rectangles")},
         "cropped, padded": peer(
             lambda: conv2d(pad(input, (0, 0, half, 0)), above, padding=(0, half)),
             lambda wanted: vendor(grad, padded, above, (0, half), wanted),
@@ -173,7 +187,7 @@ def print_run(console: Console, run: Run) -> None:
             ratios = [f"{result.ratios()[peer]:.2f}" if peer in result.times else "" for peer in peers]
             table.add_row(result.label, f"{1e6 * result.fused.median:.1f}", f"{result.gflops / 1000:.0f}", *ratios)
         console.print(table)
-        best = [min(ratio for peer, ratio in result.ratios().items() if peer != "dense") for result in results]
+        best = [min(ratio for peer, ratio in result.ratios().items() if "cropped" in peer) for result in results]
         dense = [result.ratios()["dense"] for result in results]
         for name, of_all in (("the faster cropped one", best), ("dense", dense)):
             mean = torch.tensor(of_all).log().mean().exp().item()
@@ -187,14 +201,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_convolutions", description=__doc__)
     parser.add_argument("--limit", type=float, default=LIMIT_SECONDS, help="seconds (%(default)s)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="the folder for the JSON (%(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of all tensors (%(default)s)")
     options = parser.parse_args(arguments)
     console = make_console()
     if not torch.cuda.is_available():
         console.print("benchmarks.gpu_convolutions needs an NVIDIA GPU, and a PyTorch that was built with CUDA.")
         return 2
     torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.conv.fp32_precision = "tf32"  # type: ignore[attr-defined]
     run = Run(describe_gpu())
-    path = options.output / f"{gpu_name(run.machine)}-masked-conv.json"
+    suffix = "" if options.dtype == "bfloat16" else f"-{options.dtype}"
+    path = options.output / f"{gpu_name(run.machine)}-masked-conv{suffix}.json"
     end = perf_counter() + options.limit
     with make_progress(console) as progress:
         task = progress.add_task("", total=len(CASES))
@@ -203,7 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
                 run.failures.append(f"stopped after {options.limit:.0f} s, before {case.label}")
                 break
             progress.update(task, description=case.label)
-            measure(case, torch.bfloat16, run)
+            measure(case, DTYPES[options.dtype], run)
             run.save(path)
             torch.cuda.empty_cache()
             progress.advance(task)

@@ -14,10 +14,10 @@
 #include "ops/threads.h"
 
 #ifdef FUSED_RNN_CUDA
-#include "cuda/conv/plan.h"
+#include "cuda/conv/mma_plan.h"
 #include "cuda/kit/device_info.h"
 #include "cuda/persistent/estimate.h"
-#include "ops/cuda/hopper_convolution.h"
+#include "ops/cuda/convolution_kernels.h"
 #include "ops/cuda/persistent.h"
 #include "ops/cuda/rectangles.h"
 #include "ops/cuda/torch_cuda.h"
@@ -189,6 +189,16 @@ void set_plan_override(const std::string& path, int blocks, int groups, int batc
   fused_rnn::ops::current_plan_override() = {path_of(path), blocks, groups, batch_tiles, chunks_in_registers, split};
 }
 
+// Restricts what may compute masked convolutions from now on, for tests and tuning.
+void set_convolution_path(const std::string& path) {
+  using fused_rnn::ops::ConvolutionPath;
+  if (path != "any" && path != "mma" && path != "rectangles")
+    throw py::value_error("path must be any, mma or rectangles, not " + path);
+  fused_rnn::ops::set_convolution_path(path == "any"   ? ConvolutionPath::kAny
+                                       : path == "mma" ? ConvolutionPath::kMma
+                                                       : ConvolutionPath::kRectangles);
+}
+
 // Returns what plans are made for: what a GPU has.
 py::dict cuda_device(int index) {
   const fused_rnn::cuda::Device device = fused_rnn::cuda::device_at(index);
@@ -235,17 +245,18 @@ py::dict cuda_plan(const std::string& cell, int element_bytes, int64_t batch, in
 // Returns how a GPU computes each pass over a masked convolution of images [batch, in_channels, height, width].
 py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::vector<int64_t>& weight,
                                  const std::string& mask_type, int64_t data_channels, int64_t dilation_height,
-                                 int64_t dilation_width, bool half_precision, int device) {
+                                 int64_t dilation_width, int element_bytes, int device) {
   using fused_rnn::cuda::Kernels;
   fused_rnn::MaskedConv2dSizes sizes = {input.at(0),  input.at(2),  input.at(3),     input.at(1),    weight.at(0),
                                         weight.at(2), weight.at(3), dilation_height, dilation_width, data_channels};
   fused_rnn::ops::set_mask(sizes, mask_type);
   py::dict plan;
-  const auto type = half_precision ? at::kHalf : at::kFloat;
+  const auto type = element_bytes == 2 ? at::kHalf : element_bytes == 4 ? at::kFloat : at::kDouble;
   const auto choice = fused_rnn::ops::choose_kernels(sizes, type, static_cast<c10::DeviceIndex>(device));
   const fused_rnn::cuda::Device gpu = fused_rnn::cuda::device_at(device);
   py::dict passes;
-  const auto add = [&](const char* name, Kernels kernels, const auto& plan_boxes, const auto& plan_first) {
+  const auto add = [&](const char* name, Kernels kernels, const auto& plan_boxes, const auto& plan_first,
+                       const auto& plan_mma) {
     py::dict pass;
     if (kernels == Kernels::kBoxes) {
       const auto plan = plan_boxes();
@@ -257,6 +268,11 @@ py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::v
       const auto plan = plan_first();
       pass["blocks"] = plan.blocks;
       pass["shared_bytes"] = plan.shared_bytes;
+    } else if (kernels == Kernels::kMma) {
+      const auto plan = plan_mma();
+      pass["mma_channels"] = plan.channels;
+      pass["blocks"] = plan.blocks();
+      pass["shared_bytes"] = plan.shared_bytes();
     } else {
       pass["rectangles"] = fused_rnn::ops::active_rectangles(sizes).size();
       pass["reason"] = choice.reason;
@@ -264,11 +280,15 @@ py::dict cuda_masked_conv2d_plan(const std::vector<int64_t>& input, const std::v
     passes[name] = pass;
   };
   const auto first = [&] { return plan_first_layer(sizes, gpu); };
-  add("forward", choice.forward, [&] { return plan_correlation(sizes, sizes.out_channels, gpu); }, first);
-  add("input gradient", choice.input_gradient, [&] { return plan_correlation(sizes, sizes.in_channels, gpu); }, first);
+  add(
+      "forward", choice.forward, [&] { return plan_correlation(sizes, sizes.out_channels, gpu); }, first,
+      [&] { return plan_mma_correlation(sizes, sizes.out_channels, gpu); });
+  add(
+      "input gradient", choice.input_gradient, [&] { return plan_correlation(sizes, sizes.in_channels, gpu); }, first,
+      [&] { return plan_mma_correlation(sizes, sizes.in_channels, gpu); });
   add(
       "parameter gradients", choice.parameter_gradients, [&] { return plan_weight_gradient(sizes, gpu); },
-      [&] { return plan_first_layer_gradient(sizes, gpu); });
+      [&] { return plan_first_layer_gradient(sizes, gpu); }, [&] { return plan_mma_weight_gradient(sizes, gpu); });
   return passes;
 }
 #endif
@@ -301,7 +321,8 @@ PYBIND11_MODULE(_C, module) {
              py::arg("device") = 0);
   module.def("cuda_masked_conv2d_plan", &cuda_masked_conv2d_plan, py::arg("input"), py::arg("weight"),
              py::arg("mask_type"), py::arg("data_channels"), py::arg("dilation_height"), py::arg("dilation_width"),
-             py::arg("half_precision"), py::arg("device") = 0);
+             py::arg("element_bytes"), py::arg("device") = 0);
+  module.def("set_convolution_path", &set_convolution_path, py::arg("path"));
   module.def("cuda_device", &cuda_device, py::arg("index") = 0);
   module.def("multiprocessor_limit", &fused_rnn::ops::multiprocessor_limit);
   module.def("set_multiprocessor_limit", &fused_rnn::ops::set_multiprocessor_limit);

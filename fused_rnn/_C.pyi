@@ -81,6 +81,8 @@ def cpu_plan(
 # kernels may be chosen from now on, cuda_plan returns the plan of one pass over a layer on a GPU,
 # cuda_masked_conv2d_plan how a GPU computes a masked convolution of the given shapes, cuda_device what the GPU has for
 # plans, and finds_cublas tells whether torch's cuBLAS was found. The limit on multiprocessors is 0 for none.
+# set_convolution_path restricts masked convolutions to the kernels for single warps ("mma"), or to PyTorch's own
+# convolutions ("rectangles"), from now on.
 def set_plan_override(
     path: str = "any",
     blocks: int = 0,
@@ -107,9 +109,10 @@ def cuda_masked_conv2d_plan(
     data_channels: int,
     dilation_height: int,
     dilation_width: int,
-    half_precision: bool,
+    element_bytes: int,
     device: int = 0,
 ) -> dict[str, dict[str, Any]]: ...
+def set_convolution_path(path: str) -> None: ...
 def cuda_device(index: int = 0) -> dict[str, int | list[int]]: ...
 def multiprocessor_limit() -> int: ...
 def set_multiprocessor_limit(limit: int) -> None: ...

@@ -18,9 +18,9 @@ def explain(module: LSTM | GRU | RNN | MaskedConv1d | MaskedConv2d, input: Tenso
     On a GPU a recurrent layer runs in persistent kernels, which keep the recurrent weights on the chip over all steps,
     in one of two ways: thread blocks exchange the hidden values within clusters ("cluster") or through the L2 cache
     ("grid"). Otherwise it runs on the stepwise path: one product and one pointwise kernel for each step. The hidden
-    size may be padded with zeros, which changes no result. A masked convolution in half precision runs in kernels of
-    our own on GPUs of compute capability 9.0; otherwise in torch's own convolutions over rectangles of active taps, so
-    that a masked tap is not computed there either.
+    size may be padded with zeros, which changes no result. A masked convolution runs in kernels of our own in half
+    precision and, but on GPUs of compute capability 9.0, in float32 that may be rounded to tf32; otherwise in torch's
+    own convolutions over rectangles of active taps, so that a masked tap is not computed there either.
 
     Args:
         module: the layer.
@@ -90,7 +90,7 @@ def _describe_convolution(module: MaskedConv1d | MaskedConv2d, input: Tensor, dt
         module.data_channels,
         dilation_height=down,
         dilation_width=across,
-        half_precision=dtype in (torch.bfloat16, torch.float16),
+        element_bytes=dtype.itemsize,
         device=input.device.index or 0,
     )
     return [f"  {name}: {_describe_pass(plan)}" for name, plan in passes.items()]
@@ -102,6 +102,9 @@ def _describe_pass(plan: dict[str, Any]) -> str:
         convolutions = f"{count} convolution{'' if count == 1 else 's'} of torch"
         return f"{convolutions} over rectangles of active taps, since {plan['reason']}"
     blocks = f"{plan['blocks']} blocks of {plan['shared_bytes']} bytes of shared memory"
+    if "mma_channels" in plan:
+        tiles = f"tiles of {plan['mma_channels']} channels"
+        return f"a kernel that multiplies active taps only, whose warps multiply by themselves, in {tiles} on {blocks}"
     if "rows" not in plan:
         return f"a kernel for first layers, which multiplies all active taps and channels at once, on {blocks}"
     tiles = f"tiles of {plan['rows']} x 8 pixels and {plan['channels']} channels"

@@ -60,15 +60,11 @@ const char* set_range(ChannelRange& range, bool bfloat16, const MaskedConv2dSize
   range.end = static_cast<int>(own.end);
   const char* error = map_images(range.target, bfloat16, arrays.target, sizes, arrays.target_channels, own.end,
                                  kTileWidth, stored_rows(rows));
-  if (error || !sizes.centre_depends_on_groups()) return error;
-  // An output sees earlier groups of the input, and so an input is seen by later groups of the output.
-  const GroupChannels seen = channels_of_group(arrays.source_channels, groups, group);
-  range.centre_begin = static_cast<int>(!gradient ? 0 : sizes.own_group ? seen.begin : seen.end);
-  range.centre_end = static_cast<int>(gradient ? arrays.source_channels : sizes.own_group ? seen.end : seen.begin);
-  if (range.centre_begin >= range.centre_end) {
-    range.centre_begin = range.centre_end = 0;
-    return nullptr;
-  }
+  if (error) return error;
+  const GroupChannels seen = seen_at_centre(sizes, gradient, group);
+  if (seen.begin >= seen.end) return nullptr;
+  range.centre_begin = static_cast<int>(seen.begin);
+  range.centre_end = static_cast<int>(seen.end);
   error = map_images(range.source, bfloat16, arrays.source, sizes, arrays.source_channels, range.centre_end, kTileWidth,
                      rows);
   if (error) return error;
@@ -263,9 +259,7 @@ const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& pa
     range.end = static_cast<int>(own.end);
     range.first_block = first_block;
     first_block += static_cast<int>(divide_up(own.end - own.begin, kChannels));
-    const GroupChannels seen = channels_of_group(sizes.in_channels, sizes.data_channels, group);
-    const int64_t at_centre = !sizes.centre_depends_on_groups() ? 0 : sizes.own_group ? seen.end : seen.begin;
-    range.columns = static_cast<int>(sizes.dense_taps * sizes.in_channels + at_centre);
+    range.columns = static_cast<int>(sizes.dense_taps * sizes.in_channels + seen_at_centre(sizes, false, group).end);
     const char* error = map_pixels(range.target, bfloat16, params.output.data, sizes, own.end, 64);
     if (error) return error;
   }

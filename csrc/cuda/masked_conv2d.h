@@ -1,7 +1,9 @@
-// Masked convolution on an NVIDIA GPU of compute capability 9.0, in bfloat16 and float16: the kernels of conv/.
+// Masked convolution on an NVIDIA GPU: the kernels of conv/. First those for compute capability 9.0, in bfloat16 and
+// float16.
 
 #pragma once
 
+#include "cuda/conv/mma_plan.h"
 #include "cuda/conv/plan.h"
 #include "params/masked_conv2d.h"
 
@@ -33,5 +35,17 @@ const char* first_layer(bool bfloat16, const MaskedConv2dForwardParams<void>& pa
 const char* first_layer_parameter_gradients(bool bfloat16, const MaskedConv2dParameterGradientsParams<void>& params,
                                             const ImageStrides& strides, float* scratch, const FirstLayerPlan& plan,
                                             void* stream);
+
+// The kernels for GPUs without those, which multiply values of this type. Strides of weights that are read are
+// multiples of 16 bytes.
+enum class MmaType { kBFloat16, kFloat16, kTF32 };
+const char* mma_masked_conv2d(MmaType type, const MaskedConv2dForwardParams<void>& params,
+                              const MmaCorrelationPlan& plan, void* stream);
+const char* mma_masked_conv2d_input_gradient(MmaType type, const MaskedConv2dInputGradientParams<void>& params,
+                                             const MmaCorrelationPlan& plan, void* stream);
+// For bfloat16 and float16.
+const char* mma_masked_conv2d_parameter_gradients(MmaType type,
+                                                  const MaskedConv2dParameterGradientsParams<void>& params,
+                                                  float* scratch, const MmaWeightGradientPlan& plan, void* stream);
 
 }  // namespace fused_rnn::cuda

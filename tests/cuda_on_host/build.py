@@ -21,7 +21,7 @@ CSRC = HERE.parent.parent / "csrc"
 FOLDER = HERE.parent.parent / "build" / "cuda_on_host"
 CXX = os.environ.get("CXX", "g++")
 OWN = (
-    "boxes", "convolutions", "driver", "exports", "fibers", "hopper_kernels", "matrix", "pixels", "runtime",
+    "boxes", "convolutions", "copies", "driver", "exports", "fibers", "hopper_kernels", "matrix", "pixels", "runtime",
     "warpgroup",
 )  # fmt: skip
 """The sources of this folder that all libraries have."""

@@ -1,4 +1,4 @@
-"""Masked convolution by the CUDA kernels for Hopper, on the CPU."""
+"""Masked convolution by the CUDA kernels, on the CPU: those for Hopper, or those for single warps."""
 
 import ctypes
 import math
@@ -64,8 +64,8 @@ class Convolution(ctypes.Structure):
         *((name, c_int64) for name in [*SIZES.split(), "data_channels", "dense_taps"]),
         *((name, c_void_p) for name in ARRAYS.split()),
         *((name, c_int64) for name in [*STRIDES.split(), *GRADIENT_STRIDES.split()]),
-        *((name, c_int32) for name in ("rows", "channel_groups", "multiprocessors")),
-        *((name, c_bool) for name in ("own_group", "bfloat16", "relu")),
+        *((name, c_int32) for name in ("rows", "channel_groups", "multiprocessors", "element_bytes")),
+        *((name, c_bool) for name in ("own_group", "bfloat16", "relu", "hopper")),
     ]
 
 
@@ -114,13 +114,19 @@ class Convolutions:
         """Return which kernels compute forward pass, input gradient and parameter gradients, and why not others."""
         kernels = (c_int32 * 3)()
         reason = self.call("choice", params, ctypes.byref(kernels))
-        return [("rectangles", "boxes", "first layer")[kernel] for kernel in kernels], reason
+        return [("rectangles", "boxes", "first layer", "mma")[kernel] for kernel in kernels], reason
 
     def chosen_tiles(self, name: str, params: Convolution) -> tuple[int, int]:
         """Return the rows and groups of channels of the tiles that are chosen for a pass."""
         tiles = (c_int32 * 2)()
         self._library.convolution_tiles(ctypes.byref(params), name.encode(), ctypes.byref(tiles))
         return tiles[0], tiles[1]
+
+    def chosen_mma_channels(self, params: Convolution) -> tuple[int, int]:
+        """Return the channels of the tiles that are chosen for single warps, forward and for the parameters."""
+        channels = (c_int32 * 2)()
+        self._library.convolution_mma_channels(ctypes.byref(params), ctypes.byref(channels))
+        return channels[0], channels[1]
 
     def built(self) -> list[Tiles]:
         """Return the tiles of forward and input gradient."""
@@ -129,7 +135,7 @@ class Convolutions:
 
 
 class Guarded:
-    """An array in half precision that is NaN at first, between guards."""
+    """An array that is NaN at first, between guards."""
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         size = math.prod(shape)
@@ -171,6 +177,8 @@ class OnHost:
     """Whether the weight's gradient has the input channels last in memory."""
     first_layer: bool = False
     """Whether to use the kernels for few input channels, of which there is none for the input's gradient."""
+    mma: bool = False
+    """Whether to use the kernels for single warps, of which there is none for the gradients of float32 parameters."""
     contiguous: bool = False
     """Whether input and weight are as PyTorch makes them, not channels last; only for a first layer."""
 
@@ -183,11 +191,12 @@ class OnHost:
         params.data_channels, params.dense_taps = case.data_channels, dense_taps(case)
         params.own_group, params.relu = case.mask_type == "B", self.relu
         params.rows, params.channel_groups = tiles
-        params.multiprocessors = self.multiprocessors
+        params.multiprocessors, params.hopper, params.element_bytes = self.multiprocessors, not self.mma, 2
         for name, array in arrays.items():
             if array is not None:
                 setattr(params, name, array.values.data_ptr())
                 params.bfloat16 = array.values.dtype == torch.bfloat16
+                params.element_bytes = array.values.dtype.itemsize
         height, width = case.size
         if self.contiguous:
             channel, row, column = height * width, width, 1
@@ -239,7 +248,7 @@ class OnHost:
         """Run a kernel, and check that it changed no more than it should."""
         before = {key: array.values.clone() for key, array in given.items() if array is not None}
         tiles = self.gradient_tiles if name == "parameter_gradients" else self.tiles
-        self.kernels.run(name, self.params(tiles, **given, **results))
+        self.kernels.run(f"mma_{name}" if self.mma else name, self.params(tiles, **given, **results))
         for key, array in given.items():
             if array is not None:
                 array.check()
@@ -298,4 +307,6 @@ class _Function(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         input, weight = ctx.saved_tensors
         grad_input = None if ctx.host.first_layer else ctx.host.input_gradient(grad_output, weight)
+        if input.dtype == torch.float32:
+            return None, grad_input, None, None
         return None, grad_input, *ctx.host.parameter_gradients(grad_output, input, wants_bias=ctx.has_bias)

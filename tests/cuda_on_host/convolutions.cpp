@@ -10,7 +10,7 @@
 namespace fused_rnn::cuda {
 namespace {
 
-// A masked convolution in half precision, as convolution.py has it, too: its arrays, and how it is shared out.
+// A masked convolution, as convolution.py has it, too: its arrays, and how it is shared out.
 struct Convolution {
   int64_t batch, height, width, in_channels, out_channels, kernel_height, kernel_width;
   int64_t dilation_height, dilation_width, data_channels, dense_taps;
@@ -19,9 +19,9 @@ struct Convolution {
   int64_t image_batch_stride, image_channel_stride, image_row_stride, image_column_stride;  // of a first layer's input
   int64_t out_stride, in_stride, tap_stride;                                                // of the weight
   int64_t grad_out_stride, grad_in_stride, grad_tap_stride;                                 // of its gradient
-  int32_t rows, channel_groups;  // of a tile; zero rows for those that are chosen
-  int32_t multiprocessors;
-  bool own_group, bfloat16, relu;
+  int32_t rows, channel_groups;  // of a tile; zero for those that are chosen. Tiles of single warps have no rows
+  int32_t multiprocessors, element_bytes;
+  bool own_group, bfloat16, relu, hopper;
 
   MaskedConv2dSizes sizes() const {
     MaskedConv2dSizes of = {};
@@ -32,7 +32,10 @@ struct Convolution {
     of.data_channels = data_channels, of.dense_taps = dense_taps, of.own_group = own_group, of.threads = 1;
     return of;
   }
-  Device device() const { return {multiprocessors, 227 * 1024, {}, 0, true}; }
+  Device device() const { return {multiprocessors, 227 * 1024, {}, 0, hopper}; }
+  MmaType type() const {
+    return element_bytes == 4 ? MmaType::kTF32 : bfloat16 ? MmaType::kBFloat16 : MmaType::kFloat16;
+  }
   Weights<const void> weights() const { return {weight, out_stride, in_stride, tap_stride}; }
   ImageStrides images() const {
     return {image_batch_stride, image_channel_stride, image_row_stride, image_column_stride};
@@ -52,6 +55,10 @@ struct Convolution {
     return rows == 0 ? plan_correlation(sizes(), target_channels, device())
                      : plan_correlation_with(sizes(), target_channels, device(), rows, channel_groups);
   }
+  MmaCorrelationPlan mma_plan(int64_t target_channels) const {
+    return channel_groups == 0 ? plan_mma_correlation(sizes(), target_channels, device())
+                               : plan_mma_correlation_with(sizes(), target_channels, channel_groups * kChannels);
+  }
 };
 
 constexpr const char* kNoPlan = "there is no plan with these tiles";
@@ -67,7 +74,7 @@ extern "C" {
 
 // Which kernels compute the three passes, as numbers of the enumeration Kernels, and why not those for boxes.
 const char* convolution_choice(const Convolution* of, int32_t (*kernels)[3]) {
-  const ConvolutionChoice choice = choose_kernels(of->sizes(), of->device());
+  const ConvolutionChoice choice = choose_kernels(of->sizes(), of->device(), of->element_bytes);
   (*kernels)[0] = static_cast<int32_t>(choice.forward);
   (*kernels)[1] = static_cast<int32_t>(choice.input_gradient);
   (*kernels)[2] = static_cast<int32_t>(choice.parameter_gradients);
@@ -106,6 +113,31 @@ const char* convolution_first_layer_parameter_gradients(const Convolution* of) {
   std::vector<float> scratch = scratch_of(plan.scratch_values());
   return first_layer_parameter_gradients(of->bfloat16, of->parameter_gradients(), of->images(), scratch.data(), plan,
                                          nullptr);
+}
+
+const char* convolution_mma_forward(const Convolution* of) {
+  return mma_masked_conv2d(of->type(), of->forward(), of->mma_plan(of->out_channels), nullptr);
+}
+
+const char* convolution_mma_input_gradient(const Convolution* of) {
+  return mma_masked_conv2d_input_gradient(of->type(),
+                                          {of->sizes(), {of->grad_output, true}, of->weights(), {of->grad_input, true}},
+                                          of->mma_plan(of->in_channels), nullptr);
+}
+
+const char* convolution_mma_parameter_gradients(const Convolution* of) {
+  const MmaWeightGradientPlan plan =
+      of->channel_groups == 0
+          ? plan_mma_weight_gradient(of->sizes(), of->device())
+          : plan_mma_weight_gradient_with(of->sizes(), of->device(), of->channel_groups * kChannels);
+  std::vector<float> scratch = scratch_of(plan.scratch_values());
+  return mma_masked_conv2d_parameter_gradients(of->type(), of->parameter_gradients(), scratch.data(), plan, nullptr);
+}
+
+// The channels of the tiles that are chosen for single warps: in the forward pass, and for the parameters' gradients.
+void convolution_mma_channels(const Convolution* of, int32_t (*channels)[2]) {
+  (*channels)[0] = of->mma_plan(of->out_channels).channels;
+  (*channels)[1] = plan_mma_weight_gradient(of->sizes(), of->device()).channels;
 }
 
 // The tiles that are chosen for a pass: its rows and groups of 64 channels.

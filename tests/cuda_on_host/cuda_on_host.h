@@ -47,6 +47,28 @@ inline uint4 load_fresh(const void* from) {
 }
 inline uint4 load_fresh_shared(const void* from) { return load_fresh(host::shared_of(from, host::this_rank())); }
 
+inline uint32_t shared_address(const void* in_shared) { return host::shared_address(in_shared); }
+
+// See copies.cpp.
+namespace host {
+void start_copy(void* to, const void* from, bool exists);
+void wait_for_copies(int batches);
+uint4 load_matrices(const void* row, bool transposed);
+}  // namespace host
+template <bool kKeep>
+void copy_chunk(void* to, const void* from, bool exists) {
+  host::start_copy(to, from, exists);
+}
+void copies_started();
+template <int kBatches>
+void copies_done() {
+  host::wait_for_copies(kBatches);
+}
+template <bool kTransposed>
+uint4 load_matrices(const void* row) {
+  return host::load_matrices(row, kTransposed);
+}
+
 inline void store_fresh(void* to, uint32_t word) {
   if (reinterpret_cast<uintptr_t>(to) % sizeof(word) != 0) host::fail("store_fresh: the address is not aligned");
   __atomic_store_n(static_cast<uint32_t*>(to), word, __ATOMIC_RELAXED);

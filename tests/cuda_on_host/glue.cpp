@@ -22,16 +22,17 @@
 
 namespace fused_rnn::cuda {
 
-// Those of a Hopper.
+namespace {
+bool capturing = false, hopper = true;
+}
+
+// Those of a Hopper, which may be without the kernels for it.
 Device device_at(int /*index*/) {
-  Device device = {132, 227 * 1024, {}, 0, true};
+  Device device = {132, 227 * 1024, {}, 0, hopper};
   for (int blocks = 1; blocks <= kMostClusterBlocks; ++blocks) device.clusters[blocks] = 132 / blocks;
   return device;
 }
 
-namespace {
-bool capturing = false;
-}
 bool is_capturing(void* /*stream*/) { return capturing; }
 
 }  // namespace fused_rnn::cuda
@@ -125,6 +126,7 @@ TORCH_LIBRARY(cuda_on_host, library) {
   library.def("set_room(int blocks) -> ()", cuda::host::set_room);
   library.def("most_blocks_launched() -> int", cuda::host::most_blocks_launched);
   library.def("set_capturing(bool capturing) -> ()", [](bool value) { cuda::capturing = value; });
+  library.def("set_hopper(bool hopper) -> ()", [](bool value) { cuda::hopper = value; });
   library.def("set_multiprocessor_limit(int limit) -> ()",
               [](int64_t limit) { set_multiprocessor_limit(static_cast<int>(limit)); });
 }

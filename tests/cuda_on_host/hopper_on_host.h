@@ -18,8 +18,6 @@ constexpr bool kHasHopper = false;
 constexpr bool kHasHopper = true;
 #endif
 
-inline uint32_t shared_address(const void* in_shared) { return host::shared_address(in_shared); }
-
 void barrier_prepare(Barrier* barrier, int arrivals);
 void barriers_ready();
 void barrier_arrive(Barrier* barrier);

@@ -1,19 +1,21 @@
-"""That tests of masked convolution see faults: each of these, planted into the kernels, changes results or is named.
-
-All are planted into one copy of the kernels, and switched on one at a time.
-"""
-
-from dataclasses import dataclass
+"""That tests of masked convolution see faults: each of these, planted into the kernels, changes results or is named."""
 
 import pytest
-import torch
-from comparing import assert_all_accurate
-from convolution_cases import ConvolutionCase, as_made
-from nan_in_images import check_nan_in_the_future
+from convolution_cases import ConvolutionCase
 from planting import Edit
 
-from cuda_on_host.build import build_variant
-from cuda_on_host.convolution import Convolutions, OnHost, Tiles
+from cuda_on_host.convolution import Convolutions
+from cuda_on_host.convolution_faults import (
+    GROUPS,
+    LARGE,
+    WRONG,
+    Fault,
+    check_that_a_fault_is_seen,
+    check_without_a_fault,
+    instead,
+    left_out,
+    plant,
+)  # fmt: skip
 
 # Fewer kernels to compile.
 FEW: Edit = (
@@ -29,45 +31,10 @@ STEMS = [
     "masked_conv2d",
     "plan",
 ]
-# What a missing wait leads to depends on the schedule.
-WRONG = (
-    "error|NaN or Inf|waits for threads that do not come|more threads arrive at a barrier|more bytes were copied|"
-    "ends before|sums were written before"
-)
 
-FEW_CHANNELS = 4  # for the kernels of first layers, in the cases below
-CASE = ConvolutionCase(72, 136, (3, 3), "B", size=(11, 13))
 DILATED = ConvolutionCase(8, 16, (3, 3), "B", size=(11, 13), dilation=(1, 2))
-GROUPS = ConvolutionCase(72, 144, (3, 3), "A", 3, size=(5, 9))
 FIRST_LAYER = ConvolutionCase(2, 72, (5, 5), "B", size=(29, 13))
 FIRST_GROUPS = ConvolutionCase(3, 24, (3, 3), "A", 3, size=(4, 9))
-# Many parts of one sum.
-LARGE = ConvolutionCase(8, 8, (1, 1), "B", size=(40, 40), batch=3)
-
-
-@dataclass(frozen=True)
-class Fault:
-    file: str
-    old: str
-    """A text that occurs once."""
-    new: str
-    """What replaces it, where FAULT is whether the fault is on."""
-    says: str = WRONG
-    """What the failure says."""
-    case: ConvolutionCase = CASE
-    multiprocessors: int = 2
-    nan: bool = False
-    """Whether only NaN in what is not seen shows it, by an assertion without a message."""
-
-
-def left_out(statement: str, before: str = "") -> tuple[str, str]:
-    """Return the edit that leaves out a statement; of several, that before some other text."""
-    return statement + before, f"if (!FAULT) {statement}{before}"
-
-
-def instead(old: str, new: str) -> tuple[str, str]:
-    return old, f"(FAULT ? {new} : {old})"
-
 
 CORRELATION, GRADIENT = "cuda/conv/correlation.cuh", "cuda/conv/weight_gradient.cuh"
 FIRST, PIXELS, HOPPER = "cuda/conv/first_layer.cuh", "cuda/conv/pixels.cuh", "cuda/kit/hopper.cuh"
@@ -160,8 +127,8 @@ FAULTS = {
         "arrays.target_channels, FAULT ? arrays.target_channels : own.end,", case=GROUPS,
     ),
     "a centre that sees its own group": Fault(
-        "cuda/masked_conv2d.cu", ": sizes.own_group ? seen.end : seen.begin);",
-        ": sizes.own_group || FAULT ? seen.end : seen.begin);", case=GROUPS,
+        "cuda/conv/plan.cu", "return {0, sizes.own_group ? own.end : own.begin};",
+        "return {0, sizes.own_group || FAULT ? own.end : own.begin};", case=GROUPS,
     ),
     "the same weight of the centre for all groups": Fault(
         CORRELATION, "load_weight(range.weight,", "load_weight(FAULT ? params.weight : range.weight,", case=GROUPS,
@@ -267,46 +234,13 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def faulty() -> Convolutions:
-    edits = [FEW]
-    for number, fault in enumerate(FAULTS.values()):
-        edits.append((fault.file, fault.old, fault.new.replace("FAULT", f"host::has_fault({number})")))
-    return Convolutions(build_variant("faulty_convolutions", edits, STEMS))
-
-
-def run_and_compare(
-    kernels: Convolutions, case: ConvolutionCase, multiprocessors: int, nan: bool, schedules: int
-) -> None:
-    dtype = torch.bfloat16
-    host = OnHost(
-        kernels, case, Tiles(16, 2), Tiles(4, 2), multiprocessors, gap=8, first_layer=case.in_channels < FEW_CHANNELS
-    )
-    for seed in range(schedules):
-        kernels.choose_schedule(seed)
-        if nan:
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(ConvolutionCase, "ours", lambda _, *tensors: host(*tensors))
-                check_nan_in_the_future(case, dtype, as_made, "cpu")
-        else:
-            results = [
-                case.result(host, dtype),
-                case.result(case.oracle, torch.float64),
-                case.result(case.oracle, dtype),
-            ]
-            if host.first_layer:  # whose kernels do not compute it
-                for result in results:
-                    del result["grad input"]
-            assert_all_accurate(*results)
+    return plant("faulty_convolutions", FAULTS, STEMS, [FEW])
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_is_seen(faulty: Convolutions, name: str) -> None:
-    fault = FAULTS[name]
-    faulty.choose_fault([*FAULTS].index(name))
-    with pytest.raises((AssertionError, RuntimeError), match=fault.says):
-        run_and_compare(faulty, fault.case, fault.multiprocessors, fault.nan, schedules=4)
+    check_that_a_fault_is_seen(faulty, FAULTS, name)
 
 
 def test_without_a_fault(faulty: Convolutions) -> None:
-    faulty.choose_fault(-1)
-    for case, multiprocessors, nan in {(fault.case, fault.multiprocessors, fault.nan) for fault in FAULTS.values()}:
-        run_and_compare(faulty, case, multiprocessors, nan, schedules=2)
+    check_without_a_fault(faulty, FAULTS)

@@ -35,7 +35,9 @@ FEW_TILES: Edit = (
     "return channel_groups == 1 || (channel_groups == 2 && rows >= 16);",
     "return channel_groups == 2 && rows == 16;",
 )
-CONVOLUTION_STEMS = ["boxes", "convolutions", "exports", "fibers", "masked_conv2d", "plan", "warpgroup"]
+CONVOLUTION_STEMS = ["boxes", "convolutions", "copies", "exports", "fibers", "masked_conv2d", "plan", "warpgroup"]
+CONVOLUTION_STEMS += ["mma_masked_conv2d", "mma_plan", "mma_forward_float32", "mma_input_gradient_float32"]
+CONVOLUTION_STEMS += [f"mma_{kernel}_bfloat16" for kernel in ("forward", "input_gradient", "weight_gradient")]
 CONVOLUTION_STEMS += [
     f"{kernel}_bfloat16" for kernel in ("first_layer", "forward", "input_gradient", "weight_gradient")
 ]

@@ -1,16 +1,20 @@
 """Masked convolution on a GPU: what only a GPU has. The tests with the fixture ``device`` run there as well."""
 
 import copy
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from comparing import assert_accurate, assert_all_accurate, assert_identical
 from convolution_cases import MASKS, ConvolutionCase, channels_last
+from nan_in_images import NAN_CASES, check_nan_in_the_future, check_nan_in_the_gradient_of_the_past
 from on_gpu import captured, float32_precision
 from torch import Tensor
 
 import fused_rnn
+from fused_rnn import _C
 
 pytestmark = pytest.mark.needs_cuda
 
@@ -42,6 +46,53 @@ def test_tf32_is_that_of_convolutions(case: ConvolutionCase, precision: str) -> 
     # float16 has as many bits of mantissa as tf32.
     peer = case.result(case.oracle, torch.float16 if precision == "tf32" else torch.float32)
     assert_all_accurate(ours, case.result(case.oracle, F64), peer)
+
+
+@pytest.fixture
+def mma() -> Iterator[None]:
+    """Let the kernels for single warps compute masked convolutions, also where there are those for Hopper."""
+    _C.set_convolution_path("mma")
+    yield
+    _C.set_convolution_path("any")
+
+
+# Tails in channels and pixels, a kernel beyond the image, a dilation, and tiles of 64 and of 128 channels.
+TAILS = [
+    ConvolutionCase(72, 136, (3, 3), "B", size=(11, 13)),
+    ConvolutionCase(64, 8, (5, 3), "vertical_A", size=(6, 19), dilation=(2, 1)),
+    ConvolutionCase(8, 264, (7, 5), "A", size=(3, 2), batch=3),
+    ConvolutionCase(128, 128, (3, 3), "B", size=(32, 32), batch=8),
+    ConvolutionCase(160, 96, (3, 5), "A", 4, size=(3, 14)),
+]
+
+
+@pytest.mark.usefixtures("mma")
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("case", WIDE + TAILS, ids=str)
+def test_single_warps(case: ConvolutionCase, dtype: torch.dtype) -> None:
+    torch.use_deterministic_algorithms(True)
+    try:
+        ours, again = (case.result(case.ours, dtype, channels_last, device="cuda") for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_identical(again, ours)
+    assert_all_accurate(ours, case.result(case.oracle, F64), case.result(case.oracle, dtype))
+
+
+@pytest.mark.usefixtures("mma")
+@pytest.mark.parametrize("case", WIDE + TAILS, ids=str)
+def test_single_warps_with_tf32(case: ConvolutionCase) -> None:
+    with float32_precision("tf32"):
+        ours = case.result(case.ours, torch.float32, channels_last, device="cuda")
+    assert_all_accurate(ours, case.result(case.oracle, F64), case.result(case.oracle, torch.float16))
+
+
+@pytest.mark.usefixtures("mma")
+@pytest.mark.parametrize("case", NAN_CASES[::3], ids=str)
+def test_single_warps_do_not_see_nan(case: ConvolutionCase) -> None:
+    case = replace(case, in_channels=24, out_channels=48)
+    check_nan_in_the_future(case, torch.bfloat16, channels_last, "cuda")
+    check_nan_in_the_gradient_of_the_past(case, torch.bfloat16, channels_last, "cuda")
 
 
 def layer_on_gpu() -> tuple[fused_rnn.MaskedConv2d, Tensor]:

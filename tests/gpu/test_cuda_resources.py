@@ -58,6 +58,17 @@ def test_matrix_instructions_follow_each_other_at_once() -> None:
     assert [line for log in every for line in log.splitlines() if SERIAL in line] == []
 
 
+MMA = {"mma_correlate", "mma_sum_weight_gradient", "mma_add_weight_gradient"}
+"""The kernels of masked convolution for other GPUs."""
+
+
+def test_kernels_for_single_warps_are_built_for_every_architecture() -> None:
+    every = [kernel for log in logs() if "conv" in log.parts for kernel in kernels(log.read_text())]
+    for architecture in architectures():
+        names = " ".join(kernel["name"] for kernel in every if kernel["architecture"] == f"sm_{architecture}")
+        assert {kernel for kernel in MMA if not re.search(rf"\d{kernel}I", names)} == set()
+
+
 def test_a_spill_is_seen() -> None:
     log = """ptxas info    : Compiling entry function '_Z10persistentv' for 'sm_80'
 ptxas info    : Function properties for _Z10persistentv

@@ -54,9 +54,9 @@ def test_masked_convolutions(
 
 
 def test_masked_convolution_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
-    def planned(input: Sequence[int], *_: object, half_precision: bool, **__: object) -> dict[str, dict[str, object]]:
+    def planned(input: Sequence[int], *_: object, element_bytes: int, **__: object) -> dict[str, dict[str, object]]:
         assert tuple(input) == (3, 8, 28, 28)
-        assert half_precision
+        assert element_bytes == 2
         first: dict[str, object] = {"blocks": 12, "shared_bytes": 1000}
         boxes = {**first, "rows": 28, "channels": 64}
         return {"forward": first, "input gradient": {"rectangles": 2, "reason": "so"}, "parameter gradients": boxes}
@@ -70,6 +70,24 @@ def test_masked_convolution_on_hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "a kernel for first layers" in lines[1]
     assert lines[2].endswith("2 convolutions of torch over rectangles of active taps, since so")
     assert "in tiles of 28 x 8 pixels and 64 channels on 12 blocks of 1000 bytes" in lines[3]
+
+
+def test_masked_convolution_by_single_warps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(*_: object, element_bytes: int, **__: object) -> dict[str, dict[str, object]]:
+        assert element_bytes == 4
+        mma: dict[str, object] = {"blocks": 12, "shared_bytes": 1000, "mma_channels": 128}
+        return {"forward": mma, "input gradient": mma, "parameter gradients": {"rectangles": 2, "reason": "so"}}
+
+    monkeypatch.setattr(_C, "cuda_masked_conv2d_plan", planned, raising=False)
+    monkeypatch.setattr(_C, "cuda_plan", None, raising=False)
+    with FakeTensorMode():
+        input = torch.empty(3, 8, 28, 28, device="cuda:15")
+    lines = fused_rnn.explain(fused_rnn.MaskedConv2d(8, 8, 3, mask_type="B"), input).splitlines()
+    for line in lines[1:3]:
+        assert line.endswith(
+            "warps multiply by themselves, in tiles of 128 channels on 12 blocks of 1000 bytes of shared memory"
+        )
+    assert lines[3].endswith("over rectangles of active taps, since so")
 
 
 def test_other_modules() -> None:

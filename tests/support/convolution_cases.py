@@ -101,6 +101,15 @@ class ConvolutionCase:
         in_group = in_channel * self.data_channels // self.in_channels
         return in_group < out_group or (self.mask_type == "B" and in_group == out_group)
 
+    def taps_that_see(self, pixel: tuple[int, int]) -> Tensor:
+        """Return which taps read a pixel for any pixel of the image, ``[height, width]`` of the kernel."""
+        taps = torch.zeros(self.kernel_size, dtype=torch.bool)
+        for tap in product(*map(range, self.kernel_size)):
+            # The pixel whose tap this is.
+            by = [p - (t - k // 2) * d for p, t, k, d in zip(pixel, tap, self.kernel_size, self.dilation, strict=True)]
+            taps[tap] = all(0 <= p < size for p, size in zip(by, self.size, strict=True))
+        return taps
+
     def ours(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         return functional.masked_conv2d(input, weight, bias, *self.options, self.activation, residual)
 

@@ -6,6 +6,7 @@
 
 #include "cuda/conv/correlation.cuh"
 #include "cuda/conv/first_layer.cuh"
+#include "cuda/conv/mma_plan.h"
 #include "cuda/conv/plan.h"
 #include "cuda/conv/weight_gradient.cuh"
 
@@ -110,30 +111,19 @@ int64_t count_columns(const MaskedConv2dSizes& sizes) {
   return Taps(sizes, /*with_centre=*/true).count * sizes.in_channels;
 }
 
-// Why no kernels serve a layer; null if some do.
-const char* why_no_kernels(const MaskedConv2dSizes& sizes, const Device& device) {
-  if (!device.hopper)
-    return "the GPU is not of compute capability 9.0, or they were not built for it (FUSED_RNN_CUDA_ARCHS=90a)";
+// Why no kernels for Hopper serve a layer in half precision; null if some do.
+const char* why_no_kernels(const MaskedConv2dSizes& sizes) {
   if (sizes.out_channels % 8) return "the number of output channels is not a multiple of 8";
-  if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
-  if (!groups_fit_boxes(sizes.out_channels, sizes.data_channels))
+  if (const char* reason = why_no_sizes(sizes)) return reason;
+  if (!groups_begin_at_multiples(sizes.out_channels, sizes.data_channels, 8))
     return "the output channels of a group do not begin at a multiple of 8";
-  if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))
-    return "no tap is active, or none for some channels";
-  if (sizes.batch == 0 || sizes.in_channels == 0) return "the images are empty";
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2, kMostReach = std::numeric_limits<int16_t>::max();
-  if (std::max({sizes.height * sizes.width * sizes.batch, sizes.in_channels, sizes.out_channels, sizes.taps()}) > kMost)
-    return "a size is too large";
-  if (sizes.dilation_height * sizes.kernel_height > kMostReach ||
-      sizes.dilation_width * sizes.kernel_width > kMostReach)
-    return "the taps reach too far";
   return nullptr;
 }
 
 // Why the kernels that copy boxes of 64 channels do not serve such a layer; null if they do.
 const char* why_no_boxes(const MaskedConv2dSizes& sizes, const Device& device) {
   if (sizes.in_channels % 8) return "the number of input channels is not a multiple of 8";
-  if (!groups_fit_boxes(sizes.in_channels, sizes.data_channels))
+  if (!groups_begin_at_multiples(sizes.in_channels, sizes.data_channels, 8))
     return "the input channels of a group do not begin at a multiple of 8";
   // The smallest tiles take the least shared memory.
   if (plan_correlation_with(sizes, sizes.out_channels, device, 8, 1).blocks == 0 ||
@@ -152,14 +142,44 @@ int64_t count_line_bytes(const MaskedConv2dSizes& sizes) {
 
 }  // namespace
 
+GroupChannels seen_at_centre(const MaskedConv2dSizes& sizes, bool gradient, int64_t group) {
+  if (!sizes.centre_depends_on_groups()) return {0, 0};
+  const int64_t channels = gradient ? sizes.out_channels : sizes.in_channels;
+  const GroupChannels own = channels_of_group(channels, sizes.data_channels, group);
+  if (gradient) return {sizes.own_group ? own.begin : own.end, channels};
+  return {0, sizes.own_group ? own.end : own.begin};
+}
+
+const char* why_no_sizes(const MaskedConv2dSizes& sizes) {
+  if (sizes.data_channels > kMostGroups) return "there are more than 4 groups of channels";
+  if (sizes.dense_taps == 0 && !(sizes.centre_depends_on_groups() && sizes.own_group))
+    return "no tap is active, or none for some channels";
+  if (sizes.batch == 0 || sizes.in_channels == 0) return "the images are empty";
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2, kMostReach = std::numeric_limits<int16_t>::max();
+  if (std::max({sizes.height * sizes.width * sizes.batch, sizes.in_channels, sizes.out_channels, sizes.taps()}) > kMost)
+    return "a size is too large";
+  if (sizes.dilation_height * sizes.kernel_height > kMostReach ||
+      sizes.dilation_width * sizes.kernel_width > kMostReach)
+    return "the taps reach too far";
+  return nullptr;
+}
+
 MaskedConv2dSizes pad_in_channels(MaskedConv2dSizes sizes) {
   if (!sizes.centre_depends_on_groups()) sizes.in_channels = round_up(sizes.in_channels, 8);
   return sizes;
 }
 
-ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device) {
-  constexpr auto kRectangles = Kernels::kRectangles;
-  if (const char* reason = why_no_kernels(sizes, device)) return {kRectangles, kRectangles, kRectangles, reason};
+ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device, int element_bytes) {
+  constexpr auto kRectangles = Kernels::kRectangles, kMma = Kernels::kMma;
+  if (!device.hopper) {
+    if (const char* reason = why_no_mma(sizes, device, element_bytes))
+      return {kRectangles, kRectangles, kRectangles, reason};
+    if (element_bytes == 2) return {kMma, kMma, kMma, nullptr};
+    return {kMma, kMma, kRectangles, "the kernels for gradients of parameters are for bfloat16 and float16"};
+  }
+  if (element_bytes != 2)
+    return {kRectangles, kRectangles, kRectangles, "the kernels for Hopper are for bfloat16 and float16"};
+  if (const char* reason = why_no_kernels(sizes)) return {kRectangles, kRectangles, kRectangles, reason};
   const char* reason = why_no_boxes(sizes, device);
   const Kernels others = reason ? kRectangles : Kernels::kBoxes;
   ConvolutionChoice choice = {others, others, others, reason};

@@ -49,12 +49,17 @@ constexpr GroupChannels channels_of_group(int64_t channels, int64_t groups, int6
   return {divide_up(group * channels, groups), divide_up((group + 1) * channels, groups)};
 }
 
-// Whether the first channels of all groups are multiples of 8, as those of boxes must be.
-constexpr bool groups_fit_boxes(int64_t channels, int64_t groups) {
+// Whether the first channels of all groups are multiples of a number: of 8 for boxes.
+constexpr bool groups_begin_at_multiples(int64_t channels, int64_t groups, int64_t of) {
   for (int64_t group = 1; group < groups; ++group)
-    if (channels_of_group(channels, groups, group).begin % 8 != 0) return false;
+    if (channels_of_group(channels, groups, group).begin % of != 0) return false;
   return true;
 }
+
+// The source channels that the target channels of a group see at the centre tap; none where that does not depend on
+// groups. An output sees earlier groups of the input, and so in the gradient an input is seen by later groups of the
+// output.
+GroupChannels seen_at_centre(const MaskedConv2dSizes& sizes, bool gradient, int64_t group);
 
 // Which input channels an output channel sees at the centre tap, where that depends on their groups.
 struct Centre {
@@ -143,14 +148,19 @@ constexpr bool is_built_first(int out_blocks, int depth_blocks) {
   return depth_blocks <= 2 && 2 * out_blocks + depth_blocks <= 6;
 }
 
-// What computes each pass over a layer in half precision: the kernels of correlation.cuh and weight_gradient.cuh, those
-// of first_layer.cuh, or torch's convolutions over rectangles of active taps.
-enum class Kernels { kRectangles, kBoxes, kFirstLayer };
+// What computes each pass over a layer: torch's convolutions over rectangles of active taps, the kernels of
+// correlation.cuh and weight_gradient.cuh, those of first_layer.cuh, or those of mma_correlation.cuh and
+// mma_weight_gradient.cuh.
+enum class Kernels { kRectangles, kBoxes, kFirstLayer, kMma };
 struct ConvolutionChoice {
   Kernels forward, input_gradient, parameter_gradients;
-  const char* reason;  // why not all of them are kBoxes: a static text, or null
+  const char* reason;  // why not all of them are kBoxes, or kMma: a static text, or null
 };
-ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device);
+// Values have 2 bytes in half precision, or 4 in float32 whose products may be rounded to tf32.
+ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, const Device& device, int element_bytes);
+
+// Why sizes are such that no kernels of our own serve them, whatever the channels are multiples of; null if some may.
+const char* why_no_sizes(const MaskedConv2dSizes& sizes);
 
 // The sizes with a multiple of 8 input channels, as boxes need it. With groups of channels, more of them would not be
 // the same groups.

@@ -60,10 +60,6 @@ constexpr bool kHasHopper = false;
 constexpr bool kHasHopper = true;
 #endif
 
-FUSED_RNN_DEVICE uint32_t shared_address(const void* in_shared) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(in_shared));
-}
-
 // Prepares a barrier for phases that end when `arrivals` threads have arrived and all expected bytes have been copied.
 // One thread prepares them; barriers_ready, and then block_barrier, let all others and the copies see them.
 FUSED_RNN_DEVICE void barrier_prepare(Barrier* barrier, int arrivals) {

@@ -53,6 +53,51 @@ FUSED_RNN_DEVICE uint64_t nanoseconds() {
 FUSED_RNN_DEVICE void block_barrier() { __syncthreads(); }
 FUSED_RNN_DEVICE void warp_barrier() { __syncwarp(); }
 
+// The address in shared memory that instructions take.
+FUSED_RNN_DEVICE uint32_t shared_address(const void* in_shared) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(in_shared));
+}
+
+// Starts a copy of 16 bytes from global to shared memory (cp.async), both aligned to 16 bytes. If the chunk does not
+// exist, nothing is read, whatever the address is, and zeros are written. Chunks that other copies of the block will
+// read again soon may be kept in the first-level cache. copies_started ends a batch of this thread's copies, which may
+// be empty, and copies_done waits until all of its batches but the last kBatches are there; a barrier then lets other
+// threads see them.
+template <bool kKeep>
+FUSED_RNN_DEVICE void copy_chunk(void* to, const void* from, bool exists) {
+  const int bytes = exists ? 16 : 0;
+  if constexpr (kKeep)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+                 : "memory");
+  else
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes)
+                 : "memory");
+}
+FUSED_RNN_DEVICE void copies_started() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kBatches>
+FUSED_RNN_DEVICE void copies_done() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kBatches) : "memory");
+}
+
+// Loads four matrices of 8 rows of 16 bytes from shared memory: row r of matrix m is at the address of lane 8 * m + r.
+// Lane l gets, in word m, the 4 bytes from byte 4 * (l % 4) on of row l / 4 of matrix m. If transposed, the matrices
+// are of 8 x 8 two-byte values, and it gets the values of rows 2 * (l % 4) and the next in column l / 4.
+template <bool kTransposed>
+FUSED_RNN_DEVICE uint4 load_matrices(const void* row) {
+  uint4 words;
+  if constexpr (kTransposed)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(shared_address(row))
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
+                 : "r"(shared_address(row))
+                 : "memory");
+  return words;
+}
+
 // Loads 16 bytes of global memory into which other blocks may be storing at the same time. Each of the four words is
 // loaded whole; their order is not defined.
 FUSED_RNN_DEVICE uint4 load_fresh(const void* from) {

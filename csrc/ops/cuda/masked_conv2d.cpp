@@ -3,8 +3,8 @@
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include "ops/cuda/convolution_kernels.h"
 #include "ops/cuda/gated_activation.h"
-#include "ops/cuda/hopper_convolution.h"
 #include "ops/cuda/rectangles.h"
 
 namespace fused_rnn::ops {
@@ -31,7 +31,7 @@ Tensor masked_conv2d_on_cuda(const MaskedConv2d& layer, const Tensor& bias) {
   const Guards guards(layer);
   const cuda::ConvolutionChoice choice = choose(layer);
   return choice.forward == kRectangles ? rectangles_forward(layer, bias)
-                                       : hopper_forward(layer, bias, kNone, choice.forward);
+                                       : kernels_forward(layer, bias, kNone, choice.forward);
 }
 
 // Kernels of our own compute ReLU on the way, unless the sums are wanted, too. A gate and a residual are computed after
@@ -44,7 +44,7 @@ MaskedConv2dResults masked_conv2d_fused_on_cuda(const MaskedConv2d& layer, const
   const bool on_the_way = choice.forward != kRectangles && relu && !epilogue.keeps_sums;
   const Tensor sums = choice.forward == kRectangles
                           ? rectangles_forward(layer, bias)
-                          : hopper_forward(layer, bias, on_the_way ? epilogue.activation : kNone, choice.forward);
+                          : kernels_forward(layer, bias, on_the_way ? epilogue.activation : kNone, choice.forward);
   Tensor output = sums;
   if (relu && !on_the_way)
     output = epilogue.keeps_sums ? sums.relu() : sums.relu_();
@@ -63,8 +63,8 @@ MaskedConv2dGradients masked_conv2d_backward_on_cuda(const MaskedConv2d& layer, 
   const bool own_weight = wanted.weight && choice.parameter_gradients != kRectangles;
   MaskedConv2dGradients gradients = rectangles_backward(
       layer, grad_output, {wanted.input && !own_input, wanted.weight && !own_weight, wanted.bias && !own_weight});
-  if (own_input) gradients.input = hopper_input_gradient(layer, grad_output);
-  if (own_weight) hopper_parameter_gradients(layer, grad_output, wanted.bias, choice.parameter_gradients, gradients);
+  if (own_input) gradients.input = kernels_input_gradient(layer, grad_output, choice.input_gradient);
+  if (own_weight) kernels_parameter_gradients(layer, grad_output, wanted.bias, choice.parameter_gradients, gradients);
   return gradients;
 }
 

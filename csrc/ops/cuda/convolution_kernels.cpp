@@ -1,8 +1,11 @@
-#include "ops/cuda/hopper_convolution.h"
+#include "ops/cuda/convolution_kernels.h"
 
+#include <ATen/Context.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+
+#include <atomic>
 
 #include "cuda/masked_conv2d.h"
 #include "ops/cuda/layer.h"
@@ -13,8 +16,16 @@ namespace {
 
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
+std::atomic<ConvolutionPath> current_path = ConvolutionPath::kAny;
+
 cuda::Device gpu_of(const Tensor& tensor) { return cuda::device_at(std::max<int>(0, tensor.device().index())); }
 bool is_bfloat16(const Tensor& tensor) { return tensor.scalar_type() == at::kBFloat16; }
+cuda::MmaType mma_type(const Tensor& tensor) {
+  const at::ScalarType type = tensor.scalar_type();
+  return type == at::kBFloat16 ? cuda::MmaType::kBFloat16
+         : type == at::kHalf   ? cuda::MmaType::kFloat16
+                               : cuda::MmaType::kTF32;
+}
 
 // Returns images or a weight with neighbouring channels, where the copies of boxes can read them.
 Tensor channels_last(const Tensor& tensor) {
@@ -38,15 +49,24 @@ cuda::ImageStrides strides_of(const Tensor& images) {
 
 }  // namespace
 
+void set_convolution_path(ConvolutionPath path) { current_path = path; }
+
 cuda::ConvolutionChoice choose_kernels(const MaskedConv2dSizes& sizes, at::ScalarType type, c10::DeviceIndex gpu) {
   constexpr auto kRectangles = cuda::Kernels::kRectangles;
-  if (type != at::kBFloat16 && type != at::kHalf)
-    return {kRectangles, kRectangles, kRectangles, "the kernels for Hopper are for bfloat16 and float16"};
-  return cuda::choose_kernels(sizes, cuda::device_at(std::max<int>(0, gpu)));
+  const ConvolutionPath path = current_path;
+  const char* reason = nullptr;
+  if (path == ConvolutionPath::kRectangles) reason = "kernels of our own are switched off";
+  if (type == at::kFloat && !at::globalContext().allowTF32CuDNN(at::Float32Op::CONV))
+    reason = "float32 may not be rounded to tf32 (torch.backends.cudnn.conv.fp32_precision)";
+  if (type == at::kDouble) reason = "there are no kernels for float64";
+  if (reason) return {kRectangles, kRectangles, kRectangles, reason};
+  cuda::Device device = cuda::device_at(std::max<int>(0, gpu));
+  if (path == ConvolutionPath::kMma) device.hopper = false;
+  return cuda::choose_kernels(sizes, device, type == at::kFloat ? 4 : 2);
 }
 
-Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
-                      cuda::Kernels kernels) {
+Tensor kernels_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2dActivation activation,
+                       cuda::Kernels kernels) {
   const MaskedConv2dSizes& s = layer.sizes;
   const bool first = kernels == cuda::Kernels::kFirstLayer;
   const Tensor input = first ? layer.input : channels_last(layer.input);
@@ -64,13 +84,19 @@ Tensor hopper_forward(const MaskedConv2d& layer, const Tensor& bias, MaskedConv2
   const bool bfloat16 = is_bfloat16(input);
   const cuda::Device gpu = gpu_of(input);
   void* const stream = current_stream(input.device());
-  check_launch(first ? cuda::first_layer(bfloat16, params, strides_of(input), cuda::plan_first_layer(s, gpu), stream)
-                     : cuda::masked_conv2d(bfloat16, params, cuda::plan_correlation(s, s.out_channels, gpu), stream));
+  if (kernels == cuda::Kernels::kMma) {
+    const auto plan = cuda::plan_mma_correlation(s, s.out_channels, gpu);
+    check_launch(cuda::mma_masked_conv2d(mma_type(input), params, plan, stream));
+  } else {
+    check_launch(first ? cuda::first_layer(bfloat16, params, strides_of(input), cuda::plan_first_layer(s, gpu), stream)
+                       : cuda::masked_conv2d(bfloat16, params, cuda::plan_correlation(s, s.out_channels, gpu), stream));
+  }
   return output.contiguous(layer.format);
 }
 
-Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output) {
-  const MaskedConv2dSizes s = cuda::pad_in_channels(layer.sizes);
+Tensor kernels_input_gradient(const MaskedConv2d& layer, const Tensor& grad_output, cuda::Kernels kernels) {
+  const bool mma = kernels == cuda::Kernels::kMma;
+  const MaskedConv2dSizes s = mma ? layer.sizes : cuda::pad_in_channels(layer.sizes);
   Tensor weight = layer.weight;
   if (s.in_channels != layer.sizes.in_channels) {
     const int64_t missing = cuda::round_up(s.in_channels, cuda::kChannels) - layer.sizes.in_channels;
@@ -80,13 +106,17 @@ Tensor hopper_input_gradient(const MaskedConv2d& layer, const Tensor& grad_outpu
   const Tensor grad = channels_last(grad_output), grad_input = empty_images(layer, s.in_channels);
   const MaskedConv2dInputGradientParams<void> params = {
       s, {grad.const_data_ptr(), true}, weight_params(weight, s), {grad_input.mutable_data_ptr(), true}};
-  const auto plan = cuda::plan_correlation(s, s.in_channels, gpu_of(grad));
-  check_launch(cuda::masked_conv2d_input_gradient(is_bfloat16(grad), params, plan, current_stream(grad.device())));
+  const cuda::Device gpu = gpu_of(grad);
+  void* const stream = current_stream(grad.device());
+  check_launch(mma ? cuda::mma_masked_conv2d_input_gradient(mma_type(grad), params,
+                                                            cuda::plan_mma_correlation(s, s.in_channels, gpu), stream)
+                   : cuda::masked_conv2d_input_gradient(is_bfloat16(grad), params,
+                                                        cuda::plan_correlation(s, s.in_channels, gpu), stream));
   return grad_input.narrow(1, 0, layer.sizes.in_channels).contiguous(layer.format);
 }
 
-void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
-                                MaskedConv2dGradients& gradients) {
+void kernels_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_output, bool bias, cuda::Kernels kernels,
+                                 MaskedConv2dGradients& gradients) {
   const MaskedConv2dSizes& s = layer.sizes;
   const bool first = kernels == cuda::Kernels::kFirstLayer;
   const Tensor grad = channels_last(grad_output);
@@ -108,6 +138,11 @@ void hopper_parameter_gradients(const MaskedConv2d& layer, const Tensor& grad_ou
     const Tensor slots = scratch(plan.scratch_values());
     check_launch(cuda::first_layer_parameter_gradients(is_bfloat16(grad), params, strides_of(input),
                                                        slots.mutable_data_ptr<float>(), plan, stream));
+  } else if (kernels == cuda::Kernels::kMma) {
+    const auto plan = cuda::plan_mma_weight_gradient(s, gpu);
+    const Tensor slots = scratch(plan.scratch_values());
+    check_launch(cuda::mma_masked_conv2d_parameter_gradients(mma_type(grad), params, slots.mutable_data_ptr<float>(),
+                                                             plan, stream));
   } else {
     const auto plan = cuda::plan_weight_gradient(s, gpu);
     const Tensor slots = scratch(plan.scratch_values());

@@ -1,0 +1,9 @@
+// Builds the kernels named like this file; see ../mma_launch.cuh.
+
+#include "cuda/conv/mma_launch.cuh"
+
+namespace fused_rnn::cuda {
+
+template const char* launch_mma_weight_gradient<bfloat16>(const MmaWeightGradientParams& params, void* stream);
+
+}  // namespace fused_rnn::cuda
