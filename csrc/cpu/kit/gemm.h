@@ -200,9 +200,38 @@ inline void gemm_block(const Product<T, Factors>& p, Range rows, Range columns, 
   }
 }
 
+// Copies a matrix, and widens its elements to T: `rows` rows, side by side, of the matrix or of its transpose,
+// whichever has contiguous rows.
+template <typename T, typename W>
+inline Matrix<T> widen(Matrix<W> from, int64_t rows, int64_t columns, T* to) {
+  const bool by_row = from.column == 1;
+  const int64_t lines = by_row ? rows : columns, width = by_row ? columns : rows;
+  for (int64_t line = 0; line < lines; ++line)
+    for (int64_t i = 0; i < width; i += kLanes<T>) {
+      const int64_t count = smaller(width - i, kLanes<T>);
+      store(to + line * width + i, load_widened<T>(by_row ? from.at(line, i) : from.at(i, line), count), count);
+    }
+  return by_row ? Matrix<T>{to, width, 1} : Matrix<T>{to, 1, width};
+}
+
 // Computes a product on up to `threads` threads. The result does not depend on their number.
 template <typename T, typename Factors = Values<T>>
 inline void gemm(const Product<T, Factors>& p, int64_t threads) {
+  if constexpr (Factors::kTerms > 1)
+    // To make pairs of so few numbers takes longer than to write the result.
+    if (p.depth <= kShallow) {
+      Scratch<T> a(p.rows * p.depth), b(p.depth * p.columns);
+      return gemm<T>({.rows = p.rows,
+                      .columns = p.columns,
+                      .depth = p.depth,
+                      .a = widen(p.a, p.rows, p.depth, a.data()),
+                      .b = widen(p.b, p.depth, p.columns, b.data()),
+                      .c = p.c,
+                      .c_row = p.c_row,
+                      .accumulate = p.accumulate,
+                      .row_sums = p.row_sums},
+                     threads);
+    }
   // The least number of multiply-adds for which one more thread saves more time than it costs to start.
   constexpr int64_t kWorthAThread = 1 << 17;
   const int64_t useful = 1 + p.rows * p.columns * p.depth / kWorthAThread;
