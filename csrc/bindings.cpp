@@ -163,9 +163,9 @@ py::object find_change(const py::list& watched, const py::dict& parameters, cons
                       PyDict_GetItem(attributes.ptr(), name.ptr()) == nullptr;
     if (!same) return py::make_tuple(name, "replaced");
     const at::Tensor& values = THPVariable_Unpack(weight.ptr());
-    if ((!version.is_none() && values._version() != version.cast<uint32_t>()) ||
-        reinterpret_cast<uintptr_t>(values.const_data_ptr()) != entry[3].cast<uintptr_t>())
-      return py::make_tuple(name, "written to");
+    const bool written = !version.is_none() && values._version() != version.cast<uint32_t>();
+    const bool moved = reinterpret_cast<uintptr_t>(values.const_data_ptr()) != entry[3].cast<uintptr_t>();
+    if (written || moved) return py::make_tuple(name, "written to");
   }
   return py::none();
 }

@@ -15,7 +15,7 @@ LAYERS = ("tests/operators/test_recurrent.py", "-k", "LSTM and equals_torch")
 AUTOGRAD = ("tests/autograd/test_autograd.py",)
 FUNC = ("tests/autograd/test_func.py",)
 PLAIN = ("tests/layers/test_plain_call.py",)
-FROZEN = ("tests/layers/test_frozen.py", "-k", "changed or cells")
+FROZEN = ("tests/layers/test_frozen.py", "-k", "changed or cells or written_list")
 EPILOGUE = "csrc/cpu/conv/epilogue.h"
 CONVOLUTION_KERNEL = "cpu/masked_conv2d_kernel.cpp"
 PARAMETERS_KERNEL = "cpu/masked_conv2d_parameter_gradients_kernel.cpp"
@@ -120,7 +120,7 @@ PLAIN_CALLS = [
     ),
     Fault(
         "a frozen weight that was replaced in the list alone", "csrc/bindings.cpp",
-        "PyList_GET_ITEM(listed.ptr(), i) == weight.ptr() &&", "", ("tests/layers/test_frozen.py",), "bindings.cpp",
+        "PyList_GET_ITEM(listed.ptr(), i) == weight.ptr() &&", "", FROZEN, "bindings.cpp",
     ),
 ]  # fmt: skip
 
@@ -232,16 +232,16 @@ PYTHON = [
         "states = (state for state in rest[: mode.cell.states])", LAYERS,
     ),
     Fault(
-        "weights of a frozen layer that are written to in place", "fused_rnn/modules/freezing.py",
-        "(version is not None and weight._version != version) or ", "", FROZEN,
+        "weights of a frozen layer that are written to in place", "csrc/bindings.cpp", "if (written || moved)",
+        "if (moved)", FROZEN, "bindings.cpp",
     ),
     Fault(
-        "weights of a frozen layer whose data are exchanged", "fused_rnn/modules/freezing.py",
-        " or weight.data_ptr() != address", "", FROZEN,
+        "weights of a frozen layer whose data are exchanged", "csrc/bindings.cpp", "if (written || moved)",
+        "if (written)", FROZEN, "bindings.cpp",
     ),
     Fault(
         "a frozen cell that returns its output before its states", "fused_rnn/modules/freezing.py",
-        "return result if frozen.is_layer else result[1:]", "return result", FROZEN,
+        "return results if frozen.is_layer else results[1:]", "return results", FROZEN,
     ),
     Fault(
         "dropout before the first layer", "fused_rnn/functional/recurrent.py", "if layer > 0 and dropout > 0:",
