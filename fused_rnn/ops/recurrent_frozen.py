@@ -70,6 +70,4 @@ def recurrent_frozen(
         the ``history`` of the last layer, else an empty list. All are shaped as those of
         :func:`fused_rnn.ops.recurrent`.
     """
-    if batch_sizes is None and lengths is None and resets is None and not reset_states and not return_states:
-        return _recurrent_frozen(input, states, packed)  # PyTorch converts fewer arguments in less time
     return _recurrent_frozen(input, states, packed, batch_sizes, lengths, return_states, resets, *reset_states)
