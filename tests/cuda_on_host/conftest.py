@@ -40,6 +40,19 @@ def glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def convolution_glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the operators of masked convolution replace those for the CPU."""
+    names = {
+        "masked_conv2d": ("masked_conv2d", "masked_conv2d_fused", "masked_conv2d_backward"),
+        "gated_activation": ("gated_activation", "gated_activation_backward"),
+    }
+    for file, replaced in names.items():
+        module = importlib.import_module(f"fused_rnn.ops.{file}")
+        for name in replaced:
+            monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
+
+
 @pytest.fixture(params=["stepwise", "cluster", "grid"])
 def path(request: pytest.FixtureRequest, operators: Any) -> str:
     """Let the kernels take one path only."""

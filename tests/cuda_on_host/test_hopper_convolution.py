@@ -1,8 +1,5 @@
 """Masked convolution in half precision as a GPU of compute capability 9.0 computes it, from the operators down."""
 
-import importlib
-from typing import Any
-
 import pytest
 import torch
 from comparing import assert_all_accurate, assert_identical
@@ -47,11 +44,7 @@ UNALIGNED = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("fused_rnn.ops.masked_conv2d")
-    for name in ("masked_conv2d", "masked_conv2d_backward"):
-        monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
+pytestmark = pytest.mark.usefixtures("convolution_glue")
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)

@@ -12,6 +12,13 @@ from torch import Tensor
 
 from cuda_on_host.build import build
 from cuda_on_host.convolution import CASES, FIRST_LAYERS, Convolutions, OnHost, Tiles
+from cuda_on_host.convolution_checks import (
+    NAN_CASES,
+    check_nan_in_the_input_of_a_weight_gradient,
+    check_nan_in_what_is_seen,
+    check_only_one_of_the_parameters,
+    check_relu,
+)
 
 F64 = torch.float64
 HALF = (torch.bfloat16, torch.float16)
@@ -85,19 +92,7 @@ def test_a_first_layer_with_many_output_channels(convolutions: Convolutions, rel
 
 
 def test_only_one_of_the_parameters(convolutions: Convolutions) -> None:
-    case = CASES[0]
-    host = OnHost(convolutions, case)
-    input = case.tensors(torch.float16)["input"]
-    grad = torch.randn(case.batch, case.out_channels, *case.size).half()
-    both = host.parameter_gradients(grad, input)
-    weight, no_bias = host.parameter_gradients(grad, input, wants_bias=False)
-    no_weight, bias = host.parameter_gradients(grad, input, wants_weight=False)
-    assert no_bias is None
-    assert no_weight is None
-    for alone, together in zip((weight, bias), both, strict=True):
-        assert alone is not None
-        assert together is not None
-        assert torch.equal(alone, together)
+    check_only_one_of_the_parameters(OnHost(convolutions, CASES[0]))
 
 
 @pytest.mark.parametrize("index", [0, 4, 7])
@@ -113,20 +108,7 @@ def test_the_bits_are_always_the_same(convolutions: Convolutions, index: int) ->
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 def test_relu(convolutions: Convolutions, dtype: torch.dtype) -> None:
-    case = CASES[0]
-    tensors, exact = case.tensors(dtype), case.oracle(*case.tensors(F64).values()).relu()
-    output = OnHost(convolutions, case, relu=True).forward(**tensors)
-    assert_accurate(output, exact, case.oracle(*tensors.values()).relu())
-
-
-NAN_CASES = [
-    ConvolutionCase(8, 16, (3, 3), "A", size=(4, 9)),
-    ConvolutionCase(72, 16, (5, 5), "B", size=(4, 9)),
-    ConvolutionCase(8, 16, (3, 3), "vertical_A", size=(4, 9), dilation=(1, 2)),
-    ConvolutionCase(16, 16, (7, 3), "vertical_B", size=(4, 9)),
-    ConvolutionCase(48, 72, (3, 3), "A", 3, size=(4, 9)),
-    ConvolutionCase(24, 48, (3, 1), "B", 3, size=(4, 9)),
-]
+    check_relu(OnHost(convolutions, CASES[0], relu=True), dtype)
 
 
 @pytest.mark.parametrize("tiles", [Tiles(8, 1), Tiles(16, 2)])
@@ -171,31 +153,13 @@ def test_nan_in_what_a_first_layer_does_not_see(
     ids=str,
 )
 def test_nan_in_the_input_of_a_weight_gradient(convolutions: Convolutions, case: ConvolutionCase) -> None:
-    """Each entry is NaN if one of its products has NaN for a factor, and a pixel that no tap sees changes nothing."""
-    host = OnHost(convolutions, case, first_layer=case.in_channels < 8)
-    grad = torch.randn(case.batch, case.out_channels, *case.size).bfloat16()
-    for pixel in {(0, 0), (case.size[0] // 2, case.size[1] - 1), (case.size[0] - 1, case.size[1] - 1)}:
-        input = case.tensors(torch.bfloat16)["input"]
-        input[0, 0, pixel[0], pixel[1]] = float("nan")
-        weight, bias = host.parameter_gradients(grad, input)
-        assert weight is not None
-        assert bias is not None
-        assert torch.equal(weight[:, 0].isnan(), case.taps_that_see(pixel) & case.mask()[:, 0])
-        assert not weight[:, 1:].isnan().any()
-        assert not bias.isnan().any()
+    check_nan_in_the_input_of_a_weight_gradient(OnHost(convolutions, case, first_layer=case.in_channels < 8))
 
 
 @pytest.mark.parametrize("relu", [False, True])
 def test_nan_in_what_is_seen(convolutions: Convolutions, relu: bool) -> None:
     case = ConvolutionCase(8, 16, (3, 3), "B", size=(9, 11))
-    tensors, exact = case.tensors(torch.bfloat16), case.oracle(*case.tensors(F64).values())
-    spoilt = torch.zeros_like(tensors["input"], dtype=F64)
-    spoilt[0, 3, 2, 5] = 1
-    seen = case.oracle(spoilt, torch.ones_like(tensors["weight"], dtype=F64)) > 0
-    tensors["input"][spoilt > 0] = float("nan")
-    output = OnHost(convolutions, case, relu=relu).forward(**tensors)
-    exact = (exact.relu() if relu else exact).masked_fill(seen, float("nan"))
-    assert_accurate(output, exact, exact.bfloat16())
+    check_nan_in_what_is_seen(OnHost(convolutions, case, relu=relu), relu)
 
 
 RECTANGLES, BOXES = ["rectangles"] * 3, ["boxes"] * 3

@@ -1,6 +1,5 @@
 """Masked convolution as a GPU without Hopper's warpgroup instructions computes it, from the operators down."""
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -31,15 +30,7 @@ UNALIGNED = [ConvolutionCase(1, 8, (5, 5), "A"), ConvolutionCase(8, 16, (1, 1), 
 
 
 @pytest.fixture(autouse=True)
-def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    names = {
-        "masked_conv2d": ("masked_conv2d", "masked_conv2d_fused", "masked_conv2d_backward"),
-        "gated_activation": ("gated_activation", "gated_activation_backward"),
-    }
-    for file, replaced in names.items():
-        module = importlib.import_module(f"fused_rnn.ops.{file}")
-        for name in replaced:
-            monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
+def _glue(convolution_glue: None, operators: Any) -> Iterator[None]:
     operators.set_hopper(False)
     yield
     operators.set_hopper(True)

@@ -1,6 +1,5 @@
 """Masked convolution over rectangles of active taps, as a GPU computes it, and the gated activation, on the CPU."""
 
-import importlib
 from collections.abc import Iterator
 from itertools import product
 from typing import Any
@@ -19,16 +18,8 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 @pytest.fixture(autouse=True)
-def _glue(operators: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let the operators replace those for the CPU, with memory that is NaN at first."""
-    names = {
-        "masked_conv2d": ("masked_conv2d", "masked_conv2d_fused", "masked_conv2d_backward"),
-        "gated_activation": ("gated_activation", "gated_activation_backward"),
-    }
-    for file, replaced in names.items():
-        module = importlib.import_module(f"fused_rnn.ops.{file}")
-        for name in replaced:
-            monkeypatch.setattr(module, f"_{name}", getattr(operators, name).default)
+def _glue(convolution_glue: None) -> Iterator[None]:
+    """Let memory be NaN at first."""
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
