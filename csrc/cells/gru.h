@@ -14,6 +14,7 @@ struct GRU {
   static constexpr int kOutputGate = -1;
 
   static constexpr int hidden_sum(int gate) { return gate == 2 ? 3 : gate; }
+  static constexpr bool bounded(int sum) { return sum != 3; }
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {

@@ -14,6 +14,7 @@ struct LSTM {
   static constexpr int kOutputGate = 3;
 
   static constexpr int hidden_sum(int gate) { return gate; }
+  static constexpr bool bounded(int) { return true; }
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {

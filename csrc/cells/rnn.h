@@ -17,6 +17,7 @@ struct PlainRNN {
 
 struct RNNTanh : PlainRNN {
   static constexpr const char* kName = "rnn_tanh";
+  static constexpr bool bounded(int) { return true; }
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {
@@ -32,6 +33,7 @@ struct RNNTanh : PlainRNN {
 
 struct RNNReLU : PlainRNN {
   static constexpr const char* kName = "rnn_relu";
+  static constexpr bool bounded(int) { return false; }
 
   template <typename Math, typename V>
   static constexpr void forward(V (&values)[kSums], V (&states)[kStates]) {

@@ -13,7 +13,8 @@ namespace fused_rnn::cpu {
 // others for all cells.
 FUSED_RNN_PER_CAPABILITY(
     // Computes all steps of a layer.
-    template <typename Cell, typename T> void recurrent_forward(const RecurrentForwardParams<T>& params);
+    template <typename Cell, typename T, typename Stored>
+    void recurrent_forward(const RecurrentForwardParams<T, Stored>& params);
     // Computes all steps backwards, and then the gradients of the input and the weights.
     template <typename Cell, typename T, typename Stored>
     void recurrent_backward(const RecurrentBackwardParams<T, Stored>& params);

@@ -72,7 +72,7 @@ struct RecurrentLayer {
   std::vector<int64_t> output_shape() const;
   std::vector<int64_t> gates_shape() const { return {sizes.directions, rows(), cell.sums * sizes.hidden_size}; }
   std::vector<int64_t> history_shape() const { return {sizes.directions, rows(), sizes.hidden_size}; }
-  // The dtype in which the kernels sum, and in which those for a CPU save gates and history.
+  // The dtype in which the kernels sum, and in which those for a CPU save the history.
   at::ScalarType accumulation_type() const { return ops::accumulation_type(type); }
 };
 

@@ -21,7 +21,7 @@
 namespace fused_rnn::ops {
 namespace {
 
-enum class Pass { kForward, kBackward };
+enum class Pass { kForward, kFrozen, kBackward };
 
 // A layer as the kernels of a pass read it. All tensors are contiguous. A padded batch with lengths is turned into a
 // packed one: its sequences sorted by decreasing length, without padding.
@@ -29,22 +29,22 @@ class CpuLayer {
  public:
   // The tensors are of the type of the computation, which is float32 for the half precisions, with these exceptions:
   // weight matrices of the forward pass keep the type of the layer, since its kernels widen them themselves; and what
-  // the backward pass reads as Stored, see params/layer.h, is of type `stored`.
+  // the kernels read as Stored, see params/layer.h, is of type `stored`.
   CpuLayer(const RecurrentLayer& layer, Pass pass)
       : layer_(layer),
         compute(layer.accumulation_type()),
-        stored(layer.type == at::kBFloat16 && multiplies_pairs() ? at::kBFloat16 : compute),
-        hidden_type(pass == Pass::kForward ? compute : stored),
+        stored(pass == Pass::kFrozen ? compute : saved_on_cpu(layer.type)),
+        hidden_type(pass == Pass::kBackward ? stored : compute),
         sizes(layer.sizes) {
     if (layer.lengths.defined()) pack();
-    input = for_kernel(without_padding(layer.input, 0), hidden_type);
+    input = for_kernel(without_padding(layer.input, 0), stored);
     for (const Tensor& state : layer.states) states.push_back(state_for_kernel(state, states.size()));
     if (layer.resets.defined()) set_resets();
     for (int64_t d = 0; d < sizes.directions; ++d) {
       weights[d] = layer.weights[d];
       weights[d].for_each([&](Tensor& weight) {
         const bool is_hr = &weight == &weights[d].weight_hr;
-        const at::ScalarType of_matrix = pass == Pass::kForward ? layer.type : is_hr ? compute : stored;
+        const at::ScalarType of_matrix = pass != Pass::kBackward ? layer.type : is_hr ? compute : stored;
         weight = for_kernel(weight, weight.dim() == 2 ? of_matrix : compute);
       });
     }
@@ -60,7 +60,9 @@ class CpuLayer {
     return for_kernel(sorted(state), index == 0 ? hidden_type : compute);
   }
   // Returns a result in the type of the layer.
-  Tensor for_caller(const Tensor& tensor) const { return layer_.type == compute ? tensor : tensor.to(layer_.type); }
+  Tensor for_caller(const Tensor& tensor) const {
+    return tensor.scalar_type() == layer_.type ? tensor : tensor.to(layer_.type);
+  }
   // Returns an uninitialised tensor, in the type of the computation or another one.
   Tensor empty(at::IntArrayRef shape) const { return empty(shape, compute); }
   Tensor empty(at::IntArrayRef shape, at::ScalarType type) const {
@@ -111,7 +113,7 @@ class CpuLayer {
   // Returns an array for the gates of every row of the caller, so that its shape does not depend on the values of the
   // lengths. With lengths the kernels use only its beginning, as an array of the packed rows; the rest is zero.
   Tensor empty_gates() const {
-    Tensor gates = empty(layer_.gates_shape());
+    Tensor gates = empty(layer_.gates_shape(), stored);
     const int64_t used = sizes.directions * sizes.steps.rows() * gates.size(2);
     if (rows_.defined()) gates.flatten().narrow(0, used, gates.numel() - used).zero_();
     return gates;
@@ -123,7 +125,7 @@ class CpuLayer {
  public:
   const at::ScalarType compute;
   const at::ScalarType stored;       // of the arrays that params/layer.h calls Stored
-  const at::ScalarType hidden_type;  // of the input, of h0 and of what replaces it
+  const at::ScalarType hidden_type;  // of h0 and of what replaces it
   Tensor input;
   std::vector<Tensor> states;
   DirectionWeights weights[2];
@@ -204,21 +206,21 @@ void with_cell_and_type(cells::Kind kind, at::ScalarType compute, const Body& bo
 
 // Calls body.template operator()<Cell, T, Stored>() with the layer's cell, the type of the computation and that of what
 // params/layer.h calls Stored.
-template <typename Body>
+template <Pass kPass, typename Body>
 void with_cell_and_types(const RecurrentLayer& layer, const CpuLayer& cpu_layer, const Body& body) {
   with_cell(layer.kind, [&]<typename Cell>() {
     if (cpu_layer.compute == at::kDouble)
       body.template operator()<Cell, double, double>();
     else if (cpu_layer.stored == at::kFloat)
       body.template operator()<Cell, float, float>();
-    else
+    else if constexpr (kPass != Pass::kFrozen)
       body.template operator()<Cell, float, c10::BFloat16>();
   });
 }
 
 // Sets what a kernel needs to know of the weights.
-template <typename T>
-void set_weights(RecurrentForwardParams<T>& params, const CpuLayer& cpu_layer, at::ScalarType type) {
+template <typename T, typename Stored>
+void set_weights(RecurrentForwardParams<T, Stored>& params, const CpuLayer& cpu_layer, at::ScalarType type) {
   for (int64_t d = 0; d < cpu_layer.sizes.directions; ++d) {
     const DirectionWeights& w = cpu_layer.weights[d];
     params.weights[d] = {pointer_to_any(w.weight_ih), pointer_to_any(w.weight_hh), pointer_to_any(w.weight_hr),
@@ -232,12 +234,12 @@ struct Save {
 };
 
 // Computes a layer by `kernel`, which is called with the params. Results that are not wanted are undefined.
-template <typename Kernel>
+template <Pass kPass, typename Kernel>
 RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kernel& kernel) {
-  const CpuLayer cpu_layer(layer, Pass::kForward);
+  const CpuLayer cpu_layer(layer, kPass);
   const RecurrentSizes& s = cpu_layer.sizes;
   RecurrentOutputs outputs;
-  Tensor output = cpu_layer.empty(cpu_layer.output_shape());
+  Tensor output = cpu_layer.empty(cpu_layer.output_shape(), cpu_layer.stored);
   Tensor h_n = cpu_layer.empty(layer.h0().sizes()), c_n, cells;
   if (save.gates) outputs.gates = cpu_layer.empty_gates();
   if (layer.cell.cell_states() > 0) {
@@ -245,19 +247,18 @@ RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kerne
     if (save.history) cells = cpu_layer.empty({s.directions, s.steps.rows(), s.hidden_size});
   }
   if (s.steps.batch > 0)
-    with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
-      RecurrentForwardParams<T> params = {};
+    with_cell_and_types<kPass>(layer, cpu_layer, [&]<typename Cell, typename T, typename Stored>() {
+      RecurrentForwardParams<T, Stored> params = {};
       params.sizes = s;
       set_weights(params, cpu_layer, layer.type);
       params.frozen = layer.frozen;
-      params.pairs = cpu_layer.stored == at::kBFloat16;
-      params.input = cpu_layer.input.const_data_ptr<T>();
+      params.input = cpu_layer.input.const_data_ptr<Stored>();
       params.h0 = cpu_layer.states[0].const_data_ptr<T>();
       cpu_layer.set_resets_of(params);
-      params.output = output.mutable_data_ptr<T>();
+      params.output = output.mutable_data_ptr<Stored>();
       params.h_n = h_n.mutable_data_ptr<T>();
       params.c_n = pointer<T>(c_n);
-      params.gates = pointer<T>(outputs.gates);
+      params.gates = pointer<Stored>(outputs.gates);
       params.cells = pointer<T>(cells);
       kernel.template operator()<Cell>(params);
     });
@@ -272,27 +273,31 @@ RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kerne
 
 }  // namespace
 
+at::ScalarType saved_on_cpu(at::ScalarType type) {
+  return type == at::kBFloat16 && multiplies_pairs() ? type : accumulation_type(type);
+}
+
 RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
-  RecurrentOutputs outputs =
-      run_forward(layer, {save_for_backward, save_for_backward},
-                  []<typename Cell>(const auto& params) { FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params); });
+  RecurrentOutputs outputs = run_forward<Pass::kForward>(
+      layer, {save_for_backward, save_for_backward},
+      []<typename Cell>(const auto& params) { FUSED_RNN_CPU_CALL(recurrent_forward<Cell>, params); });
   if (save_for_backward) return outputs;
-  const auto options = layer.input.options().dtype(layer.accumulation_type());
-  outputs.gates = at::empty({0}, options);
-  if (layer.cell.cell_states() > 0) outputs.history.push_back(at::empty({0}, options));
+  const auto options = layer.input.options();
+  outputs.gates = at::empty({0}, options.dtype(saved_on_cpu(layer.type)));
+  if (layer.cell.cell_states() > 0) outputs.history.push_back(at::empty({0}, options.dtype(layer.accumulation_type())));
   return outputs;
 }
 
 Capability capability_of(FrozenForm form) { return form == FrozenForm::kInt8 ? capability_for_bytes() : capability(); }
 
 RecurrentOutputs forward_frozen(const RecurrentLayer& layer, bool history) {
-  return run_forward(layer, {false, history}, [&]<typename Cell>(const auto& params) {
+  return run_forward<Pass::kFrozen>(layer, {false, history}, [&]<typename Cell>(const auto& params) {
     FUSED_RNN_CPU_CALL_FOR(capability_of(layer.frozen.form), recurrent_frozen<Cell>, params);
   });
 }
 
 int64_t freeze_on_cpu(RecurrentLayer& layer) {
-  const CpuLayer cpu_layer(layer, Pass::kForward);
+  const CpuLayer cpu_layer(layer, Pass::kFrozen);
   int64_t bytes = 0;
   with_cell_and_type(layer.kind, cpu_layer.compute, [&]<typename Cell, typename T>() {
     RecurrentForwardParams<T> params = {};
@@ -312,7 +317,7 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   const RecurrentSizes& s = cpu_layer.sizes;
   const bool has_cell_state = layer.cell.cell_states() > 0;
   const Tensor output = cpu_layer.rows_for_kernel(saved.output, 0, cpu_layer.stored),
-               gates = cpu_layer.for_kernel(saved.gates, cpu_layer.compute),
+               gates = cpu_layer.for_kernel(saved.gates, cpu_layer.stored),
                grad_output = cpu_layer.rows_for_kernel(gradients.output, 0, cpu_layer.stored);
   Tensor cells, grad_cells, grad_c0;
   if (has_cell_state) {
@@ -321,7 +326,7 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     grad_c0 = cpu_layer.writable(gradients.states[1], layer.c0().sizes());
   }
   Tensor grad_h0 = cpu_layer.writable(gradients.states[0], layer.h0().sizes());
-  Tensor grad_input = wanted.input ? cpu_layer.empty(cpu_layer.input.sizes()) : cpu_layer.empty({0});
+  Tensor grad_input = cpu_layer.empty(wanted.input ? cpu_layer.input.sizes() : at::IntArrayRef{0}, cpu_layer.stored);
   const int64_t sum_size = cpu_layer.stored == cpu_layer.compute ? s.hidden_size : (s.hidden_size + 1) / 2 * 2;
   Tensor grad_gates = cpu_layer.empty({s.directions, s.steps.rows(), layer.cell.sums, sum_size}, cpu_layer.stored);
   std::vector<Tensor> grad_reset_states;
@@ -330,16 +335,19 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   RecurrentInputGradients result;
   for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
     result.weights[d] = cpu_layer.weights[d];
-    result.weights[d].for_each([&](Tensor& gradient) { gradient = cpu_layer.empty(gradient.sizes()); });
+    result.weights[d].for_each([&](Tensor& gradient) {
+      const bool is_product = &gradient == &result.weights[d].weight_ih || &gradient == &result.weights[d].weight_hh;
+      gradient = cpu_layer.empty(gradient.sizes(), is_product ? cpu_layer.stored : cpu_layer.compute);
+    });
   }
-  with_cell_and_types(layer, cpu_layer, [&]<typename Cell, typename T, typename Stored>() {
+  with_cell_and_types<Pass::kBackward>(layer, cpu_layer, [&]<typename Cell, typename T, typename Stored>() {
     RecurrentBackwardParams<T, Stored> params = {};
     params.sizes = s;
     for (int64_t d = 0; d < s.directions; ++d) {
       const DirectionWeights &w = cpu_layer.weights[d], &g = result.weights[d];
       params.weights[d] = {w.weight_ih.const_data_ptr<Stored>(), w.weight_hh.const_data_ptr<Stored>(),
                            pointer<T>(w.weight_hr)};
-      params.grad_weights[d] = {pointer<T>(g.weight_ih), pointer<T>(g.weight_hh), pointer<T>(g.bias_ih),
+      params.grad_weights[d] = {pointer<Stored>(g.weight_ih), pointer<Stored>(g.weight_hh), pointer<T>(g.bias_ih),
                                 pointer<T>(g.bias_hh), pointer<T>(g.weight_hr)};
     }
     params.input = cpu_layer.input.const_data_ptr<Stored>();
@@ -349,14 +357,14 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
     params.grad_reset_h = grad_reset_states.empty() ? nullptr : pointer<T>(grad_reset_states[0]);
     params.grad_reset_c = grad_reset_states.size() < 2 ? nullptr : pointer<T>(grad_reset_states[1]);
     params.output = pointer<Stored>(output);
-    params.gates = gates.const_data_ptr<T>();
+    params.gates = gates.const_data_ptr<Stored>();
     params.cells = pointer<T>(cells);
     params.grad_output = pointer<Stored>(grad_output);
     params.grad_cells = pointer<T>(grad_cells);
     params.grad_h = grad_h0.mutable_data_ptr<T>();
     params.grad_c = pointer<T>(grad_c0);
     params.grad_gates = grad_gates.mutable_data_ptr<Stored>();
-    params.grad_input = pointer<T>(grad_input);
+    params.grad_input = pointer<Stored>(grad_input);
     params.weight_grad = wanted.weights;
     FUSED_RNN_CPU_CALL(recurrent_backward<Cell>, params);
   });

@@ -7,6 +7,10 @@
 
 namespace fused_rnn::ops {
 
+// Returns the dtype of the gates that are saved for backward, and of the other arrays that params/layer.h calls Stored,
+// in a layer of dtype `type`.
+at::ScalarType saved_on_cpu(at::ScalarType type);
+
 RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward);
 
 // Computes a frozen layer, whose outputs have no gates, and a history only if it is wanted.

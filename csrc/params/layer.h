@@ -6,8 +6,8 @@
 // see cells/cells.h. The "cell state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are
 // null for a cell of one state.
 //
-// T is the type of the computation. Stored is the type of what the backward pass multiplies: T, or bfloat16 to multiply
-// in pairs of bfloat16.
+// T is the type of the computation. Stored is T, or bfloat16 to multiply in pairs of bfloat16: the type of input,
+// output, of what is saved for backward, of what the backward pass multiplies, and of the products that it returns.
 
 #pragma once
 
@@ -72,30 +72,29 @@ struct RecurrentSizes {
   int64_t threads;      // the most threads that may be used
 };
 
-template <typename T>
+template <typename T, typename Stored = T>
 struct RecurrentForwardParams {
   RecurrentSizes sizes;
   StoredWeights<T> weights[2];  // null in a frozen layer
   FrozenWeights frozen;
-  bool pairs;        // whether to multiply in pairs of bfloat16: the processor can, and the layer's type is bfloat16
-  const T* input;    // [rows, input_size]
-  const T* h0;       // [directions, batch, output_size]
-  Resets resets;     // where the states are replaced by those in reset_h and reset_c
-  const T* reset_h;  // [directions, batch, output_size] or [time, ...] of that, see Resets; null without resets
-  const T* reset_c;  // the same for the cell states, of hidden_size
-  T* output;         // [rows, directions * output_size], written
-  T* h_n;            // [directions, batch, output_size], written
-  T* c_n;    // [directions, batch, hidden_size], the cell states: c0 on entry, those after the last step on return
-  T* gates;  // [directions, rows, kSums * hidden_size], written: what the cell's forward leaves in `values`; null
-             // if nothing is saved for backward
-  T* cells;  // [directions, rows, hidden_size], written: cell states after each step; null if they are not wanted
+  const Stored* input;  // [rows, input_size]
+  const T* h0;          // [directions, batch, output_size]
+  Resets resets;        // where the states are replaced by those in reset_h and reset_c
+  const T* reset_h;     // [directions, batch, output_size] or [time, ...] of that, see Resets; null without resets
+  const T* reset_c;     // the same for the cell states, of hidden_size
+  Stored* output;       // [rows, directions * output_size], written
+  T* h_n;               // [directions, batch, output_size], written
+  T* c_n;         // [directions, batch, hidden_size], the cell states: c0 on entry, those after the last step on return
+  Stored* gates;  // [directions, rows, kSums * hidden_size], written: what the cell's forward leaves in `values`, as
+                  // cpu/recurrent/saved_values.h stores it; null if nothing is saved for backward
+  T* cells;       // [directions, rows, hidden_size], written: cell states after each step; null if they are not wanted
 };
 
 // The gradients of the weights of one direction. The matrices have the shapes of those in RecurrentWeights.
-template <typename T>
+template <typename T, typename Stored>
 struct RecurrentWeightGradients {
-  T* ih;
-  T* hh;
+  Stored* ih;
+  Stored* hh;
   T* bias_ih;  // null without biases
   T* bias_hh;  // null without biases
   T* hr;       // null without a projection
@@ -112,7 +111,7 @@ struct RecurrentBackwardParams {
   const Stored* reset_h;
   const T* reset_c;
   const Stored* output;  // [rows, directions * output_size]; may be null if there is one step, which does not read it
-  const T* gates;        // [directions, rows, kSums * hidden_size], as forward left them
+  const Stored* gates;   // [directions, rows, kSums * hidden_size], as forward left them
   const T* cells;        // [directions, rows, hidden_size], as forward left them
   const Stored* grad_output;  // [rows, directions * output_size], or null for zero
   const T* grad_cells;        // [directions, rows, hidden_size]: the gradient of `cells`, or null for zero
@@ -122,9 +121,9 @@ struct RecurrentBackwardParams {
   T* grad_reset_c;            // the same for reset_c
   Stored* grad_gates;         // [directions, rows, kSums, hidden_size], scratch, written: the gradients of the sums; in
                               // pairs, hidden_size is rounded up to an even number
-  T* grad_input;              // [rows, input_size], written; null if not wanted
+  Stored* grad_input;         // [rows, input_size], written; null if not wanted
   bool weight_grad;           // whether grad_weights are wanted
-  RecurrentWeightGradients<T> grad_weights[2];
+  RecurrentWeightGradients<T, Stored> grad_weights[2];
 };
 
 }  // namespace fused_rnn

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fused_rnn.ops.cells import CELLS
-from fused_rnn.ops.shapes import accumulation_dtype, directions_of
+from fused_rnn.ops.shapes import accumulation_dtype, directions_of, gates_dtype
 
 KERNEL_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -203,10 +203,9 @@ def check_gradients(
     time = input.size(0) if input.dim() == 3 else 1  # how many steps a packed input has is not known here
     require(output is not None or time == 1, f"output may be None only if there is one time step, got {time}")
     check(output, "output", output_shape, input.dtype)
-    gates_dtype = gates.dtype if gates.dtype == input.dtype else wide  # the dtype of the input on a GPU
-    check(gates, "gates", (directions, rows, CELLS[cell].sums * hidden_size), gates_dtype)
+    check(gates, "gates", (directions, rows, CELLS[cell].sums * hidden_size), gates_dtype(input))
     for gradient, values in zip(grad_history, history, strict=True):
-        dtype = values.dtype if values.dtype == input.dtype else wide  # as for the gates
+        dtype = values.dtype if values.dtype == input.dtype else wide  # narrow on a GPU
         check(gradient, "a tensor of grad_history", (directions, rows, hidden_size), dtype)
         check(values, "a tensor of history", (directions, rows, hidden_size), dtype)
 

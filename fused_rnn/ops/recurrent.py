@@ -60,8 +60,9 @@ def recurrent(
         ``history``: for an LSTM, c after every step, ``[directions, rows, hidden_size]``, zero in the padding; for
         other cells an empty list.
         ``gates`` and ``history`` are float64 for float64 input, else float32, except that on a GPU ``gates`` have the
-        dtype of the input, and so has ``history`` if there are more than 64 hidden units; they have shape ``[0]``
-        without ``save_for_backward``.
+        dtype of the input, and so has ``history`` if there are more than 64 hidden units; and on a CPU with
+        AVX512_BF16 the ``gates`` of a bfloat16 layer are bfloat16, encoded as in ``csrc/cpu/recurrent/saved_values.h``.
+        They have shape ``[0]`` without ``save_for_backward``.
     """
     return _recurrent(cell, input, states, weights, batch_sizes, lengths, save_for_backward, resets, *reset_states)
 

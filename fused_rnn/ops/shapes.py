@@ -7,10 +7,18 @@ from torch import Tensor
 
 from fused_rnn import _C
 
+_MULTIPLIES_PAIRS = _C.build_info()["multiplies_pairs"]
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which the kernels for ``dtype`` compute, and in which those for a CPU save what backward needs."""
+    """The dtype in which the kernels for ``dtype`` compute."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def gates_dtype(input: Tensor) -> torch.dtype:
+    """The dtype in which the gates are saved: that of the input on a GPU, and where a CPU multiplies in bfloat16."""
+    narrow = input.device.type == "cuda" or (input.dtype == torch.bfloat16 and _MULTIPLIES_PAIRS)
+    return input.dtype if narrow else accumulation_dtype(input.dtype)
 
 
 def saved(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
@@ -20,9 +28,8 @@ def saved(input: Tensor, directions: int, size: int, save_for_backward: bool) ->
 
 
 def saved_gates(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:
-    """The same as :func:`saved` for the gates, which are saved in the dtype of the input on a GPU."""
-    gates = saved(input, directions, size, save_for_backward)
-    return gates.to(input.dtype) if input.device.type == "cuda" else gates
+    """The same as :func:`saved` for the gates."""
+    return saved(input, directions, size, save_for_backward).to(gates_dtype(input))
 
 
 def saved_states(input: Tensor, directions: int, size: int, save_for_backward: bool) -> Tensor:

@@ -44,9 +44,9 @@ namespace second = fused_rnn::cpu::SECOND;
 // Runs SECOND in pairs.
 void run_in_pairs(const RecurrentProblem& p, RecurrentCall<float>& call) {
   with_cell(p.kind, [&]<typename Cell>() {
-    call.forward.pairs = true;
-    second::recurrent_forward<Cell>(call.forward);
-    if (p.trains) PairedBackward(p, call).run([](const auto& params) { second::recurrent_backward<Cell>(params); });
+    PairedCall paired(p, call);
+    paired.run_forward<Cell>([](const auto& params) { second::recurrent_forward<Cell>(params); });
+    if (p.trains) paired.run_backward([](const auto& params) { second::recurrent_backward<Cell>(params); });
   });
 }
 

@@ -217,7 +217,7 @@ void recurrent_backward(const RecurrentBackwardParams<T>& p) {
     store(grad_h, p.grad_h + d * batch * size);
     if (p.grad_c) store(grad_c, p.grad_c + d * batch * hidden);
     if (!p.weight_grad) continue;
-    const RecurrentWeightGradients<T>& g = p.grad_weights[d];
+    const RecurrentWeightGradients<T, T>& g = p.grad_weights[d];
     store(ih, g.ih), store(hh, g.hh), store(bias_ih, g.bias_ih), store(bias_hh, g.bias_hh), store(hr, g.hr);
   }
   store(grad_input, p.grad_input);

@@ -5,6 +5,9 @@
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
+#include <cmath>
+#include <memory>
+#include <utility>
 
 #include "arrays.h"
 #include "cells/cells.h"
@@ -135,62 +138,115 @@ struct RecurrentCall {
   }
 };
 
-// The backward pass of a call in pairs of bfloat16: arrays of that type take the place of those that params/layer.h
-// calls Stored.
-class PairedBackward {
+// A call in pairs of bfloat16: arrays of that type take the place of those that params/layer.h calls Stored.
+class PairedCall {
  public:
-  PairedBackward(const RecurrentProblem& p, const RecurrentCall<float>& call)
-      : p_(p), s_(p.sizes), backward_(call.backward) {}
+  PairedCall(const RecurrentProblem& p, RecurrentCall<float>& call)
+      : p_(p),
+        s_(p.sizes),
+        forward_(call.forward),
+        backward_(call.backward),
+        input_(rounded(forward_.input, s_.steps.rows() * s_.input_size)) {}
 
-  // Runs the pass, and copies what it writes in bfloat16 to the array of the call.
+  // Runs the forward pass, and copies what it writes in bfloat16 to the arrays of the call.
+  template <typename Cell, typename Forward>
+  void run_forward(const Forward& run) {
+    const auto& f = forward_;
+    output_.resize(outputs());
+    gates_.resize(f.gates ? sums() * s_.hidden_size : 0);
+    run(RecurrentForwardParams<float, c10::BFloat16>{s_,
+                                                     {f.weights[0], f.weights[1]},
+                                                     f.frozen,
+                                                     input_,
+                                                     f.h0,
+                                                     f.resets,
+                                                     nullptr,
+                                                     nullptr,
+                                                     output_.data(),
+                                                     f.h_n,
+                                                     f.c_n,
+                                                     f.gates ? gates_.data() : nullptr,
+                                                     f.cells});
+    std::copy(output_.begin(), output_.end(), f.output);
+    for (size_t i = 0; i < gates_.size(); ++i) {
+      const int sum = static_cast<int>(static_cast<int64_t>(i) / s_.hidden_size % Cell::kSums);
+      f.gates[i] = Cell::bounded(sum) ? decoded(gates_[i]) : float(gates_[i]);
+    }
+  }
+
+  // Runs the backward pass, and copies what it writes in bfloat16 to the arrays of the call.
   template <typename Backward>
-  void run(const Backward& run_backward) {
+  void run_backward(const Backward& run) {
     const auto& b = backward_;
-    const int64_t padded = (s_.hidden_size + 1) / 2 * 2, outputs = s_.steps.rows() * s_.directions * s_.output_size;
+    const int64_t padded = (s_.hidden_size + 1) / 2 * 2;
     std::vector<c10::BFloat16> grad_gates(sums() * padded);
-    run_backward(
-        RecurrentBackwardParams<float, c10::BFloat16>{s_,
+    run(RecurrentBackwardParams<float, c10::BFloat16>{s_,
                                                       {weights(0), weights(1)},
-                                                      rounded(b.input, s_.steps.rows() * s_.input_size),
+                                                      input_,
                                                       rounded(b.h0, s_.directions * s_.steps.batch * s_.output_size),
                                                       b.c0,
                                                       b.resets,
                                                       nullptr,
                                                       nullptr,
-                                                      rounded(b.output, outputs),
-                                                      b.gates,
+                                                      output_.data(),
+                                                      gates_.data(),
                                                       b.cells,
-                                                      rounded(b.grad_output, outputs),
+                                                      rounded(b.grad_output, outputs()),
                                                       b.grad_cells,
                                                       b.grad_h,
                                                       b.grad_c,
                                                       nullptr,
                                                       nullptr,
                                                       grad_gates.data(),
-                                                      b.grad_input,
+                                                      result(b.grad_input, s_.steps.rows() * s_.input_size),
                                                       b.weight_grad,
-                                                      {b.grad_weights[0], b.grad_weights[1]}});
+                                                      {weight_gradients(0), weight_gradients(1)}});
     for (int64_t i = 0; i < sums(); ++i)
       std::copy_n(grad_gates.data() + i * padded, s_.hidden_size, b.grad_gates + i * s_.hidden_size);
+    for (const auto& [values, target] : results_) std::copy(values->begin(), values->end(), target);
   }
 
  private:
-  // The number of sums of all rows.
+  using Values = std::vector<c10::BFloat16>;
+
+  // The number of sums and of outputs of all rows, and the rows of weight matrices.
   int64_t sums() const { return s_.directions * s_.steps.rows() * p_.cell.sums; }
+  int64_t outputs() const { return s_.steps.rows() * s_.directions * s_.output_size; }
+  int64_t units() const { return p_.cell.gates * s_.hidden_size; }
+
+  // The number between -1 and 1 that stands in the gates as `stored`; see cpu/recurrent/saved_values.h.
+  static float decoded(float stored) {
+    const double size = std::fabs(double(stored));
+    return static_cast<float>(size > 1 ? std::copysign(1 - std::ldexp(size, -100), double(stored)) : double(stored));
+  }
 
   const c10::BFloat16* rounded(const float* values, int64_t count) {
     if (!values) return nullptr;
-    arrays_.emplace_back(values, values + count);
-    return arrays_.back().data();
+    arrays_.push_back(std::make_unique<Values>(values, values + count));
+    return arrays_.back()->data();
+  }
+  // Returns memory for a result, which is copied to `target` after the call.
+  c10::BFloat16* result(float* target, int64_t count) {
+    if (!target) return nullptr;
+    arrays_.push_back(std::make_unique<Values>(static_cast<size_t>(count)));
+    results_.emplace_back(arrays_.back().get(), target);
+    return arrays_.back()->data();
   }
   RecurrentWeights<float, c10::BFloat16> weights(int64_t direction) {
     const auto& w = backward_.weights[direction];
-    const int64_t units = p_.cell.gates * s_.hidden_size;
-    return {rounded(w.ih, units * s_.input_size), rounded(w.hh, units * s_.output_size), w.hr};
+    return {rounded(w.ih, units() * s_.input_size), rounded(w.hh, units() * s_.output_size), w.hr};
+  }
+  RecurrentWeightGradients<float, c10::BFloat16> weight_gradients(int64_t direction) {
+    const auto& g = backward_.grad_weights[direction];
+    return {result(g.ih, units() * s_.input_size), result(g.hh, units() * s_.output_size), g.bias_ih, g.bias_hh, g.hr};
   }
 
   const RecurrentProblem& p_;
   const RecurrentSizes& s_;
+  const RecurrentForwardParams<float>& forward_;
   const RecurrentBackwardParams<float>& backward_;
-  std::vector<std::vector<c10::BFloat16>> arrays_;
+  std::vector<std::unique_ptr<Values>> arrays_;
+  std::vector<std::pair<const Values*, float*>> results_;
+  Values output_, gates_;
+  const c10::BFloat16* const input_;
 };

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/kit/packing.h"
+#include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
@@ -18,10 +20,24 @@ constexpr int64_t padded_to_panels(int64_t columns) {
   return divide_up(columns, kPanel<T>) * kPanel<T>;
 }
 
-// c = a times a panel, or c += if `accumulate`. c is [kRows, columns], with columns at most kPanel.
+// Stores the first `columns` columns of a tile to c, or rounded to `rounded` unless that is null.
+template <typename AnyTile, typename T>
+FUSED_RNN_INLINE inline void store_result(const AnyTile& tile, T* c, c10::BFloat16* rounded, int64_t row_stride,
+                                          int64_t columns) {
+  if constexpr (std::is_same_v<T, float>)
+    if (rounded)
+      return tile.for_each_vector(columns, [&](auto row, auto column, int64_t count) FUSED_RNN_INLINE {
+        Pairs::store_terms(rounded + row * row_stride + column * kLanes<T>, tile.sum[row][column], count);
+      });
+  tile.store_to(c, row_stride, columns);
+}
+
+// c = a times a panel, or c plus that if `accumulate`. c is [kRows, columns], with columns at most kPanel. The result
+// is written to c or, of pairs, rounded to `rounded`, which has the same row stride, unless that is null.
 template <typename T, int kRows, typename Factors = Values<T>>
 inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* panel, int64_t panel_depth,
-                           int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate) {
+                           int64_t depth, T* c, int64_t c_row, int64_t columns, bool accumulate,
+                           c10::BFloat16* rounded = nullptr) {
   Tile<T, kRows, kPanelVectors> tile;
   // The target's cache lines are prefetched now, to be in the cache when the sums are done.
   for (int64_t row = 0; row < kRows; ++row) {
@@ -31,7 +47,10 @@ inline void multiply_panel(const T* a, int64_t a_row, int64_t a_depth, const T* 
   tile.zero();
   tile.template multiply<kPanelVectors, Factors>(a, a_row, a_depth, panel, panel_depth, depth);
   if (accumulate) tile.add(c, c_row, columns);
-  tile.store_to(c, c_row, columns);
+  if constexpr (Factors::kTerms > 1)
+    store_result(tile, c, rounded, c_row, columns);
+  else
+    tile.store_to(c, c_row, columns);
 }
 
 // Prefetches part `index` of `parts` of a block of `rows` rows and `depth` columns, which is needed soon.
@@ -65,10 +84,19 @@ struct Product {
   int64_t rows, columns, depth;
   Matrix<Stored> a;  // [rows, depth]
   Matrix<Stored> b;  // [depth, columns]; of bfloat16, its rows are contiguous
-  T* c;              // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
+  T* c = nullptr;    // [rows, columns], row-major with row stride c_row; overlaps neither a nor b
   int64_t c_row;
   bool accumulate = false;  // whether the results are added to c and row_sums
   T* row_sums = nullptr;    // [rows], written with the sums of a's rows; null if not wanted; needs a.row == 1
+  // Shaped like c, or null. If it is given, the results are rounded and written here, and c only holds sums of which
+  // not all terms are added yet. Only for products of pairs, and others on the same processors of at most kShallow
+  // terms.
+  c10::BFloat16* rounded = nullptr;
+
+  // The address of a result in `rounded`, or null.
+  c10::BFloat16* rounded_at(int64_t row, int64_t column) const {
+    return rounded ? rounded + row * c_row + column : nullptr;
+  }
 };
 
 // target[row] = sum over the depth of a packed tile, or += if `accumulate`. Reads up to kLanes values beyond the tile.
@@ -135,7 +163,7 @@ inline void shallow_block(const Product<T>& p, Range rows, Range columns, T* mem
       tile.zero();
       tile.multiply(p.a.at(row, 0), 0, p.a.column, b, b_row, p.depth);
       if (p.accumulate) tile.add(c + column, 0, width);
-      tile.store_to(c + column, 0, width);
+      store_result(tile, c + column, p.rounded_at(row, column), 0, width);
     };
     for (int64_t column = columns.begin; column < whole; column += kWidth)
       compute(column, p.b.at(0, column), p.b.row, kWidth);
@@ -160,7 +188,7 @@ inline void gemm_block(const Product<T, Factors>& p, Range rows, Range columns, 
   // The body runs at least once, since a product of depth 0 is zero and must be written.
   for (int64_t k = 0; k == 0 || k < p.depth; k += plan.depth) {
     const int64_t terms = smaller(p.depth - k, plan.depth), part = divide_up(terms, Factors::kTerms);
-    const bool add = p.accumulate || k > 0;
+    const bool add = p.accumulate || k > 0, last = k + plan.depth >= p.depth;
     for (int64_t first = columns.begin; first < columns.end; first += plan.columns) {
       const int64_t width = smaller(columns.end - first, plan.columns);
       for (int64_t column = 0; column < width; column += kPanel<T>)
@@ -190,9 +218,10 @@ inline void gemm_block(const Product<T, Factors>& p, Range rows, Range columns, 
             if (p.a.column == 1 && p.a.row != 1) a_row = part, a_depth = 1;
             if constexpr (!kPaired)
               if (!pack_a) source = p.a.at(top + row, k), a_row = p.a.row, a_depth = 1;
-            multiply_panel<T, tile_rows(), Factors>(source, a_row, a_depth, panel, packed ? kPanel<T> : p.b.row, part,
-                                                    p.c + (top + row) * p.c_row + first + column, p.c_row,
-                                                    smaller(width - column, kPanel<T>), add);
+            multiply_panel<T, tile_rows(), Factors>(
+                source, a_row, a_depth, panel, packed ? kPanel<T> : p.b.row, part,
+                p.c + (top + row) * p.c_row + first + column, p.c_row, smaller(width - column, kPanel<T>), add,
+                kPaired && last ? p.rounded_at(top + row, first + column) : nullptr);
           });
         }
       }
@@ -229,7 +258,8 @@ inline void gemm(const Product<T, Factors>& p, int64_t threads) {
                       .c = p.c,
                       .c_row = p.c_row,
                       .accumulate = p.accumulate,
-                      .row_sums = p.row_sums},
+                      .row_sums = p.row_sums,
+                      .rounded = p.rounded},
                      threads);
     }
   // The least number of multiply-adds for which one more thread saves more time than it costs to start.

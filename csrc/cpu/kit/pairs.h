@@ -77,13 +77,18 @@ inline void join_pairs(const c10::BFloat16* __restrict first, const c10::BFloat1
   }
 }
 
+// Copies `count` values as pairs; zero completes the last pair if `count` is odd.
+inline void copy_pairs(const c10::BFloat16* source, int64_t count, float* pairs) {
+  if (count % 2 == 1) pairs[count / 2] = 0.0f;
+  std::memcpy(pairs, source, static_cast<size_t>(count) * sizeof(*source));
+}
+
 // Rounds `count` values to bfloat16 and stores them as pairs; zero completes the last pair if `count` is odd.
 inline void round_to_pairs(const float* source, int64_t count, float* pairs) {
-  constexpr int64_t kValues = 2 * kLanes<float>;
-  for (int64_t i = 0; i < count; i += kValues) {
-    const int64_t here = smaller(count - i, kValues), first = smaller(here, kLanes<float>);
-    at::vec::convert_float_bfloat16(load(source + i, first), load(source + i + first, here - first))
-        .store(pairs + i / 2, here + here % 2);
+  auto* target = reinterpret_cast<c10::BFloat16*>(pairs);
+  for (int64_t i = 0; i < count; i += kLanes<float>) {
+    const int64_t here = smaller(count - i, kLanes<float>);
+    Pairs::store_terms(target + i, load(source + i, here), here + here % 2);
   }
 }
 

@@ -15,6 +15,7 @@
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
 #include "cpu/recurrent/plan.h"
+#include "cpu/recurrent/saved_values.h"
 #include "cpu/recurrent/schedule.h"
 #include "cpu/recurrent/weight_gradients.h"
 #include "params/layer.h"
@@ -25,7 +26,7 @@ namespace {
 // The addresses that one backward step reads and writes for one vector of hidden units of a row.
 template <typename T, typename Stored>
 struct CellGradientPointers {
-  const T* gates;                 // the first of kSums saved values, which lie hidden_size apart
+  const Stored* gates;            // the first of kSums saved values, which lie hidden_size apart; see saved_values.h
   const Stored* previous_hidden;  // hidden values of the previous step; only for a cell with kReadsHidden
   const T* cell;           // cell states after this step; null, as the next three, for a cell without a cell state
   const T* previous_cell;  // cell states after the previous step
@@ -43,7 +44,9 @@ template <typename Cell, typename Factors, typename T>
 FUSED_RNN_INLINE inline void step_cell_backward(const CellGradientPointers<T, typename Factors::Stored>& at,
                                                 Vec<T> grad_hidden) {
   Vec<T> values[Cell::kSums], before[Cell::kStates], after[Cell::kStates], grads[Cell::kStates];
-  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { values[i] = load(at.gates + i * at.hidden_size, at.units); });
+  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE {
+    values[i] = load_saved<Cell::bounded(i), T>(at.gates + i * at.hidden_size, at.units);
+  });
   grads[0] = grad_hidden;
   if constexpr (Cell::kReadsHidden) before[0] = load_widened<T>(at.previous_hidden, at.units);
   if constexpr (Cell::kStates == 2) {
@@ -219,18 +222,19 @@ class BackwardLoop {
 
   // Prefetches what finish() reads and writes for some rows and a panel of units, while their sums are computed.
   void prefetch(int64_t direction, const Step& step, int64_t unit, int64_t count, int64_t b, int64_t rows) const {
+    constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(Stored)), kCellLine = PrefetchLines<T>::kValues;
     const int64_t hidden = s_.hidden_size, from = direction * s_.steps.rows() + step.first_row + b;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t lane = 0; lane < count; lane += kLanes<T>) {
-        for (int64_t i = 0; i < kSums; ++i) {
+    for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t i = 0; i < kSums; ++i)
+        for (int64_t lane = 0; lane < count; lane += kLine) {
           __builtin_prefetch(p_.gates + ((from + r) * kSums + i) * hidden + unit + lane);
           __builtin_prefetch(p_.grad_gates + (from + r) * row_size() + i * sum_size() + unit + lane, 1);
         }
-        // The cell states after the step are in the cache already: they were the previous ones of the following step.
-        if (p_.cells && b + r < step.previous_rows)
-          __builtin_prefetch(p_.cells + (direction * s_.steps.rows() + step.previous_first + b + r) * hidden + unit +
-                             lane);
-      }
+      // The cell states after the step are in the cache already: they were the previous ones of the following step.
+      for (int64_t lane = 0; p_.cells && b + r < step.previous_rows && lane < count; lane += kCellLine)
+        __builtin_prefetch(p_.cells + (direction * s_.steps.rows() + step.previous_first + b + r) * hidden + unit +
+                           lane);
+    }
   }
 
   // Computes one backward step of a panel of hidden values, for batch rows that all have, or all lack, a following

@@ -58,9 +58,11 @@ const T* packing_rows(const StoredMatrix<T>& weight, int64_t first, int64_t coun
 }
 
 // Converts a row of `count` input or hidden values to elements at `target`, and writes their scale if they have one.
-template <typename Factors, typename T>
-void convert_row(const T* source, int64_t count, T* target, T* scale) {
-  if constexpr (kScaled<Factors>)
+template <typename Factors, typename T, typename W>
+void convert_row(const W* source, int64_t count, T* target, T* scale) {
+  if constexpr (!std::is_same_v<W, T>)
+    copy_pairs(source, count, target);
+  else if constexpr (kScaled<Factors>)
     *scale = quantise(source, count, Factors::kOffset, reinterpret_cast<uint8_t*>(target));
   else if constexpr (std::is_same_v<Factors, WidenedPairs>)
     copy_to_pairs(source, count, target);

@@ -5,15 +5,17 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cells/cells.h"
-#include "cpu/kit/activation.h"
 #include "cpu/kit/gemm.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/scratch.h"
 #include "cpu/kit/tile.h"
+#include "cpu/recurrent/cell_step.h"
 #include "cpu/recurrent/elements.h"
 #include "cpu/recurrent/gate_sums.h"
+#include "cpu/recurrent/hidden_states.h"
 #include "cpu/recurrent/packed_weights.h"
 #include "cpu/recurrent/plan.h"
 #include "cpu/recurrent/schedule.h"
@@ -23,47 +25,23 @@
 namespace fused_rnn::cpu {
 namespace {
 
-// The addresses that one step reads and writes for one vector of hidden units of a row.
-template <typename T>
-struct CellPointers {
-  const T* previous;  // hidden values of the previous step
-  T* hidden;          // hidden values of this step
-  T* cell;            // cell states, updated in place; null for a cell without a cell state
-  T* gates;           // the first of kSums values saved for backward, hidden_size apart; null if nothing is saved
-  T* cells;           // the cell states after this step, for backward or the caller; null if they are not wanted
-  int64_t hidden_size;
-  int64_t units;  // how many lanes of the vector are hidden units
-};
-
-// Computes one step of a vector of hidden units, whose sums lie `stride` apart.
-template <typename Cell, typename T>
-FUSED_RNN_INLINE inline void step_cell(const T* sums, int64_t stride, const CellPointers<T>& at) {
-  Vec<T> values[Cell::kSums], states[Cell::kStates];
-  unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { values[i] = Vec<T>::loadu(sums + i * stride); });
-  if constexpr (Cell::kReadsHidden) states[0] = load(at.previous, at.units);
-  if constexpr (Cell::kStates == 2) states[1] = load(at.cell, at.units);
-  Cell::template forward<Activation>(values, states);
-  if constexpr (Cell::kStates == 2) store(at.cell, states[1], at.units);
-  store(at.hidden, states[0], at.units);
-  if (at.gates) {
-    unroll<Cell::kSums>([&](auto i) FUSED_RNN_INLINE { store(at.gates + i * at.hidden_size, values[i], at.units); });
-  }
-  if constexpr (Cell::kStates == 2)
-    if (at.cells) store(at.cells, states[1], at.units);
-}
-
-// If kFrozen, the layer is frozen: its weights were packed before the call.
+// Factors is the type of the elements that are multiplied. If kFrozen, the layer is frozen: its weights were packed
+// before the call.
 template <typename Cell, typename T, typename Factors = Values<T>, bool kFrozen = false>
 class ForwardLoop {
  public:
-  explicit ForwardLoop(const RecurrentForwardParams<T>& params)
+  using Stored = typename std::conditional_t<kFrozen, Values<T>, Factors>::Stored;
+  explicit ForwardLoop(const RecurrentForwardParams<T, Stored>& params)
       : p_(params),
         s_(params.sizes),
         plan_(kFrozen ? plan_frozen(cells::describe<Cell>(), params.sizes, params.frozen.block_units, Factors::kTerms)
                       : plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
         w_(plan_, params),
         step_inputs_(plan_.input_first ? 0 : w_.inputs),
-        sums_(plan_.input_first && !params.gates ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size : 0),
+        input_(kWidens && (in_place() || plan_.input_first) ? s_.steps.rows() * s_.input_size : 0),
+        sums_(plan_.input_first && (kWidens || !params.gates) ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size
+                                                              : 0),
+        states_(params),
         unprojected_(w_.projected ? s_.directions * s_.steps.batch * s_.hidden_size : 0),
         columns_(transposes() ? s_.directions * panels() * w_.depth * kPanel<T> : 0),
         widened_(plan_.threads, kFrozen ? 0 : w_.widened_size()),
@@ -72,6 +50,8 @@ class ForwardLoop {
         replaced_(plan_.threads, p_.resets.begins ? s_.steps.batch * s_.output_size : 0) {}
 
   void run() {
+    if constexpr (kWidens)
+      if (in_place() || plan_.input_first) widen_input();
     if (plan_.input_first) kFrozen ? multiply_packed_input() : multiply_input();
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       if constexpr (!kFrozen) {
@@ -90,10 +70,32 @@ class ForwardLoop {
   static_assert(Cell::kStates <= 2, "the loops keep h and at most one cell state");
   static constexpr int kSums = Cell::kSums;
   static constexpr bool kConverted = kConverts<Factors>;
+  // Whether the input has to be widened before it is read as T.
+  static constexpr bool kWidens = !std::is_same_v<T, Stored>;
   // How many rows' sums are kept in the first-level cache while the weights of a block are read once.
   static constexpr int64_t kGroupRows = 48;
 
-  // Computes input times weight_ih for all steps, into the array of gates if there is one, which saves memory.
+  void widen_input() {
+    constexpr int64_t kWorthAThread = 1 << 15;
+    const int64_t size = s_.steps.rows() * s_.input_size;
+    parallel(smaller(s_.threads, 1 + size / kWorthAThread), [&](int64_t thread, int64_t count) {
+      const Range mine = share(size, thread, count, kLanes<T>);
+      for (int64_t i = mine.begin; i < mine.end; i += kLanes<T>) {
+        const int64_t lanes = smaller(mine.end - i, kLanes<T>);
+        store(input_.data() + i, load_widened<T>(p_.input + i, lanes), lanes);
+      }
+    });
+  }
+
+  // Returns the input of a row as T. If it is widened, that is only done for plans that read it so.
+  const T* input(int64_t row) {
+    if constexpr (kWidens)
+      return input_.data() + row * s_.input_size;
+    else
+      return p_.input + row * s_.input_size;
+  }
+
+  // Computes input times weight_ih for all steps, into the array of gates if it is of that type, which saves memory.
   void multiply_input() {
     const int64_t rows = s_.steps.rows(), columns = Cell::kGates * s_.hidden_size;
     Scratch<T> widened(w_.ih(0).scratch(columns));
@@ -101,7 +103,7 @@ class ForwardLoop {
       gemm<T>({.rows = rows,
                .columns = columns,
                .depth = s_.input_size,
-               .a = {p_.input, s_.input_size, 1},
+               .a = {input(0), s_.input_size, 1},
                .b = {w_.ih(d).rows(0, columns, widened.data()), 1, s_.input_size},
                .c = input_sums(d),
                .c_row = kSums * s_.hidden_size},
@@ -121,12 +123,11 @@ class ForwardLoop {
         for (int64_t i = mine.begin; i < mine.end; ++i)
           for (int64_t first = 0; first < rows; first += kGroupRows) {
             const int64_t here = smaller(rows - first, kGroupRows), d = i / w_.blocks, block = i % w_.blocks;
-            const T* input = p_.input + first * s_.input_size;
             if constexpr (kConverted)
               for (int64_t row = 0; row < here; ++row)
-                convert_row<Factors>(input + row * s_.input_size, s_.input_size, converted + row * elements,
-                                     scales + row);
-            const Activations a = {kConverted ? converted : input, kConverted ? elements : s_.input_size, scales, 1};
+                convert_row<Factors>(input(first + row), s_.input_size, converted + row * elements, scales + row);
+            const Activations a = {kConverted ? converted : input(first), kConverted ? elements : s_.input_size, scales,
+                                   1};
             w_.for_width_of(block, [&](auto width) {
               multiply_packed_input<width()>(d, block, a, here, input_sums(d) + first * kSums * hidden);
             });
@@ -176,37 +177,16 @@ class ForwardLoop {
   }
 
   T* input_sums(int64_t direction) {
-    return (p_.gates ? p_.gates : sums_.data()) + direction * s_.steps.rows() * kSums * s_.hidden_size;
-  }
-
-  // Returns the hidden values before a step of batch row b, and of the rows behind it if no state is replaced there.
-  const T* previous(int64_t direction, const Step& step, int64_t b) const {
-    if (p_.resets.before(direction, step.first_row + b))
-      return p_.reset_h + p_.resets.state(direction, step.t, b) * s_.output_size;
-    return b < step.previous_rows ? p_.output + ((step.previous_first + b) * s_.directions + direction) * s_.output_size
-                                  : p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;
-  }
-
-  // If states of the given batch rows are replaced before a step, copies the hidden values of all these rows before the
-  // step to `hidden`, [batch, output_size], replaced ones among them, so that the products find them side by side; and
-  // replaces the cell states of the given units. Returns whether it does so.
-  bool replace_states(int64_t direction, const Step& step, Range batch, Range units, T* hidden) const {
-    if (!any_reset(p_.resets, direction, step, batch)) return false;
-    for (int64_t b = batch.begin; b < batch.end; ++b) {
-      std::memcpy(hidden + b * s_.output_size, previous(direction, step, b),
-                  static_cast<size_t>(s_.output_size) * sizeof(T));
-      if (!p_.c_n || !p_.resets.before(direction, step.first_row + b)) continue;
-      std::memcpy(p_.c_n + (direction * s_.steps.batch + b) * s_.hidden_size + units.begin,
-                  p_.reset_c + p_.resets.state(direction, step.t, b) * s_.hidden_size + units.begin,
-                  static_cast<size_t>(units.size()) * sizeof(T));
-    }
-    return true;
+    T* all = sums_.data();
+    if constexpr (!kWidens)
+      if (p_.gates) all = p_.gates;
+    return all + direction * s_.steps.rows() * kSums * s_.hidden_size;
   }
 
   // Converts the input and the previous hidden values of a batch row before a step to elements at `target`, of
   // converted_row() values, and writes their scales, if they have any.
-  void convert(int64_t direction, const Step& step, int64_t b, T* target, T* scales) const {
-    const auto convert_values = [](const T* source, int64_t size, T* to, T* scale) {
+  void convert(int64_t direction, const Step& step, int64_t b, T* target, T* scales) {
+    const auto convert_values = [](const auto* source, int64_t size, T* to, T* scale) {
       if constexpr (kConverted)
         convert_row<Factors>(source, size, to, scale);
       else
@@ -214,7 +194,8 @@ class ForwardLoop {
     };
     if (step_inputs_ > 0)
       convert_values(p_.input + (step.first_row + b) * s_.input_size, s_.input_size, target, scales);
-    convert_values(previous(direction, step, b), s_.output_size, target + step_inputs_ * Factors::kWidth, scales + 1);
+    convert_values(states_.previous(direction, step, b), s_.output_size, target + step_inputs_ * Factors::kWidth,
+                   scales + 1);
   }
   int64_t converted_row() const { return (step_inputs_ + w_.hiddens) * Factors::kWidth; }
 
@@ -251,7 +232,7 @@ class ForwardLoop {
     T* widened;          // scratch for weights that are not multiplied as they are stored
     const T* converted;  // [batch, converted_row()], as convert() leaves them; not read if nothing is converted
     const T* scales;     // [batch, 2], the same
-    const T* hidden;     // [batch, output_size], as replace_states() leaves them; null if it replaced no states
+    const T* hidden;     // [batch, output_size], as states_.replace() leaves them; null if it replaced none
   };
 
   // Computes a thread's part of all steps of a direction.
@@ -264,7 +245,7 @@ class ForwardLoop {
     for (int64_t index = 0; index < s_.steps.time; ++index) {
       const Step step = step_at(s_.steps, direction, index);
       const Range all = intersect(work.batch, {0, step.rows});
-      const bool replaced = replace_states(direction, step, all, units, hidden);
+      const bool replaced = states_.replace(direction, step, all, units, hidden);
       // If states are replaced, the hidden values before the step lie in one array for all rows.
       const int64_t previous_rows = replaced ? 0 : step.previous_rows;
       const Range continuing = intersect(work.batch, {0, previous_rows});
@@ -284,20 +265,20 @@ class ForwardLoop {
         team.wait(work.team_size, work.rank);
       }
     }
-    copy_last(direction, work);
+    states_.copy_last(direction, work);
   }
 
   // Computes one step of a block of units, for batch rows that all have, or all lack, a previous step.
   void rows(int64_t direction, const Step& step, int64_t block, int64_t next, const ThreadBuffers& buffers, Range batch,
             bool has_previous) {
-    const int64_t previous_row = (has_previous ? s_.directions : 1) * s_.output_size;
+    const int64_t previous_row = has_previous ? states_.hidden_row() : s_.output_size;
     w_.for_width_of(block, [&](auto vectors) {
       const int64_t most = transposes() ? kPanel<T> : kGroupRows;
       for (int64_t first = batch.begin; first < batch.end; first += most)
-        group<vectors()>({direction, block, next, buffers, first, smaller(batch.end - first, most),
-                          step.first_row + first,
-                          buffers.hidden ? buffers.hidden + first * s_.output_size : previous(direction, step, first),
-                          previous_row});
+        group<vectors()>(
+            {direction, block, next, buffers, step.t, first, smaller(batch.end - first, most), step.first_row + first,
+             buffers.hidden ? buffers.hidden + first * s_.output_size : states_.previous(direction, step, first),
+             previous_row});
     });
   }
 
@@ -306,6 +287,7 @@ class ForwardLoop {
     int64_t direction, block;
     int64_t next;  // the block that is computed after it
     ThreadBuffers buffers;
+    int64_t t;
     int64_t batch, rows;   // the first batch row, and the number of rows
     int64_t row;           // the index of the first row in arrays of all steps' rows
     const T* previous;     // hidden values of the previous step, from the first row on
@@ -402,7 +384,7 @@ class ForwardLoop {
     const auto next =
         w_.prefetch_after(g.direction, gate + kGates, kGates, g.next, g.buffers.weights, kUnits, row / kRows);
     if (step_inputs_ > 0) {
-      const Activations a = activations(g, row, p_.input + (g.row + row) * s_.input_size, s_.input_size, 0);
+      const Activations a = activations(g, row, kConverted ? nullptr : input(g.row + row), s_.input_size, 0);
       multiply_gates<kRows, kWidth, kGates, Factors>(
           a.data, a.stride, g.buffers.weights + gate * of_input, of_input, w_.inputs, next.input, gate,
           {sums, kSums * kUnits, kSumsOf<Cell>.input}, scales(g.direction, g.block, false, a, 0), w_.block_units);
@@ -460,9 +442,9 @@ class ForwardLoop {
   void add_in_place(const Group& g, int64_t row, T* sums, int64_t width) {
     const int64_t unit = g.block * w_.block_units, hidden = s_.hidden_size;
     w_.ih(g.direction).as_stored([&](const auto* weight) {
-      dot_gates<kSums, kRows, kPrefetches, input_sum>(p_.input + (g.row + row) * s_.input_size, s_.input_size,
-                                                      weight + unit * s_.input_size, Cell::kGates, hidden,
-                                                      s_.input_size, w_.units(g.block), sums, width);
+      dot_gates<kSums, kRows, kPrefetches, input_sum>(input(g.row + row), s_.input_size, weight + unit * s_.input_size,
+                                                      Cell::kGates, hidden, s_.input_size, w_.units(g.block), sums,
+                                                      width);
     });
     w_.hh(g.direction).as_stored([&](const auto* weight) {
       dot_gates<kSums, kRows, kPrefetches, Cell::hidden_sum>(g.previous + row * g.previous_row, g.previous_row,
@@ -471,12 +453,13 @@ class ForwardLoop {
     });
   }
 
-  CellPointers<T> pointers_at(const Group& g, int64_t r, int64_t lane) {
+  CellPointers<T, Stored> pointers_at(const Group& g, int64_t r, int64_t lane) {
     const int64_t hidden = s_.hidden_size, unit = g.block * w_.block_units + lane, row = g.row + r;
     const int64_t saved = g.direction * s_.steps.rows() + row, state = g.direction * s_.steps.batch + g.batch + r;
     return {.previous = g.previous + r * g.previous_row + unit,
             .hidden = w_.projected ? unprojected_.data() + state * hidden + unit
-                                   : p_.output + (row * s_.directions + g.direction) * s_.output_size + unit,
+                                   : states_.hidden(g.direction, g.t, g.row - g.batch, g.batch + r) + unit,
+            .output = kWidens && !w_.projected ? states_.output(g.direction, row, 0) + unit : nullptr,
             .cell = p_.c_n ? p_.c_n + state * hidden + unit : nullptr,
             .gates = p_.gates ? p_.gates + saved * kSums * hidden + unit : nullptr,
             .cells = p_.cells ? p_.cells + saved * hidden + unit : nullptr,
@@ -486,42 +469,28 @@ class ForwardLoop {
 
   // Computes output = hidden values times weight_hr, for this thread's columns.
   void project(int64_t direction, const Step& step, const ThreadWork& work) {
-    const int64_t width = s_.directions * s_.output_size;
     const Range columns = share(s_.output_size, work.rank, work.team_size, kPanel<T>);
     const Range batch = intersect(work.batch, {0, step.rows});
     for (int64_t column = columns.begin; column < columns.end; column += kPanel<T>)
       for_each_tile<kPanelRows>(batch.size(), [&](auto tile_rows, int64_t offset) {
-        const int64_t b = batch.begin + offset, left = columns.end - column;
+        const int64_t b = batch.begin + offset, left = smaller(columns.end - column, kPanel<T>);
+        T* const hidden = states_.hidden(direction, step.t, step.first_row, b) + column;
         multiply_panel<T, tile_rows()>(unprojected_.data() + (direction * s_.steps.batch + b) * s_.hidden_size,
                                        s_.hidden_size, 1, w_.projection(direction) + column * s_.hidden_size, kPanel<T>,
-                                       s_.hidden_size,
-                                       p_.output + (step.first_row + b) * width + direction * s_.output_size + column,
-                                       width, smaller(left, kPanel<T>), false);
+                                       s_.hidden_size, hidden, states_.hidden_row(), left, false);
+        states_.round_to_output(direction, step, {b, b + tile_rows()}, {column, column + left});
       });
   }
 
-  // Writes h_n: the output of each sequence's last step in this direction, or h0 for a sequence without steps.
-  void copy_last(int64_t direction, const ThreadWork& work) {
-    const Range columns = share(s_.output_size, work.rank, work.team_size);
-    const int64_t width = s_.directions * s_.output_size, size = s_.output_size;
-    int64_t t = direction == 0 ? s_.steps.time - 1 : 0;
-    for (int64_t b = work.batch.begin; b < work.batch.end; ++b) {
-      while (t > 0 && s_.steps.batch_size(t) <= b) --t;
-      const bool empty = s_.steps.batch_size(t) <= b;
-      const T* last = empty ? p_.h0 + (direction * s_.steps.batch + b) * size
-                            : p_.output + (s_.steps.first_row(t) + b) * width + direction * size;
-      std::memcpy(p_.h_n + (direction * s_.steps.batch + b) * size + columns.begin, last + columns.begin,
-                  static_cast<size_t>(columns.size()) * sizeof(T));
-    }
-  }
-
-  const RecurrentForwardParams<T>& p_;
+  const RecurrentForwardParams<T, Stored>& p_;
   const RecurrentSizes& s_;
   const ForwardPlan plan_;
   PackedWeights<Cell, T, Factors> w_;
   const int64_t
-      step_inputs_;         // the depth of weight_ih in each step; 0 if the input is multiplied before the first step
-  Scratch<T> sums_;         // [directions, rows, kSums * hidden]: the input's part of the sums
+      step_inputs_;   // the depth of weight_ih in each step; 0 if the input is multiplied before the first step
+  Scratch<T> input_;  // [rows, input_size]: the input as T, if it has to be widened
+  Scratch<T> sums_;   // [directions, rows, kSums * hidden]: the input's part of the sums
+  HiddenStates<T, Stored> states_;
   Scratch<T> unprojected_;  // [directions, batch, hidden]: hidden values before the projection
   Scratch<T> columns_;      // [directions, panels, depth, kPanel]: the rows as columns, if weights are transposed
   ThreadScratch<T> widened_, converted_, scales_, replaced_;  // see ThreadBuffers
@@ -532,11 +501,12 @@ class ForwardLoop {
 
 namespace CPU_CAPABILITY {
 
-template <typename Cell, typename T>
-void recurrent_forward(const RecurrentForwardParams<T>& params) {
-  if constexpr (std::is_same_v<T, float> && Pairs::kBuilt)
-    if (params.pairs) return ForwardLoop<Cell, float, Pairs>(params).run();
-  ForwardLoop<Cell, T>(params).run();
+template <typename Cell, typename T, typename Stored>
+void recurrent_forward(const RecurrentForwardParams<T, Stored>& params) {
+  if constexpr (std::is_same_v<T, Stored>)
+    ForwardLoop<Cell, T>(params).run();
+  else if constexpr (Pairs::kBuilt)
+    ForwardLoop<Cell, T, Pairs>(params).run();
 }
 
 }  // namespace CPU_CAPABILITY

@@ -10,6 +10,7 @@
   namespace fused_rnn::cpu::CPU_CAPABILITY {                                                                  \
   template void recurrent_forward<cells::Cell>(const RecurrentForwardParams<float>& params);                  \
   template void recurrent_forward<cells::Cell>(const RecurrentForwardParams<double>& params);                 \
+  template void recurrent_forward<cells::Cell>(const RecurrentForwardParams<float, c10::BFloat16>& params);   \
   template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<float>& params);                \
   template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<double>& params);               \
   template void recurrent_backward<cells::Cell>(const RecurrentBackwardParams<float, c10::BFloat16>& params); \

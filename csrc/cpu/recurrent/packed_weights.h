@@ -32,7 +32,8 @@ class PackedWeights {
   const int64_t blocks;
   const int64_t block_size;  // how many values a block's packed weights take
 
-  PackedWeights(const ForwardPlan& plan, const RecurrentForwardParams<T>& params)
+  template <typename Params>
+  PackedWeights(const ForwardPlan& plan, const Params& params)
       : use(plan.weights),
         projected(frozen() ? params.frozen.projected : params.weights[0].hr != nullptr),
         inputs(!frozen() && (plan.input_first || use == WeightUse::kInPlace) ? 0 : elements(params.sizes.input_size)),

@@ -4,9 +4,9 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
+#include "cpu/kit/pairs.h"
 #include "cpu/kit/parallel.h"
 #include "cpu/kit/tile.h"
 #include "params/layer.h"
@@ -46,9 +46,7 @@ class StoredMatrix {
   // Copies a row of a bfloat16 matrix to `target` as pairs, see cpu/kit/pairs.h; returns false for other matrices.
   bool pairs(int64_t row, T* target) const {
     if (stored_ != StoredType::kBFloat16) return false;
-    const auto* source = static_cast<const c10::BFloat16*>(data_) + row * columns_;
-    target[divide_up(columns_, 2) - 1] = T(0);  // completes the last pair of a row of odd length
-    std::memcpy(target, source, static_cast<size_t>(columns_) * sizeof(*source));
+    copy_pairs(static_cast<const c10::BFloat16*>(data_) + row * columns_, columns_, target);
     return true;
   }
 
