@@ -13,9 +13,8 @@
 //   kStates          how many states each hidden unit has. State 0 is h, which is the output and is multiplied by
 //                    weight_hh in the next step; the others, such as c of the LSTM, are only passed to the next step
 //   kReadsHidden     whether a step also reads the unit's own previous h, besides the recurrent product
-//   bounded(s)       whether the value that forward leaves for sum s lies between -1 and 1, as those of sigmoid and
-//   tanh kOutputGate      for a cell whose h may be projected to another size, the index of the value v that forward
-//   leaves
+//   bounded(s)       whether the value that forward leaves for sum s lies between -1 and 1, as sigmoid and tanh do
+//   kOutputGate      for a cell whose h may be projected to another size, the index of the value v that forward leaves
 //                    with h = v * tanh(state 1), from which the backward pass recomputes h; else -1
 //   forward(values, states)
 //                    replaces the sums in `values` by the values that the backward pass needs, and the states before

@@ -273,10 +273,6 @@ RecurrentOutputs run_forward(const RecurrentLayer& layer, Save save, const Kerne
 
 }  // namespace
 
-at::ScalarType saved_on_cpu(at::ScalarType type) {
-  return type == at::kBFloat16 && multiplies_pairs() ? type : accumulation_type(type);
-}
-
 RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward) {
   RecurrentOutputs outputs = run_forward<Pass::kForward>(
       layer, {save_for_backward, save_for_backward},

@@ -3,13 +3,16 @@
 #pragma once
 
 #include "ops/dispatch.h"
+#include "ops/dtype.h"
 #include "ops/layer.h"
 
 namespace fused_rnn::ops {
 
 // Returns the dtype of the gates that are saved for backward, and of the other arrays that params/layer.h calls Stored,
 // in a layer of dtype `type`.
-at::ScalarType saved_on_cpu(at::ScalarType type);
+inline at::ScalarType saved_on_cpu(at::ScalarType type) {
+  return type == at::kBFloat16 && multiplies_pairs() ? type : accumulation_type(type);
+}
 
 RecurrentOutputs forward_on_cpu(const RecurrentLayer& layer, bool save_for_backward);
 

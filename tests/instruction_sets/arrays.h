@@ -74,8 +74,8 @@ class Arrays {
 
   // The relative error of sums of a few thousand products that are added in different orders.
   static constexpr double kTolerance = sizeof(T) == 4 ? 1e-5 : 1e-14;
-  // The same if hidden values are rounded to bfloat16 from the second step on, and in training the saved gates, their
-  // gradients and the results.
+  // The same if the output and, from the second step on, the hidden values are rounded to bfloat16, and in training the
+  // saved gates, their gradients and the results.
   static constexpr double kRounded = 0.01;
 
  private:

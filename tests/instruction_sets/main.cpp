@@ -92,9 +92,9 @@ Compared compare_one(uint32_t seed, bool in_pairs) {
   in_pairs = in_pairs && p.stored == StoredType::kBFloat16 && !jumps && !p.frozen;
   if constexpr (sizeof(T) == 4)
     if (in_pairs) {
-      const double tolerance = p.sizes.steps.time > 1 || p.trains ? Arrays<T>::kRounded : exact;
       const auto run_second = [&](auto& call) { run_in_pairs(p, call); };
-      return {kPairs, compare<T, RecurrentCall<T>>(p, seed, tolerance, RUN_RECURRENT(first), run_second), tolerance};
+      const double rounded = Arrays<T>::kRounded;
+      return {kPairs, compare<T, RecurrentCall<T>>(p, seed, rounded, RUN_RECURRENT(first), run_second), rounded};
     }
   const bool rounds = p.frozen && p.form == FrozenForm::kInt8 && p.sizes.steps.time > 1;
   const double tolerance = rounds ? Arrays<T>::kRounded : exact;

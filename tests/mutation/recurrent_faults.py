@@ -25,6 +25,8 @@ FORWARD = "csrc/cpu/recurrent/forward.h"
 BACKWARD = "csrc/cpu/recurrent/backward.h"
 WEIGHTS = "csrc/cpu/recurrent/weight_gradients.h"
 PACKED = "csrc/cpu/recurrent/packed_weights.h"
+HIDDEN = "csrc/cpu/recurrent/hidden_states.h"
+SAVED = "csrc/cpu/recurrent/saved_values.h"
 
 # For each type of the computation, the tests that have another one.
 OTHER_TESTS = {"double": "float32 or bfloat16 or float16", "float": "float64"}
@@ -54,10 +56,11 @@ def planted(
         tests: the file of the tests.
         type: the type of the computation, double or float.
     """
-    unused = "float" if type == "double" else "double"
+    unused = ("float", "float, c10::BFloat16") if type == "double" else ("double",)
     file_of_types = "csrc/cpu/recurrent/instantiate.h"
     fewer = [
-        (file_of_types, f"template void recurrent_{step}<cells::Cell>({params}<{unused}>& params);", "")
+        (file_of_types, f"template void recurrent_{step}<cells::Cell>({params}<{types}>& params);", "")
+        for types in unused
         for step, params in (
             ("forward", "const RecurrentForwardParams"),
             ("backward", "const RecurrentBackwardParams"),
@@ -154,17 +157,17 @@ STEPS = [
         "a step that reads sequences that have ended", "csrc/cpu/recurrent/schedule.h",
         "smaller(previous_rows, rows), has_previous", "previous_rows, has_previous"),
     rnn(
-        "a late start from the first sequence's h0", FORWARD,
+        "a late start from the first sequence's h0", HIDDEN,
         ": p_.h0 + (direction * s_.steps.batch + b) * s_.output_size;",
         ": p_.h0 + direction * s_.steps.batch * s_.output_size;"),
     rnn(
-        "initial states read as if they were output", FORWARD, "(has_previous ? s_.directions : 1) * s_.output_size;",
-        "s_.directions * s_.output_size;"),
+        "initial states read as if they were output", FORWARD,
+        "has_previous ? states_.hidden_row() : s_.output_size;", "states_.hidden_row();"),
     gru(
         "a sum without input that gets some", FORWARD, "if (i % kSums >= Cell::kGates) continue;",
         "if (i % kSums > Cell::kGates) continue;"),
     lstm(
-        "a last state of a sequence without steps", FORWARD, "const bool empty = s_.steps.batch_size(t) <= b;",
+        "a last state of a sequence without steps", HIDDEN, "const bool empty = s_.steps.batch_size(t) <= b;",
         "const bool empty = false;", LENGTHS),
     rnn(
         "weights in place of the other direction", FORWARD, "w_.hh(g.direction).as_stored", "w_.hh(0).as_stored"),
@@ -193,9 +196,21 @@ STEPS = [
         "if (sum != gate) packed[sum * width + lane] = of_hidden;",
         "if (sum != gate) packed[sum * width + lane] = T(0);"),
     rnn(
-        "half a pair of bfloat16 that is not zero", "csrc/cpu/recurrent/stored_weights.h",
-        "target[divide_up(columns_, 2) - 1] = T(0);", "target[divide_up(columns_, 2) - 1] = T(0) / T(0);",
+        "half a pair of bfloat16 that is not zero", "csrc/cpu/kit/pairs.h",
+        "pairs[count / 2] = 0.0f;", "pairs[count / 2] = 0.0f / 0.0f;", type="float"),
+    rnn(
+        "hidden values of the step before the last, where the output is rounded", HIDDEN,
+        "hidden(direction, step.t + 1, step.previous_first, b)", "hidden(direction, step.t, step.previous_first, b)",
         type="float"),
+    lstm(
+        "a projected output that is not rounded", FORWARD,
+        "states_.round_to_output(direction, step, {b, b + tile_rows()}, {column, column + left});", "", type="float"),
+    lstm(
+        "a distance from 1 that a saved gate loses", SAVED, "Vec<float>(0x1p-60f)", "Vec<float>(0x1p-9f)", VALUES,
+        "float"),
+    rnn(
+        "a saved gate that is not NaN", SAVED, "return Vec<float>::blendv(stored, y, size > Vec<float>(kFarFromOne));",
+        "return Vec<float>::blendv(y, stored, size <= Vec<float>(kFarFromOne));", VALUES, "float"),
     rnn(
         "input weights from the wrong row", PACKED, "target + Cell::kGates * inputs * kWidth);",
         "target + (Cell::kGates * inputs - 1) * kWidth);"),
@@ -244,10 +259,17 @@ GRADIENTS = [
         "    }\n  }\n\n  // The distance of the gradients", THREADS),
     rnn(
         "the input's gradient of the last direction only", WEIGHTS,
-        ".accumulate = direction > 0 || gate > 0},", ".accumulate = gate > 0},"),
+        ".accumulate = d > 0 || gate > 0},", ".accumulate = gate > 0},"),
+    rnn(
+        "a rounded gradient of the first direction alone", WEIGHTS,
+        "d + 1 == s_.directions && gate + count == Cell::kGates", "d == 0 && gate + count == Cell::kGates",
+        type="float"),
+    rnn(
+        "many rows of which the first part has a gradient", WEIGHTS,
+        "p_.grad_input && part < input_parts_; ++part", "p_.grad_input && part < 1; ++part", type="float"),
     rnn(
         "the reverse direction's weight gradient from the wrong steps", WEIGHTS,
-        "direction == 0 ? output : output + batch * total, total, true);", "output, total, true);"),
+        "direction == 0 ? output : output + batch * total, total, true, true);", "output, total, true, true);"),
     rnn(
         "a late start's weight gradient from another h0", WEIGHTS, ": h0 + b * size;", ": h0;"),
     rnn(
@@ -265,14 +287,14 @@ GRADIENTS = [
 
 REPLACED_STATES = [
     rnn(
-        "a reset one step late", FORWARD, "if (p_.resets.before(direction, step.first_row + b))\n      return",
+        "a reset one step late", HIDDEN, "if (p_.resets.before(direction, step.first_row + b))\n      return",
         "if (p_.resets.before(direction, step.previous_first + b))\n      return", RESETS),
     rnn(
-        "a reset one step early", FORWARD, "if (p_.resets.before(direction, step.first_row + b))\n      return",
+        "a reset one step early", HIDDEN, "if (p_.resets.before(direction, step.first_row + b))\n      return",
         "if (p_.resets.before(direction, smaller(step.first_row + step.rows + b, p_.resets.rows - 1)))\n      return",
         RESETS),
     lstm(
-        "c that a reset leaves", FORWARD,
+        "c that a reset leaves", HIDDEN,
         "if (!p_.c_n || !p_.resets.before(direction, step.first_row + b)) continue;", "continue;", RESETS),
     rnn(
         "a gradient that passes a reset", BACKWARD, "for (int64_t i = 0; i < count; ++i) from[i] = T(0);", "", RESETS),

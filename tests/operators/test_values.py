@@ -41,19 +41,35 @@ def test_nan_and_inf_flow_as_in_torch(kind: str, form: dict, dtype: torch.dtype,
         assert_accurate(ours, exact, peer)
 
 
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_nan_flows_into_gradients_as_in_torch(kind: str) -> None:
+def test_nan_flows_into_gradients_as_in_torch(kind: str, dtype: torch.dtype) -> None:
     case = Case(kind, hidden_size=17, batch=7)
     grads = []
-    for package in (fused_rnn, torch.nn):
-        module = case.module(package, torch.float64)
-        input = case.tensors(torch.float64)[0]
+    for package, type in ((fused_rnn, dtype), (torch.nn, torch.float64), (torch.nn, dtype)):
+        module = case.module(package, type)
+        input = case.tensors(type)[0]
         input[1, 2, 3] = float("nan")
         input.requires_grad_()
         flatten(module(input))[0].sum().backward()
         grads.append([input.grad, *(weight.grad for weight in module.parameters())])
-    for ours, exact in zip(*grads, strict=True):
-        assert_accurate(ours, exact)
+    for ours, exact, peer in zip(*grads, strict=True):
+        assert_accurate(ours, exact, peer)
+
+
+@pytest.mark.instruction_sets
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_gates_near_one(kind: str) -> None:
+    """A gate's derivative is small where the gate is near 1, and rounding the gate to bfloat16 must not lose it."""
+    gradients = []
+    for package, dtype in ((fused_rnn, torch.bfloat16), (torch.nn, torch.float64)):
+        module = Case(kind, input_size=1, hidden_size=18).module(package, dtype)
+        for name, weight in module.named_parameters():
+            torch.nn.init.constant_(weight, 1 if name == "weight_ih_l0" else 0)
+        input = torch.full((2, 20, 1), 6, dtype=dtype, requires_grad=True)
+        gradients += torch.autograd.grad(module(input)[0].sum(), input)
+    torch.testing.assert_close(gradients[0].double(), gradients[1], rtol=0.02, atol=0)
 
 
 @pytest.mark.instruction_sets

@@ -46,5 +46,6 @@ FUSED_RNN_INLINE inline void step_cell(const T* sums, int64_t stride, const Cell
   if constexpr (Cell::kStates == 2)
     if (at.cells) store(at.cells, states[1], at.units);
 }
+
 }  // namespace
 }  // namespace fused_rnn::cpu

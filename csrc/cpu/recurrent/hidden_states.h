@@ -64,6 +64,7 @@ class HiddenStates {
     }
     return true;
   }
+
   // Rounds hidden values of a step, of the given batch rows and columns, to the output, if that is not of type T.
   void round_to_output(int64_t direction, const Step& step, Range batch, Range columns) {
     if constexpr (kRounds)

@@ -2,9 +2,9 @@
 // takes half the memory, in a layer that multiplies pairs of bfloat16.
 //
 // The derivatives of sigmoid and tanh are y (1 - y) and 1 - y^2. Of a y near 1 that is rounded to the 8 binary digits
-// of bfloat16, the difference 1 - y would have few right digits left, or none. So where |y| > 1/2, what is stored is
-// not y but 1 - |y|, multiplied by 2^100 to tell it from a y of at most 1/2, and with the sign of y. Then both y and 1
-// - |y| have 8 right digits.
+// of bfloat16, the difference 1 - y would have few right digits left, or none. So where |y| > 1/2, the difference
+// 1 - |y| is stored instead of y, multiplied by 2^100 to tell it from a y of at most 1/2, and with the sign of y. Then
+// both y and that difference have 8 right digits.
 
 #pragma once
 
