@@ -16,11 +16,6 @@
 namespace fused_rnn::ops {
 namespace {
 
-// The dtype in which gates are saved for backward: on a GPU that of the layer.
-at::ScalarType gates_type(const RecurrentLayer& layer) {
-  return layer.input.is_cuda() ? layer.type : saved_on_cpu(layer.type);
-}
-
 // Returns the results of a step without hidden units, which are all empty, so that no kernel has to know of such a
 // step.
 RecurrentOutputs forward_without_units(const RecurrentLayer& layer, bool save_for_backward) {
@@ -31,7 +26,7 @@ RecurrentOutputs forward_without_units(const RecurrentLayer& layer, bool save_fo
   RecurrentOutputs outputs;
   outputs.output = at::empty(layer.output_shape(), layer.input.options());
   for (const Tensor& state : layer.states) outputs.states.push_back(at::zeros_like(state));
-  outputs.gates = saved(layer.gates_shape(), gates_type(layer));
+  outputs.gates = saved(layer.gates_shape(), layer.input.is_cuda() ? layer.type : saved_on_cpu(layer.type));
   for (size_t i = 1; i < layer.states.size(); ++i) outputs.history.push_back(saved(layer.history_shape(), accumulated));
   return outputs;
 }
@@ -134,11 +129,14 @@ std::tuple<Tensor, std::vector<Tensor>, std::vector<Tensor>> recurrent_backward(
   TORCH_CHECK(output || layer.sizes.steps.time == 1, "output may be None only if there is one time step, got ",
               layer.sizes.steps.time);
   saved.output = checked(output, "output", layer.output_shape(), layer.type, layer);
-  saved.gates = checked(gates, "gates", layer.gates_shape(), gates_type(layer), layer);
+  // On a GPU gates, and the history of a layer of many units, are saved in the dtype of the layer.
+  const auto saved_type = [&](const Tensor& tensor, at::ScalarType on_cpu) {
+    return tensor.scalar_type() == layer.type ? layer.type : on_cpu;
+  };
+  saved.gates = checked(gates, "gates", layer.gates_shape(), saved_type(gates, saved_on_cpu(layer.type)), layer);
   for (size_t i = 0; i < cell_states; ++i) {
     const std::vector<int64_t> shape = layer.history_shape();
-    // On a GPU the history of a layer of many units is saved in the dtype of the layer.
-    const at::ScalarType type = history[i].scalar_type() == layer.type ? layer.type : layer.accumulation_type();
+    const at::ScalarType type = saved_type(history[i], layer.accumulation_type());
     gradients.history.push_back(checked(grad_history[i], "a tensor of grad_history", shape, type, layer));
     saved.history.push_back(checked(history[i], "a tensor of history", shape, type, layer));
   }
