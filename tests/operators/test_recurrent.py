@@ -179,7 +179,9 @@ def test_accuracy(case: Case, dtype: torch.dtype, device: str) -> None:
 @pytest.mark.parametrize("kind", CELLS)
 def test_more_rows_than_are_differentiated_at_once(kind: str) -> None:
     """In bfloat16 the input's gradient is computed in parts of 4096 rows."""
-    check_accuracy(Case(kind, time=300, batch=15, input_size=3, hidden_size=2, bidirectional=True), torch.bfloat16, "cpu")
+    check_accuracy(
+        Case(kind, time=300, batch=15, input_size=3, hidden_size=2, bidirectional=True), torch.bfloat16, "cpu"
+    )
 
 
 @pytest.mark.instruction_sets

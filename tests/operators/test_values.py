@@ -62,7 +62,7 @@ def test_nan_flows_into_gradients_as_in_torch(kind: str, dtype: torch.dtype) -> 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_of_gates_near_one(kind: str) -> None:
     """A gate's derivative is small where the gate is near 1, and rounding the gate to bfloat16 must not lose it."""
-    gradients = []
+    gradients: list[Tensor] = []
     for package, dtype in ((fused_rnn, torch.bfloat16), (torch.nn, torch.float64)):
         module = Case(kind, input_size=1, hidden_size=18).module(package, dtype)
         for name, weight in module.named_parameters():
