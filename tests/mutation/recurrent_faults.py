@@ -209,9 +209,6 @@ STEPS = [
         "a distance from 1 that a saved gate loses", SAVED, "Vec<float>(0x1p-60f)", "Vec<float>(0x1p-9f)", VALUES,
         "float"),
     rnn(
-        "a saved gate that is not NaN", SAVED, "return Vec<float>::blendv(stored, y, size > Vec<float>(kFarFromOne));",
-        "return Vec<float>::blendv(y, stored, size <= Vec<float>(kFarFromOne));", VALUES, "float"),
-    rnn(
         "input weights from the wrong row", PACKED, "target + Cell::kGates * inputs * kWidth);",
         "target + (Cell::kGates * inputs - 1) * kWidth);"),
     Fault(
