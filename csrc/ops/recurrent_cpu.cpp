@@ -331,10 +331,9 @@ RecurrentInputGradients backward_on_cpu(const RecurrentLayer& layer, const Recur
   RecurrentInputGradients result;
   for (int64_t d = 0; wanted.weights && d < s.directions; ++d) {
     result.weights[d] = cpu_layer.weights[d];
-    result.weights[d].for_each([&](Tensor& gradient) {
-      const bool is_product = &gradient == &result.weights[d].weight_ih || &gradient == &result.weights[d].weight_hh;
-      gradient = cpu_layer.empty(gradient.sizes(), is_product ? cpu_layer.stored : cpu_layer.compute);
-    });
+    // A gradient has the type in which the kernels read the weight.
+    result.weights[d].for_each(
+        [&](Tensor& gradient) { gradient = cpu_layer.empty(gradient.sizes(), gradient.scalar_type()); });
   }
   with_cell_and_types<Pass::kBackward>(layer, cpu_layer, [&]<typename Cell, typename T, typename Stored>() {
     RecurrentBackwardParams<T, Stored> params = {};

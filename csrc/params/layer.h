@@ -6,8 +6,8 @@
 // see cells/cells.h. The "cell state" is state 1 of a cell that has two states, such as c of the LSTM; its arrays are
 // null for a cell of one state.
 //
-// T is the type of the computation. Stored is T, or bfloat16 to multiply in pairs of bfloat16: the type of input,
-// output, of what is saved for backward, of what the backward pass multiplies, and of the products that it returns.
+// T is the type of the computation. Stored is T, or bfloat16 to multiply in pairs of bfloat16: the type of input
+// and output, of what is saved for backward, of what the backward pass multiplies, and of the products that it returns.
 
 #pragma once
 

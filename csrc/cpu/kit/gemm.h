@@ -236,10 +236,7 @@ inline Matrix<T> widen(Matrix<W> from, int64_t rows, int64_t columns, T* to) {
   const bool by_row = from.column == 1;
   const int64_t lines = by_row ? rows : columns, width = by_row ? columns : rows;
   for (int64_t line = 0; line < lines; ++line)
-    for (int64_t i = 0; i < width; i += kLanes<T>) {
-      const int64_t count = smaller(width - i, kLanes<T>);
-      store(to + line * width + i, load_widened<T>(by_row ? from.at(line, i) : from.at(i, line), count), count);
-    }
+    widen_values(by_row ? from.at(line, 0) : from.at(0, line), width, to + line * width);
   return by_row ? Matrix<T>{to, width, 1} : Matrix<T>{to, 1, width};
 }
 

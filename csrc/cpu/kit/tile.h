@@ -66,6 +66,15 @@ inline void store(T* target, Vec<T> value, int64_t count = kLanes<T>) {
   count == kLanes<T> ? value.store(target) : value.store(target, count);
 }
 
+// Copies `count` values of type W, which is T or a half precision, to `target` as T.
+template <typename T, typename W>
+inline void widen_values(const W* source, int64_t count, T* target) {
+  for (int64_t i = 0; i < count; i += kLanes<T>) {
+    const int64_t lanes = count - i < kLanes<T> ? count - i : kLanes<T>;
+    store(target + i, load_widened<T>(source + i, lanes), lanes);
+  }
+}
+
 // Calls body(std::integral_constant<int, i>) for i from 0 to kCount - 1. Arrays of vectors that are indexed by such
 // constants stay in registers, which GCC does not guarantee for a loop that is unrolled by a pragma.
 template <int kCount, typename Body>

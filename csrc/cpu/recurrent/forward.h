@@ -38,7 +38,7 @@ class ForwardLoop {
                       : plan_forward(cells::describe<Cell>(), params.sizes, kRegisters<T>)),
         w_(plan_, params),
         step_inputs_(plan_.input_first ? 0 : w_.inputs),
-        input_(kWidens && (in_place() || plan_.input_first) ? s_.steps.rows() * s_.input_size : 0),
+        input_(reads_widened_input() ? s_.steps.rows() * s_.input_size : 0),
         sums_(plan_.input_first && (kWidens || !params.gates) ? s_.directions * s_.steps.rows() * kSums * s_.hidden_size
                                                               : 0),
         states_(params),
@@ -50,8 +50,7 @@ class ForwardLoop {
         replaced_(plan_.threads, p_.resets.begins ? s_.steps.batch * s_.output_size : 0) {}
 
   void run() {
-    if constexpr (kWidens)
-      if (in_place() || plan_.input_first) widen_input();
+    if (reads_widened_input()) widen_input();
     if (plan_.input_first) kFrozen ? multiply_packed_input() : multiply_input();
     parallel(plan_.threads, [&](int64_t thread, int64_t count) {
       if constexpr (!kFrozen) {
@@ -72,6 +71,8 @@ class ForwardLoop {
   static constexpr bool kConverted = kConverts<Factors>;
   // Whether the input has to be widened before it is read as T.
   static constexpr bool kWidens = !std::is_same_v<T, Stored>;
+  // Whether it is read so: packed weights are multiplied by it as it is stored.
+  bool reads_widened_input() const { return kWidens && (in_place() || plan_.input_first); }
   // How many rows' sums are kept in the first-level cache while the weights of a block are read once.
   static constexpr int64_t kGroupRows = 48;
 
@@ -80,14 +81,11 @@ class ForwardLoop {
     const int64_t size = s_.steps.rows() * s_.input_size;
     parallel(smaller(s_.threads, 1 + size / kWorthAThread), [&](int64_t thread, int64_t count) {
       const Range mine = share(size, thread, count, kLanes<T>);
-      for (int64_t i = mine.begin; i < mine.end; i += kLanes<T>) {
-        const int64_t lanes = smaller(mine.end - i, kLanes<T>);
-        store(input_.data() + i, load_widened<T>(p_.input + i, lanes), lanes);
-      }
+      widen_values(p_.input + mine.begin, mine.size(), input_.data() + mine.begin);
     });
   }
 
-  // Returns the input of a row as T. If it is widened, that is only done for plans that read it so.
+  // Returns the input of a row as T, for the plans that read it so.
   const T* input(int64_t row) {
     if constexpr (kWidens)
       return input_.data() + row * s_.input_size;

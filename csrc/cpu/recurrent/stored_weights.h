@@ -34,10 +34,7 @@ class StoredMatrix {
       if constexpr (std::is_same_v<decltype(data), const T*>) {
         result = source;
       } else {
-        for (int64_t i = 0; i < count * columns_; i += kLanes<T>) {
-          const int64_t lanes = smaller(count * columns_ - i, kLanes<T>);
-          store(scratch + i, load_widened<T>(source + i, lanes), lanes);
-        }
+        widen_values(source, count * columns_, scratch);
       }
     });
     return result;
